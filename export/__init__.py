@@ -1,0 +1,1 @@
+"""From a PyTorch checkpoint to an engine directory: ONNX graphs, verification, manifest."""

@@ -1,0 +1,231 @@
+"""One checkpoint in, one engine directory out: written aside, verified, then moved into place."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.errors import ExportError, VerificationError
+from export.onnx_file import write_onnx
+from export.stages import Stage, stages_of
+from export.verify import OutputCheck, Tolerance, verify_engines
+from runtime.backends.base import BackendOptions
+from runtime.backends.ort import OrtEngine
+from runtime.config import SegmentConfig
+from runtime.manifest import (
+    MANIFEST_NAME,
+    EngineFile,
+    EngineName,
+    Manifest,
+    Precision,
+    check_files,
+    read_manifest,
+    sha256_file,
+)
+from runtime.preprocess import Profile
+from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportConfig:
+    """What to make of a checkpoint."""
+
+    profile: Profile | None = None
+    """Preprocessing; default ``cellsam-1.2`` for the released format, ``paper`` for other weights."""
+    precision: Precision = "fp32"
+    licence: str | None = None
+    """Licence of the weights for the manifest; default, the one that goes with the checkpoint."""
+    force: bool = False
+    """Replace an engine directory that exists."""
+
+
+def export_engines(
+    checkpoint: str | Path,
+    out: str | Path,
+    config: ExportConfig | None = None,
+    *,
+    image: NDArray[np.generic] | None = None,
+    progress: Progress = lambda message: None,
+) -> Manifest:
+    """Export a checkpoint.
+
+    The engines are written to a temporary directory beside ``out`` and moved there only after every stage agreed
+    with PyTorch; a failure leaves nothing behind and an earlier directory as it was.
+
+    Args:
+        checkpoint: released CellSAM, SAM ViT-B, or our own.
+        out: the engine directory to make.
+        config: profile, precision and the like.
+        image: (H, W) or (H, W, C <= 3) to verify on; default, the one that comes with the package.
+        progress: called with a line before each step.
+
+    Raises:
+        ExportError: ``out`` exists, or is no engine directory to replace.
+        CheckpointError: the checkpoint cannot be used.
+        VerificationError: an engine differs from PyTorch; every failed check is named.
+    """
+    config = config or ExportConfig()
+    out = Path(out)
+    _check_target(out, force=config.force)
+    progress("reading the checkpoint")
+    loaded = _load(Path(checkpoint))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        engines = {}
+        for stage in stages_of(loaded.model):
+            progress(f"writing {stage.file}")
+            engines[stage.name] = _write_stage(stage, partial)
+        manifest = _manifest(loaded, sha256_file(Path(checkpoint)), config, engines, verification={})
+        checks = verify_engines(
+            partial,
+            manifest,
+            loaded.model,
+            image=image,
+            on_stage=lambda stage: progress(f"verifying {stage} against PyTorch"),
+        )
+        _raise_failures(checks)
+        manifest = _manifest(
+            loaded, manifest.weights["sha256"], config, engines, verification=_verification(checks, image)
+        )
+        manifest.write(partial)
+        _move_into_place(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return manifest
+
+
+def verify_directory(
+    directory: str | Path,
+    checkpoint: str | Path,
+    *,
+    image: NDArray[np.generic] | None = None,
+    progress: Progress = lambda message: None,
+) -> list[OutputCheck]:
+    """Verify an engine directory against the checkpoint it was made from.
+
+    Raises:
+        EngineError: the directory is damaged.
+        ExportError: it was made from another checkpoint.
+        CheckpointError: the checkpoint cannot be used.
+        VerificationError: an engine differs from PyTorch; every failed check is named.
+    """
+    directory = Path(directory)
+    manifest = read_manifest(directory)
+    check_files(directory, manifest)
+    progress("reading the checkpoint")
+    loaded = _load(Path(checkpoint))
+    found = sha256_file(Path(checkpoint))
+    if found != manifest.weights["sha256"]:
+        raise ExportError(
+            f"{directory} was made from another checkpoint: sha256 {manifest.weights['sha256'][:16]}..., but "
+            f"{checkpoint} has {found[:16]}.... Give the one it was made from, or export again."
+        )
+    checks = verify_engines(
+        directory,
+        manifest,
+        loaded.model,
+        image=image,
+        on_stage=lambda stage: progress(f"verifying {stage} against PyTorch"),
+    )
+    _raise_failures(checks)
+    return checks
+
+
+def _load(path: Path) -> Checkpoint:
+    try:
+        return load_checkpoint(path)
+    except CheckpointError as error:
+        raise ExportError(f"{path}: {error}") from error
+
+
+def _check_target(out: Path, *, force: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not out.is_dir() or not (out / MANIFEST_NAME).is_file():
+        raise ExportError(f"{out} exists and is no engine directory; it will not be replaced. Give another --out.")
+    if not force:
+        raise ExportError(f"{out} exists. Replace it with --force, or give another --out.")
+
+
+def _write_stage(stage: Stage, directory: Path) -> EngineFile:
+    path = directory / stage.file
+    write_onnx(stage, path)
+    engine = OrtEngine(path, BackendOptions())
+    names = [tensor.name for tensor in engine.inputs], [tensor.name for tensor in engine.outputs]
+    if names != (list(stage.inputs), list(stage.outputs)):
+        raise VerificationError(f"{stage.file} has inputs and outputs {names}; the exporter renamed or dropped some.")
+    return EngineFile(
+        file=stage.file, sha256=sha256_file(path), inputs=engine.inputs, outputs=engine.outputs
+    )
+
+
+def _manifest(
+    loaded: Checkpoint,
+    checkpoint_sha256: str,
+    config: ExportConfig,
+    engines: dict[EngineName, EngineFile],
+    verification: dict[str, object],
+) -> Manifest:
+    sizes = loaded.model.config
+    return Manifest(
+        image_size=sizes.image_size,
+        grid_size=sizes.grid_size,
+        profile=config.profile or ("cellsam-1.2" if loaded.source_format == "cellsam" else "paper"),
+        renormalize=loaded.renormalize,
+        trunk=sizes.trunk,
+        precision=config.precision,
+        config=SegmentConfig(),
+        engines=engines,
+        weights={
+            "format": loaded.source_format,
+            "sha256": checkpoint_sha256,
+            "licence": config.licence or loaded.licence,
+        },
+        model=asdict(sizes),
+        tools={name: version(name) for name in ("cellsam-engine", "torch", "onnx", "onnxscript", "onnxruntime")},
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        verification=verification,
+    )
+
+
+def _verification(checks: list[OutputCheck], image: NDArray[np.generic] | None) -> dict[str, object]:
+    return {
+        "image": "built-in" if image is None else f"given, {list(image.shape)}",
+        "backend": "onnxruntime CPU against PyTorch float32",
+        "tolerance": asdict(Tolerance()),
+        "outputs": [asdict(check) for check in checks],
+    }
+
+
+def _raise_failures(checks: list[OutputCheck]) -> None:
+    failed = [str(check) for check in checks if not check.passed]
+    if failed:
+        raise VerificationError("the engines do not agree with PyTorch:\n  " + "\n  ".join(failed))
+
+
+def _move_into_place(partial: Path, out: Path) -> None:
+    """Put the finished directory at ``out``; an earlier one is removed only once the new one stands there."""
+    partial.chmod(0o755)  # mkdtemp makes it private
+    if not out.exists():
+        partial.rename(out)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent)) / out.name
+    out.rename(old)
+    try:
+        partial.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
+    finally:
+        shutil.rmtree(old.parent, ignore_errors=True)

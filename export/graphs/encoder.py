@@ -1,0 +1,134 @@
+"""SAM's ViT with the relative-position terms folded into the attention product.
+
+Shape legend: B images, H heads, N tokens of an attention group, D head channels, C model width, G grid side,
+P window side.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.model import ImageEncoder
+
+
+class _FoldedAttention(nn.Module):
+    """Self-attention with decomposed relative positions as one plain attention.
+
+    The bias of query q and key (y, x) is ``q . R_h[qy, y] + q . R_w[qx, x]``. It equals a dot product of
+    ``[q . R_h[qy], q . R_w[qx]]`` with the one-hot codes of y and x, so extending the queries by the former and the
+    keys by the latter gives the biased logits without an (N, N) bias tensor.
+
+    Source: Li et al. 2022 (MViTv2, arXiv:2112.01526), section 4.1, for the bias; the folding is algebra.
+    """
+
+    rel_h: Tensor
+    rel_w: Tensor
+    key_code: Tensor
+
+    def __init__(self, attention: Any, side: int) -> None:
+        super().__init__()
+        self.heads: int = attention.num_heads
+        self.side = side
+        self.scale: float = attention.scale
+        self.qkv = attention.qkv
+        self.proj = attention.proj
+        self.register_buffer("rel_h", _relative_table(attention.rel_pos_h, side))
+        self.register_buffer("rel_w", _relative_table(attention.rel_pos_w, side))
+        code = torch.eye(side)
+        rows = code[:, None].expand(side, side, side)
+        columns = code[None].expand(side, side, side)
+        self.register_buffer("key_code", torch.cat((rows, columns), -1).reshape(side * side, 2 * side))
+
+    def forward(self, tokens_BNC: Tensor) -> Tensor:
+        batch, count, width = tokens_BNC.shape
+        side = self.side
+        qkv = self.qkv(tokens_BNC).reshape(batch, count, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, N, D)
+        q_grid = q.reshape(batch, self.heads, side, side, -1)
+        # (B, H, y, x, D) @ (y, D, P): the table row of the query's own y; likewise for x.
+        rel_h = q_grid @ self.rel_h.transpose(-1, -2)
+        rel_w = (q_grid.transpose(2, 3) @ self.rel_w.transpose(-1, -2)).transpose(2, 3)
+        query = torch.cat((q_grid * self.scale, rel_h, rel_w), -1).reshape(batch, self.heads, count, -1)
+        code = self.key_code.expand(batch, self.heads, count, 2 * side)
+        key = torch.cat((k, code), -1)
+        attended = (query @ key.transpose(-1, -2)).softmax(-1) @ v
+        out: Tensor = self.proj(attended.transpose(1, 2).reshape(batch, count, width))
+        return out
+
+
+def _relative_table(rel_pos: Tensor, side: int) -> Tensor:
+    """(2 side - 1, D) embeddings by distance to (side, side, D) by query and key position."""
+    if rel_pos.shape[0] != 2 * side - 1:
+        raise ValueError(f"relative positions have {rel_pos.shape[0]} rows; expected {2 * side - 1}.")
+    position = torch.arange(side)
+    distance = position[:, None] - position[None] + side - 1
+    return rel_pos.detach()[distance]
+
+
+class _Block(nn.Module):
+    """One transformer block, global or over windows."""
+
+    def __init__(self, block: Any, grid: int) -> None:
+        super().__init__()
+        self.window: int = block.window_size
+        self.grid = grid
+        self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
+        self.attention = _FoldedAttention(block.attn, self.window or grid)
+
+    def forward(self, tokens_BGGC: Tensor) -> Tensor:
+        normed = self.norm1(tokens_BGGC)
+        if self.window:
+            windows = self._partition(normed)
+            attended = self._merge(self.attention(windows))
+        else:
+            attended = self.attention(normed.flatten(1, 2)).reshape(normed.shape)
+        tokens_BGGC = tokens_BGGC + attended
+        out: Tensor = tokens_BGGC + self.mlp(self.norm2(tokens_BGGC))
+        return out
+
+    def _windows_per_side(self) -> int:
+        return -(-self.grid // self.window)
+
+    def _partition(self, tokens_BGGC: Tensor) -> Tensor:
+        """(B, G, G, C) to (B * windows, P * P, C); zero padding takes part in the attention, as in SAM."""
+        count, side = self._windows_per_side(), self.window
+        padding = count * side - self.grid
+        padded = F.pad(tokens_BGGC, (0, 0, 0, padding, 0, padding)) if padding else tokens_BGGC
+        split = padded.reshape(-1, count, side, count, side, padded.shape[-1])
+        return split.transpose(2, 3).reshape(-1, side * side, padded.shape[-1])
+
+    def _merge(self, windows: Tensor) -> Tensor:
+        count, side = self._windows_per_side(), self.window
+        split = windows.reshape(-1, count, count, side, side, windows.shape[-1]).transpose(2, 3)
+        merged = split.reshape(-1, count * side, count * side, windows.shape[-1])
+        return merged[:, : self.grid, : self.grid]
+
+
+class EncoderGraph(nn.Module):
+    """The encoder engine.
+
+    ``features`` and ``embedding`` choose the outputs: both for a shared trunk; only ``patch_features`` for the box
+    branch's own trunk and only ``image_embedding`` for the mask branch's beside it.
+    """
+
+    def __init__(self, encoder: ImageEncoder, *, features: bool, embedding: bool) -> None:
+        super().__init__()
+        grid = encoder.img_size // encoder.patch_embed.proj.kernel_size[0]
+        self.patch_embed = encoder.patch_embed
+        self.pos_embed = encoder.pos_embed
+        self.blocks = nn.ModuleList(_Block(block, grid) for block in encoder.blocks)
+        self.neck = encoder.neck if embedding else None
+        self.features = features
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, S, S) to the chosen ones of (B, C, G, G) features and (B, embedding_dim, G, G) embedding."""
+        tokens = self.patch_embed(pixel_values) + self.pos_embed
+        for block in self.blocks:
+            tokens = block(tokens)
+        features = tokens.permute(0, 3, 1, 2)
+        outputs = (features,) if self.features else ()
+        return outputs if self.neck is None else (*outputs, self.neck(features))

@@ -1,0 +1,309 @@
+"""SAM's prompt encoder and mask decoder for box prompts, many boxes of many images in one call.
+
+What it does less than the original, all of it exact:
+
+- the image-side projections of layer 0 are the same for every box of an image, so they are made once per image;
+- with T = 7 tokens and H = 8 heads, H * T = 56 is less than the 128 inner channels, so projections of the G * G image
+  tokens move to the token side: ``(X W) q = X (W q)`` and ``P (X W) = (P X) W``;
+- a key bias shifts all logits of a query alike and drops out of the softmax;
+- the last attention runs for the two tokens that are read, and the heads for the one mask that is asked for;
+- the two upscaling convolutions have kernel = stride = 2, so each token becomes its own 4x4 pixels, and only the
+  tokens of the box's window are upscaled.
+
+Shape legend: B images, K boxes, N = G * G image tokens, T prompt tokens, H heads, d head channels, C width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.model import CellSAM
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    """(K, N, C) to (K, H, N, d)."""
+    return x.reshape(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
+
+
+def _join_heads(x: Tensor) -> Tensor:
+    """(K, H, N, d) to (K, N, H * d)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+class _TokenAttention(nn.Module):
+    """SAM's attention among the prompt tokens."""
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        self.heads: int = attention.num_heads
+        self.q_proj, self.k_proj = attention.q_proj, attention.k_proj
+        self.v_proj, self.out_proj = attention.v_proj, attention.out_proj
+
+    def forward(self, query: Tensor, value: Tensor) -> Tensor:
+        """Queries, also the keys, and values (K, T, C) to (K, T, C)."""
+        q = _split_heads(self.q_proj(query), self.heads)
+        k = _split_heads(self.k_proj(query), self.heads)
+        v = _split_heads(self.v_proj(value), self.heads)
+        weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+        out: Tensor = self.out_proj(_join_heads(weights @ v))
+        return out
+
+
+class _TokenToImage(nn.Module):
+    """Attention from the prompt tokens to the image, the image's projections moved to the token side."""
+
+    k_weight: Tensor
+    v_weight: Tensor
+    v_bias: Tensor
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        self.heads: int = attention.num_heads
+        self.scale = (attention.internal_dim // self.heads) ** -0.5
+        self.q_proj, self.out_proj = attention.q_proj, attention.out_proj
+        k, v = attention.k_proj.weight.detach(), attention.v_proj.weight.detach()
+        self.register_buffer("k_weight", k.reshape(self.heads, -1, k.shape[1]))  # (H, d, C)
+        self.register_buffer("v_weight", v.reshape(self.heads, -1, v.shape[1]).transpose(1, 2))  # (H, C, d)
+        self.register_buffer("v_bias", attention.v_proj.bias.detach().reshape(self.heads, 1, -1))
+
+    def forward(self, query: Tensor, image_with_pe: Tensor, image: Tensor) -> Tensor:
+        """Queries (K, T, C) and image tokens (K, N, C) to (K, T, C)."""
+        count, tokens, width = query.shape
+        q = _split_heads(self.q_proj(query), self.heads) * self.scale
+        image_query = (q @ self.k_weight).reshape(count, self.heads * tokens, width)
+        weights = (image_query @ image_with_pe.transpose(-1, -2)).softmax(-1)  # (K, H * T, N)
+        context = (weights @ image).reshape(count, self.heads, tokens, width)
+        out: Tensor = self.out_proj(_join_heads(context @ self.v_weight + self.v_bias))
+        return out
+
+
+class _TokenToSharedImage(nn.Module):
+    """Layer 0's token-to-image attention: keys and values projected once per image."""
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        self.heads: int = attention.num_heads
+        self.scale = (attention.internal_dim // self.heads) ** -0.5
+        self.q_proj, self.out_proj = attention.q_proj, attention.out_proj
+        self.k_proj, self.v_proj = attention.k_proj, attention.v_proj
+
+    def per_image(self, image_with_pe: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N, C) to keys (B, H, d, N) and values (B, H, N, d)."""
+        # The key bias drops out of the softmax.
+        keys = _split_heads(F.linear(image_with_pe, self.k_proj.weight), self.heads).transpose(-1, -2)
+        return keys, _split_heads(self.v_proj(image), self.heads)
+
+    def forward(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        q = _split_heads(self.q_proj(query), self.heads) * self.scale
+        out: Tensor = self.out_proj(_join_heads((q @ keys).softmax(-1) @ values))
+        return out
+
+
+class _ImageToToken(nn.Module):
+    """Attention from the image to the prompt tokens, both image-side projections moved to the token side."""
+
+    q_weight: Tensor
+    q_bias: Tensor
+    out_weight: Tensor
+    out_bias: Tensor
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        self.heads: int = attention.num_heads
+        self.k_proj, self.v_proj = attention.k_proj, attention.v_proj
+        scale = (attention.internal_dim // self.heads) ** -0.5
+        q_weight = attention.q_proj.weight.detach() * scale
+        q_bias = attention.q_proj.bias.detach() * scale
+        out_weight = attention.out_proj.weight.detach()
+        self.register_buffer("q_weight", q_weight.reshape(self.heads, -1, q_weight.shape[1]))  # (H, d, C)
+        self.register_buffer("q_bias", q_bias.reshape(self.heads, -1, 1))  # (H, d, 1)
+        self.register_buffer("out_weight", out_weight.t().reshape(self.heads, -1, out_weight.shape[0]))  # (H, d, C)
+        self.register_buffer("out_bias", attention.out_proj.bias.detach())
+
+    def token_values(self, value: Tensor) -> Tensor:
+        """(K, T, C) to the tokens' values after the output projection, (K, H * T, C)."""
+        projected = _split_heads(self.v_proj(value), self.heads) @ self.out_weight
+        return projected.flatten(1, 2)
+
+    def forward(self, query: Tensor, value: Tensor, image_with_pe: Tensor) -> Tensor:
+        """Token keys (before projection) and values (K, T, C), image tokens (K, N, C) to (K, N, C)."""
+        count, tokens, width = query.shape
+        k = _split_heads(self.k_proj(query), self.heads)  # (K, H, T, d)
+        image_key = (k @ self.q_weight).reshape(count, self.heads * tokens, width)
+        bias = (k @ self.q_bias).reshape(count, 1, self.heads * tokens)
+        logits = image_with_pe @ image_key.transpose(-1, -2) + bias
+        weights = logits.reshape(count, -1, self.heads, tokens).softmax(-1).flatten(2)  # (K, N, H * T)
+        return weights @ self.token_values(value) + self.out_bias
+
+
+class _SharedImageToToken(_ImageToToken):
+    """Layer 0's image-to-token attention: queries projected once per image."""
+
+    def per_image(self, image_with_pe: Tensor) -> Tensor:
+        """(B, N, C) to scaled queries (B, H, N, d)."""
+        weight = self.q_weight.flatten(0, 1)
+        return _split_heads(F.linear(image_with_pe, weight, self.q_bias.flatten()), self.heads)
+
+    def forward(self, query: Tensor, value: Tensor, image_query: Tensor) -> Tensor:
+        k = _split_heads(self.k_proj(query), self.heads)
+        weights = _join_heads((image_query @ k.transpose(-1, -2)).softmax(-1))  # (K, N, H * T)
+        return weights @ self.token_values(value) + self.out_bias
+
+
+class _Layer(nn.Module):
+    """One two-way block (SAM, appendix A): tokens to tokens, tokens to image, MLP, image to tokens."""
+
+    def __init__(self, layer: Any, *, first: bool) -> None:
+        super().__init__()
+        self.first = first
+        self.self_attn = _TokenAttention(layer.self_attn)
+        self.norm1, self.norm2 = layer.norm1, layer.norm2
+        self.norm3, self.norm4 = layer.norm3, layer.norm4
+        self.mlp = layer.mlp
+        token_to_image = _TokenToSharedImage if first else _TokenToImage
+        image_to_token = _SharedImageToToken if first else _ImageToToken
+        self.token_to_image = token_to_image(layer.cross_attn_token_to_image)
+        self.image_to_token = image_to_token(layer.cross_attn_image_to_token)
+
+    def tokens_to_tokens(self, tokens: Tensor, prompt: Tensor) -> Tensor:
+        if self.first:  # SAM's skip_first_layer_pe: no position, and no residual either
+            out: Tensor = self.norm1(self.self_attn(tokens, tokens))
+        else:
+            out = self.norm1(tokens + self.self_attn(tokens + prompt, tokens))
+        return out
+
+
+class MaskDecoderGraph(nn.Module):
+    """The mask decoder engine: embeddings, box prompts and windows to mask logits and IoU estimates."""
+
+    corner_frequencies: Tensor
+    corner_embedding: Tensor
+    output_tokens: Tensor
+    image_pe: Tensor
+    no_mask: Tensor
+    upscale1_weight: Tensor
+    upscale1_bias: Tensor
+    upscale2_weight: Tensor
+    upscale2_bias: Tensor
+
+    @torch.no_grad()
+    def __init__(self, model: CellSAM) -> None:
+        super().__init__()
+        prompt, decoder = model.prompt_encoder, model.mask_decoder
+        self.grid, self.image_size = model.config.grid_size, model.config.image_size
+        # 2 pi (2 c - 1) with c = (p + 0.5) / S, in one product: the corner's centre, scaled and shifted.
+        frequencies = prompt.pe_layer.positional_encoding_gaussian_matrix * (2 * math.pi)
+        self.register_buffer("corner_frequencies", frequencies)
+        corners = torch.cat([prompt.point_embeddings[2].weight, prompt.point_embeddings[3].weight])
+        self.register_buffer("corner_embedding", corners)
+        self.register_buffer(
+            "output_tokens", torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])[None]
+        )
+        self.register_buffer("image_pe", prompt.get_dense_pe().flatten(2).transpose(1, 2))  # (1, N, C)
+        self.register_buffer("no_mask", prompt.no_mask_embed.weight)
+        transformer = decoder.transformer
+        self.layers = nn.ModuleList(
+            _Layer(layer, first=index == 0) for index, layer in enumerate(transformer.layers)
+        )
+        self.final_attention = _TokenToImage(transformer.final_attn_token_to_image)
+        self.norm_final = transformer.norm_final_attn
+        self.hypernetwork = decoder.output_hypernetworks_mlps[0]
+        self.iou_head = decoder.iou_prediction_head
+        first, norm, _, second, _ = decoder.output_upscaling
+        self.upscale_norm = nn.LayerNorm(first.out_channels, eps=norm.eps)
+        self.upscale_norm.weight, self.upscale_norm.bias = norm.weight, norm.bias
+        self._register_upscaling("upscale1", first)
+        self._register_upscaling("upscale2", second)
+
+    def _register_upscaling(self, name: str, convolution: nn.ConvTranspose2d) -> None:
+        """A transposed convolution with kernel = stride = 2 as a linear map to 2 * 2 pixels."""
+        weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (2 * 2 * out, in)
+        assert convolution.bias is not None
+        self.register_buffer(f"{name}_weight", weight)
+        self.register_buffer(f"{name}_bias", convolution.bias.repeat(4))
+
+    def forward(
+        self,
+        image_embedding: Tensor,
+        image_index: Tensor,
+        boxes_xyxy_model: Tensor,
+        window_rows: Tensor,
+        window_cols: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Decode K masks, each inside its own window of tokens.
+
+        Args:
+            image_embedding: (B, C, G, G).
+            image_index: (K) int64, the image of each box.
+            boxes_xyxy_model: (K, 4), model pixels.
+            window_rows: (K, R) int64, the token rows to upscale, in 0..G-1.
+            window_cols: (K, S) int64, the token columns.
+
+        Returns:
+            ``mask_logits`` (K, 4R, 4S), ``iou_predictions`` (K).
+        """
+        image = image_embedding.flatten(2).transpose(1, 2) + self.no_mask  # (B, N, C)
+        prompt = self._prompt_tokens(boxes_xyxy_model)
+        tokens, image = self._two_way(prompt, image, image_index)
+        iou = self._iou(tokens[:, 0])
+        kernel = self.hypernetwork(tokens[:, 1])
+        return self._upscale(image, kernel, window_rows, window_cols), iou
+
+    def _prompt_tokens(self, boxes_xyxy_model: Tensor) -> Tensor:
+        """(K, 4) boxes to (K, T, C): IoU token, mask tokens, the box's two corners."""
+        count = boxes_xyxy_model.shape[0]
+        corners = (boxes_xyxy_model.reshape(count, 2, 2) + 0.5) / self.image_size
+        angles = (2 * corners - 1) @ self.corner_frequencies
+        embedded = torch.cat((angles.sin(), angles.cos()), -1) + self.corner_embedding
+        return torch.cat((self.output_tokens.expand(count, -1, -1), embedded), 1)
+
+    def _two_way(self, prompt: Tensor, image: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompt (K, T, C) and images (B, N, C) to the two read tokens (K, 2, C) and image tokens (K, N, C)."""
+        tokens = prompt
+        for layer in self.layers:
+            tokens = layer.tokens_to_tokens(tokens, prompt)
+            if layer.first:
+                with_pe = image + self.image_pe
+                keys, values = layer.token_to_image.per_image(with_pe, image)
+                queries = layer.image_to_token.per_image(with_pe)
+                keys, values, image_side, image = (
+                    per_image.index_select(0, image_index) for per_image in (keys, values, queries, image)
+                )
+                attended = layer.token_to_image(tokens + prompt, keys, values)
+            else:
+                image_side = image + self.image_pe
+                attended = layer.token_to_image(tokens + prompt, image_side, image)
+            tokens = layer.norm2(tokens + attended)
+            tokens = layer.norm3(tokens + layer.mlp(tokens))
+            image = layer.norm4(image + layer.image_to_token(tokens + prompt, tokens, image_side))
+        read = tokens[:, :2]
+        attended = self.final_attention(read + prompt[:, :2], image + self.image_pe, image)
+        return self.norm_final(read + attended), image
+
+    def _iou(self, token: Tensor) -> Tensor:
+        """(K, C) to (K): the estimate for the single mask, the first of the head's outputs."""
+        x = token
+        for layer in self.iou_head.layers[:-1]:
+            x = torch.relu(layer(x))
+        last = self.iou_head.layers[-1]
+        return F.linear(x, last.weight[:1], last.bias[:1]).reshape(-1)
+
+    def _upscale(self, image: Tensor, kernel: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+        """Image tokens (K, N, C) and mask kernels (K, C / 8) to logits (K, 4R, 4S) of the window."""
+        boxes, count, width = image.shape
+        first = torch.arange(boxes, device=rows.device).reshape(-1, 1, 1) * count
+        index = first + rows.unsqueeze(2) * self.grid + cols.unsqueeze(1)
+        window = image.reshape(boxes * count, width).index_select(0, index.reshape(-1))
+        x = F.linear(window, self.upscale1_weight, self.upscale1_bias).reshape(-1, 4, width // 4)
+        x = F.gelu(self.upscale_norm(x))
+        x = F.linear(x, self.upscale2_weight, self.upscale2_bias).reshape(boxes, -1, width // 8)
+        logits = F.gelu(x) @ kernel.unsqueeze(-1)
+        height, length = rows.shape[1], cols.shape[1]
+        # (row, column, then the two levels of 2 x 2 pixels) to pixel rows and columns.
+        pixels = logits.reshape(boxes, height, length, 2, 2, 2, 2).permute(0, 1, 3, 5, 2, 4, 6)
+        return pixels.reshape(boxes, 4 * height, 4 * length)

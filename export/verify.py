@@ -1,0 +1,226 @@
+"""Stage by stage: an engine against the unreduced PyTorch model, on a real image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from export.errors import VerificationError
+from runtime.backends import BackendOptions, Engine, load_engine
+from runtime.boxes import token_windows
+from runtime.files import read_image
+from runtime.manifest import EngineName, Manifest
+from runtime.preprocess import box_branch_input, mask_branch_input, normalize_contrast, paper_input
+from training.model import CellSAM
+
+F32 = NDArray[np.float32]
+Arrays = dict[str, NDArray[Any]]
+
+LOGITS_PER_TOKEN = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tolerance:
+    """When an engine's output counts as that of PyTorch. The triple is bioimage.io's (model spec 0.5)."""
+
+    rtol: float = 1e-3
+    atol: float = 1e-3
+    mismatches_per_million: float = 100.0
+    """Elements that may lie beyond ``atol + rtol * |reference|``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputCheck:
+    """The comparison of one output of one engine."""
+
+    stage: str
+    output: str
+    shape: tuple[int, ...]
+    max_abs_error: float
+    at: tuple[int, ...]
+    """Where the largest error is."""
+    reference: float
+    """PyTorch's value there."""
+    found: float
+    """The engine's value there."""
+    mismatches_per_million: float
+    passed: bool
+
+    def __str__(self) -> str:
+        verdict = "ok" if self.passed else "FAILED"
+        return (
+            f"{self.stage}.{self.output} {list(self.shape)}: {verdict}, largest error {self.max_abs_error:.3g} at "
+            f"{list(self.at)} ({self.found:.6g} for {self.reference:.6g}), "
+            f"{self.mismatches_per_million:.1f} mismatches per million"
+        )
+
+
+def compare(stage: str, output: str, reference: F32, found: F32, tolerance: Tolerance) -> OutputCheck:
+    """Compare one output with its reference: shape, then values; NaN never matches.
+
+    Raises:
+        VerificationError: the shapes differ.
+    """
+    if found.shape != reference.shape:
+        raise VerificationError(
+            f"{stage}.{output} has shape {list(found.shape)}; PyTorch gives {list(reference.shape)}."
+        )
+    error = np.abs(found.astype(np.float64) - reference)
+    allowed = tolerance.atol + tolerance.rtol * np.abs(reference)
+    mismatches = int(np.count_nonzero(~(error <= allowed)))
+    flat = int(np.argmax(np.where(np.isnan(error), np.inf, error)))
+    at = tuple(int(i) for i in np.unravel_index(flat, error.shape))
+    per_million = 1e6 * mismatches / error.size
+    return OutputCheck(
+        stage=stage,
+        output=output,
+        shape=tuple(found.shape),
+        max_abs_error=float(error[at]),
+        at=at,
+        reference=float(reference[at]),
+        found=float(found[at]),
+        mismatches_per_million=per_million,
+        passed=per_million <= tolerance.mismatches_per_million,
+    )
+
+
+def verification_image() -> NDArray[np.generic]:
+    """The image used where the caller gives none: fluorescent nuclei, (519, 253) uint8, CC0."""
+    with as_file(files("export") / "data" / "verification.png") as path:
+        return read_image(path)
+
+
+def verify_engines(
+    directory: Path,
+    manifest: Manifest,
+    model: CellSAM,
+    *,
+    image: NDArray[np.generic] | None = None,
+    tolerance: Tolerance | None = None,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> list[OutputCheck]:
+    """Run every engine of a directory on the CPU and compare it with the PyTorch model in float32.
+
+    Every stage gets PyTorch's own output of the stage before, so that an error shows where it arises.
+
+    Args:
+        directory: where the engine files lie.
+        manifest: says which there are and how the image is prepared.
+        model: the unreduced model, float32.
+        image: what to run on; default, the image that comes with the package.
+        tolerance: default, rtol 1e-3, atol 1e-3, 100 mismatches per million.
+        on_stage: called with the name of each stage before it runs.
+
+    Returns:
+        One check per output, passed or not.
+
+    Raises:
+        VerificationError: an output of another name or shape.
+    """
+    normalized = normalize_contrast(verification_image() if image is None else image)
+    checks = []
+    with torch.inference_mode():
+        for stage, feeds, expected in _references(model, manifest, normalized):
+            on_stage(stage)
+            engine = _load(directory, manifest, stage)
+            found = engine(feeds)
+            if found.keys() != expected.keys():
+                raise VerificationError(f"{stage} gives {sorted(found)}; expected {sorted(expected)}.")
+            checks += [
+                compare(stage, name, expected[name], found[name], tolerance or Tolerance()) for name in expected
+            ]
+            if stage == "mask_decoder":
+                checks.append(_check_windows(engine, feeds, found["mask_logits"], manifest, tolerance or Tolerance()))
+    return checks
+
+
+def _load(directory: Path, manifest: Manifest, stage: EngineName) -> Engine:
+    spec = manifest.engines[stage]
+    return load_engine(directory / spec.file, spec, backend="cpu", options=BackendOptions())
+
+
+def _references(
+    model: CellSAM, manifest: Manifest, normalized: F32
+) -> Iterator[tuple[EngineName, Arrays, dict[str, F32]]]:
+    """Each stage's input and PyTorch's outputs for it."""
+    size = manifest.image_size
+    if manifest.profile == "paper":
+        pixels = box_pixels = paper_input(normalized, size)[None]
+    else:
+        pixels = mask_branch_input(normalized, size, renormalize=manifest.renormalize)[None]
+        box_pixels = box_branch_input(normalized, size, renormalize=manifest.renormalize)[None]
+    features, embedding = model.encode(torch.from_numpy(pixels))
+    outputs = {"image_embedding": embedding.numpy()}
+    if model.cellfinder is not None and model.detector_encoder is None:
+        outputs = {"patch_features": features.numpy(), **outputs}
+    yield "encoder", {"pixel_values": pixels}, outputs
+    if model.detector_encoder is not None:
+        features = model.detector_features(torch.from_numpy(box_pixels))
+        yield "detector_encoder", {"pixel_values": box_pixels}, {"patch_features": features.numpy()}
+    if model.cellfinder is not None:
+        detections = model.detect(features)
+        expected = {
+            "boxes_cxcywh_norm": detections.boxes_cxcywh_norm.numpy(),
+            "logits": detections.logits.numpy(),
+        }
+        yield "cellfinder", {"patch_features": features.numpy()}, expected
+    yield _mask_decoder_reference(model, embedding)
+
+
+def _mask_decoder_reference(
+    model: CellSAM, embedding: Tensor
+) -> tuple[EngineName, Arrays, dict[str, F32]]:
+    """Two images, the second one mirrored; boxes from a tenth of the image to all of it, some beyond its edge."""
+    size, grid = model.config.image_size, model.config.grid_size
+    embeddings = torch.cat((embedding, embedding.flip(-1)))
+    boxes = torch.tensor(
+        [
+            [0.30, 0.40, 0.36, 0.45],
+            [0.10, 0.60, 0.25, 0.72],
+            [0.50, 0.05, 0.80, 0.50],
+            [0.00, 0.00, 1.00, 1.00],
+            [0.92, 0.90, 1.05, 1.02],
+            [-0.03, 0.20, 0.08, 0.31],
+        ]
+    )
+    boxes = boxes * size
+    image_index = torch.tensor([0, 1, 1, 0, 0, 1])
+    decoded = [model.decode(embeddings[i : i + 1], box[None]) for i, box in zip(image_index, boxes, strict=True)]
+    tokens = np.tile(np.arange(grid), (len(boxes), 1))
+    feeds = {
+        "image_embedding": embeddings.numpy(),
+        "image_index": image_index.numpy(),
+        "boxes_xyxy_model": boxes.numpy(),
+        "window_rows": tokens,
+        "window_cols": tokens,
+    }
+    expected = {
+        "mask_logits": torch.cat([d.low_res_masks[:, 0] for d in decoded]).numpy(),
+        "iou_predictions": torch.cat([d.iou_predictions[:, 0] for d in decoded]).numpy(),
+    }
+    return "mask_decoder", feeds, expected
+
+
+def _check_windows(engine: Engine, feeds: Arrays, full: F32, manifest: Manifest, tolerance: Tolerance) -> OutputCheck:
+    """The engine's windows against its own full masks, for the first box."""
+    boxes: F32 = feeds["boxes_xyxy_model"]
+    origin, side = token_windows(boxes[:1], manifest.image_size, manifest.grid_size, full=False)
+    tokens = np.arange(side[0])
+    part = {
+        **feeds,
+        "image_index": feeds["image_index"][:1],
+        "boxes_xyxy_model": boxes[:1],
+        "window_rows": origin[:, :1] + tokens,
+        "window_cols": origin[:, 1:] + tokens,
+    }
+    (row, column), length = origin[0] * LOGITS_PER_TOKEN, int(side[0]) * LOGITS_PER_TOKEN
+    expected = full[:1, row : row + length, column : column + length]
+    return compare("mask_decoder", "mask_logits of a window", expected, engine(part)["mask_logits"], tolerance)

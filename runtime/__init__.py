@@ -1,0 +1,28 @@
+"""Segment microscope images with exported engines: numpy in, numpy out, no PyTorch.
+
+>>> from runtime import Segmenter
+>>> result = Segmenter("engines/")(image)
+>>> result.labels  # (H, W) int32, 0 = background, 1..n cells
+"""
+
+from runtime.backends.base import BackendOptions
+from runtime.config import SegmentConfig
+from runtime.errors import BackendError, ConfigError, EngineError, InputError, SegmenterError
+from runtime.masks import MaskCrop
+from runtime.results import Detections, EncodedImage, Segmentation
+from runtime.segmenter import Segmenter
+
+__all__ = [
+    "BackendError",
+    "BackendOptions",
+    "ConfigError",
+    "Detections",
+    "EncodedImage",
+    "EngineError",
+    "InputError",
+    "MaskCrop",
+    "SegmentConfig",
+    "Segmentation",
+    "Segmenter",
+    "SegmenterError",
+]

@@ -1,0 +1,91 @@
+"""The protocol every backend implements, and the choice among backends."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from runtime.errors import BackendError, ConfigError, EngineError
+from runtime.manifest import EngineFile, TensorSpec
+
+Arrays = dict[str, NDArray[Any]]
+
+BACKENDS = ("auto", "cpu")
+
+_log = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """A loaded engine."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def __call__(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Run once: arrays by input name in, arrays by output name out.
+
+        Raises:
+            BackendError: the backend failed; its own message is kept.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackendOptions:
+    """How engines are run.
+
+    Raises:
+        ConfigError: a value outside its range.
+    """
+
+    threads: int | None = None
+    """CPU threads per engine; None leaves it to the backend (one per physical core)."""
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"threads is {self.threads}; expected 1 or more, or None for all cores.")
+
+
+def resolve_backend(name: str) -> str:
+    """The backend that ``name`` stands for.
+
+    Raises:
+        BackendError: no such backend.
+    """
+    if name not in BACKENDS:
+        raise BackendError(f"backend is {name!r}; expected one of {', '.join(map(repr, BACKENDS))}.")
+    if name == "auto":
+        _log.info("backend 'auto' is 'cpu': onnxruntime on the CPU.")
+        return "cpu"
+    return name
+
+
+def load_engine(path: Path, spec: EngineFile, *, backend: str, options: BackendOptions) -> Engine:
+    """Load one engine file and compare its inputs and outputs with the manifest.
+
+    Raises:
+        BackendError: the backend is unknown or cannot load the file.
+        EngineError: the file's inputs or outputs are not those the manifest lists.
+    """
+    from runtime.backends.ort import OrtEngine
+
+    assert backend == "cpu", "resolve_backend comes first"
+    engine = OrtEngine(path, options)
+    for kind in ("inputs", "outputs"):
+        expected: tuple[TensorSpec, ...] = getattr(spec, kind)
+        found: tuple[TensorSpec, ...] = getattr(engine, kind)
+        if expected != found:
+            raise EngineError(
+                f"{path} has {kind} {_describe(found)}; the manifest says {_describe(expected)}. "
+                "Export the engines again."
+            )
+    return engine
+
+
+def _describe(tensors: tuple[TensorSpec, ...]) -> str:
+    return ", ".join(f"{t.name} {list(t.shape)} {t.dtype}" for t in tensors)

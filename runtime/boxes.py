@@ -1,0 +1,159 @@
+"""Boxes: formats and frames, the choice of detections by score, the check of a user's prompts. Pure functions."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
+
+from runtime.config import SegmentConfig
+from runtime.errors import InputError
+
+F32 = NDArray[np.float32]
+
+
+def cxcywh_to_xyxy(boxes: F32) -> F32:
+    """(..., 4) centre x, y, width, height to left, top, right, bottom, in the same frame."""
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return np.concatenate((centre - half, centre + half), axis=-1)
+
+
+def scale_xyxy(boxes: F32, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> F32:
+    """(K, 4) xyxy boxes in an image of size ``from_hw`` to the same boxes in one of size ``to_hw``."""
+    y, x = to_hw[0] / from_hw[0], to_hw[1] / from_hw[1]
+    return boxes * np.array([x, y, x, y], np.float32)
+
+
+def two_means(values: F32) -> tuple[float, float]:
+    """Centres of the optimal split of one-dimensional values into two clusters.
+
+    In one dimension the clusters of k-means are intervals, so the best of all splits of the sorted values is the
+    global optimum; no iteration, no seed.
+
+    Args:
+        values: (n), n >= 1. With fewer than two distinct values both centres are the mean.
+
+    Returns:
+        The lower and the upper centre.
+    """
+    ordered = np.sort(values.astype(np.float64))
+    count = ordered.size
+    if ordered[0] == ordered[-1]:
+        return float(ordered[0]), float(ordered[0])
+    total = np.cumsum(ordered)
+    left_count = np.arange(1, count)
+    left_sum = total[:-1]
+    right_sum = total[-1] - left_sum
+    # The within-cluster sum of squares is a constant minus this.
+    between = left_sum**2 / left_count + right_sum**2 / (count - left_count)
+    best = int(np.argmax(between))
+    return float(left_sum[best] / left_count[best]), float(right_sum[best] / (count - left_count[best]))
+
+
+def score_cut(scores: F32, config: SegmentConfig) -> float:
+    """The score that a detection of this image must exceed.
+
+    ``adaptive``: ``0.66 t + 0.33 m``, m being the mean of the two k-means centres of the scores; the constants are
+    the released CellSAM code's. Its k-means stops early, so its cut differs by up to 1e-3. ``fixed``: t.
+
+    Args:
+        scores: (n) in [0, 1], all candidates.
+    """
+    if config.box_threshold_mode == "fixed" or scores.size < 2:
+        return config.box_threshold
+    return 0.66 * config.box_threshold + 0.33 * (sum(two_means(scores)) / 2)
+
+
+def select_boxes(boxes_cxcywh_norm: F32, logits: F32, config: SegmentConfig) -> tuple[F32, F32, float]:
+    """Keep the detections of one image whose score exceeds the cut.
+
+    The candidates are the A highest of all A x classes scores, so a box may come once per class.
+
+    Args:
+        boxes_cxcywh_norm: (A, 4).
+        logits: (A, classes).
+
+    Returns:
+        Boxes (K, 4) xyxy as fractions of the sides, scores (K) from high to low, and the cut.
+    """
+    anchors, classes = logits.shape
+    scores = expit(logits.astype(np.float64).ravel())
+    order = np.argsort(-scores, kind="stable")[:anchors]
+    candidates = scores[order].astype(np.float32)
+    cut = score_cut(candidates, config)
+    kept = order[candidates > cut]
+    boxes = cxcywh_to_xyxy(boxes_cxcywh_norm[kept // classes])
+    return boxes.astype(np.float32), scores[kept].astype(np.float32), cut
+
+
+def check_boxes(boxes: ArrayLike, size_hw: tuple[int, int]) -> F32:
+    """A user's box prompts as (K, 4) float32.
+
+    Args:
+        boxes: (K, 4) xyxy in image pixels, K may be 0. They may reach beyond the image but must overlap it.
+        size_hw: the image's size.
+
+    Raises:
+        InputError: another shape, a non-finite value, no width or height, or a box outside the image.
+    """
+    try:
+        array = np.asarray(boxes, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"boxes cannot be read as numbers ({error}); expected [[x0, y0, x1, y1], ...].") from error
+    if array.size == 0 and array.ndim <= 2:
+        return np.zeros((0, 4), np.float32)
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise InputError(f"boxes have shape {array.shape}; expected (K, 4): [[x0, y0, x1, y1], ...].")
+    height, width = size_hw
+    x0, y0, x1, y1 = array.T
+    checks = (
+        (~np.isfinite(array).all(axis=1), "holds a NaN or infinite value"),
+        ((x1 <= x0) | (y1 <= y0), "has no area; expected x0 < x1 and y0 < y1"),
+        ((x1 <= 0) | (y1 <= 0) | (x0 >= width) | (y0 >= height), f"lies outside the {width} x {height} image"),
+    )
+    for bad, what in checks:
+        if bad.any():
+            index = int(np.argmax(bad))
+            raise InputError(f"box {index} {array[index].tolist()} {what} (xyxy, image pixels).")
+    return array.astype(np.float32)
+
+
+def token_window_sides(grid_size: int) -> tuple[int, ...]:
+    """Window sides on offer, in tokens: few, so that boxes of like size share a decoder call."""
+    return (*(side for side in (8, 12, 16, 24, 32, 48) if side < grid_size), grid_size)
+
+
+def token_windows(
+    boxes_xyxy_model: F32, image_size: int, grid_size: int, *, full: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The square window of image tokens in which each box's mask is decoded.
+
+    It holds the box and two tokens (32 pixels at 1024) on every side: SAM was trained on boxes off by at most 20 of
+    1024 pixels (Kirillov et al. 2023, appendix A), so a mask does not reach beyond. It depends on its own box alone,
+    never on which other boxes are decoded with it.
+
+    Args:
+        boxes_xyxy_model: (K, 4), model pixels.
+        image_size: side of the model input, pixels.
+        grid_size: tokens per side.
+        full: take the whole grid.
+
+    Returns:
+        First token (row, column) of each window (K, 2), and its side (K), one of ``token_window_sides``.
+    """
+    count = len(boxes_xyxy_model)
+    if full or not count:
+        return np.zeros((count, 2), np.int64), np.full(count, grid_size, np.int64)
+    margin_tokens = 2
+    token_px = image_size / grid_size
+    clipped = np.clip(boxes_xyxy_model, 0, image_size).astype(np.float64)
+    first = np.floor(clipped[:, [1, 0]] / token_px).astype(np.int64) - margin_tokens
+    last = np.ceil(clipped[:, [3, 2]] / token_px).astype(np.int64) + margin_tokens
+    # What lies outside the image needs no tokens.
+    first, last = np.maximum(first, 0), np.minimum(last, grid_size)
+    sides = np.array(token_window_sides(grid_size))
+    side = sides[np.searchsorted(sides, (last - first).max(axis=1))]
+    centre = (first + last) // 2
+    origin = np.clip(centre - side[:, None] // 2, 0, grid_size - side[:, None])
+    return origin, side
+

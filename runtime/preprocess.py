@@ -1,0 +1,171 @@
+"""From the caller's array to the model's input: checks, contrast normalisation, the branches' inputs.
+
+Pure functions on arrays. Two profiles, chosen in the engine's manifest:
+
+``paper``        one input for both branches: contrast-normalised image, resized, SAM's mean and std.
+``cellsam-1.2``  the two inputs of the released inference code, reproduced step by step.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from runtime.errors import InputError
+
+F32 = NDArray[np.float32]
+
+Profile = Literal["paper", "cellsam-1.2"]
+
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
+# SAM's statistics of 8-bit images (segment_anything.modeling.Sam).
+SAM_MEAN = np.array([123.675, 116.28, 103.53], np.float32)[:, None, None]
+SAM_STD = np.array([58.395, 57.12, 57.375], np.float32)[:, None, None]
+
+CLAHE_KERNEL_PX = 128  # paper, Appendix A
+CLIP_PERCENTILE = 99.9  # per channel, against single bright pixels
+STRETCH_PERCENTILE = 99.5  # mask branch of the released code, all channels together
+MIN_MAX_EPS = 1e-6  # kornia.enhance.normalize_min_max
+
+
+def check_image(image: ArrayLike) -> NDArray[np.generic]:
+    """Return the image as (H, W, C), C in 1..3, real and finite.
+
+    Args:
+        image: (H, W) or (H, W, C) with C <= 3, any real dtype.
+
+    Raises:
+        InputError: other shapes, an empty image, complex or object values, NaN or infinity.
+    """
+    array = np.asarray(image)
+    if array.dtype.kind not in "biuf":
+        raise InputError(
+            f"image has dtype {array.dtype}; expected real numbers (bool, integer or float). Convert it first."
+        )
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] > 3):
+        hint = "Pick up to three channels"
+        if array.ndim == 3 and array.shape[0] <= 3:
+            hint = "Move the channel axis last: np.moveaxis(image, 0, -1)"
+        elif array.ndim == 3 and array.shape[2] == 4:
+            hint = "Drop the alpha channel: image[..., :3]"
+        elif array.ndim > 3:
+            hint = "Segment one plane at a time"
+        raise InputError(f"image has shape {array.shape}; expected (H, W) or (H, W, C) with C <= 3. {hint}.")
+    if array.size == 0:
+        raise InputError(f"image is empty, its shape is {array.shape}; expected at least one pixel.")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        bad = int(np.count_nonzero(~np.isfinite(array)))
+        raise InputError(
+            f"image holds {bad} NaN or infinite of {array.size} values; expected finite numbers. "
+            "Replace them, for example np.nan_to_num(image)."
+        )
+    return array if array.ndim == 3 else array[..., None]
+
+
+def to_channels(image: NDArray[np.generic]) -> NDArray[np.float64]:
+    """(H, W, C) to (H, W, 3) float64, right-aligned into (blank, nuclear, whole-cell): paper, Appendix A."""
+    height, width, count = image.shape
+    channels = np.zeros((height, width, 3))
+    channels[..., 3 - count :] = image
+    return channels
+
+
+def normalize_contrast(image: ArrayLike) -> F32:
+    """Clip bright outliers and equalise the contrast of every channel (paper, Appendix A).
+
+    Per channel: clip to the 99.9th percentile of its non-zero values; a constant channel becomes 0; rescale to
+    [0, 1]; CLAHE with a 128-pixel kernel.
+
+    Args:
+        image: (H, W) or (H, W, C <= 3), real.
+
+    Returns:
+        (H, W, 3) float32 in [0, 1].
+
+    Raises:
+        InputError: see ``check_image``.
+    """
+    from skimage.exposure import equalize_adapthist
+
+    channels = to_channels(check_image(image))
+    out = np.zeros(channels.shape, np.float32)
+    for index in range(3):
+        channel = channels[..., index]
+        values = channel[channel != 0]
+        if values.size == 0:
+            continue
+        channel = np.minimum(channel, np.percentile(values, CLIP_PERCENTILE))
+        low, high = channel.min(), channel.max()
+        if low == high:
+            continue
+        out[..., index] = equalize_adapthist((channel - low) / (high - low), kernel_size=CLAHE_KERNEL_PX)
+    return out
+
+
+def resize_channels(image: F32, size: int) -> F32:
+    """(H, W, 3) float32 to (3, size, size) float32, bilinear, antialiased where it shrinks; aspect is not kept."""
+    planes = [
+        np.asarray(
+            Image.fromarray(np.ascontiguousarray(image[..., c])).resize((size, size), Image.Resampling.BILINEAR)
+        )
+        for c in range(3)
+    ]
+    return np.stack(planes)
+
+
+def paper_input(normalized: F32, size: int) -> F32:
+    """Input of both branches in the ``paper`` profile.
+
+    Args:
+        normalized: (H, W, 3) float32 in [0, 1], from ``normalize_contrast``.
+        size: side of the model input, pixels.
+
+    Returns:
+        (3, size, size) float32.
+    """
+    return (resize_channels(normalized, size) * np.float32(255) - SAM_MEAN) / SAM_STD
+
+
+def mask_branch_input(normalized: F32, size: int, *, renormalize: bool = True) -> F32:
+    """Input of the mask branch in the ``cellsam-1.2`` profile; arguments as in ``paper_input``.
+
+    Args:
+        renormalize: apply ImageNet statistics and a min-max before SAM's; the released code does so for weights
+            that hold ``model_cp``.
+    """
+    pixels = resize_channels(normalized, size)
+    values = pixels[pixels != 0]
+    if values.size:
+        low, high = (float(p) for p in np.percentile(values, [0.0, STRETCH_PERCENTILE]))
+        pixels = np.clip(pixels, low, high)
+        if high > low:
+            pixels = (pixels - np.float32(low)) / np.float32(high - low)
+    if renormalize:
+        pixels = _min_max((pixels - IMAGENET_MEAN) / IMAGENET_STD)
+    return (pixels - SAM_MEAN / 255) / (SAM_STD / 255)
+
+
+def box_branch_input(normalized: F32, size: int, *, renormalize: bool = True) -> F32:
+    """Input of the box branch in the ``cellsam-1.2`` profile; arguments as in ``mask_branch_input``."""
+    pixels = np.floor(resize_channels(normalized, size) * np.float32(255))  # quantised to 8 bits
+    pixels = (pixels - SAM_MEAN) / SAM_STD
+    if not renormalize:
+        return pixels
+    pixels = _min_max((pixels - IMAGENET_MEAN) / IMAGENET_STD)
+    # One stain only: both the nuclear and the whole-cell channel show it.
+    if pixels[1].max() == 0:
+        pixels[1] = pixels[2]
+    if pixels[2].max() == 0:
+        pixels[2] = pixels[1]
+    return pixels
+
+
+def _min_max(pixels: F32) -> F32:
+    """Rescale every channel of (3, S, S) to [0, 1]; a constant channel becomes 0."""
+    low = pixels.min(axis=(1, 2), keepdims=True)
+    high = pixels.max(axis=(1, 2), keepdims=True)
+    return (pixels - low) / (high - low + np.float32(MIN_MAX_EPS))

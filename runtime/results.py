@@ -1,0 +1,60 @@
+"""What the stages and the whole chain return: frozen dataclasses of numpy arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.masks import MaskCrop
+
+F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """One image after the encoder; feeds ``detect`` and any number of ``decode`` calls."""
+
+    size_hw: tuple[int, int]
+    """Size of the caller's image."""
+    image_embedding: F32
+    """(1, 256, 64, 64) for the ViT-B: input of the mask decoder."""
+    patch_features: F32 | None
+    """(1, 768, 64, 64) for the ViT-B: input of CellFinder; None when encoded for the user's own boxes only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """Boxes of one image that passed the score cut, best first."""
+
+    boxes: F32
+    """(K, 4) xyxy, image pixels. A box may reach beyond the image."""
+    scores: F32
+    """(K), in [0, 1], from high to low."""
+    threshold: float
+    """The cut that was applied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segmentation:
+    """All cells of one image: the label map, and the N instances behind it."""
+
+    labels: I32
+    """(H, W), 0 background, 1..n the cells, dense."""
+    boxes: F32
+    """(N, 4) xyxy, image pixels: the prompts of the instances whose IoU estimate passed the cut."""
+    scores: F32
+    """(N) box scores in [0, 1]; NaN for boxes that the user gave."""
+    iou_predictions: F32
+    """(N): the mask decoder's own estimate of each mask's IoU, not clamped."""
+    ids: I32
+    """(N): label of each instance, 0 where the label map kept no pixel of it."""
+    masks: tuple[MaskCrop, ...]
+    """The N masks before overlaps are resolved, each a crop and its offset."""
+
+    @property
+    def count(self) -> int:
+        """Number of cells in the label map."""
+        return int(self.labels.max(initial=0))

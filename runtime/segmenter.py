@@ -1,0 +1,308 @@
+"""``Segmenter``: images in, cells out, through the engines of one directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from runtime import preprocess
+from runtime.backends import BackendOptions, Engine, load_engine
+from runtime.backends.base import resolve_backend
+from runtime.boxes import check_boxes, scale_xyxy, select_boxes, token_windows
+from runtime.config import SegmentConfig
+from runtime.errors import ConfigError, InputError
+from runtime.manifest import EngineName, check_files, read_manifest
+from runtime.masks import LabelCanvas, MaskCrop, finish_labels, resize_axis, upsample_window
+from runtime.results import Detections, EncodedImage, Segmentation
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+
+_LOGITS_PER_TOKEN = 4
+"""Mask logits per image token and axis: two upscalings by 2."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Boxes that share a window size, decoded in one call. Arrays run over the K boxes of the chunk."""
+
+    image: I64
+    """Place of each box's image in the batch."""
+    index: I64
+    """Place of each box among its image's boxes."""
+    origin: I64
+    """First token (row, column) of each window, (K, 2)."""
+    side: int
+    """Tokens per side of the windows."""
+
+
+class Segmenter:
+    """Segments images with the engines of one directory.
+
+    Loads every engine once; calls may then come from one thread at a time.
+
+    Example:
+        >>> segmenter = Segmenter("engines/")
+        >>> result = segmenter(image)
+        >>> result.labels  # (H, W) int32, 0 = background
+    """
+
+    def __init__(
+        self,
+        engine_dir: str | Path,
+        *,
+        backend: str = "auto",
+        config: SegmentConfig | None = None,
+        boxes_per_call: int = 16,
+        options: BackendOptions | None = None,
+    ) -> None:
+        """Check the directory and load its engines.
+
+        Args:
+            engine_dir: a directory written by ``cellsam-engine export``.
+            backend: ``cpu``, or ``auto`` for the best one here.
+            config: settings of calls that bring none; default, those of the manifest.
+            boxes_per_call: boxes decoded together; bounds the decoder's memory (about 20 MB a box for the ViT-B).
+            options: threads and the like.
+
+        Raises:
+            EngineError: the directory, its manifest or one of its files is missing, altered or of another version.
+            BackendError: the backend is unknown or cannot load an engine.
+            ConfigError: ``boxes_per_call`` is below 1.
+        """
+        if boxes_per_call < 1:
+            raise ConfigError(f"boxes_per_call is {boxes_per_call}; expected 1 or more.")
+        directory = Path(engine_dir)
+        self.backend = resolve_backend(backend)
+        self.manifest = read_manifest(directory)
+        check_files(directory, self.manifest)
+        self.config = config or self.manifest.config
+        self._boxes_per_call = boxes_per_call
+        self._engines: dict[EngineName, Engine] = {
+            name: load_engine(
+                directory / spec.file, spec, backend=self.backend, options=options or BackendOptions()
+            )
+            for name, spec in self.manifest.engines.items()
+        }
+
+    def __call__(
+        self, image: ArrayLike, *, boxes: ArrayLike | None = None, config: SegmentConfig | None = None
+    ) -> Segmentation:
+        """Segment one image.
+
+        Args:
+            image: (H, W) or (H, W, C <= 3), any real dtype. Channels are right-aligned into (blank, nuclear,
+                whole-cell).
+            boxes: (K, 4) xyxy in image pixels: decode these instead of detecting cells.
+            config: settings of this call.
+
+        Returns:
+            The label map and the instances behind it. An image without cells gives zeros and empty arrays.
+
+        Raises:
+            InputError: an image or boxes that cannot be used; no boxes for engines without a detector.
+            BackendError: the backend failed.
+        """
+        return self.batch([image], boxes=None if boxes is None else [boxes], config=config)[0]
+
+    def batch(
+        self,
+        images: Sequence[ArrayLike],
+        *,
+        boxes: Sequence[ArrayLike] | None = None,
+        config: SegmentConfig | None = None,
+    ) -> list[Segmentation]:
+        """Segment several images, of any sizes; boxes of all images share decoder calls.
+
+        Args:
+            images: as in ``__call__``.
+            boxes: prompts of each image, as many as images.
+            config: settings of this call.
+
+        Returns:
+            One result per image, in order; the same as one by one.
+
+        Raises:
+            InputError: as in ``__call__``; also boxes for another number of images.
+        """
+        config = config or self.config
+        if boxes is not None and len(boxes) != len(images):
+            raise InputError(f"boxes are given for {len(boxes)} images, but {len(images)} images came.")
+        encoded = [self.encode(image, detector=boxes is None) for image in images]
+        if boxes is None:
+            found = [self.detect(image, config=config) for image in encoded]
+            prompts, scores = [d.boxes for d in found], [d.scores for d in found]
+        else:
+            prompts = [check_boxes(b, image.size_hw) for b, image in zip(boxes, encoded, strict=True)]
+            scores = [np.full(len(b), np.nan, np.float32) for b in prompts]
+        return self._decode(encoded, prompts, scores, config)
+
+    def encode(self, image: ArrayLike, *, detector: bool = True) -> EncodedImage:
+        """Run the encoder on one image.
+
+        Args:
+            image: as in ``__call__``.
+            detector: False leaves out what only ``detect`` needs.
+
+        Raises:
+            InputError: an image that cannot be used, or a detector asked of engines that have none.
+        """
+        if detector and not self.manifest.has_detector:
+            raise InputError(
+                "these engines have no detector (plain SAM weights). Give the boxes: segmenter(image, boxes=...)."
+            )
+        checked = preprocess.check_image(image)
+        normalized = preprocess.normalize_contrast(checked)
+        mask_input, box_input = self._inputs(normalized, detector=detector)
+        outputs = self._engines["encoder"]({"pixel_values": mask_input})
+        features: F32 | None = None
+        if detector:
+            if self.manifest.trunk == "separate":
+                features = self._engines["detector_encoder"]({"pixel_values": box_input})["patch_features"]
+            elif box_input is mask_input:
+                features = outputs["patch_features"]
+            else:
+                features = self._engines["encoder"]({"pixel_values": box_input})["patch_features"]
+        height, width = checked.shape[:2]
+        return EncodedImage((height, width), outputs["image_embedding"], features)
+
+    def detect(self, encoded: EncodedImage, *, config: SegmentConfig | None = None) -> Detections:
+        """Find the boxes of all cells of an encoded image.
+
+        Raises:
+            InputError: the image was encoded with ``detector=False``.
+        """
+        if encoded.patch_features is None:
+            raise InputError("this image was encoded with detector=False; encode it again to detect cells.")
+        outputs = self._engines["cellfinder"]({"patch_features": encoded.patch_features})
+        boxes, scores, threshold = select_boxes(
+            outputs["boxes_cxcywh_norm"][0], outputs["logits"][0], config or self.config
+        )
+        return Detections(scale_xyxy(boxes, (1, 1), encoded.size_hw), scores, threshold)
+
+    def decode(
+        self,
+        encoded: EncodedImage,
+        boxes: ArrayLike,
+        *,
+        scores: ArrayLike | None = None,
+        config: SegmentConfig | None = None,
+    ) -> Segmentation:
+        """Decode one mask per box and assemble the label map.
+
+        Args:
+            encoded: the image.
+            boxes: (K, 4) xyxy, image pixels.
+            scores: (K), kept with the instances; NaN when not given.
+            config: settings of this call.
+
+        Raises:
+            InputError: boxes that cannot be used, or scores of another number.
+        """
+        prompts = check_boxes(boxes, encoded.size_hw)
+        values = np.full(len(prompts), np.nan) if scores is None else np.asarray(scores)
+        if values.shape != (len(prompts),):
+            raise InputError(f"scores have shape {values.shape}; expected ({len(prompts)},), one per box.")
+        return self._decode([encoded], [prompts], [values.astype(np.float32)], config or self.config)[0]
+
+    def _inputs(self, normalized: F32, *, detector: bool) -> tuple[F32, F32 | None]:
+        """Inputs (1, 3, S, S) of the mask and the box branch; the same array when one serves both."""
+        size, renormalize = self.manifest.image_size, self.manifest.renormalize
+        if self.manifest.profile == "paper":
+            both = preprocess.paper_input(normalized, size)[None]
+            return both, both
+        mask_input = preprocess.mask_branch_input(normalized, size, renormalize=renormalize)[None]
+        if not detector:
+            return mask_input, None
+        return mask_input, preprocess.box_branch_input(normalized, size, renormalize=renormalize)[None]
+
+    def _decode(
+        self, encoded: list[EncodedImage], boxes: list[F32], scores: list[F32], config: SegmentConfig
+    ) -> list[Segmentation]:
+        """Decode the boxes of several images in shared calls, then assemble each image."""
+        canvases = [LabelCanvas(image.size_hw, config) for image in encoded]
+        masks: list[dict[int, MaskCrop]] = [{} for _ in encoded]
+        iou = [np.full(len(b), -np.inf, np.float32) for b in boxes]
+        for image, index, logits, origin, estimate in self._decoded_masks(encoded, boxes, config):
+            iou[image][index] = estimate
+            if estimate < config.iou_threshold:
+                continue
+            size_hw = encoded[image].size_hw
+            axes = tuple(
+                resize_axis(_LOGITS_PER_TOKEN * self.manifest.grid_size, self.manifest.image_size, size)
+                for size in size_hw
+            )
+            pixels, offset = upsample_window(logits, origin, (axes[0], axes[1]))
+            masks[image][index] = canvases[image].add(index, pixels, offset)
+        return [
+            _assemble(canvas, crops, b, s, i, config)
+            for canvas, crops, b, s, i in zip(canvases, masks, boxes, scores, iou, strict=True)
+        ]
+
+    def _decoded_masks(
+        self, encoded: list[EncodedImage], boxes: list[F32], config: SegmentConfig
+    ) -> Iterator[tuple[int, int, F32, tuple[int, int], float]]:
+        """Yield image, index, window logits, first logit (y, x) and IoU estimate of every box, in any order."""
+        size, grid = self.manifest.image_size, self.manifest.grid_size
+        in_model = [
+            scale_xyxy(b, image.size_hw, (size, size)) for b, image in zip(boxes, encoded, strict=True)
+        ]
+        windows = [token_windows(b, size, grid, full=config.mask_window == "full") for b in in_model]
+        for chunk in _chunks(windows, self._boxes_per_call):
+            images, image_index = np.unique(chunk.image, return_inverse=True)
+            tokens = np.arange(chunk.side)
+            outputs = self._engines["mask_decoder"](
+                {
+                    "image_embedding": np.concatenate([encoded[i].image_embedding for i in images]),
+                    "image_index": image_index.astype(np.int64),
+                    "boxes_xyxy_model": np.stack(
+                        [in_model[i][j] for i, j in zip(chunk.image, chunk.index, strict=True)]
+                    ),
+                    "window_rows": chunk.origin[:, :1] + tokens,
+                    "window_cols": chunk.origin[:, 1:] + tokens,
+                }
+            )
+            for k in range(len(chunk.index)):
+                row, column = (int(token) * _LOGITS_PER_TOKEN for token in chunk.origin[k])
+                yield (
+                    int(chunk.image[k]),
+                    int(chunk.index[k]),
+                    outputs["mask_logits"][k],
+                    (row, column),
+                    float(outputs["iou_predictions"][k]),
+                )
+
+
+def _chunks(windows: list[tuple[I64, I64]], boxes_per_call: int) -> Iterator[_Chunk]:
+    """Group the boxes of all images by window size into calls of at most ``boxes_per_call``."""
+    image = np.concatenate([np.full(len(side), i) for i, (_, side) in enumerate(windows)] or [np.zeros(0)])
+    index = np.concatenate([np.arange(len(side)) for _, side in windows] or [np.zeros(0)])
+    origin = np.concatenate([o for o, _ in windows] or [np.zeros((0, 2))])
+    sides = np.concatenate([s for _, s in windows] or [np.zeros(0)])
+    for side in np.unique(sides):
+        members = np.flatnonzero(sides == side)
+        for start in range(0, len(members), boxes_per_call):
+            part = members[start : start + boxes_per_call]
+            yield _Chunk(
+                image[part].astype(np.int64), index[part].astype(np.int64), origin[part].astype(np.int64), int(side)
+            )
+
+
+def _assemble(
+    canvas: LabelCanvas, crops: dict[int, MaskCrop], boxes: F32, scores: F32, iou: F32, config: SegmentConfig
+) -> Segmentation:
+    """Finish one image: the label map, and the instances that passed the IoU cut."""
+    labels, ids = finish_labels(canvas.owner, len(boxes), config)
+    kept = np.array(sorted(crops), np.int64)
+    return Segmentation(
+        labels=labels,
+        boxes=boxes[kept].reshape(-1, 4),
+        scores=scores[kept],
+        iou_predictions=iou[kept],
+        ids=ids[kept],
+        masks=tuple(crops[k] for k in kept),
+    )

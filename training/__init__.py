@@ -1,0 +1,1 @@
+"""CellSAM in PyTorch: the model, its checkpoints, and how it is trained."""

@@ -1,0 +1,217 @@
+"""Reading and writing checkpoints: the released CellSAM format, SAM ViT-B weights, and our own."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+from zipfile import BadZipFile
+
+import torch
+from torch import Tensor
+
+from training.model import CellSAM, ModelConfig
+from training.model.image_encoder import same_body
+
+SourceFormat = Literal["cellsam", "sam", "cellsam-engine"]
+
+METADATA_KEY = "cellsam_engine"
+"""Entry of our own checkpoints (Lightning's included) that says how the model is built and licensed."""
+METADATA_SCHEMA = 1
+
+CELLSAM_LICENCE = "CellSAM weights: non-commercial, academic use only (see the licence they were released under)"
+SAM_LICENCE = "Apache-2.0"
+
+_HEAD = "cellfinder.decode_head."
+
+
+class CheckpointError(ValueError):
+    """The file is not a checkpoint this project can read; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint, read and checked."""
+
+    model: CellSAM
+    """In eval mode, float32, on the CPU."""
+    source_format: SourceFormat
+    licence: str
+    """Licence of the weights, carried into the manifest of every engine made from them."""
+    renormalize: bool = True
+    """Released format: whether it holds ``model_cp``, which switches a second normalisation on at inference."""
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint of any accepted format.
+
+    Nothing in the file is executed (``weights_only=True``). Every key is checked by name, shape and value.
+
+    Raises:
+        CheckpointError: the file is missing, cut off, holds code, is of another model, or keys are missing,
+            unexpected, mis-shaped or not finite; all such keys are named.
+    """
+    path = Path(path)
+    raw = _read(path)
+    if isinstance(raw.get(METADATA_KEY), Mapping):
+        return _from_own(raw)
+    inner = raw.get("state_dict")
+    state = inner if isinstance(inner, Mapping) else raw
+    if any(str(key).startswith(_HEAD) for key in state):
+        return _from_cellsam(state)
+    if "image_encoder.pos_embed" in state:
+        model = _build(ModelConfig(detector=False), state, _sam_key)
+        return Checkpoint(model=model, source_format="sam", licence=SAM_LICENCE)
+    first = ", ".join(sorted(map(str, state))[:5]) or "none"
+    raise CheckpointError(
+        f"{path} is a checkpoint of another model: expected CellSAM ({_HEAD}*), SAM ViT-B (image_encoder.*) or "
+        f"one written by this project; it has {len(state)} keys, the first being {first}."
+    )
+
+
+def save_checkpoint(path: str | Path, model: CellSAM, *, licence: str) -> None:
+    """Write our own format: the state dict beside the model's sizes and the licence of the weights."""
+    torch.save({METADATA_KEY: metadata(model.config, licence), "state_dict": model.state_dict()}, path)
+
+
+def metadata(config: ModelConfig, licence: str) -> dict[str, Any]:
+    """The entry that makes any dict with a ``state_dict`` (a Lightning checkpoint too) one of ours."""
+    return {"schema": METADATA_SCHEMA, "model": asdict(config), "licence": licence}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a file; give the path of a checkpoint (.pt, .pth or .ckpt).")
+    try:
+        raw = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds objects other than tensors and plain containers, or is not a checkpoint at all; nothing "
+            f"in it was run. Save the weights alone: torch.save(model.state_dict(), path). ({_first_line(error)})"
+        ) from error
+    except (RuntimeError, EOFError, OSError, BadZipFile, ValueError, LookupError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size:,} bytes) cannot be read as a PyTorch checkpoint: it is cut off or of "
+            f"another format. Fetch it again and compare its size. ({_first_line(error)})"
+        ) from error
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{path} holds a {type(raw).__name__}; expected a dict of tensors.")
+    return raw
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]
+
+
+def _from_own(raw: Mapping[str, Any]) -> Checkpoint:
+    meta = raw[METADATA_KEY]
+    if meta.get("schema") != METADATA_SCHEMA:
+        raise CheckpointError(
+            f"checkpoint schema is {meta.get('schema')!r}; this version reads {METADATA_SCHEMA}. Update the package."
+        )
+    try:
+        sizes = dict(meta["model"])
+        sizes["global_attention_blocks"] = tuple(sizes["global_attention_blocks"])
+        config = ModelConfig(**sizes)
+        state, licence = raw["state_dict"], str(meta["licence"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint's description of its model is damaged: {error!r}.") from error
+    # A Lightning module keeps the model as its attribute `model`.
+    wrapped = bool(state) and all(key.startswith("model.") for key in state)
+    model = _build(config, state, lambda key: f"model.{key}" if wrapped else key)
+    return Checkpoint(model=model, source_format="cellsam-engine", licence=licence)
+
+
+def _from_cellsam(state: Mapping[str, Any]) -> Checkpoint:
+    """The released format: ``model`` (SAM), ``model_cp`` (SAM, used in its place when present), ``cellfinder``."""
+    has_copy = any(key.startswith("model_cp.") for key in state)
+
+    def key_map(key: str) -> str:
+        return _released_key(key, "model_cp." if has_copy else "model.")
+
+    config = ModelConfig(trunk="separate")
+    unused = {"model." + _sam_key(key) for key in _expected(ModelConfig(detector=False))} if has_copy else set()
+    copies = {
+        key_map(key).replace("_embed.0.", f"_embed.{layer}."): key_map(key)
+        for key in _expected(config)
+        if key.startswith(("cellfinder.class_embed.", "cellfinder.bbox_embed."))
+        for layer in range(1, config.finder_decoder_layers)
+    }
+    model = _build(config, state, key_map, unused=unused | copies.keys())
+    differing = [key for key, first in copies.items() if not torch.equal(state[key], state[first])]
+    if differing:
+        raise CheckpointError(
+            "the heads of the decoder layers must be one module, but these differ from layer 0: "
+            + ", ".join(differing)
+        )
+    assert model.detector_encoder is not None
+    if same_body(model.encoder, model.detector_encoder):
+        body = {key_map(key) for key in _expected(config) if key.startswith("detector_encoder.")}
+        model = _build(ModelConfig(), state, key_map, unused=unused | copies.keys() | body)
+    return Checkpoint(
+        model=model, source_format="cellsam", licence=CELLSAM_LICENCE, renormalize=has_copy
+    )
+
+
+def _sam_key(key: str) -> str:
+    return f"image_{key}" if key.startswith("encoder.") else key
+
+
+def _released_key(key: str, branch: str) -> str:
+    """Name of one of our keys in the released checkpoint."""
+    if not key.startswith(("cellfinder.", "detector_encoder.")):
+        return branch + _sam_key(key)
+    if key.startswith("detector_encoder."):
+        return _HEAD + "backbone.body." + key.removeprefix("detector_encoder.")
+    name = key.removeprefix("cellfinder.")
+    if name.startswith("input_proj."):
+        return _HEAD + name.replace("input_proj.", "input_proj.0.")
+    fixed = {"anchor_points": "position.weight", "pattern": "pattern.weight"}
+    name = fixed.get(name, name)
+    for head in ("class_embed.", "bbox_embed."):
+        name = name.replace(head, head + "0.") if name.startswith(head) else name
+    return _HEAD + "transformer." + name
+
+
+def _expected(config: ModelConfig) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        return {key: value.shape for key, value in CellSAM(config).state_dict().items()}
+
+
+def _build(
+    config: ModelConfig,
+    state: Mapping[str, Any],
+    key_map: Callable[[str], str],
+    *,
+    unused: Iterable[str] = (),
+) -> CellSAM:
+    """A model holding the tensors of ``state``; ``key_map`` turns our key into the checkpoint's."""
+    expected = _expected(config)
+    unused = set(unused)
+    problems = []
+    tensors = {}
+    for key, shape in expected.items():
+        name = key_map(key)
+        value = state.get(name)
+        if not isinstance(value, Tensor):
+            problems.append(f"missing {name} {tuple(shape)}")
+        elif value.shape != shape:
+            problems.append(f"{name} has shape {tuple(value.shape)}, expected {tuple(shape)}")
+        elif not torch.isfinite(value).all():
+            problems.append(f"{name} holds NaN or infinity")
+        else:
+            tensors[key] = value.float()
+    problems += [f"missing {key}" for key in sorted(unused - state.keys())]
+    known = {key_map(key) for key in expected} | unused
+    problems += [f"unexpected {key}" for key in sorted(set(map(str, state)) - known)]
+    if problems:
+        raise CheckpointError(
+            f"{len(problems)} keys do not fit this model:\n  " + "\n  ".join(problems)
+        )
+    with torch.device("meta"):
+        model = CellSAM(config)
+    model.load_state_dict(tensors, assign=True)
+    return model.eval()

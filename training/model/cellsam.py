@@ -1,0 +1,87 @@
+"""CellSAM: SAM's ViT, CellFinder on its features, SAM's mask decoder prompted with the boxes (paper, Fig. 1)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+from torch import Tensor, nn
+
+from training.model.cellfinder import CellFinder, CellFinderOutput
+from training.model.config import ModelConfig
+from training.model.image_encoder import EncoderOutput, ImageEncoder
+
+
+class DecoderOutput(NamedTuple):
+    """One mask per box prompt."""
+
+    low_res_masks: Tensor
+    """(K, 1, 4G, 4G) mask logits; 256 x 256 for the ViT-B."""
+    iou_predictions: Tensor
+    """(K, 1): the decoder's own estimate of its mask's IoU, not clamped."""
+
+
+class CellSAM(nn.Module):
+    """The whole model, as its three stages: ``encode``, ``detect``, ``decode``."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = ImageEncoder(config)
+        self.detector_encoder = ImageEncoder(config, neck=False) if config.trunk == "separate" else None
+        self.cellfinder = CellFinder(config) if config.detector else None
+        self.prompt_encoder = PromptEncoder(
+            embed_dim=config.embedding_dim,
+            image_embedding_size=(config.grid_size, config.grid_size),
+            input_image_size=(config.image_size, config.image_size),
+            mask_in_chans=16,
+        )
+        self.mask_decoder = MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(
+                depth=config.decoder_depth,
+                embedding_dim=config.embedding_dim,
+                mlp_dim=config.decoder_mlp_dim,
+                num_heads=config.decoder_heads,
+            ),
+            transformer_dim=config.embedding_dim,
+            iou_head_depth=config.iou_head_depth,
+            iou_head_hidden_dim=config.iou_head_dim,
+        )
+
+    def encode(self, pixel_values: Tensor) -> EncoderOutput:
+        """(B, 3, S, S) model input to the features and the embedding of the mask branch's trunk."""
+        return self.encoder(pixel_values)
+
+    def detector_features(self, pixel_values: Tensor) -> Tensor:
+        """(B, 3, S, S) model input to the (B, encoder_dim, G, G) features that CellFinder reads."""
+        return (self.detector_encoder or self.encoder).patch_features(pixel_values)
+
+    def detect(self, patch_features: Tensor, *, auxiliary: bool = False) -> CellFinderOutput:
+        """Features before the neck, (B, encoder_dim, G, G), to boxes and logits of every anchor.
+
+        Raises:
+            ValueError: the model has no detector.
+        """
+        if self.cellfinder is None:
+            raise ValueError("these weights have no CellFinder; give boxes as prompts instead.")
+        return self.cellfinder(patch_features, auxiliary=auxiliary)
+
+    def decode(self, image_embedding: Tensor, boxes_xyxy_model: Tensor) -> DecoderOutput:
+        """Decode one mask per box of one image.
+
+        Args:
+            image_embedding: (1, embedding_dim, G, G).
+            boxes_xyxy_model: (K, 4) box prompts in model pixels, 0..image_size.
+
+        Source: Kirillov et al. 2023 (arXiv:2304.02643), one mask per box prompt (``multimask_output=False``).
+        """
+        sparse, dense = self.prompt_encoder(points=None, boxes=boxes_xyxy_model[:, None], masks=None)
+        masks, iou = self.mask_decoder(
+            image_embeddings=image_embedding,
+            image_pe=self.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+        )
+        return DecoderOutput(masks, iou)

@@ -1,0 +1,88 @@
+"""Sizes of a CellSAM model. The released ViT-B and the small built-in model are two values of one class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Trunk = Literal["shared", "separate"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Every size of a CellSAM model. The defaults are the released ViT-B at 1024 pixels.
+
+    Source: CellSAM (Israel et al. 2023), Appendix B; SAM (Kirillov et al. 2023), ``sam_vit_b``;
+    Anchor DETR (Wang et al. 2022).
+
+    Raises:
+        ValueError: sizes that do not fit each other.
+    """
+
+    image_size: int = 1024
+    """Side of the square model input, pixels."""
+    patch_size: int = 16
+    """Side of one ViT patch, pixels."""
+    encoder_dim: int = 768
+    encoder_depth: int = 12
+    encoder_heads: int = 12
+    encoder_mlp_ratio: float = 4.0
+    window_size: int = 14
+    """Side of the attention windows, tokens."""
+    global_attention_blocks: tuple[int, ...] = (2, 5, 8, 11)
+    """Blocks that attend over the whole image instead of windows."""
+
+    embedding_dim: int = 256
+    """Channels after the neck; width of the prompt encoder and of the mask decoder."""
+    decoder_depth: int = 2
+    decoder_heads: int = 8
+    decoder_mlp_dim: int = 2048
+    iou_head_depth: int = 3
+    iou_head_dim: int = 256
+
+    finder_dim: int = 256
+    """Width of CellFinder."""
+    finder_heads: int = 8
+    finder_ff_dim: int = 1024
+    finder_encoder_layers: int = 6
+    finder_decoder_layers: int = 6
+    finder_groups: int = 32
+    """Groups of the GroupNorm after the input projection."""
+    finder_dropout: float = 0.0
+    anchors: int = 3500
+    """Learned anchor points, one query each."""
+    classes: int = 2
+
+    trunk: Trunk = "shared"
+    """``shared``: one ViT serves both branches (the paper). ``separate``: the box branch has its own ViT body."""
+    detector: bool = True
+    """False for plain SAM weights, which hold no CellFinder and need boxes from the user."""
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}."
+            )
+        pairs = (
+            ("encoder_dim", self.encoder_dim, "encoder_heads", self.encoder_heads),
+            ("embedding_dim", self.embedding_dim, "decoder_heads", 2 * self.decoder_heads),
+            ("finder_dim", self.finder_dim, "finder_heads", self.finder_heads),
+            ("finder_dim", self.finder_dim, "finder_groups", self.finder_groups),
+            ("embedding_dim", self.embedding_dim, "mask upscaling", 8),
+            ("finder_dim", self.finder_dim, "sine embedding", 4),
+        )
+        for name, value, by, divisor in pairs:
+            if value % divisor:
+                raise ValueError(f"{name} {value} cannot be divided by {by} ({divisor}).")
+        outside = [block for block in self.global_attention_blocks if not 0 <= block < self.encoder_depth]
+        if outside:
+            raise ValueError(f"global_attention_blocks {outside} are not among {self.encoder_depth} blocks.")
+        if self.trunk not in ("shared", "separate"):
+            raise ValueError(f"trunk is {self.trunk!r}; expected 'shared' or 'separate'.")
+        if self.trunk == "separate" and not self.detector:
+            raise ValueError("trunk 'separate' needs a detector: the second trunk feeds only CellFinder.")
+
+    @property
+    def grid_size(self) -> int:
+        """Tokens per side: 64 for the ViT-B."""
+        return self.image_size // self.patch_size

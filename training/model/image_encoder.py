@@ -1,0 +1,68 @@
+"""SAM's image encoder, returning the features before its neck as well."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from segment_anything.modeling import ImageEncoderViT
+from torch import Tensor, nn
+
+from training.model.config import ModelConfig
+
+
+class EncoderOutput(NamedTuple):
+    """Both outputs of the shared trunk (G = image_size / 16, 64 for the ViT-B)."""
+
+    patch_features: Tensor
+    """ViT output before the neck, (B, encoder_dim, G, G): what CellFinder reads."""
+    image_embedding: Tensor
+    """ViT output after the neck, (B, embedding_dim, G, G): what the mask decoder reads."""
+
+
+class ImageEncoder(ImageEncoderViT):  # type: ignore[misc]
+    """SAM's ViT with windowed attention, relative positions and a convolutional neck.
+
+    The paper (section 2.3, Fig. 1) feeds one ViT to both branches: CellFinder takes the patch features, the mask
+    decoder the embedding after the neck.
+    """
+
+    def __init__(self, config: ModelConfig, *, neck: bool = True) -> None:
+        """Args: config: the sizes. neck: False for the box branch's own body, which has none."""
+        super().__init__(
+            img_size=config.image_size,
+            patch_size=config.patch_size,
+            embed_dim=config.encoder_dim,
+            depth=config.encoder_depth,
+            num_heads=config.encoder_heads,
+            mlp_ratio=config.encoder_mlp_ratio,
+            out_chans=config.embedding_dim,
+            qkv_bias=True,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=config.window_size,
+            global_attn_indexes=config.global_attention_blocks,
+        )
+        if not neck:
+            del self.neck
+
+    def patch_features(self, pixel_values: Tensor) -> Tensor:
+        """(B, 3, S, S) model input to (B, encoder_dim, G, G) features before the neck."""
+        tokens: Tensor = self.patch_embed(pixel_values) + self.pos_embed
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens.permute(0, 3, 1, 2)
+
+    def forward(self, pixel_values: Tensor) -> EncoderOutput:
+        """(B, 3, S, S) model input to both outputs."""
+        features = self.patch_features(pixel_values)
+        return EncoderOutput(features, self.neck(features))
+
+
+@torch.no_grad()
+def same_body(a: ImageEncoder, b: ImageEncoder) -> bool:
+    """Whether two encoders hold the same weights up to their necks, bit for bit."""
+    mine = {k: v for k, v in a.state_dict().items() if not k.startswith("neck.")}
+    other = {k: v for k, v in b.state_dict().items() if not k.startswith("neck.")}
+    return mine.keys() == other.keys() and all(torch.equal(v, other[k]) for k, v in mine.items())
