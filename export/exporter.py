@@ -165,9 +165,7 @@ def _write_stage(stage: Stage, directory: Path) -> EngineFile:
     names = [tensor.name for tensor in engine.inputs], [tensor.name for tensor in engine.outputs]
     if names != (list(stage.inputs), list(stage.outputs)):
         raise VerificationError(f"{stage.file} has inputs and outputs {names}; the exporter renamed or dropped some.")
-    return EngineFile(
-        file=stage.file, sha256=sha256_file(path), inputs=engine.inputs, outputs=engine.outputs
-    )
+    return EngineFile(file=stage.file, sha256=sha256_file(path), inputs=engine.inputs, outputs=engine.outputs)
 
 
 def _manifest(

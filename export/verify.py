@@ -18,7 +18,7 @@ from runtime.backends import BackendOptions, Engine, load_engine
 from runtime.boxes import token_windows
 from runtime.files import read_image
 from runtime.manifest import EngineName, Manifest
-from runtime.preprocess import box_branch_input, mask_branch_input, normalize_contrast, paper_input
+from runtime.preprocess import branch_inputs, normalize_contrast
 from training.model import CellSAM
 
 F32 = NDArray[np.float32]
@@ -134,9 +134,7 @@ def verify_engines(
             found = engine(feeds)
             if found.keys() != expected.keys():
                 raise VerificationError(f"{stage} gives {sorted(found)}; expected {sorted(expected)}.")
-            checks += [
-                compare(stage, name, expected[name], found[name], tolerance or Tolerance()) for name in expected
-            ]
+            checks += [compare(stage, name, expected[name], found[name], tolerance or Tolerance()) for name in expected]
             if stage == "mask_decoder":
                 checks.append(_check_windows(engine, feeds, found["mask_logits"], manifest, tolerance or Tolerance()))
     return checks
@@ -151,12 +149,9 @@ def _references(
     model: CellSAM, manifest: Manifest, normalized: F32
 ) -> Iterator[tuple[EngineName, Arrays, dict[str, F32]]]:
     """Each stage's input and PyTorch's outputs for it."""
-    size = manifest.image_size
-    if manifest.profile == "paper":
-        pixels = box_pixels = paper_input(normalized, size)[None]
-    else:
-        pixels = mask_branch_input(normalized, size, renormalize=manifest.renormalize)[None]
-        box_pixels = box_branch_input(normalized, size, renormalize=manifest.renormalize)[None]
+    branches = branch_inputs(normalized, manifest)
+    assert branches.box is not None
+    pixels, box_pixels = branches.mask[None], branches.box[None]
     features, embedding = model.encode(torch.from_numpy(pixels))
     outputs = {"image_embedding": embedding.numpy()}
     if model.cellfinder is not None and model.detector_encoder is None:
@@ -175,9 +170,7 @@ def _references(
     yield _mask_decoder_reference(model, embedding)
 
 
-def _mask_decoder_reference(
-    model: CellSAM, embedding: Tensor
-) -> tuple[EngineName, Arrays, dict[str, F32]]:
+def _mask_decoder_reference(model: CellSAM, embedding: Tensor) -> tuple[EngineName, Arrays, dict[str, F32]]:
     """Two images, the second one mirrored; boxes from a tenth of the image to all of it, some beyond its edge."""
     size, grid = model.config.image_size, model.config.grid_size
     embeddings = torch.cat((embedding, embedding.flip(-1)))
@@ -223,4 +216,4 @@ def _check_windows(engine: Engine, feeds: Arrays, full: F32, manifest: Manifest,
     }
     (row, column), length = origin[0] * LOGITS_PER_TOKEN, int(side[0]) * LOGITS_PER_TOKEN
     expected = full[:1, row : row + length, column : column + length]
-    return compare("mask_decoder", "mask_logits of a window", expected, engine(part)["mask_logits"], tolerance)
+    return compare("mask_decoder", "mask_logits[window]", expected, engine(part)["mask_logits"], tolerance)

@@ -109,7 +109,10 @@ def check_boxes(boxes: ArrayLike, size_hw: tuple[int, int]) -> F32:
     checks = (
         (~np.isfinite(array).all(axis=1), "holds a NaN or infinite value"),
         ((x1 <= x0) | (y1 <= y0), "has no area; expected x0 < x1 and y0 < y1"),
-        ((x1 <= 0) | (y1 <= 0) | (x0 >= width) | (y0 >= height), f"lies outside the {width} x {height} image"),
+        (
+            (x1 <= 0) | (y1 <= 0) | (x0 >= width) | (y0 >= height),
+            f"lies outside the {width} x {height} image",
+        ),
     )
     for bad, what in checks:
         if bad.any():
@@ -156,4 +159,3 @@ def token_windows(
     centre = (first + last) // 2
     origin = np.clip(centre - side[:, None] // 2, 0, grid_size - side[:, None])
     return origin, side
-

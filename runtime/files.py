@@ -58,17 +58,16 @@ def _read_picture(path: Path) -> NDArray[np.generic]:
     from PIL import Image
 
     with Image.open(path) as picture:
-        if picture.mode in ("P", "PA"):  # a palette's indices are not intensities
-            picture = picture.convert("RGBA")
-        array = np.asarray(picture)
+        # A palette's indices are not intensities.
+        array = np.asarray(picture.convert("RGBA") if picture.mode in ("P", "PA") else picture)
     return _drop_opaque_alpha(array, path)
 
 
 def _drop_opaque_alpha(array: NDArray[np.generic], path: Path) -> NDArray[np.generic]:
     if array.ndim != 3 or array.shape[2] not in (2, 4):
         return array
-    alpha = array[..., -1]
-    if not (alpha == np.iinfo(array.dtype).max).all():
+    opaque = (1 << 8 * array.dtype.itemsize) - 1 if array.dtype.kind == "u" else 1
+    if not np.all(array[..., -1] == opaque):
         raise InputError(f"{path} has a transparent alpha channel; flatten it or save it without alpha.")
     return array[..., 0] if array.shape[2] == 2 else array[..., :3]
 
@@ -80,13 +79,16 @@ def _read_tiff(path: Path) -> NDArray[np.generic]:
         if len(tiff.series) != 1:
             raise InputError(f"{path} holds {len(tiff.series)} series; expected one image. Save the one to segment.")
         series = tiff.series[0]
-        extra = series.keyframe.extrasamples
         array: NDArray[np.generic] = series.asarray()
-        axes = "".join(axis for axis, size in zip(series.axes, series.shape, strict=True) if size > 1 or axis in "YX")
-    array = array.reshape([size for axis, size in zip(series.axes, series.shape, strict=True) if size > 1 or axis in "YX"])
-    if axes in ("YXS", "YX"):
-        return _drop_opaque_alpha(array, path) if extra else array
-    if len(axes) == 3 and axes[1:] == "YX" and axes[0] in "CSQI" and array.shape[0] <= 3:
+        has_alpha = bool(series.keyframe.extrasamples)
+    # Axes of length 1 (a single time point, plane or channel) are no choice to make.
+    kept = [(axis, size) for axis, size in zip(series.axes, series.shape, strict=True) if size > 1 or axis in "YX"]
+    axes = "".join(axis for axis, _ in kept)
+    array = array.reshape([size for _, size in kept])
+    if axes in ("YX", "YXS"):
+        return _drop_opaque_alpha(array, path) if has_alpha else array
+    # Channels are often stored as pages, which a plain TIFF calls a sequence (Q or I).
+    if len(axes) == 3 and axes[0] in "CSQI" and axes[1:] == "YX" and array.shape[0] <= 3:
         return np.moveaxis(array, 0, -1)
     raise InputError(
         f"{path} has axes {series.axes} with shape {series.shape}; expected one plane of up to three channels. "
@@ -102,7 +104,11 @@ def write_labels(path: Path, labels: NDArray[np.int32]) -> None:
     _write_whole(
         path,
         lambda temporary: tifffile.imwrite(
-            temporary, labels.astype(dtype), compression="zlib", photometric="minisblack", metadata={"axes": "YX"}
+            temporary,
+            labels.astype(dtype),
+            compression="zlib",
+            photometric="minisblack",
+            metadata={"axes": "YX"},
         ),
     )
 
@@ -118,9 +124,7 @@ def write_table(path: Path, result: Segmentation) -> None:
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(TABLE_COLUMNS)
-            rows = zip(
-                result.ids, result.boxes, result.scores, result.iou_predictions, result.masks, strict=True
-            )
+            rows = zip(result.ids, result.boxes, result.scores, result.iou_predictions, result.masks, strict=True)
             for label, box, score, iou, mask in rows:
                 numbers = [*(f"{v:.2f}" for v in box), f"{score:.5f}", f"{iou:.5f}"]
                 writer.writerow([int(label), *numbers, mask.area_px, int(areas[label]) if label else 0])
@@ -128,7 +132,7 @@ def write_table(path: Path, result: Segmentation) -> None:
     _write_whole(path, write)
 
 
-def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         write(temporary)

@@ -84,7 +84,9 @@ def _bilinear(size_in: int, size_out: int) -> NDArray[np.float64]:
     return matrix
 
 
-def upsample_window(logits: F32, origin_yx: tuple[int, int], axes: tuple[ResizeAxis, ResizeAxis]) -> tuple[F32, tuple[int, int]]:
+def upsample_window(
+    logits: F32, origin_yx: tuple[int, int], axes: tuple[ResizeAxis, ResizeAxis]
+) -> tuple[F32, tuple[int, int]]:
     """Resize the logits of one window to image pixels.
 
     Args:
@@ -98,9 +100,9 @@ def upsample_window(logits: F32, origin_yx: tuple[int, int], axes: tuple[ResizeA
     parts = []
     for axis, start, size in zip(axes, origin_yx, logits.shape, strict=True):
         pixels = axis.inside(start, start + size)
-        parts.append((pixels.start, axis.weights[pixels, start : start + size]))
+        parts.append((int(pixels.start), axis.weights[pixels, start : start + size]))
     (top, rows), (left, columns) = parts
-    return rows @ logits @ columns.T, (top, left)
+    return (rows @ logits @ columns.T).astype(np.float32, copy=False), (top, left)
 
 
 class LabelCanvas:

@@ -8,7 +8,7 @@ Pure functions on arrays. Two profiles, chosen in the engine's manifest:
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -109,12 +109,48 @@ def normalize_contrast(image: ArrayLike) -> F32:
 def resize_channels(image: F32, size: int) -> F32:
     """(H, W, 3) float32 to (3, size, size) float32, bilinear, antialiased where it shrinks; aspect is not kept."""
     planes = [
-        np.asarray(
-            Image.fromarray(np.ascontiguousarray(image[..., c])).resize((size, size), Image.Resampling.BILINEAR)
-        )
+        np.asarray(Image.fromarray(np.ascontiguousarray(image[..., c])).resize((size, size), Image.Resampling.BILINEAR))
         for c in range(3)
     ]
     return np.stack(planes)
+
+
+class PreprocessSpec(Protocol):
+    """What the manifest says about preprocessing."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the model input, pixels."""
+
+    @property
+    def profile(self) -> Profile:
+        """Which steps are taken."""
+
+    @property
+    def renormalize(self) -> bool:
+        """See ``mask_branch_input``."""
+
+
+class BranchInputs(NamedTuple):
+    """Model inputs of one image, (3, S, S) float32 each; the same array where one serves both branches."""
+
+    mask: F32
+    box: F32 | None
+
+
+def branch_inputs(normalized: F32, spec: PreprocessSpec, *, detector: bool = True) -> BranchInputs:
+    """Inputs of the mask branch and, unless ``detector`` is False, of the box branch.
+
+    Args:
+        normalized: (H, W, 3) float32 in [0, 1], from ``normalize_contrast``.
+        spec: the manifest.
+    """
+    size, renormalize = spec.image_size, spec.renormalize
+    if spec.profile == "paper":
+        both = paper_input(normalized, size)
+        return BranchInputs(both, both if detector else None)
+    mask = mask_branch_input(normalized, size, renormalize=renormalize)
+    return BranchInputs(mask, box_branch_input(normalized, size, renormalize=renormalize) if detector else None)
 
 
 def paper_input(normalized: F32, size: int) -> F32:
@@ -127,7 +163,8 @@ def paper_input(normalized: F32, size: int) -> F32:
     Returns:
         (3, size, size) float32.
     """
-    return (resize_channels(normalized, size) * np.float32(255) - SAM_MEAN) / SAM_STD
+    out: F32 = (resize_channels(normalized, size) * np.float32(255) - SAM_MEAN) / SAM_STD
+    return out
 
 
 def mask_branch_input(normalized: F32, size: int, *, renormalize: bool = True) -> F32:
@@ -141,18 +178,18 @@ def mask_branch_input(normalized: F32, size: int, *, renormalize: bool = True) -
     values = pixels[pixels != 0]
     if values.size:
         low, high = (float(p) for p in np.percentile(values, [0.0, STRETCH_PERCENTILE]))
-        pixels = np.clip(pixels, low, high)
+        pixels = np.clip(pixels, np.float32(low), np.float32(high))
         if high > low:
             pixels = (pixels - np.float32(low)) / np.float32(high - low)
     if renormalize:
         pixels = _min_max((pixels - IMAGENET_MEAN) / IMAGENET_STD)
-    return (pixels - SAM_MEAN / 255) / (SAM_STD / 255)
+    return ((pixels - SAM_MEAN / 255) / (SAM_STD / 255)).astype(np.float32, copy=False)
 
 
 def box_branch_input(normalized: F32, size: int, *, renormalize: bool = True) -> F32:
     """Input of the box branch in the ``cellsam-1.2`` profile; arguments as in ``mask_branch_input``."""
-    pixels = np.floor(resize_channels(normalized, size) * np.float32(255))  # quantised to 8 bits
-    pixels = (pixels - SAM_MEAN) / SAM_STD
+    quantised = np.floor(resize_channels(normalized, size) * 255).astype(np.float32, copy=False)  # to 8 bits
+    pixels: F32 = (quantised - SAM_MEAN) / SAM_STD
     if not renormalize:
         return pixels
     pixels = _min_max((pixels - IMAGENET_MEAN) / IMAGENET_STD)
@@ -168,4 +205,5 @@ def _min_max(pixels: F32) -> F32:
     """Rescale every channel of (3, S, S) to [0, 1]; a constant channel becomes 0."""
     low = pixels.min(axis=(1, 2), keepdims=True)
     high = pixels.max(axis=(1, 2), keepdims=True)
-    return (pixels - low) / (high - low + np.float32(MIN_MAX_EPS))
+    out: F32 = (pixels - low) / (high - low + np.float32(MIN_MAX_EPS))
+    return out

@@ -83,9 +83,7 @@ class Segmenter:
         self.config = config or self.manifest.config
         self._boxes_per_call = boxes_per_call
         self._engines: dict[EngineName, Engine] = {
-            name: load_engine(
-                directory / spec.file, spec, backend=self.backend, options=options or BackendOptions()
-            )
+            name: load_engine(directory / spec.file, spec, backend=self.backend, options=options or BackendOptions())
             for name, spec in self.manifest.engines.items()
         }
 
@@ -157,18 +155,18 @@ class Segmenter:
             )
         checked = preprocess.check_image(image)
         normalized = preprocess.normalize_contrast(checked)
-        mask_input, box_input = self._inputs(normalized, detector=detector)
-        outputs = self._engines["encoder"]({"pixel_values": mask_input})
+        branches = preprocess.branch_inputs(normalized, self.manifest, detector=detector)
+        outputs = self._run_encoder("encoder", branches.mask)
         features: F32 | None = None
-        if detector:
-            if self.manifest.trunk == "separate":
-                features = self._engines["detector_encoder"]({"pixel_values": box_input})["patch_features"]
-            elif box_input is mask_input:
-                features = outputs["patch_features"]
-            else:
-                features = self._engines["encoder"]({"pixel_values": box_input})["patch_features"]
+        if branches.box is not None:
+            name: EngineName = "detector_encoder" if self.manifest.trunk == "separate" else "encoder"
+            one_pass = name == "encoder" and branches.box is branches.mask
+            features = (outputs if one_pass else self._run_encoder(name, branches.box))["patch_features"]
         height, width = checked.shape[:2]
         return EncodedImage((height, width), outputs["image_embedding"], features)
+
+    def _run_encoder(self, name: EngineName, pixel_values: F32) -> dict[str, F32]:
+        return self._engines[name]({"pixel_values": pixel_values[None]})
 
     def detect(self, encoded: EncodedImage, *, config: SegmentConfig | None = None) -> Detections:
         """Find the boxes of all cells of an encoded image.
@@ -209,17 +207,6 @@ class Segmenter:
             raise InputError(f"scores have shape {values.shape}; expected ({len(prompts)},), one per box.")
         return self._decode([encoded], [prompts], [values.astype(np.float32)], config or self.config)[0]
 
-    def _inputs(self, normalized: F32, *, detector: bool) -> tuple[F32, F32 | None]:
-        """Inputs (1, 3, S, S) of the mask and the box branch; the same array when one serves both."""
-        size, renormalize = self.manifest.image_size, self.manifest.renormalize
-        if self.manifest.profile == "paper":
-            both = preprocess.paper_input(normalized, size)[None]
-            return both, both
-        mask_input = preprocess.mask_branch_input(normalized, size, renormalize=renormalize)[None]
-        if not detector:
-            return mask_input, None
-        return mask_input, preprocess.box_branch_input(normalized, size, renormalize=renormalize)[None]
-
     def _decode(
         self, encoded: list[EncodedImage], boxes: list[F32], scores: list[F32], config: SegmentConfig
     ) -> list[Segmentation]:
@@ -248,9 +235,7 @@ class Segmenter:
     ) -> Iterator[tuple[int, int, F32, tuple[int, int], float]]:
         """Yield image, index, window logits, first logit (y, x) and IoU estimate of every box, in any order."""
         size, grid = self.manifest.image_size, self.manifest.grid_size
-        in_model = [
-            scale_xyxy(b, image.size_hw, (size, size)) for b, image in zip(boxes, encoded, strict=True)
-        ]
+        in_model = [scale_xyxy(b, image.size_hw, (size, size)) for b, image in zip(boxes, encoded, strict=True)]
         windows = [token_windows(b, size, grid, full=config.mask_window == "full") for b in in_model]
         for chunk in _chunks(windows, self._boxes_per_call):
             images, image_index = np.unique(chunk.image, return_inverse=True)
@@ -279,17 +264,17 @@ class Segmenter:
 
 def _chunks(windows: list[tuple[I64, I64]], boxes_per_call: int) -> Iterator[_Chunk]:
     """Group the boxes of all images by window size into calls of at most ``boxes_per_call``."""
-    image = np.concatenate([np.full(len(side), i) for i, (_, side) in enumerate(windows)] or [np.zeros(0)])
-    index = np.concatenate([np.arange(len(side)) for _, side in windows] or [np.zeros(0)])
-    origin = np.concatenate([o for o, _ in windows] or [np.zeros((0, 2))])
-    sides = np.concatenate([s for _, s in windows] or [np.zeros(0)])
+    if not windows:
+        return
+    image = np.concatenate([np.full(len(side), i, np.int64) for i, (_, side) in enumerate(windows)])
+    index = np.concatenate([np.arange(len(side), dtype=np.int64) for _, side in windows])
+    origin = np.concatenate([o for o, _ in windows])
+    sides = np.concatenate([s for _, s in windows])
     for side in np.unique(sides):
         members = np.flatnonzero(sides == side)
         for start in range(0, len(members), boxes_per_call):
             part = members[start : start + boxes_per_call]
-            yield _Chunk(
-                image[part].astype(np.int64), index[part].astype(np.int64), origin[part].astype(np.int64), int(side)
-            )
+            yield _Chunk(image[part], index[part], origin[part], int(side))
 
 
 def _assemble(

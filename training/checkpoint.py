@@ -144,16 +144,13 @@ def _from_cellsam(state: Mapping[str, Any]) -> Checkpoint:
     differing = [key for key, first in copies.items() if not torch.equal(state[key], state[first])]
     if differing:
         raise CheckpointError(
-            "the heads of the decoder layers must be one module, but these differ from layer 0: "
-            + ", ".join(differing)
+            "the heads of the decoder layers must be one module, but these differ from layer 0: " + ", ".join(differing)
         )
     assert model.detector_encoder is not None
     if same_body(model.encoder, model.detector_encoder):
         body = {key_map(key) for key in _expected(config) if key.startswith("detector_encoder.")}
         model = _build(ModelConfig(), state, key_map, unused=unused | copies.keys() | body)
-    return Checkpoint(
-        model=model, source_format="cellsam", licence=CELLSAM_LICENCE, renormalize=has_copy
-    )
+    return Checkpoint(model=model, source_format="cellsam", licence=CELLSAM_LICENCE, renormalize=has_copy)
 
 
 def _sam_key(key: str) -> str:
@@ -208,9 +205,7 @@ def _build(
     known = {key_map(key) for key in expected} | unused
     problems += [f"unexpected {key}" for key in sorted(set(map(str, state)) - known)]
     if problems:
-        raise CheckpointError(
-            f"{len(problems)} keys do not fit this model:\n  " + "\n  ".join(problems)
-        )
+        raise CheckpointError(f"{len(problems)} keys do not fit this model:\n  " + "\n  ".join(problems))
     with torch.device("meta"):
         model = CellSAM(config)
     model.load_state_dict(tensors, assign=True)

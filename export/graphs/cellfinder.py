@@ -5,6 +5,8 @@ Shape legend: B images, A anchors, G grid side, D width, H heads, d head channel
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,9 +31,7 @@ class _RowColumnProduct(nn.Module):
         self.heads = attention.heads
         self.out_proj = attention.out_proj
 
-    def forward(
-        self, q_row: Tensor, q_col: Tensor, k_row: Tensor, k_col: Tensor, value_BGGD: Tensor
-    ) -> Tensor:
+    def forward(self, q_row: Tensor, q_col: Tensor, k_row: Tensor, k_col: Tensor, value_BGGD: Tensor) -> Tensor:
         """Scaled queries (B, Q, D), keys (B, G, D) and values (B, G, G, D) to (B, Q, D)."""
         batch, grid, _, width = value_BGGD.shape
         heads, head_dim = self.heads, width // self.heads
@@ -172,6 +172,10 @@ class _CrossAttention(nn.Module):
 
 
 class _DecoderLayer(nn.Module):
+    norm1: nn.LayerNorm
+    norm2: nn.LayerNorm
+    ffn: nn.Module
+
     def __init__(self, layer: DecoderLayer, positions: Positions) -> None:
         super().__init__()
         self.self_attn = _SelfAttention(layer.self_attn)
@@ -196,10 +200,10 @@ class CellFinderGraph(nn.Module):
         positions = finder.positions()
         self.input_proj = finder.input_proj
         self.encoder_layers = nn.ModuleList(
-            _EncoderLayer(layer, positions) for layer in finder.encoder_layers
+            _EncoderLayer(cast(SpatialEncoderLayer, layer), positions) for layer in finder.encoder_layers
         )
         self.decoder_layers = nn.ModuleList(
-            _DecoderLayer(layer, positions) for layer in finder.decoder_layers
+            _DecoderLayer(cast(DecoderLayer, layer), positions) for layer in finder.decoder_layers
         )
         self.class_embed, self.bbox_embed = finder.class_embed, finder.bbox_embed
         for name in ("query", "query_x", "query_y"):
@@ -208,8 +212,7 @@ class CellFinderGraph(nn.Module):
         self.register_buffer("anchor_logits", inverse_sigmoid(finder.anchor_points))
         # Before it has seen an image, every query is the pattern: layer 0's self-attention is a constant, and so
         # are the queries of its cross-attention.
-        first = self.decoder_layers[0]
-        assert isinstance(first, _DecoderLayer)
+        first = cast(_DecoderLayer, self.decoder_layers[0])
         pattern = finder.pattern.expand(1, finder.anchor_points.shape[0], -1)
         target = first.norm2(pattern + first.self_attn(pattern, self.query))
         q_row, q_col = first.cross_attn.queries(target, self.query_x, self.query_y)
@@ -225,11 +228,10 @@ class CellFinderGraph(nn.Module):
         keys = (memory.mean(1), memory.mean(2))  # the same for every decoder layer
         batch = memory.shape[0]
         target = self.first_target
-        for index, layer in enumerate(self.decoder_layers):
+        for index, module in enumerate(self.decoder_layers):
+            layer = cast(_DecoderLayer, module)
             if index == 0:
-                queries = tuple(
-                    q.expand(batch, -1, -1) for q in (self.first_q_row, self.first_q_col)
-                )
+                queries = tuple(q.expand(batch, -1, -1) for q in (self.first_q_row, self.first_q_col))
             else:
                 target = layer.norm2(target + layer.self_attn(target, self.query))
                 queries = layer.cross_attn.queries(target, self.query_x, self.query_y)

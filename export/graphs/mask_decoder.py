@@ -16,7 +16,7 @@ Shape legend: B images, K boxes, N = G * G image tokens, T prompt tokens, H head
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -158,6 +158,14 @@ class _SharedImageToToken(_ImageToToken):
 class _Layer(nn.Module):
     """One two-way block (SAM, appendix A): tokens to tokens, tokens to image, MLP, image to tokens."""
 
+    token_to_image: Any
+    image_to_token: Any
+    norm1: nn.LayerNorm
+    norm2: nn.LayerNorm
+    norm3: nn.LayerNorm
+    norm4: nn.LayerNorm
+    mlp: nn.Module
+
     def __init__(self, layer: Any, *, first: bool) -> None:
         super().__init__()
         self.first = first
@@ -201,15 +209,11 @@ class MaskDecoderGraph(nn.Module):
         self.register_buffer("corner_frequencies", frequencies)
         corners = torch.cat([prompt.point_embeddings[2].weight, prompt.point_embeddings[3].weight])
         self.register_buffer("corner_embedding", corners)
-        self.register_buffer(
-            "output_tokens", torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])[None]
-        )
+        self.register_buffer("output_tokens", torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])[None])
         self.register_buffer("image_pe", prompt.get_dense_pe().flatten(2).transpose(1, 2))  # (1, N, C)
         self.register_buffer("no_mask", prompt.no_mask_embed.weight)
         transformer = decoder.transformer
-        self.layers = nn.ModuleList(
-            _Layer(layer, first=index == 0) for index, layer in enumerate(transformer.layers)
-        )
+        self.layers = nn.ModuleList(_Layer(layer, first=index == 0) for index, layer in enumerate(transformer.layers))
         self.final_attention = _TokenToImage(transformer.final_attn_token_to_image)
         self.norm_final = transformer.norm_final_attn
         self.hypernetwork = decoder.output_hypernetworks_mlps[0]
@@ -265,7 +269,8 @@ class MaskDecoderGraph(nn.Module):
     def _two_way(self, prompt: Tensor, image: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
         """Prompt (K, T, C) and images (B, N, C) to the two read tokens (K, 2, C) and image tokens (K, N, C)."""
         tokens = prompt
-        for layer in self.layers:
+        for module in self.layers:
+            layer = cast(_Layer, module)
             tokens = layer.tokens_to_tokens(tokens, prompt)
             if layer.first:
                 with_pe = image + self.image_pe

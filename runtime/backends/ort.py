@@ -40,9 +40,7 @@ class OrtEngine:
             settings.intra_op_num_threads = options.threads
         self._name = path.name
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), settings, providers=["CPUExecutionProvider"]
-            )
+            self._session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises bare Exception subclasses of its own
             raise BackendError(f"onnxruntime {onnxruntime.__version__} cannot load {path}: {error}") from error
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())

@@ -138,9 +138,7 @@ class CellFinder(nn.Module):
         self.adapt_pos2d = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
         self.anchor_points = nn.Parameter(torch.rand(config.anchors, 2))
         self.pattern = nn.Parameter(torch.randn(1, dim))
-        self.encoder_layers = nn.ModuleList(
-            SpatialEncoderLayer(config) for _ in range(config.finder_encoder_layers)
-        )
+        self.encoder_layers = nn.ModuleList(SpatialEncoderLayer(config) for _ in range(config.finder_encoder_layers))
         self.decoder_layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.finder_decoder_layers))
         self.class_embed = nn.Linear(dim, config.classes)
         self.bbox_embed = BoxHead(dim)

@@ -60,9 +60,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}."
-            )
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}.")
         pairs = (
             ("encoder_dim", self.encoder_dim, "encoder_heads", self.encoder_heads),
             ("embedding_dim", self.embedding_dim, "decoder_heads", 2 * self.decoder_heads),

@@ -32,9 +32,7 @@ class RowColumnAttention(nn.Module):
         """(B, N, D) to (B, heads, N, D / heads)."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def forward(
-        self, query_row: Tensor, query_col: Tensor, key_row: Tensor, key_col: Tensor, value: Tensor
-    ) -> Tensor:
+    def forward(self, query_row: Tensor, query_col: Tensor, key_row: Tensor, key_col: Tensor, value: Tensor) -> Tensor:
         """Attend from Q queries to an (H, W) map.
 
         Args:
@@ -50,8 +48,7 @@ class RowColumnAttention(nn.Module):
         # A linear map commutes with the mean, so the keys are averaged before their projection.
         inputs = (query_row, query_col, key_row.mean(1), key_col.mean(2), value.flatten(1, 2))
         q_row, q_col, k_row, k_col, v = (
-            self._split_heads(nn.functional.linear(x, w, b))
-            for x, w, b in zip(inputs, weights, biases, strict=True)
+            self._split_heads(nn.functional.linear(x, w, b)) for x, w, b in zip(inputs, weights, biases, strict=True)
         )
         scale = q_row.shape[-1] ** -0.5
         row = self.dropout((q_row * scale @ k_row.transpose(-1, -2)).softmax(-1))  # (B, heads, Q, W)

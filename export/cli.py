@@ -1,0 +1,67 @@
+"""Commands ``export`` and ``verify`` of ``cellsam-engine``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from numpy.typing import NDArray
+
+from runtime.cli import errors, fail
+from runtime.errors import SegmenterError
+from runtime.files import read_image
+from runtime.manifest import Precision
+from runtime.preprocess import Profile
+
+
+def export_command(
+    checkpoint: Annotated[Path, typer.Option(help="Released CellSAM, SAM ViT-B or our own.", metavar="FILE")],
+    out: Annotated[Path, typer.Option(help="Engine directory to make.", metavar="DIR")],
+    profile: Annotated[
+        Profile | None,
+        typer.Option(help="Preprocessing; default: cellsam-1.2 for released CellSAM weights, else paper."),
+    ] = None,
+    precision: Annotated[Precision, typer.Option(help="Number format of the engines.")] = "fp32",
+    licence: Annotated[str | None, typer.Option(help="Licence of the weights, for the manifest.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Image to verify on; default, a built-in one.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an engine directory that exists.")] = False,
+) -> None:
+    """Turn a checkpoint into an engine directory, verified against PyTorch stage by stage."""
+    from export.exporter import ExportConfig, export_engines
+
+    config = ExportConfig(profile=profile, precision=precision, licence=licence, force=force)
+    try:
+        manifest = export_engines(checkpoint, out, config, image=_read(image), progress=_say)
+    except (SegmenterError, OSError) as error:
+        fail(error)
+    for output in manifest.verification["outputs"]:
+        _say(
+            f"{output['stage']}.{output['output']}: largest error {output['max_abs_error']:.2g}, "
+            f"{output['mismatches_per_million']:.0f} mismatches per million"
+        )
+    typer.echo(out)
+
+
+def verify_command(
+    directory: Annotated[Path, typer.Argument(help="Engine directory.", metavar="DIR")],
+    checkpoint: Annotated[Path, typer.Option(help="The checkpoint it was made from.", metavar="FILE")],
+    image: Annotated[Path | None, typer.Option(help="Image to verify on; default, a built-in one.")] = None,
+) -> None:
+    """Compare every engine of a directory with PyTorch in float32: names, shapes, values."""
+    from export.exporter import verify_directory
+
+    try:
+        checks = verify_directory(directory, checkpoint, image=_read(image), progress=_say)
+    except (SegmenterError, OSError) as error:
+        fail(error)
+    for check in checks:
+        typer.echo(check)
+
+
+def _read(image: Path | None) -> NDArray[Any] | None:
+    return None if image is None else read_image(image)
+
+
+def _say(message: str) -> None:
+    errors.print(message, markup=False)
