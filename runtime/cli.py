@@ -11,7 +11,7 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from importlib.metadata import EntryPoint, entry_points, version
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -23,6 +23,9 @@ from runtime.config import BoxThresholdMode, MaskWindow, Overlap, SegmentConfig
 from runtime.errors import InputError, SegmenterError
 from runtime.manifest import read_manifest
 from runtime.results import Segmentation
+
+COMMANDS = "cellsam_engine.commands"
+"""Entry point group through which other packages add their commands."""
 
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -205,37 +208,30 @@ def _segment_file(segmenter: Any, image: Path, stem: Path, *, overwrite: bool) -
     return result, labels
 
 
-def _missing(entry: EntryPoint, error: ImportError) -> Callable[[], None]:
-    """Stand-in for a command whose packages are not installed."""
-
-    def command() -> None:
-        fail(
-            InputError(
-                f"'{entry.name}' needs packages that are not installed ({error}). "
-                f"Install them: pip install 'cellsam-engine[{entry.value.split('.')[0]}]'."
-            )
-        )
-
-    command.__doc__ = f"Not installed: pip install 'cellsam-engine[{entry.value.split('.')[0]}]'."
-    return command
-
-
-def _add_commands(names: set[str]) -> None:
-    """Add the commands of other packages; only the one that is called is imported."""
-    for entry in sorted(entry_points(group="cellsam_engine.commands")):
-        if names and entry.name not in names:
-            continue
-        try:
-            app.command(entry.name)(entry.load())
-        except ImportError as error:
-            settings = {"allow_extra_args": True, "ignore_unknown_options": True}
-            app.command(entry.name, context_settings=settings)(_missing(entry, error))
+def _add_commands() -> None:
+    """Add the commands of the packages above this one; their modules import what is heavy only when called."""
+    for entry in sorted(entry_points(group=COMMANDS)):
+        command = entry.load()
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=entry.name)
+        else:
+            app.command(entry.name)(command)
 
 
 def main() -> None:
     """Entry point of the console script."""
-    own = {"segment", "info"} & set(sys.argv[1:2])
-    if not own:
-        known = {entry.name for entry in entry_points(group="cellsam_engine.commands")}
-        _add_commands(known & set(sys.argv[1:]))
-    app()
+    _add_commands()
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        extras = {entry.name: entry.value.split(".")[0] for entry in entry_points(group=COMMANDS)}
+        name = next((argument for argument in sys.argv[1:] if argument in extras), None)
+        if name is None:
+            raise
+        errors.print(
+            f"error: '{name}' needs the package {error.name!r}, which is not installed. "
+            f"Install it: pip install 'cellsam-engine[{extras[name]}]'.",
+            style="bold red",
+            markup=False,
+        )
+        sys.exit(1)

@@ -76,7 +76,9 @@ def _read_tiff(path: Path) -> NDArray[np.generic]:
     import tifffile
 
     with tifffile.TiffFile(path) as tiff:
-        if len(tiff.series) != 1:
+        if not tiff.series:
+            raise InputError(f"{path} holds no image; it cannot be read as a TIFF. Copy it again.")
+        if len(tiff.series) > 1:
             raise InputError(f"{path} holds {len(tiff.series)} series; expected one image. Save the one to segment.")
         series = tiff.series[0]
         array: NDArray[np.generic] = series.asarray()

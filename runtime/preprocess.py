@@ -41,7 +41,10 @@ def check_image(image: ArrayLike) -> NDArray[np.generic]:
     Raises:
         InputError: other shapes, an empty image, complex or object values, NaN or infinity.
     """
-    array = np.asarray(image)
+    try:
+        array = np.asarray(image)
+    except ValueError as error:  # rows of different lengths
+        raise InputError(f"image cannot be read as an array ({error}); expected (H, W) or (H, W, C).") from error
     if array.dtype.kind not in "biuf":
         raise InputError(
             f"image has dtype {array.dtype}; expected real numbers (bool, integer or float). Convert it first."

@@ -1,0 +1,61 @@
+"""Shared fixtures: a small model with its engines, and the full-size golden cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from export.exporter import export_engines
+from export.verify import verification_image
+from runtime import Segmenter
+from tests.golden.cases import NAMES, GoldenCase, make_case
+from tests.small import SMALL, save_small
+
+
+@pytest.fixture(scope="session")
+def image() -> NDArray[np.uint8]:
+    """A real image: fluorescent nuclei, (519, 253) uint8."""
+    return verification_image()
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Our own format, seeded weights, shared trunk."""
+    return save_small(tmp_path_factory.mktemp("checkpoints") / "small.pt", SMALL)
+
+
+@pytest.fixture(scope="session")
+def small_engines(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The engines of the small model."""
+    out = tmp_path_factory.mktemp("engines") / "small"
+    export_engines(small_checkpoint, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def segmenter(small_engines: Path) -> Segmenter:
+    return Segmenter(small_engines)
+
+
+@pytest.fixture(scope="session", params=NAMES)
+def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> GoldenCase:
+    """Each golden case with its full-size checkpoint."""
+    return make_case(request.param, tmp_path_factory.mktemp("golden"))
+
+
+@pytest.fixture(scope="session")
+def golden_engines(golden: GoldenCase, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Full-size engines of a golden case, verified by the export itself."""
+    out = tmp_path_factory.mktemp("full-size") / golden.name
+    export_engines(golden.checkpoint, out)
+    return out
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002 - libraries may use the global generator

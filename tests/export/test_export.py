@@ -1,0 +1,255 @@
+"""Export and verification on small models: graphs, failures, what is left behind."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from export import exporter, verify
+from export.errors import ExportError, VerificationError
+from export.exporter import ExportConfig, export_engines, verify_directory
+from export.graphs import CellFinderGraph, EncoderGraph, MaskDecoderGraph
+from export.verify import Tolerance, compare
+from runtime import EngineError, Segmenter
+from runtime.backends.ort import OrtEngine
+from runtime.manifest import read_manifest
+from tests.small import SEPARATE, SMALL, save_small, small_model
+from training.model import ModelConfig
+
+
+@pytest.mark.parametrize("config", [SMALL, replace(SMALL, window_size=5, global_attention_blocks=())])
+def test_encoder_graph_equals_the_model(config: ModelConfig) -> None:
+    model = small_model(config)
+    pixels = torch.randn(2, 3, 160, 160)
+    with torch.inference_mode():
+        expected = model.encode(pixels)
+        found = EncoderGraph(model.encoder, features=True, embedding=True)(pixels)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_cellfinder_graph_equals_the_model(layers: int) -> None:
+    model = small_model(replace(SMALL, finder_decoder_layers=layers))
+    assert model.cellfinder is not None
+    features = torch.randn(2, 48, 10, 10)
+    with torch.inference_mode():
+        expected = model.detect(features)
+        boxes, logits = CellFinderGraph(model.cellfinder)(features)
+    torch.testing.assert_close(boxes, expected.boxes_cxcywh_norm, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits, expected.logits, rtol=1e-3, atol=1e-2)  # logits up to 40, steep
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_mask_decoder_graph_equals_the_model(depth: int) -> None:
+    model = small_model(replace(SMALL, decoder_depth=depth))
+    embedding = torch.randn(2, 64, 10, 10)
+    boxes = torch.rand(5, 4) * 200 - 20
+    index = torch.tensor([1, 0, 0, 1, 1])
+    tokens = torch.arange(10).expand(5, 10)
+    with torch.inference_mode():
+        masks, iou = MaskDecoderGraph(model)(embedding, index, boxes, tokens, tokens)
+        for k in range(5):
+            expected = model.decode(embedding[index[k]][None], boxes[k : k + 1])
+            torch.testing.assert_close(masks[k], expected.low_res_masks[0, 0], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(iou[k], expected.iou_predictions[0, 0], rtol=1e-4, atol=1e-5)
+
+
+def operators(path: Path) -> Counter[str]:
+    return Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node)
+
+
+def test_graphs_hold_no_operator_that_the_folding_removes(small_engines: Path) -> None:
+    finder = operators(small_engines / "cellfinder.onnx")
+    # Anchors, sine embeddings and inverse sigmoids are constants: nothing is left to compute them.
+    assert not finder.keys() & {"CumSum", "ScatterND", "Log", "Clip", "Sin", "Cos", "TopK", "If", "Loop"}
+    # One softmax per spatial layer axis, two per cross-attention, one per self-attention but the first, folded one.
+    layers, decoders = SMALL.finder_encoder_layers, SMALL.finder_decoder_layers
+    assert finder["Softmax"] == 2 * layers + 2 * decoders + decoders - 1
+    assert finder["Sigmoid"] == 1, "no auxiliary heads"
+    decoder = operators(small_engines / "mask_decoder.onnx")
+    assert not decoder.keys() & {"CumSum", "ScatterND", "ConvTranspose", "OneHot", "Tile", "If", "Loop"}
+    for name in ("encoder", "cellfinder", "mask_decoder"):
+        model = onnx.load(small_engines / f"{name}.onnx")
+        assert {opset.domain for opset in model.opset_import} == {""}, "standard operators only"
+        assert str(Path.cwd()).encode() not in model.SerializeToString(), "paths of this machine"
+        assert not any(node.metadata_props for node in model.graph.node)
+
+
+def test_engines_are_dynamic_in_batch_boxes_and_windows(small_engines: Path) -> None:
+    shapes = {
+        tensor.name: tensor.shape
+        for engine in read_manifest(small_engines).engines.values()
+        for tensor in (*engine.inputs, *engine.outputs)
+    }
+    assert shapes == {
+        "pixel_values": ("batch", 3, 160, 160),
+        "patch_features": ("batch", 48, 10, 10),
+        "image_embedding": ("batch", 64, 10, 10),
+        "boxes_cxcywh_norm": ("batch", 150, 4),
+        "logits": ("batch", 150, 2),
+        "image_index": ("boxes",),
+        "boxes_xyxy_model": ("boxes", 4),
+        "window_rows": ("boxes", "window_height"),
+        "window_cols": ("boxes", "window_width"),
+        "mask_logits": ("boxes", "4*window_height", "4*window_width"),
+        "iou_predictions": ("boxes",),
+    }
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_encoder_engine_runs_any_batch(small_engines: Path, batch: int) -> None:
+    from runtime.backends import BackendOptions
+
+    engine = OrtEngine(small_engines / "encoder.onnx", BackendOptions())
+    pixels = np.random.default_rng(0).normal(size=(batch, 3, 160, 160)).astype(np.float32)
+    together = engine({"pixel_values": pixels})["image_embedding"]
+    alone = [engine({"pixel_values": p[None]})["image_embedding"] for p in pixels]
+    np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-4, atol=1e-5)
+
+
+def test_manifest_tells_what_was_made(small_engines: Path) -> None:
+    manifest = read_manifest(small_engines)
+    assert manifest.profile == "paper"
+    assert manifest.precision == "fp32"
+    assert manifest.weights["licence"] == "test weights"
+    assert manifest.weights["format"] == "cellsam-engine"
+    assert manifest.tools["torch"] == torch.__version__.split("+")[0]
+    checks = manifest.verification["outputs"]
+    assert {check["stage"] for check in checks} == {"encoder", "cellfinder", "mask_decoder"}
+    assert len(checks) == 7
+    for check in checks:
+        assert check["passed"]
+        assert 0 <= check["max_abs_error"] < 1e-3
+        assert len(check["at"]) == len(check["shape"])
+
+
+def test_verify_command_passes_on_what_export_made(small_engines: Path, small_checkpoint: Path) -> None:
+    assert all(check.passed for check in verify_directory(small_engines, small_checkpoint))
+
+
+def test_verify_refuses_another_checkpoint(small_engines: Path, tmp_path: Path) -> None:
+    other = save_small(tmp_path / "other.pt", SMALL, seed=1)
+    with pytest.raises(ExportError, match="made from another checkpoint"):
+        verify_directory(small_engines, other)
+
+
+def test_failed_verification_fails_the_export_and_leaves_nothing(
+    tmp_path: Path, small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One wrong weight in one graph."""
+
+    def wrong(stage: Any, path: Path) -> None:
+        if stage.name == "cellfinder":
+            # The graph shares its heads with the model it is compared with.
+            stage.graph.class_embed = copy.deepcopy(stage.graph.class_embed)
+            with torch.no_grad():
+                stage.graph.class_embed.bias[1] += 0.1
+        original(stage, path)
+
+    original = exporter.write_onnx
+    monkeypatch.setattr(exporter, "write_onnx", wrong)
+    with pytest.raises(VerificationError, match=r"cellfinder\.logits .*FAILED, largest error 0\.1"):
+        export_engines(small_checkpoint, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_export_leaves_nothing(
+    tmp_path: Path, small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exporter, "verify_engines", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export_engines(small_checkpoint, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_directories(tmp_path: Path, small_checkpoint: Path) -> None:
+    out = tmp_path / "engines"
+    out.mkdir()
+    export_engines(small_checkpoint, out)  # an empty directory is free to use
+    before = (out / "manifest.json").read_bytes()
+    with pytest.raises(ExportError, match=r"exists\. Replace it with --force"):
+        export_engines(small_checkpoint, out)
+    with pytest.raises(ExportError, match="bad"):
+        export_engines(tmp_path / "bad.pt", out, ExportConfig(force=True))
+    assert (out / "manifest.json").read_bytes() == before, "a failed export keeps the earlier directory"
+    export_engines(small_checkpoint, out, ExportConfig(force=True, licence="CC0-1.0", profile="cellsam-1.2"))
+    manifest = Segmenter(out).manifest
+    assert (manifest.weights["licence"], manifest.profile) == ("CC0-1.0", "cellsam-1.2")
+    assert [path.name for path in tmp_path.iterdir()] == ["engines"]
+
+
+def test_force_never_replaces_anything_but_engines(tmp_path: Path, small_checkpoint: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work")
+    with pytest.raises(ExportError, match="no engine directory"):
+        export_engines(small_checkpoint, precious, ExportConfig(force=True))
+    assert (precious / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 cut off"])
+def test_bad_checkpoints_write_nothing(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.pt"
+    path.write_bytes(content)
+    with pytest.raises(ExportError, match=r"bad\.pt"):
+        export_engines(path, tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.pt"]
+
+
+def test_verify_finds_a_file_that_was_exchanged(tmp_path: Path, small_checkpoint: Path) -> None:
+    out = tmp_path / "engines"
+    export_engines(small_checkpoint, out)
+    other = tmp_path / "other"
+    export_engines(save_small(tmp_path / "other.pt", SMALL, seed=1), other)
+    (out / "mask_decoder.onnx").write_bytes((other / "mask_decoder.onnx").read_bytes())
+    with pytest.raises(EngineError, match=r"mask_decoder\.onnx was altered"):
+        verify_directory(out, small_checkpoint)
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["engines"]["mask_decoder"] = json.loads((other / "manifest.json").read_text())["engines"]["mask_decoder"]
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(VerificationError, match=r"mask_decoder\.mask_logits .*FAILED"):
+        verify_directory(out, small_checkpoint)
+
+
+def test_separate_trunks_are_verified_on_their_own_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    original = verify._load
+
+    def record(*args: Any) -> Any:
+        seen.append(args[-1])
+        return original(*args)
+
+    monkeypatch.setattr(verify, "_load", record)
+    config = ExportConfig(profile="cellsam-1.2")
+    manifest = export_engines(save_small(tmp_path / "separate.pt", SEPARATE), tmp_path / "out", config)
+    assert seen == ["encoder", "detector_encoder", "cellfinder", "mask_decoder"]
+    assert manifest.trunk == "separate"
+
+
+def test_compare_reports_the_largest_error_and_where() -> None:
+    reference = np.zeros((10, 100), np.float32)
+    found = reference.copy()
+    found[3, 7] = 0.5
+    check = compare("stage", "output", reference, found, Tolerance())
+    assert (check.max_abs_error, check.at, check.found) == (0.5, (3, 7), 0.5)
+    assert check.mismatches_per_million == 1000
+    assert not check.passed
+    assert compare("stage", "output", reference, found, Tolerance(mismatches_per_million=1000)).passed
+    found[3, 7] = np.nan
+    assert not compare("stage", "output", reference, found, Tolerance()).passed
+    assert compare("stage", "output", reference + 100, reference + 100.05, Tolerance()).passed
+    with pytest.raises(VerificationError, match="shape"):
+        compare("stage", "output", reference, found[:5], Tolerance())

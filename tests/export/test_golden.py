@@ -1,0 +1,129 @@
+"""Full-size engines against the released code, through ``Segmenter``, stage by stage."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime import Segmentation, SegmentConfig, Segmenter
+from runtime.boxes import scale_xyxy
+from runtime.masks import relabel
+from runtime.results import EncodedImage
+from tests.golden.cases import GoldenCase, assert_close
+
+pytestmark = pytest.mark.full_size
+
+
+@pytest.fixture(scope="module")
+def full_segmenter(golden_engines: Path) -> Segmenter:
+    return Segmenter(golden_engines, backend="cpu")
+
+
+@pytest.fixture(scope="module")
+def encoded(full_segmenter: Segmenter, golden: GoldenCase) -> EncodedImage:
+    return full_segmenter.encode(golden.arrays["image"])
+
+
+@pytest.fixture(scope="module")
+def released(golden: GoldenCase) -> SegmentConfig:
+    """The settings of the golden run: its cut on scores, every token decoded, the highest index on top."""
+    return SegmentConfig(
+        box_threshold=float(golden.arrays["effective_threshold"]),
+        box_threshold_mode="fixed",
+        iou_threshold=float(golden.arrays["iou_threshold"]),
+        mask_window="full",
+        overlap="last",
+    )
+
+
+def test_the_export_chose_what_the_checkpoint_is(full_segmenter: Segmenter, golden: GoldenCase) -> None:
+    manifest = full_segmenter.manifest
+    assert manifest.trunk == golden.trunk
+    assert manifest.profile == "cellsam-1.2"
+    assert "non-commercial" in manifest.weights["licence"]
+    assert ("detector_encoder" in manifest.engines) == (golden.trunk == "separate")
+
+
+def test_encoder(encoded: EncodedImage, golden: GoldenCase) -> None:
+    assert_close(encoded.image_embedding[:, ::4, ::4, ::4], golden.arrays["embedding_s4"], "image embedding")
+    assert encoded.patch_features is not None
+    features = encoded.patch_features[:, ::8, ::4, ::4]
+    assert_close(features, golden.arrays["detector_features_s4"], "patch features")
+
+
+def test_cellfinder(full_segmenter: Segmenter, encoded: EncodedImage, golden: GoldenCase) -> None:
+    outputs = full_segmenter._engines["cellfinder"]({"patch_features": encoded.patch_features})
+    assert_close(outputs["logits"], golden.arrays["pred_logits"], "logits")
+    assert_close(outputs["boxes_cxcywh_norm"], golden.arrays["pred_boxes"], "boxes")
+
+
+def test_kept_boxes(
+    full_segmenter: Segmenter, encoded: EncodedImage, golden: GoldenCase, released: SegmentConfig
+) -> None:
+    adaptive = SegmentConfig(box_threshold=float(golden.arrays["bbox_threshold"]))
+    cut = full_segmenter.detect(encoded, config=adaptive).threshold
+    assert abs(cut - float(golden.arrays["effective_threshold"])) < 2e-3
+    found = full_segmenter.detect(encoded, config=released)
+    expected = golden.arrays["kept_boxes_1024"]
+    assert len(found.boxes) == len(expected)
+    boxes = scale_xyxy(found.boxes, encoded.size_hw, (1024, 1024))
+    # The same set: scores that differ in the last digit may change places.
+    nearest = np.abs(boxes[:, None] - expected[None]).max(-1)
+    assert sorted(nearest.argmin(1).tolist()) == list(range(len(expected)))
+    assert nearest.min(1).max() < 0.1
+
+
+def test_mask_decoder(full_segmenter: Segmenter, encoded: EncodedImage, golden: GoldenCase) -> None:
+    boxes = scale_xyxy(golden.arrays["kept_boxes_1024"], (1024, 1024), encoded.size_hw)
+    config = SegmentConfig(mask_window="full")
+    masks = np.zeros((len(boxes), 256, 256), np.float32)
+    iou = np.zeros(len(boxes), np.float32)
+    for _, index, logits, _, estimate in full_segmenter._decoded_masks([encoded], [boxes], config):
+        masks[index], iou[index] = logits, estimate
+    assert_close(masks[:, ::4, ::4], golden.arrays["low_res_masks_s4"], "mask logits")
+    assert_close(masks[:4], golden.arrays["low_res_masks_first4"], "mask logits of the first four boxes")
+    assert_close(iou, golden.arrays["iou_predictions"], "IoU predictions")
+    windows = full_segmenter._decoded_masks([encoded], [boxes], replace(config, mask_window="box"))
+    for _, index, logits, (y, x), _ in windows:
+        whole = masks[index, y : y + logits.shape[0], x : x + logits.shape[1]]
+        np.testing.assert_allclose(logits, whole, atol=1e-4)
+
+
+def test_labels(full_segmenter: Segmenter, encoded: EncodedImage, golden: GoldenCase, released: SegmentConfig) -> None:
+    found = full_segmenter.detect(encoded, config=released)
+    result: Segmentation = full_segmenter.decode(encoded, found.boxes, scores=found.scores, config=released)
+    assert_close(result.boxes, golden.arrays["final_boxes"], "boxes of the instances")
+    expected, _ = relabel(golden.arrays["final_labels"], int(golden.arrays["final_labels"].max()))
+    assert result.count == expected.max()
+    assert (result.labels == expected).mean() >= 0.999
+
+
+MEMORY_SCRIPT = """
+import resource, sys
+import numpy as np
+from runtime import SegmentConfig, Segmenter
+
+rng = np.random.default_rng(0)
+corner = rng.uniform(0, 960, (1000, 2))
+boxes = np.concatenate((corner, corner + rng.uniform(8, 64, (1000, 2))), 1)
+image = rng.integers(0, 255, (1024, 1024), np.uint8)
+config = SegmentConfig(iou_threshold=-1e9, mask_window=sys.argv[2])
+result = Segmenter(sys.argv[1])(image, boxes=boxes, config=config)
+assert len(result.boxes) == 1000
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+@pytest.mark.parametrize("window", ["box", "full"])
+def test_a_thousand_boxes_stay_under_6_gib(golden_engines: Path, golden: GoldenCase, window: str) -> None:
+    if golden.trunk == "separate":
+        pytest.skip("boxes given by the user need one trunk; measured on the shared one")
+    command = [sys.executable, "-c", MEMORY_SCRIPT, str(golden_engines), window]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 6.0

@@ -1,0 +1,65 @@
+"""The golden cases: outputs of the released CellSAM code on seeded weights, and how close ours must come."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tests.golden.seeded_weights import released_checkpoint
+
+HERE = Path(__file__).parent
+NAMES = ("upstream_shared_vit_seed0", "upstream_separate_vit_seed1")
+
+RTOL, ATOL, MISMATCHES_PER_MILLION = 1e-3, 1e-3, 100
+"""float32 on another library: bioimage.io's triple (model spec 0.5), for every stage."""
+
+
+@dataclass(frozen=True)
+class GoldenCase:
+    """One golden file and the released checkpoint with the weights it was made with."""
+
+    name: str
+    arrays: dict[str, NDArray[Any]]
+    checkpoint: Path
+
+    @property
+    def trunk(self) -> str:
+        return str(self.arrays["mode"])
+
+
+def released_keys() -> dict[str, list[Any]]:
+    """Key to [shape, dtype] of the released checkpoint."""
+    return json.loads((HERE / "released_keys.json").read_text())
+
+
+def load_arrays(name: str) -> dict[str, NDArray[Any]]:
+    with np.load(HERE / f"{name}.npz") as file:
+        return dict(file)
+
+
+def make_case(name: str, directory: Path) -> GoldenCase:
+    """Rebuild the weights (1.1 GB) into ``directory``."""
+    arrays = load_arrays(name)
+    weights = released_checkpoint(released_keys(), arrays)
+    path = directory / f"{name}.pt"
+    torch.save({key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in weights.items()}, path)
+    return GoldenCase(name, arrays, path)
+
+
+def assert_close(found: NDArray[Any], expected: NDArray[Any], what: str) -> None:
+    """The tolerance triple; a failure says the largest error, where it is, and the share of elements out."""
+    assert found.shape == expected.shape, f"{what}: shape {found.shape}, expected {expected.shape}"
+    error = np.abs(found.astype(np.float64) - expected)
+    out = ~(error <= ATOL + RTOL * np.abs(expected))
+    per_million = 1e6 * out.mean()
+    at = np.unravel_index(int(np.argmax(error)), error.shape)
+    assert per_million <= MISMATCHES_PER_MILLION, (
+        f"{what}: {per_million:.0f} mismatches per million; largest error {error[at]:.4g} at {at}: "
+        f"{found[at]:.6g} for {expected[at]:.6g}"
+    )

@@ -1,0 +1,101 @@
+"""Deterministic weights for conformance tests.
+
+``fill(state_dict, seed)`` overwrites every floating-point tensor of a CellSAM state dict with values that
+depend only on (seed, key, shape), so that two independent implementations that use the same key names hold
+exactly the same weights, whatever their initialisers and library versions.
+
+The scales are chosen so that activations neither vanish nor explode and box scores spread over (0, 1).
+"""
+
+import zlib
+
+import numpy as np
+
+
+def tensor_for(
+    key: str, shape: tuple[int, ...], seed: int = 0, class_bias: float = 0.0, class_gain: float = 15.0
+) -> np.ndarray:
+    """Return the float32 array for one state-dict key of the released checkpoint's naming."""
+    rng = np.random.RandomState((zlib.crc32(key.encode()) + 7919 * seed) % 2**32)
+    x = rng.standard_normal(shape).astype(np.float32)
+    leaf = key.rsplit(".", 1)[-1]
+    if key.endswith("transformer.position.weight"):  # anchor points, in [0, 1]
+        return rng.uniform(0.02, 0.98, shape).astype(np.float32)
+    if ".class_embed." in key and leaf == "bias":
+        return np.array([class_bias, class_bias - 2.0], np.float32)
+    if ".class_embed." in key:  # one direction for both classes, steep enough to tell the queries apart
+        return np.repeat(class_gain * x[:1], shape[0], axis=0).astype(np.float32)
+    if ".bbox_embed." in key and key.endswith("layers.2.bias"):
+        return np.array([0.0, 0.0, -2.5, -2.5], np.float32) + 0.05 * x
+    if ".bbox_embed." in key and key.endswith("layers.2.weight"):
+        return 0.02 * x
+    if "output_hypernetworks_mlps" in key and key.endswith("layers.2.bias"):
+        return (-0.25 + 0.05 * x).astype(np.float32)
+    if leaf == "bias":
+        return 0.02 * x
+    if len(shape) == 1:  # LayerNorm / GroupNorm gains
+        return 1.0 + 0.05 * x
+    if "rel_pos" in key or leaf == "pos_embed":
+        return 0.2 * x if "rel_pos" in key else 0.1 * x
+    if "positional_encoding_gaussian_matrix" in key:
+        return x
+    if (
+        "token" in key
+        or "point_embeddings" in key
+        or "no_mask_embed" in key
+        or "not_a_point" in key
+        or "pattern" in key
+    ):
+        return 0.5 * x
+    fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else shape[0]
+    if leaf == "in_proj_weight" or "adapt_pos" in key:  # attention that differs from query to query
+        gain = 6.0 if ".cross_attn." in key else 3.0
+        return (x * (gain / np.sqrt(fan_in))).astype(np.float32)
+    if key.endswith("cross_attn.out_proj.weight"):
+        return (x * (4.0 / np.sqrt(fan_in))).astype(np.float32)
+    if "output_upscaling" in key and len(shape) == 4:  # ConvTranspose2d: (in, out, k, k)
+        fan_in = shape[0]
+    return (x * (1.0 / np.sqrt(fan_in))).astype(np.float32)
+
+
+def fill(state_dict: dict, seed: int = 0, class_bias: float = 0.0, class_gain: float = 15.0) -> dict:
+    """Return ``{key: float32 array}`` for every floating-point entry of ``state_dict`` (torch tensors or arrays).
+
+    Entries that share storage by design (the six ``class_embed.N`` and ``bbox_embed.N`` heads are one module)
+    are given the values of index 0. ``class_bias`` and ``class_gain`` are stored in each golden file: they centre and
+    spread that file's box scores.
+    """
+    out = {}
+    for key, value in state_dict.items():
+        canonical = key
+        for head in ("class_embed", "bbox_embed"):
+            for n in range(1, 6):
+                canonical = canonical.replace(f"{head}.{n}.", f"{head}.0.")
+        if "float" not in str(value.dtype):
+            continue
+        if key.endswith(("pixel_mean", "pixel_std")):
+            continue
+        out[key] = tensor_for(canonical, tuple(value.shape), seed, class_bias, class_gain)
+    return out
+
+
+def released_checkpoint(keys: dict, golden) -> dict:
+    """Return ``{key: array}`` with the released checkpoint's keys, holding the weights a golden file was made with.
+
+    ``keys`` is the parsed ``reference/state_dict_keys.json`` (key -> [shape, dtype]); ``golden`` is the loaded npz.
+    In mode ``shared`` the ViT body of the box branch equals the one of the mask branch (``model_cp``).
+    """
+
+    class Entry:
+        def __init__(self, shape, dtype):
+            self.shape, self.dtype = tuple(shape), dtype
+
+    entries = {key: Entry(*spec) for key, spec in keys.items()}
+    gain = float(golden["class_gain"]) if "class_gain" in golden else 15.0
+    weights = fill(entries, int(golden["seed"]), float(golden["class_bias"]), gain)
+    if str(golden["mode"]) == "shared":
+        body = "cellfinder.decode_head.backbone.body."
+        for key in weights:
+            if key.startswith(body):
+                weights[key] = weights["model_cp.image_encoder." + key[len(body) :]]
+    return weights

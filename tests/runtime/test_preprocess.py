@@ -1,0 +1,130 @@
+"""Checks and normalisation of images, against the released code and by property."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from runtime import InputError
+from runtime.preprocess import (
+    box_branch_input,
+    branch_inputs,
+    check_image,
+    mask_branch_input,
+    normalize_contrast,
+    paper_input,
+    resize_channels,
+    to_channels,
+)
+from tests.golden.cases import NAMES, assert_close, load_arrays
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden(name: str) -> None:
+    arrays = load_arrays(name)
+    normalized = normalize_contrast(arrays["image"])
+    assert_close(normalized, arrays["normalized"], "normalised image")
+    mask = mask_branch_input(normalized, 1024)
+    assert_close(mask[None, :, ::16, ::16], arrays["encoder_input_s16"], "mask branch input")
+    box = box_branch_input(normalized, 1024)
+    assert_close(box[None, :, ::16, ::16], arrays["detector_input_s16"], "box branch input")
+    assert mask.dtype == box.dtype == normalized.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((3, 512, 512)), r"shape \(3, 512, 512\); expected \(H, W\) or.*Move the channel axis last"),
+        (np.zeros((64, 64, 4)), "Drop the alpha channel"),
+        (np.zeros((64, 64, 7)), "Pick up to three channels"),
+        (np.zeros((2, 3, 4, 3)), "one plane at a time"),
+        (np.zeros(12), r"shape \(12,\)"),
+        (np.zeros((0, 5)), "empty"),
+        (np.zeros((5, 5, 0)), "empty"),
+        (np.zeros((4, 4), complex), "dtype complex128"),
+        (np.full((4, 4), "a", object), "dtype object"),
+        (np.full((4, 4), np.nan), "16 NaN or infinite of 16 values"),
+        (np.array([[0.0, np.inf]]), "1 NaN or infinite of 2"),
+        ([[1, 2], [3]], "cannot be read as an array"),
+    ],
+)
+def test_unusable_images_are_refused(image: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_image(image)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int16", "uint16", "int64", "float16", "float32", "float64"])
+def test_any_real_dtype(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    image = (rng.random((40, 50)) * 100).astype(dtype)
+    out = normalize_contrast(image)
+    assert out.shape == (40, 50, 3)
+    assert out.dtype == np.float32
+    assert 0 <= out.min() <= out.max() <= 1
+
+
+def test_channels_are_right_aligned() -> None:
+    image = np.stack([np.full((2, 2), 1), np.full((2, 2), 2)], -1)
+    np.testing.assert_array_equal(to_channels(image)[0, 0], [0, 1, 2])
+    np.testing.assert_array_equal(to_channels(image[..., :1])[0, 0], [0, 0, 1])
+
+
+@pytest.mark.parametrize("value", [0, 7, -3])
+def test_constant_images_become_zero(value: int) -> None:
+    assert not normalize_contrast(np.full((20, 30), value)).any()
+
+
+@given(scale=st.floats(1e-3, 1e6), offset=st.sampled_from([0.0]))
+def test_contrast_does_not_depend_on_the_intensity_unit(scale: float, offset: float) -> None:
+    image = np.random.default_rng(1).random((32, 24))
+    np.testing.assert_allclose(normalize_contrast(image * scale + offset), normalize_contrast(image), atol=2e-3)
+
+
+@given(
+    image=hnp.arrays(
+        np.float32, st.tuples(st.integers(1, 40), st.integers(1, 40), st.just(3)), elements=st.floats(0, 1, width=32)
+    ),
+    size=st.integers(1, 64),
+)
+def test_resize_stays_within_the_range_of_its_input(image: Any, size: int) -> None:
+    out = resize_channels(image, size)
+    assert out.shape == (3, size, size)
+    assert image.min() - 1e-5 <= out.min()
+    assert out.max() <= image.max() + 1e-5
+
+
+@pytest.mark.parametrize("profile", ["paper", "cellsam-1.2"])
+@pytest.mark.parametrize("renormalize", [True, False])
+def test_black_images_give_finite_inputs(profile: Any, renormalize: bool) -> None:
+    class Spec:
+        image_size = 32
+
+    Spec.profile, Spec.renormalize = profile, renormalize  # type: ignore[attr-defined]
+    mask, box = branch_inputs(np.zeros((9, 9, 3), np.float32), Spec())  # type: ignore[arg-type]
+    assert box is not None
+    assert np.isfinite(mask).all()
+    assert np.isfinite(box).all()
+
+
+def test_paper_profile_feeds_both_branches_with_one_array() -> None:
+    class Spec:
+        image_size, profile, renormalize = 16, "paper", True
+
+    image = np.random.default_rng(0).random((8, 8, 3), np.float32)
+    inputs = branch_inputs(image, Spec())  # type: ignore[arg-type]
+    assert inputs.box is inputs.mask
+    np.testing.assert_array_equal(inputs.mask, paper_input(image, 16))
+    assert branch_inputs(image, Spec(), detector=False).box is None  # type: ignore[arg-type]
+
+
+def test_a_single_stain_fills_both_channels_of_the_box_branch() -> None:
+    image = np.zeros((20, 20, 3), np.float32)
+    image[5:9, 5:9, 2] = 1.0
+    pixels = box_branch_input(image, 20)
+    np.testing.assert_array_equal(pixels[1], pixels[2])
+    assert pixels[2].max() > 0

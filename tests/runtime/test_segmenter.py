@@ -1,0 +1,294 @@
+"""The chain on a small model: results, prompts, batches, settings, errors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from export.exporter import export_engines
+from runtime import (
+    BackendError,
+    BackendOptions,
+    ConfigError,
+    EngineError,
+    InputError,
+    Segmentation,
+    SegmentConfig,
+    Segmenter,
+)
+from runtime.manifest import sha256_file
+from tests.small import PROMPTED, SEPARATE, save_small
+
+OPEN = SegmentConfig(box_threshold=0.5, box_threshold_mode="fixed", iou_threshold=-1e6, min_area_px=0)
+"""Keeps about half of the boxes and every mask."""
+
+BOXES = [[10, 20, 60, 80], [0, 0, 253, 519], [100.5, 300.25, 140, 380], [-20, 400, 40, 600], [200, 10, 240, 40]]
+
+
+def assert_same(a: Segmentation, b: Segmentation, *, exact: bool = True) -> None:
+    np.testing.assert_allclose(a.boxes, b.boxes, rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(a.scores, b.scores, rtol=1e-5)
+    np.testing.assert_allclose(a.iou_predictions, b.iou_predictions, rtol=1e-4, atol=1e-5)
+    if exact:
+        np.testing.assert_array_equal(a.labels, b.labels)
+        np.testing.assert_array_equal(a.ids, b.ids)
+        for mine, other in zip(a.masks, b.masks, strict=True):
+            assert mine.offset_yx == other.offset_yx
+            np.testing.assert_array_equal(mine.mask, other.mask)
+
+
+def check_invariants(result: Segmentation, size_hw: tuple[int, int]) -> None:
+    count = len(result.boxes)
+    assert result.labels.shape == size_hw
+    assert result.labels.dtype == np.int32
+    assert result.boxes.shape == (count, 4)
+    assert result.scores.shape == result.iou_predictions.shape == result.ids.shape == (count,)
+    assert len(result.masks) == count
+    np.testing.assert_array_equal(np.unique(result.labels[result.labels > 0]), np.arange(1, result.count + 1))
+    np.testing.assert_array_equal(np.sort(result.ids[result.ids > 0]), np.arange(1, result.count + 1))
+    for mask in result.masks:
+        assert mask.paste(size_hw).sum() == mask.area_px
+
+
+def test_a_real_image(segmenter: Segmenter, image: Any) -> None:
+    result = segmenter(image, config=OPEN)
+    assert len(result.boxes) > 10
+    assert result.count > 0
+    check_invariants(result, image.shape)
+    assert (np.diff(result.scores) <= 0).all()
+    assert (result.scores > 0.5).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 300), (160, 160, 1), (64, 48, 2), (90, 200, 3)])
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "int32"])
+def test_any_shape_and_dtype(segmenter: Segmenter, shape: tuple[int, ...], dtype: str) -> None:
+    image = (np.random.default_rng(0).random(shape) * 200).astype(dtype)
+    check_invariants(segmenter(image, config=OPEN), shape[:2])
+
+
+def test_no_cells_is_a_normal_result(segmenter: Segmenter, image: Any) -> None:
+    result = segmenter(image, config=replace(OPEN, box_threshold=1.0))
+    check_invariants(result, image.shape)
+    assert result.count == len(result.boxes) == 0
+    assert result.masks == ()
+    check_invariants(segmenter(image, boxes=[]), image.shape)
+    black = segmenter(np.zeros((50, 60)))
+    check_invariants(black, (50, 60))
+
+
+def test_iou_cut_drops_instances(segmenter: Segmenter, image: Any) -> None:
+    every = segmenter(image, boxes=BOXES, config=OPEN)
+    cut = float(np.sort(every.iou_predictions)[2])
+    kept = segmenter(image, boxes=BOXES, config=replace(OPEN, iou_threshold=cut))
+    np.testing.assert_array_equal(kept.boxes, every.boxes[every.iou_predictions >= cut])
+    check_invariants(kept, image.shape)
+
+
+def test_own_boxes_are_decoded_in_order(segmenter: Segmenter, image: Any) -> None:
+    result = segmenter(image, boxes=BOXES, config=OPEN)
+    np.testing.assert_allclose(result.boxes, BOXES)
+    assert np.isnan(result.scores).all()
+    check_invariants(result, image.shape)
+
+
+def test_stages_give_what_the_call_gives(segmenter: Segmenter, image: Any) -> None:
+    encoded = segmenter.encode(image)
+    found = segmenter.detect(encoded, config=OPEN)
+    assert found.threshold == 0.5
+    staged = segmenter.decode(encoded, found.boxes, scores=found.scores, config=OPEN)
+    assert_same(staged, segmenter(image, config=OPEN))
+    again = segmenter.decode(encoded, BOXES, config=OPEN)
+    assert_same(again, segmenter(image, boxes=BOXES, config=OPEN))
+
+
+def test_stage_misuse(segmenter: Segmenter, image: Any) -> None:
+    encoded = segmenter.encode(image, detector=False)
+    assert encoded.patch_features is None
+    with pytest.raises(InputError, match="detector=False"):
+        segmenter.detect(encoded)
+    with pytest.raises(InputError, match=r"scores have shape \(2,\); expected \(5,\)"):
+        segmenter.decode(encoded, BOXES, scores=[1, 2])
+    with pytest.raises(InputError, match="box 0"):
+        segmenter.decode(encoded, [[5, 5, 5, 5]])
+
+
+def test_batch_equals_one_by_one(segmenter: Segmenter, image: Any) -> None:
+    rng = np.random.default_rng(3)
+    images = [image, image[:200, ::-1], rng.integers(0, 255, (90, 130, 3), np.uint8), image[100:101, :5]]
+    for one, together in zip(
+        [segmenter(i, config=OPEN) for i in images], segmenter.batch(images, config=OPEN), strict=True
+    ):
+        assert_same(one, together)
+    prompts = [BOXES, [], [[3, 4, 50, 60]], [[0, 0, 5, 1]]]
+    alone = [segmenter(i, boxes=b, config=OPEN) for i, b in zip(images, prompts, strict=True)]
+    for one, together in zip(alone, segmenter.batch(images, boxes=prompts, config=OPEN), strict=True):
+        assert_same(one, together)
+    assert segmenter.batch([]) == []
+    with pytest.raises(InputError, match="boxes are given for 1 images, but 2 images came"):
+        segmenter.batch(images[:2], boxes=[BOXES])
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=st.permutations(range(len(BOXES))), per_call=st.integers(1, 6))
+def test_any_order_and_split_of_boxes_gives_the_same_masks(
+    segmenter: Segmenter, image: Any, order: list[int], per_call: int
+) -> None:
+    split = Segmenter.__new__(Segmenter)
+    split.__dict__.update(segmenter.__dict__, _boxes_per_call=per_call)
+    encoded = segmenter.encode(image[:120, :160], detector=False)
+    boxes = np.array([[10, 20, 60, 80], [0, 0, 160, 120], [100, 30, 140, 90], [-20, 40, 40, 130], [90, 10, 120, 40]])
+    expected = segmenter.decode(encoded, boxes, config=OPEN)
+    found = split.decode(encoded, boxes[order], config=OPEN)
+    for place, original in enumerate(order):
+        np.testing.assert_allclose(found.iou_predictions[place], expected.iou_predictions[original], atol=1e-5)
+        mine, other = (m.paste((120, 160)) for m in (found.masks[place], expected.masks[original]))
+        assert (mine != other).mean() < 1e-4
+    # The most probable mask owns a pixel, whatever the order; only numbers change.
+    owner = np.concatenate(([0], found.ids))[found.labels.max(initial=0) * 0 + found.labels] > 0
+    assert (owner == (expected.labels > 0)).mean() > 0.999
+
+
+def test_box_windows_equal_full_windows_inside(segmenter: Segmenter, image: Any) -> None:
+    encoded = segmenter.encode(image, detector=False)
+    boxes = np.array([[60, 100, 90, 140], [5, 5, 30, 40], [220, 480, 250, 515]], np.float32)
+    full = {i: (logits, origin) for _, i, logits, origin, _ in segmenter._decoded_masks([encoded], [boxes], OPEN_FULL)}
+    parts = list(segmenter._decoded_masks([encoded], [boxes], OPEN))
+    assert {part[2].shape for part in parts} == {(32, 32)}
+    for _, index, logits, (y, x), _ in parts:
+        whole, _ = full[index]
+        np.testing.assert_allclose(logits, whole[y : y + 32, x : x + 32], atol=1e-4)
+
+
+OPEN_FULL = replace(OPEN, mask_window="full")
+
+
+def test_config_of_the_call_wins_over_the_default(small_engines: Path, image: Any) -> None:
+    strict = Segmenter(small_engines, config=replace(OPEN, box_threshold=1.0))
+    assert strict(image).count == 0
+    assert strict(image, config=OPEN).count > 0
+
+
+def test_separate_trunks(tmp_path: Path, image: Any) -> None:
+    out = tmp_path / "separate"
+    manifest = export_engines(save_small(tmp_path / "separate.pt", SEPARATE), out)
+    assert set(manifest.engines) == {"encoder", "detector_encoder", "cellfinder", "mask_decoder"}
+    assert [t.name for t in manifest.engines["encoder"].outputs] == ["image_embedding"]
+    check_invariants(Segmenter(out)(image, config=OPEN), image.shape)
+
+
+def test_engines_without_a_detector(tmp_path: Path, image: Any) -> None:
+    out = tmp_path / "prompted"
+    export_engines(save_small(tmp_path / "prompted.pt", PROMPTED), out)
+    segmenter = Segmenter(out)
+    with pytest.raises(InputError, match=r"no detector.*boxes="):
+        segmenter(image)
+    check_invariants(segmenter(image, boxes=BOXES, config=OPEN), image.shape)
+
+
+def test_unusable_arguments(small_engines: Path, segmenter: Segmenter) -> None:
+    with pytest.raises(BackendError, match="backend is 'gpu'; expected one of 'auto', 'cpu'"):
+        Segmenter(small_engines, backend="gpu")
+    with pytest.raises(ConfigError, match="boxes_per_call is 0"):
+        Segmenter(small_engines, boxes_per_call=0)
+    with pytest.raises(InputError, match="Move the channel axis last"):
+        segmenter(np.zeros((3, 40, 50)))
+    assert Segmenter(small_engines, options=BackendOptions(threads=1)).backend == "cpu"
+
+
+# What follows damages a copy of an engine directory.
+
+
+@pytest.fixture
+def copy(small_engines: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_engines, tmp_path / "engines"))
+
+
+def edit_manifest(directory: Path, **changes: Any) -> None:
+    path = directory / "manifest.json"
+    content = json.loads(path.read_text())
+    for dotted, value in changes.items():
+        target = content
+        *parents, last = dotted.split("__")
+        for parent in parents:
+            target = target[parent]
+        if value is None:
+            del target[last]
+        else:
+            target[last] = value
+    path.write_text(json.dumps(content))
+
+
+def test_missing_directory_and_manifest(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="nothing is not a directory"):
+        Segmenter(tmp_path / "nothing")
+    with pytest.raises(EngineError, match=r"has no manifest\.json"):
+        Segmenter(tmp_path)
+
+
+def test_missing_and_altered_files_are_named(copy: Path) -> None:
+    path = copy / "cellfinder.onnx"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(EngineError, match=r"cellfinder\.onnx was altered after its export"):
+        Segmenter(copy)
+    path.unlink()
+    with pytest.raises(EngineError, match=r"cellfinder\.onnx is missing"):
+        Segmenter(copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema": 2}, "schema 2; this version reads 1"),
+        ({"schema": None}, "schema None"),
+        ({"grid_size": None}, "field 'grid_size' is missing"),
+        ({"image_size": "160"}, "image_size is '160', expected int"),
+        ({"profile": "mine"}, "profile is 'mine', expected one of paper, cellsam-1.2"),
+        ({"trunk": "separate"}, "engines detector_encoder are missing"),
+        ({"config__box_threshold": 7}, "box_threshold is 7"),
+        ({"config__colour": 1}, "colour"),
+        ({"surprise": 1}, "unknown fields surprise"),
+        ({"engines__encoder__file": "../encoder.onnx"}, "not a plain file name"),
+        ({"engines__encoder__sha256": None}, "'sha256' is missing"),
+        ({"engines__decoder": {}}, "engine is 'decoder', expected one of"),
+    ],
+)
+def test_damaged_manifests(copy: Path, changes: dict[str, Any], message: str) -> None:
+    edit_manifest(copy, **changes)
+    with pytest.raises(EngineError, match=message):
+        Segmenter(copy)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null"])
+def test_manifests_that_are_not_objects(copy: Path, text: str) -> None:
+    (copy / "manifest.json").write_text(text)
+    with pytest.raises(EngineError, match=r"manifest\.json"):
+        Segmenter(copy)
+
+
+def test_inputs_and_outputs_are_compared_with_the_manifest(copy: Path) -> None:
+    model = onnx.load(copy / "cellfinder.onnx")
+    for node in model.graph.node:
+        node.output[:] = ["scores" if name == "logits" else name for name in node.output]
+    model.graph.output[1].name = "scores"
+    onnx.save(model, copy / "cellfinder.onnx")
+    edit_manifest(copy, engines__cellfinder__sha256=sha256_file(copy / "cellfinder.onnx"))
+    with pytest.raises(EngineError, match=r"cellfinder\.onnx has outputs .*scores.*the manifest says .*logits"):
+        Segmenter(copy)
+
+
+def test_a_file_that_is_no_onnx(copy: Path) -> None:
+    (copy / "encoder.onnx").write_bytes(b"not a model")
+    edit_manifest(copy, engines__encoder__sha256=sha256_file(copy / "encoder.onnx"))
+    with pytest.raises(BackendError, match=r"cannot load .*encoder\.onnx"):
+        Segmenter(copy)

@@ -1,0 +1,134 @@
+"""CellSAM in PyTorch: shapes, sizes, auxiliary outputs, and the golden outputs of the released code."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from runtime.preprocess import box_branch_input, mask_branch_input, normalize_contrast
+from tests.golden.cases import GoldenCase, assert_close
+from tests.small import SMALL, small_model
+from training.checkpoint import load_checkpoint
+from training.model import ModelConfig
+from training.model.image_encoder import same_body
+from training.model.position import inverse_sigmoid, sine_embedding_1d, sine_embedding_2d
+
+
+def test_shapes_follow_the_config() -> None:
+    model = small_model()
+    features, embedding = model.encode(torch.randn(2, 3, 160, 160))
+    assert features.shape == (2, 48, 10, 10)
+    assert embedding.shape == (2, 64, 10, 10)
+    found = model.detect(features, auxiliary=True)
+    assert found.boxes_cxcywh_norm.shape == (2, 150, 4)
+    assert found.logits.shape == (2, 150, 2)
+    assert len(found.auxiliary) == SMALL.finder_decoder_layers - 1
+    decoded = model.decode(embedding[:1], torch.rand(5, 4) * 160)
+    assert decoded.low_res_masks.shape == (5, 1, 40, 40)
+    assert decoded.iou_predictions.shape == (5, 1)
+
+
+def test_auxiliary_outputs_leave_the_last_layer_unchanged() -> None:
+    model = small_model()
+    features = torch.randn(1, 48, 10, 10)
+    torch.testing.assert_close(
+        model.detect(features).logits, model.detect(features, auxiliary=True).logits, rtol=0, atol=0
+    )
+
+
+def test_detections_do_not_depend_on_other_images_of_the_batch() -> None:
+    model = small_model()
+    features = torch.randn(3, 48, 10, 10)
+    together = model.detect(features).boxes_cxcywh_norm[1]
+    torch.testing.assert_close(together, model.detect(features[1:2]).boxes_cxcywh_norm[0], rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_reach_every_trained_part() -> None:
+    model = small_model().train()
+    features, embedding = model.encode(torch.randn(1, 3, 160, 160))
+    found = model.detect(features, auxiliary=True)
+    decoded = model.decode(embedding, torch.tensor([[10.0, 20.0, 60.0, 90.0]]))
+    loss = sum(o.logits.square().mean() + o.boxes_cxcywh_norm.mean() for o in (found, *found.auxiliary))
+    (loss + decoded.low_res_masks.square().mean() + decoded.iou_predictions.mean()).backward()
+    without = {name for name, p in model.named_parameters() if p.grad is None}
+    # SAM's parts for point and mask prompts take no part in decoding boxes.
+    expected = ("point_embeddings.0", "point_embeddings.1", "not_a_point", "mask_downscaling", "hypernetworks_mlps.")
+    assert all(any(part in name for part in expected) for name in without), sorted(without)
+
+
+def test_no_detector_is_an_error_that_says_so() -> None:
+    model = small_model(replace(SMALL, detector=False))
+    with pytest.raises(ValueError, match="no CellFinder"):
+        model.detect(torch.zeros(1, 48, 10, 10))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_size": 150}, "not a multiple"),
+        ({"encoder_heads": 5}, "encoder_heads"),
+        ({"global_attention_blocks": (4,)}, "not among"),
+        ({"trunk": "both"}, "expected 'shared'"),
+        ({"trunk": "separate", "detector": False}, "needs a detector"),
+    ],
+)
+def test_impossible_sizes_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(SMALL, **change)
+
+
+def test_default_config_is_the_released_model() -> None:
+    config = ModelConfig()
+    assert (config.grid_size, config.encoder_dim, config.anchors) == (64, 768, 3500)
+
+
+def test_inverse_sigmoid_inverts_and_stays_finite() -> None:
+    x = torch.tensor([-3.0, 0.0, 2.5])
+    torch.testing.assert_close(inverse_sigmoid(x.sigmoid()), x, rtol=1e-5, atol=1e-5)
+    assert torch.isfinite(inverse_sigmoid(torch.tensor([0.0, 1.0]))).all()
+
+
+def test_sine_embedding_is_interleaved_with_y_before_x() -> None:
+    embedded = sine_embedding_1d(torch.tensor([0.25]), 4)
+    angle = 2 * np.pi * 0.25
+    expected = [np.sin(angle), np.cos(angle), np.sin(angle / 100), np.cos(angle / 100)]
+    np.testing.assert_allclose(embedded[0].numpy(), expected, atol=1e-6)
+    both = sine_embedding_2d(torch.tensor([[0.25, 0.75]]), 8)
+    torch.testing.assert_close(both[:, 4:], embedded)
+
+
+@pytest.mark.full_size
+def test_golden(golden: GoldenCase) -> None:
+    """The whole model against the released code, stage by stage."""
+    arrays = golden.arrays
+    model = load_checkpoint(golden.checkpoint).model
+    assert model.config.trunk == golden.trunk
+    assert (model.detector_encoder is None) == (golden.trunk == "shared")
+    normalized = normalize_contrast(arrays["image"])
+    with torch.inference_mode():
+        embedding = model.encode(torch.from_numpy(mask_branch_input(normalized, 1024)[None])).image_embedding
+        assert_close(embedding[:, ::4, ::4, ::4].numpy(), arrays["embedding_s4"], "image embedding")
+        features = model.detector_features(torch.from_numpy(box_branch_input(normalized, 1024)[None]))
+        assert_close(features[:, ::8, ::4, ::4].numpy(), arrays["detector_features_s4"], "patch features")
+        found = model.detect(features)
+        assert_close(found.logits.numpy(), arrays["pred_logits"], "logits")
+        assert_close(found.boxes_cxcywh_norm.numpy(), arrays["pred_boxes"], "boxes")
+        decoded = model.decode(embedding, torch.from_numpy(arrays["kept_boxes_1024"]))
+    masks = decoded.low_res_masks[:, 0].numpy()
+    assert_close(masks[:, ::4, ::4], arrays["low_res_masks_s4"], "mask logits")
+    assert_close(masks[:4], arrays["low_res_masks_first4"], "mask logits of the first four boxes")
+    assert_close(decoded.iou_predictions[:, 0].numpy(), arrays["iou_predictions"], "IoU predictions")
+
+
+def test_same_body_compares_every_weight() -> None:
+    a, b = small_model().encoder, small_model().encoder
+    assert same_body(a, b)
+    with torch.no_grad():
+        b.neck[0].weight.add_(1.0)
+    assert same_body(a, b), "the neck is not part of the body"
+    with torch.no_grad():
+        b.blocks[2].mlp.lin1.bias[5] += 1e-3
+    assert not same_body(a, b)
