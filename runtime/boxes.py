@@ -10,6 +10,7 @@ from runtime.config import SegmentConfig
 from runtime.errors import InputError
 
 F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 
 
 def cxcywh_to_xyxy(boxes: F32) -> F32:
@@ -18,10 +19,14 @@ def cxcywh_to_xyxy(boxes: F32) -> F32:
     return np.concatenate((centre - half, centre + half), axis=-1)
 
 
-def scale_xyxy(boxes: F32, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> F32:
-    """(K, 4) xyxy boxes in an image of size ``from_hw`` to the same boxes in one of size ``to_hw``."""
+def scale_xyxy(boxes: F32 | F64, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> F64:
+    """(K, 4) xyxy boxes in an image of size ``from_hw`` to the same boxes in one of size ``to_hw``.
+
+    In float64, so that a float32 box comes back from another frame bit for bit: masks feel the last bits of a box.
+    """
     y, x = to_hw[0] / from_hw[0], to_hw[1] / from_hw[1]
-    return boxes * np.array([x, y, x, y], np.float32)
+    scaled: F64 = boxes * np.array([x, y, x, y])
+    return scaled
 
 
 def two_means(values: F32) -> tuple[float, float]:
@@ -86,8 +91,8 @@ def select_boxes(boxes_cxcywh_norm: F32, logits: F32, config: SegmentConfig) -> 
     return boxes.astype(np.float32), scores[kept].astype(np.float32), cut
 
 
-def check_boxes(boxes: ArrayLike, size_hw: tuple[int, int]) -> F32:
-    """A user's box prompts as (K, 4) float32.
+def check_boxes(boxes: ArrayLike, size_hw: tuple[int, int]) -> F64:
+    """A user's box prompts as (K, 4) float64.
 
     Args:
         boxes: (K, 4) xyxy in image pixels, K may be 0. They may reach beyond the image but must overlap it.
@@ -101,7 +106,7 @@ def check_boxes(boxes: ArrayLike, size_hw: tuple[int, int]) -> F32:
     except (TypeError, ValueError) as error:
         raise InputError(f"boxes cannot be read as numbers ({error}); expected [[x0, y0, x1, y1], ...].") from error
     if array.size == 0 and array.ndim <= 2:
-        return np.zeros((0, 4), np.float32)
+        return np.zeros((0, 4))
     if array.ndim != 2 or array.shape[1] != 4:
         raise InputError(f"boxes have shape {array.shape}; expected (K, 4): [[x0, y0, x1, y1], ...].")
     height, width = size_hw
@@ -118,7 +123,7 @@ def check_boxes(boxes: ArrayLike, size_hw: tuple[int, int]) -> F32:
         if bad.any():
             index = int(np.argmax(bad))
             raise InputError(f"box {index} {array[index].tolist()} {what} (xyxy, image pixels).")
-    return array.astype(np.float32)
+    return array
 
 
 def token_window_sides(grid_size: int) -> tuple[int, ...]:

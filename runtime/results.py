@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from runtime.masks import MaskCrop
 
 F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
 
 
@@ -29,8 +30,9 @@ class EncodedImage:
 class Detections:
     """Boxes of one image that passed the score cut, best first."""
 
-    boxes: F32
-    """(K, 4) xyxy, image pixels. A box may reach beyond the image."""
+    boxes: F64
+    """(K, 4) xyxy, image pixels. A box may reach beyond the image. Given back as prompts they decode to the same
+    masks, bit for bit."""
     scores: F32
     """(K), in [0, 1], from high to low."""
     threshold: float
@@ -43,7 +45,7 @@ class Segmentation:
 
     labels: I32
     """(H, W), 0 background, 1..n the cells, dense."""
-    boxes: F32
+    boxes: F64
     """(N, 4) xyxy, image pixels: the prompts of the instances whose IoU estimate passed the cut."""
     scores: F32
     """(N) box scores in [0, 1]; NaN for boxes that the user gave."""

@@ -20,6 +20,7 @@ from runtime.masks import LabelCanvas, MaskCrop, finish_labels, resize_axis, ups
 from runtime.results import Detections, EncodedImage, Segmentation
 
 F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 _LOGITS_PER_TOKEN = 4
@@ -208,7 +209,7 @@ class Segmenter:
         return self._decode([encoded], [prompts], [values.astype(np.float32)], config or self.config)[0]
 
     def _decode(
-        self, encoded: list[EncodedImage], boxes: list[F32], scores: list[F32], config: SegmentConfig
+        self, encoded: list[EncodedImage], boxes: list[F64], scores: list[F32], config: SegmentConfig
     ) -> list[Segmentation]:
         """Decode the boxes of several images in shared calls, then assemble each image."""
         canvases = [LabelCanvas(image.size_hw, config) for image in encoded]
@@ -231,11 +232,14 @@ class Segmenter:
         ]
 
     def _decoded_masks(
-        self, encoded: list[EncodedImage], boxes: list[F32], config: SegmentConfig
+        self, encoded: list[EncodedImage], boxes: list[F64], config: SegmentConfig
     ) -> Iterator[tuple[int, int, F32, tuple[int, int], float]]:
         """Yield image, index, window logits, first logit (y, x) and IoU estimate of every box, in any order."""
         size, grid = self.manifest.image_size, self.manifest.grid_size
-        in_model = [scale_xyxy(b, image.size_hw, (size, size)) for b, image in zip(boxes, encoded, strict=True)]
+        in_model = [
+            scale_xyxy(b, image.size_hw, (size, size)).astype(np.float32)
+            for b, image in zip(boxes, encoded, strict=True)
+        ]
         windows = [token_windows(b, size, grid, full=config.mask_window == "full") for b in in_model]
         for chunk in _chunks(windows, self._boxes_per_call):
             images, image_index = np.unique(chunk.image, return_inverse=True)
@@ -278,7 +282,7 @@ def _chunks(windows: list[tuple[I64, I64]], boxes_per_call: int) -> Iterator[_Ch
 
 
 def _assemble(
-    canvas: LabelCanvas, crops: dict[int, MaskCrop], boxes: F32, scores: F32, iou: F32, config: SegmentConfig
+    canvas: LabelCanvas, crops: dict[int, MaskCrop], boxes: F64, scores: F32, iou: F32, config: SegmentConfig
 ) -> Segmentation:
     """Finish one image: the label map, and the instances that passed the IoU cut."""
     labels, ids = finish_labels(canvas.owner, len(boxes), config)

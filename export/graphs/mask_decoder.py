@@ -204,9 +204,7 @@ class MaskDecoderGraph(nn.Module):
         super().__init__()
         prompt, decoder = model.prompt_encoder, model.mask_decoder
         self.grid, self.image_size = model.config.grid_size, model.config.image_size
-        # 2 pi (2 c - 1) with c = (p + 0.5) / S, in one product: the corner's centre, scaled and shifted.
-        frequencies = prompt.pe_layer.positional_encoding_gaussian_matrix * (2 * math.pi)
-        self.register_buffer("corner_frequencies", frequencies)
+        self.register_buffer("corner_frequencies", prompt.pe_layer.positional_encoding_gaussian_matrix)
         corners = torch.cat([prompt.point_embeddings[2].weight, prompt.point_embeddings[3].weight])
         self.register_buffer("corner_embedding", corners)
         self.register_buffer("output_tokens", torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])[None])
@@ -262,7 +260,9 @@ class MaskDecoderGraph(nn.Module):
         """(K, 4) boxes to (K, T, C): IoU token, mask tokens, the box's two corners."""
         count = boxes_xyxy_model.shape[0]
         corners = (boxes_xyxy_model.reshape(count, 2, 2) + 0.5) / self.image_size
-        angles = (2 * corners - 1) @ self.corner_frequencies
+        # In SAM's order of operations: masks are sensitive to the last bits of the angles, and folding the factors
+        # into the matrix rounds them differently.
+        angles = 2 * math.pi * ((2 * corners - 1) @ self.corner_frequencies)
         embedded = torch.cat((angles.sin(), angles.cos()), -1) + self.corner_embedding
         return torch.cat((self.output_tokens.expand(count, -1, -1), embedded), 1)
 

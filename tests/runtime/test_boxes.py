@@ -52,7 +52,7 @@ def test_corners_enclose_the_centre(boxes: Any) -> None:
 @given(boxes=some_boxes, a=st.integers(1, 2000), b=st.integers(1, 2000))
 def test_scaling_there_and_back(boxes: Any, a: int, b: int) -> None:
     there = scale_xyxy(boxes, (a, b), (1024, 1024))
-    np.testing.assert_allclose(scale_xyxy(there, (1024, 1024), (a, b)), boxes, rtol=1e-5)
+    np.testing.assert_array_equal(scale_xyxy(there, (1024, 1024), (a, b)).astype(np.float32), boxes)
 
 
 @given(values=scores_1d)
@@ -156,4 +156,4 @@ def test_no_boxes_are_fine(empty: Any) -> None:
 
 
 def test_boxes_may_reach_beyond_the_image() -> None:
-    assert check_boxes([[-5, -5, 10, 200]], (50, 100)).dtype == np.float32
+    assert check_boxes([[-5, -5, 10, 200]], (50, 100)).tolist() == [[-5, -5, 10, 200]]
