@@ -1,0 +1,62 @@
+"""One module per dataset, all behind one function: ``find(source)`` lists what is on disk without reading pixels.
+
+``find`` returns ``SourceDataset`` records, names files without a partner, and raises ``DataError`` where the layout is
+not there. The docstring of each module shows the layout and where it is published.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Literal, get_args
+
+from training.data.builders.folder import FolderOptions
+from training.data.errors import DataError
+from training.data.records import SourceDataset
+
+DatasetName = Literal[
+    "tissuenet",
+    "deepbacs",
+    "brifiseg",
+    "cellpose",
+    "omnipose",
+    "yeastnet",
+    "yeaz",
+    "dsb2018",
+    "phase400",
+    "livecell",
+    "folder",
+]
+"""Every name is a module of this package."""
+DATASETS: tuple[DatasetName, ...] = get_args(DatasetName)
+
+
+def find_datasets(name: DatasetName, source: Path, folder: FolderOptions | None = None) -> list[SourceDataset]:
+    """Find a dataset on disk.
+
+    Args:
+        name: which layout to look for.
+        source: the directory with the unpacked download.
+        folder: options of 'folder'; the others take none.
+
+    Raises:
+        DataError: no such directory, or it does not have the layout.
+    """
+    if name not in DATASETS:
+        raise DataError(f"dataset is {name!r}; expected one of {', '.join(DATASETS)}.")
+    if folder is not None and name != "folder":
+        raise DataError(f"patterns, groups and object sets are for 'folder'; {name} knows its own. Leave them out.")
+    if not source.is_dir():
+        raise DataError(f"{source} is not a directory; expected the unpacked download of {name}.")
+    module = import_module(f"training.data.builders.{name}")
+    arguments = (source, folder or FolderOptions()) if name == "folder" else (source,)
+    datasets: list[SourceDataset] = module.find(*arguments)
+    return datasets
+
+
+def layout_of(name: DatasetName) -> str:
+    """The layout a builder looks for: its module's docstring."""
+    return import_module(f"training.data.builders.{name}").__doc__ or ""
+
+
+__all__ = ["DATASETS", "DatasetName", "FolderOptions", "find_datasets", "layout_of"]

@@ -1,0 +1,7 @@
+"""Errors of the data builders and the reader."""
+
+from runtime.errors import SegmenterError
+
+
+class DataError(SegmenterError):
+    """A source file, a source directory or a built dataset that cannot be used."""
