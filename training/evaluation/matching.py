@@ -1,0 +1,185 @@
+"""Which predicted cell is which true cell: IoU of all pairs that touch, and one-to-one matching. Pure functions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linear_sum_assignment
+
+from runtime.errors import ConfigError, InputError
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Cells found, made up and missed. Counts of several images are added before a ratio is taken."""
+
+    tp: int = 0
+    """Predicted cells with a true partner."""
+    fp: int = 0
+    """Predicted cells without one."""
+    fn: int = 0
+    """True cells without a partner."""
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn)
+
+    @property
+    def precision(self) -> float:
+        """tp / (tp + fp); NaN when nothing was predicted."""
+        return _ratio(self.tp, self.tp + self.fp)
+
+    @property
+    def recall(self) -> float:
+        """tp / (tp + fn); NaN when there is no true cell."""
+        return _ratio(self.tp, self.tp + self.fn)
+
+    @property
+    def f1(self) -> float:
+        """2 tp / (2 tp + fp + fn), the harmonic mean of both; NaN when there is nothing at all."""
+        return _ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
+
+    @property
+    def average_precision(self) -> float:
+        """tp / (tp + fp + fn), which Cellpose calls average precision; NaN when there is nothing at all.
+
+        Source: Stringer et al. 2021 (Cellpose), Methods; not the area under a curve that COCO means.
+        """
+        return _ratio(self.tp, self.tp + self.fp + self.fn)
+
+
+@dataclass(frozen=True, slots=True)
+class Overlaps:
+    """All pairs of a true and a predicted cell that share a pixel; T true and P predicted cells, M pairs."""
+
+    truth_ids: I64
+    """(T) labels in the true map, ascending."""
+    predicted_ids: I64
+    """(P) labels in the predicted map, ascending."""
+    truth_index: I64
+    """(M) place of each pair's true cell in ``truth_ids``."""
+    predicted_index: I64
+    """(M) place of each pair's predicted cell in ``predicted_ids``."""
+    iou: F64
+    """(M) intersection over union, in (0, 1]."""
+
+
+def find_overlaps(truth: ArrayLike, predicted: ArrayLike) -> Overlaps:
+    """IoU of every pair of cells that share a pixel, from the joint histogram of two label maps.
+
+    Args:
+        truth: (H, W) integer labels, 0 = background. Labels need not be dense.
+        predicted: the same, of the same size.
+
+    Raises:
+        InputError: not two integer maps of one size, or a negative label.
+    """
+    truth, predicted = check_labels(truth, "true"), check_labels(predicted, "predicted")
+    if truth.shape != predicted.shape:
+        raise InputError(
+            f"the predicted labels have shape {predicted.shape}, the true ones {truth.shape}; expected one size. "
+            "Labels must be in the pixels of the image that was segmented."
+        )
+    truth_ids, truth_dense, truth_area = _dense(truth)
+    predicted_ids, predicted_dense, predicted_area = _dense(predicted)
+    both = (truth_dense > 0) & (predicted_dense > 0)
+    width = len(predicted_ids) + 1
+    pair, shared = np.unique(truth_dense[both] * width + predicted_dense[both], return_counts=True)
+    truth_index, predicted_index = pair // width - 1, pair % width - 1
+    union = truth_area[truth_index] + predicted_area[predicted_index] - shared
+    return Overlaps(truth_ids, predicted_ids, truth_index, predicted_index, shared / union)
+
+
+def match(overlaps: Overlaps, iou_threshold: float) -> I64:
+    """Match true and predicted cells one to one: as many pairs as possible, of these the largest sum of IoUs.
+
+    A pair counts from ``iou_threshold`` on, the threshold included (as in COCO and Cellpose). Above 0.5 no cell has
+    two candidates, since cells of one map do not overlap; at or below it an assignment problem is solved for the
+    cells that have several.
+
+    Args:
+        overlaps: from ``find_overlaps``.
+        iou_threshold: in (0, 1].
+
+    Returns:
+        (K, 2): places of the true and the predicted cell of each matched pair, by ascending true cell.
+
+    Raises:
+        ConfigError: the threshold is outside (0, 1].
+    """
+    check_iou(iou_threshold)
+    chosen = overlaps.iou >= iou_threshold
+    truth, predicted, iou = overlaps.truth_index[chosen], overlaps.predicted_index[chosen], overlaps.iou[chosen]
+    alone = (np.bincount(truth, minlength=len(overlaps.truth_ids))[truth] == 1) & (
+        np.bincount(predicted, minlength=len(overlaps.predicted_ids))[predicted] == 1
+    )
+    pairs = np.stack((truth[alone], predicted[alone]), axis=1)
+    if not alone.all():
+        pairs = np.concatenate((pairs, _assign(truth[~alone], predicted[~alone], iou[~alone])))
+    ordered: I64 = pairs[np.argsort(pairs[:, 0])]
+    return ordered
+
+
+def count_matches(overlaps: Overlaps, iou_threshold: float) -> Counts:
+    """True positives, false positives and false negatives of one image at one IoU; see ``match``."""
+    tp = len(match(overlaps, iou_threshold))
+    return Counts(tp, len(overlaps.predicted_ids) - tp, len(overlaps.truth_ids) - tp)
+
+
+def check_labels(labels: ArrayLike, which: str) -> NDArray[np.integer]:
+    """A label map as an (H, W) integer array.
+
+    Raises:
+        InputError: another number of axes, not integers, or a negative label.
+    """
+    array = np.asarray(labels)
+    if array.ndim != 2 or array.dtype.kind not in "iu":
+        raise InputError(
+            f"the {which} labels have shape {array.shape} and dtype {array.dtype}; expected an (H, W) integer map "
+            "with 0 = background."
+        )
+    if array.size and array.min() < 0:
+        raise InputError(f"the {which} labels hold {array.min()}; expected 0 = background and positive cell numbers.")
+    return array
+
+
+def check_iou(iou_threshold: float) -> None:
+    """Raises ConfigError unless the threshold lies in (0, 1]."""
+    if not 0.0 < iou_threshold <= 1.0:
+        raise ConfigError(f"IoU threshold is {iou_threshold}; expected a value in (0, 1].")
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
+
+
+def _dense(labels: NDArray[np.integer]) -> tuple[I64, I64, I64]:
+    """The labels that occur, the map renumbered 1..n in their order, and each one's area in pixels."""
+    highest = int(labels.max(initial=0))
+    if highest > max(labels.size, 1 << 16):  # a table of all numbers up to the highest would be larger than the map
+        values, inverse = np.unique(labels, return_inverse=True)
+        dense = inverse.reshape(labels.shape) + (0 if values.size and values[0] == 0 else 1)
+        ids = values[values > 0].astype(np.int64)
+        return ids, dense, np.bincount(dense.ravel(), minlength=len(ids) + 1)[1:]
+    area = np.bincount(labels.ravel(), minlength=1)
+    ids = np.flatnonzero(area[1:]) + 1
+    lookup = np.zeros(highest + 1, np.int64)
+    lookup[ids] = np.arange(1, len(ids) + 1)
+    return ids, lookup[labels], area[ids]
+
+
+def _assign(truth: I64, predicted: I64, iou: F64) -> I64:
+    """The best one-to-one choice among candidate pairs; (K, 2)."""
+    rows, row = np.unique(truth, return_inverse=True)
+    columns, column = np.unique(predicted, return_inverse=True)
+    gain = np.zeros((len(rows), len(columns)))
+    # All IoUs together weigh less than one more pair.
+    gain[row, column] = 1.0 + iou / (2 * min(gain.shape))
+    chosen = linear_sum_assignment(gain, maximize=True)
+    real = gain[chosen] > 0
+    return np.stack((rows[chosen[0][real]], columns[chosen[1][real]]), axis=1)

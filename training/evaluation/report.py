@@ -1,0 +1,202 @@
+"""Results on disk: one JSON document per evaluation, and the Markdown table rendered from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import InputError
+from training.evaluation.coco import CocoAp
+from training.evaluation.evaluate import Evaluation
+from training.evaluation.matching import Counts
+from training.evaluation.metrics import PRIMARY_IOU, iou_key
+from training.evaluation.summary import LEVELS, ImageScore, Level, SummaryRow
+
+SCHEMA = 1
+
+TITLES: Mapping[Level, str] = {"subset": "Subset", "dataset": "Dataset", "group": "Group", "all": "All images"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """An evaluation and what is needed to know what it was an evaluation of."""
+
+    name: str
+    """Of the method, as it appears in tables."""
+    evaluation: Evaluation
+    method: Mapping[str, Any] = field(default_factory=dict)
+    """What segmented: the engines' manifest, or the baseline's parameters."""
+    command: str = ""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    """From ``environment.describe_environment``."""
+    created: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    """UTC, ISO 8601."""
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write a report as JSON; NaN becomes null."""
+    evaluation = report.evaluation
+    content = {
+        "schema": SCHEMA,
+        "kind": "evaluation",
+        "name": report.name,
+        "created": report.created,
+        "command": report.command,
+        "method": dict(report.method),
+        "environment": dict(report.environment),
+        "ious": list(evaluation.ious),
+        "rows": [row_to_json(row) for row in evaluation.rows],
+        "images": [asdict(image) for image in evaluation.images],
+    }
+    write_json(path, content)
+
+
+def read_report(path: str | Path) -> Report:
+    """Read what ``write_report`` wrote.
+
+    Raises:
+        InputError: no such file, not a report, or one of another schema.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} cannot be read as a report ({error}); expected JSON from 'evaluate run'.") from error
+    if not isinstance(content, dict) or content.get("kind") != "evaluation" or content.get("schema") != SCHEMA:
+        raise InputError(f"{path} is not an evaluation of schema {SCHEMA}; expected JSON from 'evaluate run'.")
+    try:
+        images = tuple(ImageScore(**{**i, "size_hw": tuple(i["size_hw"])}) for i in content["images"])
+        rows = tuple(_row_from_json(row) for row in content["rows"])
+        return Report(
+            name=content["name"],
+            evaluation=Evaluation(tuple(content["ious"]), images, rows),
+            **{key: content[key] for key in ("method", "command", "environment", "created")},
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error!r}); evaluate again.") from error
+
+
+def row_to_json(row: SummaryRow) -> dict[str, Any]:
+    """One row of figures as plain values."""
+    at = {
+        key: {
+            **asdict(counts),
+            "precision": counts.precision,
+            "recall": counts.recall,
+            "f1": counts.f1,
+            "average_precision": counts.average_precision,
+            "cellpose_ap": row.cellpose_ap[key],
+        }
+        for key, counts in row.counts.items()
+    }
+    plain = ("level", "name", "images", "failed", "truth", "predicted", "seconds_median", "mean_prompt_iou")
+    return {**{k: getattr(row, k) for k in plain}, "coco": asdict(row.coco) if row.coco else None, "at": at}
+
+
+def _row_from_json(content: Mapping[str, Any]) -> SummaryRow:
+    rest = {k: v for k, v in content.items() if k not in ("at", "coco")}
+    for key in ("seconds_median", "mean_prompt_iou"):
+        rest[key] = _number(rest[key])
+    coco = content["coco"]
+    return SummaryRow(
+        counts={key: Counts(at["tp"], at["fp"], at["fn"]) for key, at in content["at"].items()},
+        cellpose_ap={key: _number(at["cellpose_ap"]) for key, at in content["at"].items()},
+        coco=None if coco is None else CocoAp(**{key: _number(value) for key, value in coco.items()}),
+        **rest,
+    )
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON with NaN as null; records of a list stand on a line each, so that files can be read and compared."""
+    parts = []
+    for key, value in _without_nan(content).items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            text = "[\n  " + ",\n  ".join(json.dumps(record, allow_nan=False) for record in value) + "\n ]"
+        else:
+            text = json.dumps(value, indent=1, allow_nan=False).replace("\n", "\n ")
+        parts.append(f" {json.dumps(key)}: {text}")
+    path.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
+
+
+def markdown(report: Report, baseline: Report | None = None, *, iou: float = PRIMARY_IOU) -> str:
+    """The tables of a report, one per level, with the baseline's F1 beside where there is one.
+
+    Raises:
+        InputError: the report was not evaluated at ``iou``.
+    """
+    check_evaluated(report, iou)
+    evaluation = report.evaluation
+    lines = [f"# {report.name}", ""]
+    if report.command:
+        lines += [f"`{report.command}`", ""]
+    hardware = ", ".join(filter(None, (report.environment.get("cpu"), *report.environment.get("gpus", ()))))
+    lines += [f"{report.created}{', ' if hardware else ''}{hardware}", ""]
+    for level in LEVELS:
+        rows = [row for row in evaluation.rows if row.level == level]
+        if rows:
+            lines += [*_table(level, rows, baseline, iou), ""]
+    if evaluation.failed:
+        lines += [f"**{len(evaluation.failed)} of {len(evaluation.images)} images failed** and enter no figure:", ""]
+        lines += [f"- {image.dataset}/{image.id}: {image.error}" for image in evaluation.failed] + [""]
+    lines.append(f"Matching is one to one at IoU {iou:g} or more; counts are summed over images.")
+    return "\n".join(lines) + "\n"
+
+
+def check_evaluated(report: Report, iou: float) -> None:
+    """Raises InputError unless the report has figures at this IoU."""
+    if iou_key(iou) not in {iou_key(i) for i in report.evaluation.ious}:
+        raise InputError(
+            f"{report.name!r} was not evaluated at IoU {iou:g}; expected one of "
+            f"{', '.join(map(iou_key, report.evaluation.ious))}. Evaluate again with --iou {iou:g}."
+        )
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table; the first column is text, the others are numbers."""
+    rule = ["---", *("---:" for _ in head[1:])]
+    return ["| " + " | ".join(line) + " |" for line in (head, rule, *rows)]
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """A number for a table; a dash where there is none."""
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _table(level: Level, rows: Sequence[SummaryRow], baseline: Report | None, iou: float) -> list[str]:
+    key = iou_key(iou)
+    reference = {row.name: row for row in baseline.evaluation.rows if row.level == level} if baseline else {}
+    prompts = any(not math.isnan(row.mean_prompt_iou) for row in rows)
+    head = [TITLES[level], "images", "true cells", "predicted", "precision", "recall", f"F1@{key}"]
+    head += [f"F1@{key}, {baseline.name}"] if baseline else []
+    head += [f"Cellpose AP@{key}", "COCO mAP", "AP50", "s/image"] + (["mean IoU of prompts"] if prompts else [])
+    lines = []
+    for row in rows:
+        counts = row.counts[key]
+        values = [counts.precision, counts.recall, counts.f1]
+        if baseline:
+            other = reference.get(row.name)
+            values.append(other.counts[key].f1 if other and key in other.counts else math.nan)
+        values += [row.cellpose_ap[key], *((row.coco.map, row.coco.ap50) if row.coco else (math.nan, math.nan))]
+        values += [row.seconds_median] + ([row.mean_prompt_iou] if prompts else [])
+        number = f"{row.images}" + (f" (+{row.failed} failed)" if row.failed else "")
+        lines.append([row.name, number, str(row.truth), str(row.predicted), *map(figure, values)])
+    return markdown_table(head, lines)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(k): _without_nan(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(v) for v in value]
+    return value
