@@ -15,6 +15,9 @@ from runtime.results import Segmentation
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 
+PARTIAL = ".partial"
+"""Suffix of files that are being written; one that is left over belongs to a killed process."""
+
 TABLE_COLUMNS = ("label", "x0", "y0", "x1", "y1", "score", "iou_prediction", "mask_area_px", "label_area_px")
 
 
@@ -103,7 +106,7 @@ def write_labels(path: Path, labels: NDArray[np.int32]) -> None:
     import tifffile
 
     dtype = np.uint16 if labels.max(initial=0) < 1 << 16 else np.uint32
-    _write_whole(
+    write_whole(
         path,
         lambda temporary: tifffile.imwrite(
             temporary,
@@ -131,11 +134,17 @@ def write_table(path: Path, result: Segmentation) -> None:
                 numbers = [*(f"{v:.2f}" for v in box), f"{score:.5f}", f"{iou:.5f}"]
                 writer.writerow([int(label), *numbers, mask.area_px, int(areas[label]) if label else 0])
 
-    _write_whole(path, write)
+    write_whole(path, write)
 
 
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under a temporary name and rename it, so that it appears whole or not at all.
+
+    Args:
+        path: the file.
+        write: writes to the path it is given.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         write(temporary)
         temporary.replace(path)

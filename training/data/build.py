@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.files import PARTIAL
 from training.data.errors import DataError
 from training.data.format import (
     COCO,
     INDEX,
     KINDS,
-    PARTIAL,
     SUMMARY,
     index_is_current,
     tile_is_written,

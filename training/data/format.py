@@ -13,7 +13,7 @@ Source of the format: CellSAM (Israel et al. 2023), Appendix A.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.files import write_whole
 from training.data.coco import write_coco
 from training.data.errors import DataError
 from training.data.records import GROUPS, SPLITS, Split, TileRecord
@@ -34,7 +35,6 @@ SCHEMA = 1
 SUMMARY = "dataset.json"
 INDEX = "tiles.jsonl"
 COCO = "coco.json"
-PARTIAL = ".partial"
 KINDS = ("images", "labels")
 
 
@@ -177,16 +177,6 @@ def write_summary(directory: Path, summary: dict[str, Any]) -> None:
     """Write ``dataset.json``."""
     text = json.dumps({"schema": SCHEMA, **summary}, indent=2, ensure_ascii=False) + "\n"
     write_whole(directory / SUMMARY, lambda path: path.write_text(text, encoding="utf-8"))
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under a temporary name and rename it, so that it appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}{PARTIAL}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_array(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from runtime.files import write_whole
 from training.data.errors import DataError
-from training.data.format import write_whole
 from training.data.records import Split, TileRecord
 
 JOURNAL = "build.jsonl"

@@ -131,6 +131,7 @@ class CellFinder(nn.Module):
         super().__init__()
         dim = config.finder_dim
         self.grid_size = config.grid_size
+        self.position_cycles = config.position_cycles
         self.input_proj = nn.Sequential(
             nn.Conv2d(config.encoder_dim, dim, kernel_size=1), nn.GroupNorm(config.finder_groups, dim)
         )
@@ -147,16 +148,42 @@ class CellFinder(nn.Module):
         # Focal loss starts stable when every query says "object" with probability 0.01 (Lin et al. 2017, 4.1).
         nn.init.constant_(self.class_embed.bias, -math.log(99.0))
 
+    @torch.no_grad()
+    def init_local(self) -> None:
+        """Start with anchors on a grid and every attention centred on its own query's position.
+
+        A DETR spends most of its early training on learning where to look (Gao et al. 2021, SMCA; Meng et al. 2021,
+        Conditional DETR). Here the position MLP starts as the identity on the fastest half of the sines, and the
+        query and key projections of all RCDA layers pick the same sines, so that their product is largest where
+        query and key coincide. Heads differ in how sharply it falls off.
+        """
+        count, dim = self.anchor_points.shape[0], self.pattern.shape[-1]
+        side = math.ceil(math.sqrt(count))
+        centres = grid_centres(side)
+        grid = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1).reshape(-1, 2)
+        self.anchor_points.copy_(grid[:count])
+        half = dim // 2
+        first, _, last = self.adapt_pos1d
+        nn.init.zeros_(first.bias)
+        first.weight[:half] = torch.eye(half, dim)
+        first.weight[half:] = -torch.eye(half, dim)
+        last.weight[:half] = torch.cat((torch.eye(half), -torch.eye(half)), dim=1)  # relu(x) - relu(-x) = x
+        last.bias[:half] = 0.0
+        for layer in (*self.encoder_layers, *self.decoder_layers):
+            attention = layer.self_attn if isinstance(layer, SpatialEncoderLayer) else layer.cross_attn
+            attention.init_local()
+
     def positions(self) -> Positions:
         """Position embeddings of the feature map and of the anchors; they depend on weights only, not on the image."""
         dim = self.pattern.shape[-1]
-        centres = grid_centres(self.grid_size, device=self.anchor_points.device)
+        centres = grid_centres(self.grid_size, device=self.anchor_points.device) * self.position_cycles
+        anchors = self.anchor_points * self.position_cycles
         map_embedding = self.adapt_pos1d(sine_embedding_1d(centres, dim))  # square map: rows equal columns
-        x, y = self.anchor_points.unbind(-1)
+        x, y = anchors.unbind(-1)
         return Positions(
             row=map_embedding,
             col=map_embedding,
-            query=self.adapt_pos2d(sine_embedding_2d(self.anchor_points, dim)),
+            query=self.adapt_pos2d(sine_embedding_2d(anchors, dim)),
             query_x=self.adapt_pos1d(sine_embedding_1d(x, dim)),
             query_y=self.adapt_pos1d(sine_embedding_1d(y, dim)),
         )

@@ -49,6 +49,9 @@ class ModelConfig:
     finder_groups: int = 32
     """Groups of the GroupNorm after the input projection."""
     finder_dropout: float = 0.0
+    position_cycles: float = 1.0
+    """Cycles of the fastest position sine over the image. Anchor DETR has 1; more tell neighbouring tokens apart from
+    the start, which a model trained from scratch needs."""
     anchors: int = 3500
     """Learned anchor points, one query each."""
     classes: int = 2

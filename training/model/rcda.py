@@ -28,6 +28,16 @@ class RowColumnAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
+    @torch.no_grad()
+    def init_local(self) -> None:
+        """Query and key projections that compare the first channels of both, head by head with another sharpness."""
+        dim = self.in_proj_weight.shape[1]
+        head_dim = dim // self.heads
+        gains = torch.linspace(0.6, 1.4, self.heads)
+        pick = torch.cat([gain * torch.eye(head_dim, dim) for gain in gains])
+        for block in range(4):  # q_row, q_col, k_row, k_col
+            self.in_proj_weight[block * dim : (block + 1) * dim] = pick
+
     def _split_heads(self, x: Tensor) -> Tensor:
         """(B, N, D) to (B, heads, N, D / heads)."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)

@@ -1,0 +1,373 @@
+"""Losses, matching, augmentation, and whole small runs: resumed ones and ones on two processes equal plain ones."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from export.exporter import export_engines
+from runtime import Segmenter
+from tests.small import SMALL
+from tests.training.made_data import disc_tile, make_dataset
+from training.batches import StepSampler, TrainingSamples, augment, boxes_of, plain
+from training.checkpoint import load_checkpoint
+from training.data.format import Sample, read_split
+from training.losses import detection_losses, mask_losses
+from training.matching import match_cost, one_to_many, one_to_one
+from training.model import CellFinderOutput, DecoderOutput
+from training.recipe import (
+    NANO,
+    PRESETS,
+    AugmentConfig,
+    DetectionLossConfig,
+    MaskLossConfig,
+    RecipeError,
+    load_recipe,
+)
+from training.stages import learning_rate_factor
+from training.train import RunConfig, initial_model, run_stage
+
+TINY = replace(
+    NANO,
+    model=replace(SMALL, anchors=64, classes=1, position_cycles=8.0),
+    stage1=replace(NANO.stage1, steps=6, batch_size=2, warmup_steps=2, ema_decay=0.5),
+    stage2=replace(NANO.stage2, steps=3, batch_size=2, warmup_steps=1),
+    masks=replace(NANO.masks, cells_per_image=3),
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("discs"))
+
+
+# Matching and losses.
+
+
+def test_matching_by_hand() -> None:
+    boxes = torch.tensor([[0.2, 0.2, 0.1, 0.1], [0.8, 0.8, 0.1, 0.1], [0.21, 0.2, 0.1, 0.1]])
+    logits = torch.tensor([[2.0], [2.0], [2.0]])
+    targets = torch.tensor([[0.8, 0.8, 0.1, 0.1], [0.2, 0.2, 0.1, 0.1]])
+    cost = match_cost(boxes, logits, targets, DetectionLossConfig())
+    assert cost.shape == (3, 2)
+    match = one_to_one(cost)
+    assert dict(zip(match.query.tolist(), match.cell.tolist(), strict=True)) == {0: 1, 1: 0}
+    many = one_to_many(cost, 2)
+    pairs = dict(zip(many.query.tolist(), many.cell.tolist(), strict=True))
+    assert pairs[0] == pairs[2] == 1
+    assert pairs[1] == 0
+
+
+@given(queries=st.integers(1, 12), cells=st.integers(0, 6), count=st.integers(1, 5), seed=st.integers(0, 99))
+def test_one_to_many_gives_each_query_to_its_cheapest_cell(queries: int, cells: int, count: int, seed: int) -> None:
+    cost = torch.rand(queries, cells, generator=torch.Generator().manual_seed(seed))
+    match = one_to_many(cost, count)
+    assert len(set(match.query.tolist())) == len(match.query)
+    wanted = [set(cost[:, c].argsort()[:count].tolist()) for c in range(cells)]
+    assert set(match.query.tolist()) == set().union(*wanted) if cells else not len(match.query)
+    for q, c in zip(match.query.tolist(), match.cell.tolist(), strict=True):
+        assert q in wanted[c]
+        assert all(cost[q, c] <= cost[q, other] for other in range(cells) if q in wanted[other])
+
+
+def test_perfect_boxes_cost_nothing() -> None:
+    targets = [torch.tensor([[0.3, 0.4, 0.2, 0.1], [0.7, 0.6, 0.1, 0.3]]), torch.zeros(0, 4)]
+    boxes = torch.stack([targets[0], torch.rand(2, 4)])
+    logits = torch.tensor([[[20.0], [20.0]], [[-20.0], [-20.0]]])
+    losses = detection_losses(CellFinderOutput(boxes, logits), targets, 2, DetectionLossConfig())
+    assert set(losses) == {"class", "l1", "giou"}
+    for value in losses.values():
+        assert float(value) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_detection_losses_by_hand() -> None:
+    """One query, one cell, off by 0.1 in x; a box as large, so that GIoU is by hand too."""
+    target = [torch.tensor([[0.5, 0.5, 0.2, 0.2]])]
+    output = CellFinderOutput(torch.tensor([[[0.6, 0.5, 0.2, 0.2]]]), torch.tensor([[[0.0]]]))
+    losses = detection_losses(output, target, 1, DetectionLossConfig())
+    assert float(losses["l1"]) == pytest.approx(5 * 0.1, rel=1e-5)
+    assert float(losses["giou"]) == pytest.approx(2 * (1 - 1 / 3), rel=1e-4)  # overlap 1/3, the hull adds nothing
+    assert float(losses["class"]) == pytest.approx(2 * 0.25 * 0.25 * np.log(2), rel=1e-5)
+
+
+def test_auxiliary_layers_add_losses_of_their_own() -> None:
+    target = [torch.rand(3, 4)]
+    layer = CellFinderOutput(torch.rand(1, 9, 4), torch.randn(1, 9, 1))
+    output = CellFinderOutput(layer.boxes_cxcywh_norm, layer.logits, (layer, layer))
+    one = detection_losses(output, target, 3, DetectionLossConfig())
+    assert float(one["l1_aux"]) == pytest.approx(2 * float(one["l1"]), rel=1e-5)
+    many = detection_losses(output, target, 3, DetectionLossConfig(auxiliary_matches=3))
+    assert float(many["l1_aux"]) != pytest.approx(float(one["l1_aux"]), rel=1e-3)
+
+
+def test_mask_losses_of_perfect_masks() -> None:
+    masks = torch.zeros(2, 8, 8)
+    masks[0, 2:5, 2:5] = 1
+    masks[1, :4] = 1
+    output = DecoderOutput((masks * 60 - 30)[:, None], torch.ones(2, 1))
+    for name, value in mask_losses(output, masks, 2, MaskLossConfig()).items():
+        assert float(value) == pytest.approx(0.0, abs=1e-4), name
+    wrong = DecoderOutput(-output.low_res_masks, torch.ones(2, 1))
+    losses = mask_losses(wrong, masks, 2, MaskLossConfig())
+    assert float(losses["mask_iou"]) == pytest.approx(1.0)
+    assert float(losses["mask_dice"]) > 0.8
+
+
+def test_learning_rate_schedules() -> None:
+    step = replace(NANO.stage1, steps=100, warmup_steps=10, schedule="step", drop_at=0.8, drop_factor=0.1)
+    assert [learning_rate_factor(s, step) for s in (0, 9, 10, 79, 80)] == pytest.approx([0.1, 1.0, 1.0, 1.0, 0.1])
+    cosine = replace(step, schedule="cosine")
+    assert [learning_rate_factor(s, cosine) for s in (10, 55, 100)] == pytest.approx([1.0, 0.505, 0.01])
+
+
+# Samples.
+
+
+def sample(seed: int = 0) -> Sample:
+    tile = disc_tile(seed)
+    record: Any = type("Record", (), {"height": tile.height, "width": tile.width, "dataset": "discs"})()
+    return Sample(tile.image, tile.labels, record)
+
+
+def test_plain_view_is_the_field_resized() -> None:
+    image, labels = plain(sample(), 160)
+    np.testing.assert_allclose(image, sample().image[:, :160, :160].transpose(1, 2, 0), atol=1e-6)
+    np.testing.assert_array_equal(labels, sample().labels[:160, :160])
+
+
+@given(number=st.integers(0, 500), zoom=st.floats(0.5, 2.0), aspect=st.floats(0, 0.5))
+def test_augmented_labels_stay_on_their_pixels(number: int, zoom: float, aspect: float) -> None:
+    """Discs are bright, the ground is black: the image itself says where the cells are."""
+    config = AugmentConfig(zoom=(zoom, zoom), aspect=aspect)
+    image, labels = augment(sample(), 96, config, np.random.default_rng(number))
+    assert image.shape == (96, 96, 3)
+    bright = image[..., 2] > 0.25
+    disagree = bright != (labels > 0)
+    assert disagree.mean() < 0.06, "only pixels on the edges differ"
+    assert set(np.unique(labels)) <= set(np.unique(sample().labels))
+
+
+def test_blank_channels_stay_blank_and_values_in_range() -> None:
+    config = AugmentConfig(gamma=0.5, noise=0.2, blur_px=2.0)
+    image, _ = augment(sample(), 96, config, np.random.default_rng(1))
+    assert not image[..., :2].any()
+    assert 0 <= image.min() <= image.max() <= 1
+
+
+def test_boxes_of_labels() -> None:
+    labels = np.zeros((100, 100), np.int32)
+    labels[10:20, 30:60] = 4
+    labels[50, 50] = 2  # a fragment
+    labels[70:80, 70:80] = 7
+    boxes, numbered = boxes_of(labels)
+    np.testing.assert_allclose(boxes, [[0.45, 0.15, 0.3, 0.1], [0.75, 0.75, 0.1, 0.1]], atol=1e-6)
+    assert numbered[15, 40] == 1
+    assert numbered[50, 50] == 0
+    assert numbered[75, 75] == 2
+    assert boxes_of(np.zeros((9, 9), np.int32))[0].shape == (0, 4)
+
+
+def test_a_sample_depends_on_its_number_alone(data: Path) -> None:
+    first = TrainingSamples(read_split(data, "train"), TINY)
+    second = TrainingSamples(read_split(data, "train"), TINY)
+    _ = second[3]
+    for a, b in zip(first[7], second[7], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(first[7][0], first[8][0])
+
+
+@given(batch=st.integers(1, 4), processes=st.integers(1, 3), first=st.integers(0, 5))
+def test_processes_share_every_batch(batch: int, processes: int, first: int) -> None:
+    size = batch * processes
+    alone = list(StepSampler(size, 8, first_step=first))
+    shared = [list(StepSampler(size, 8, first_step=first, rank=r, processes=processes)) for r in range(processes)]
+    for step, whole in enumerate(alone):
+        assert [n for part in shared for n in part[step]] == whole
+    assert alone == list(StepSampler(size, 8))[first:]
+
+
+def test_unequal_shares_are_refused() -> None:
+    with pytest.raises(ValueError, match="cannot be shared by 2 processes"):
+        StepSampler(3, 5, processes=2)
+
+
+# Recipes.
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_json(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({"preset": name, **json.loads(PRESETS[name].to_json())}))
+    assert load_recipe(path) == PRESETS[name] == load_recipe(name)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"stage1": {"stepps": 3}}', "OptimizerConfig has no stepps"),
+        ('{"stage1": {"steps": 0}}', "must be 1 or more"),
+        ('{"preset": "huge"}', "huge"),
+        ("{", "not a recipe"),
+        ("[]", "not a recipe"),
+    ],
+)
+def test_wrong_recipes_are_refused(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(content)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(path)
+    with pytest.raises(RecipeError, match="neither a preset"):
+        load_recipe("nothing")
+
+
+def test_local_init_attends_to_the_queries_own_place() -> None:
+    model = initial_model(NANO, None)
+    assert model.cellfinder is not None
+    layer = model.cellfinder.decoder_layers[1].cross_attn
+    positions = model.cellfinder.positions()
+    weights = layer.in_proj_weight.chunk(5)
+    q = (positions.query_x @ weights[0].T).unflatten(-1, (layer.heads, -1))
+    k = (positions.row @ weights[2].T).unflatten(-1, (layer.heads, -1))
+    found = torch.einsum("ahd,whd->haw", q, k).argmax(-1)
+    own = (model.cellfinder.anchor_points[:, 0] * 32).long().clamp(max=31)
+    assert ((found - own).abs() <= 1).float().mean() > 0.95
+
+
+# Whole runs.
+
+
+def losses_of(out: Path) -> list[tuple[int, float]]:
+    """Step and loss, in the order of the run's starts."""
+    rows = []
+    for path in sorted((out / "csv").glob("start*/metrics.csv")):
+        with path.open(newline="") as file:
+            rows += [row for row in csv.DictReader(file) if row.get("train/loss")]
+    return [(int(row["step"]), float(row["train/loss"])) for row in rows]
+
+
+def weights_of(path: Path) -> dict[str, Any]:
+    return load_checkpoint(path).model.state_dict()
+
+
+@pytest.fixture(scope="module")
+def whole_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole")
+    run_stage(1, TINY, RunConfig(out=out, data=data, accelerator="cpu", save_every=2, pictures_every=3))
+    return out
+
+
+def test_a_run_leaves_weights_logs_and_pictures(whole_run: Path) -> None:
+    assert [step for step, _ in losses_of(whole_run)] == list(range(6))
+    assert (whole_run / "pictures" / "step0000003.png").is_file()
+    assert any((whole_run / "tensorboard").iterdir())
+    assert load_recipe_of(whole_run)["stage1"]["steps"] == 6
+    assert load_checkpoint(whole_run / "last.ckpt").model.config == TINY.model
+    assert load_checkpoint(whole_run / "stage1.pt").licence == "trained by the user"
+
+
+def load_recipe_of(out: Path) -> Any:
+    return json.loads((out / "stage1.json").read_text())
+
+
+def test_a_resumed_run_ends_like_an_uninterrupted_one(whole_run: Path, data: Path, tmp_path: Path) -> None:
+    """Killed from inside after step 4, whose checkpoint is at step 4; the rest is repeated from there."""
+    script = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "import lightning.pytorch as pl\n"
+        "import training.train as t\n"
+        "from tests.training.test_training import TINY\n"
+        "class Kill(pl.Callback):\n"
+        "    def on_train_batch_start(self, trainer, *_):\n"
+        "        if trainer.global_step == 5: os._exit(9)\n"
+        "original = t._pictures\n"
+        "t._pictures = lambda *a: [*original(*a), Kill()]\n"
+        "t.run_stage(1, TINY, t.RunConfig(out=Path(sys.argv[1]), data=Path(sys.argv[2]), accelerator='cpu',"
+        " save_every=2, pictures_every=0))\n"
+    )
+    out = tmp_path / "killed"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(out), str(data)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 9, done.stderr
+    assert not (out / "stage1.pt").exists()
+    run_stage(1, TINY, RunConfig(out=out, data=data, accelerator="cpu", save_every=2, pictures_every=0))
+    assert len(list((out / "csv").iterdir())) == 2, "the log of the first start is kept"
+    expected, found = dict(losses_of(whole_run)), losses_of(out)
+    for step, loss in found:
+        assert loss == pytest.approx(expected[step], rel=1e-6), step
+    assert found[-1][0] == 5
+    final = weights_of(out / "stage1.pt")
+    for key, value in weights_of(whole_run / "stage1.pt").items():
+        torch.testing.assert_close(final[key], value, rtol=1e-5, atol=1e-6, msg=key)
+
+
+def test_two_processes_equal_one(whole_run: Path, data: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from training.train import RunConfig, run_stage\n"
+        "from tests.training.test_training import TINY\n"
+        "run_stage(1, TINY, RunConfig(out=Path(sys.argv[1]), data=Path(sys.argv[2]), accelerator='cpu', devices=2,"
+        " pictures_every=0))\n"
+    )
+    path = tmp_path / "two.py"
+    path.write_text(script)
+    out = tmp_path / "two"
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, str(path), str(out), str(data)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    assert done.returncode == 0, done.stderr
+    expected, found = losses_of(whole_run), losses_of(out)
+    assert [step for step, _ in found] == [step for step, _ in expected]
+    np.testing.assert_allclose([v for _, v in found], [v for _, v in expected], rtol=2e-3)
+    final = weights_of(out / "stage1.pt")
+    for key, value in weights_of(whole_run / "stage1.pt").items():
+        torch.testing.assert_close(final[key], value, rtol=1e-2, atol=2e-3, msg=key)
+
+
+def test_stage_2_trains_the_neck_and_the_decoder_only(whole_run: Path, data: Path, tmp_path: Path) -> None:
+    first = whole_run / "stage1.pt"
+    with pytest.raises(ValueError, match="stage 2 starts from the weights of stage 1"):
+        run_stage(2, TINY, RunConfig(out=tmp_path / "none", data=data, accelerator="cpu"))
+    for recipe, prefixes in (
+        (replace(TINY, train_decoder_in_stage2=False), ("encoder.neck.",)),
+        (TINY, ("encoder.neck.", "prompt_encoder.", "mask_decoder.")),
+    ):
+        out = tmp_path / str(recipe.train_decoder_in_stage2)
+        final = run_stage(2, recipe, RunConfig(out=out, data=data, init=first, accelerator="cpu", pictures_every=0))
+        before, after = weights_of(first), weights_of(final)
+        # The running average rounds the frozen weights' last bit.
+        changed = {key for key in before if not torch.allclose(before[key], after[key], rtol=1e-6, atol=1e-7)}
+        assert changed
+        assert all(key.startswith(prefixes) for key in changed)
+
+
+def test_a_trained_checkpoint_exports_like_any_other(whole_run: Path, tmp_path: Path, image: Any) -> None:
+    manifest = export_engines(whole_run / "stage1.pt", tmp_path / "engines")
+    assert manifest.profile == "paper"
+    assert Segmenter(tmp_path / "engines")(image).labels.shape == image.shape
+
+
+def test_weights_of_another_size_are_refused(whole_run: Path, data: Path, tmp_path: Path) -> None:
+    larger = replace(TINY, model=replace(TINY.model, encoder_depth=5))
+    with pytest.raises(ValueError, match="model of other sizes"):
+        run_stage(2, larger, RunConfig(out=tmp_path, data=data, init=whole_run / "stage1.pt", accelerator="cpu"))

@@ -1,0 +1,198 @@
+"""From built tiles to training batches: the draw of tiles, augmentation, targets.
+
+Every sample is a function of (seed, sample number) alone. A run that was interrupted goes on at its step, and any
+number of processes together draw the samples that one process would.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from runtime.preprocess import paper_input
+from training.data.format import Sample, TileSet
+from training.recipe import AugmentConfig, Recipe
+
+F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
+
+MIN_CELL_PX = 12
+"""Fragments with fewer pixels of model input, left over by a crop, are no cells to be found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B training images and their cells."""
+
+    pixel_values: Tensor
+    """(B, 3, S, S)"""
+    boxes: list[Tensor]
+    """Boxes of each image's cells, (T, 4) cxcywh, fractions of S."""
+    labels: Tensor
+    """(B, S, S) int32; cell t of an image has label t + 1."""
+    numbers: list[int]
+    """Sample numbers."""
+
+    def to(self, device: Any) -> Batch:
+        """On another device."""
+        return Batch(
+            self.pixel_values.to(device), [b.to(device) for b in self.boxes], self.labels.to(device), self.numbers
+        )
+
+
+class TrainingSamples(Dataset[tuple[F32, F32, I32, int]]):
+    """Sample n: a tile drawn at random, augmented; both depend on (seed, n) alone.
+
+    Datasets are drawn with the square root of their share, so that small ones are seen often enough.
+    """
+
+    def __init__(self, tiles: TileSet, recipe: Recipe) -> None:
+        self._tiles, self._recipe = tiles, recipe
+        counts = Counter(record.dataset for record in tiles.records)
+        weight = np.array([counts[record.dataset] ** -0.5 for record in tiles.records])
+        self._cumulative = np.cumsum(weight / weight.sum())
+
+    def __getitem__(self, number: int) -> tuple[F32, F32, I32, int]:
+        """Pixel values (3, S, S), boxes (T, 4) and labels (S, S) of sample ``number``."""
+        rng = np.random.default_rng((self._recipe.seed, number))
+        index = min(int(np.searchsorted(self._cumulative, rng.random())), len(self._tiles) - 1)
+        size = self._recipe.model.image_size
+        image, labels = augment(self._tiles[index], size, self._recipe.augment, rng)
+        boxes, labels = boxes_of(labels)
+        return paper_input(image, size), boxes, labels, number
+
+
+class StepSampler(Sampler[list[int]]):
+    """Sample numbers of each step from ``first_step`` on, this process's part of the global batch."""
+
+    def __init__(self, batch_size: int, steps: int, *, first_step: int = 0, rank: int = 0, processes: int = 1) -> None:
+        """Args: batch_size: over all processes. steps: of the whole run. first_step: steps already done.
+
+        Raises:
+            ValueError: the batch cannot be shared equally.
+        """
+        if batch_size % processes:
+            raise ValueError(f"batch_size {batch_size} cannot be shared by {processes} processes equally.")
+        self._batch_size, self._steps, self._first = batch_size, steps, first_step
+        self._share = slice(rank * batch_size // processes, (rank + 1) * batch_size // processes)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self._first, self._steps):
+            yield list(range(step * self._batch_size, (step + 1) * self._batch_size))[self._share]
+
+    def __len__(self) -> int:
+        return self._steps
+
+
+def training_loader(tiles: TileSet, recipe: Recipe, sampler: StepSampler, *, workers: int = 0) -> DataLoader[Any]:
+    """Batches of the steps that are left."""
+    return DataLoader(
+        TrainingSamples(tiles, recipe),
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+
+
+def collate(samples: list[tuple[F32, F32, I32, int]]) -> Batch:
+    """Stack samples into a batch."""
+    return Batch(
+        torch.from_numpy(np.stack([s[0] for s in samples])),
+        [torch.from_numpy(s[1]) for s in samples],
+        torch.from_numpy(np.stack([s[2] for s in samples])),
+        [s[3] for s in samples],
+    )
+
+
+def plain(sample: Sample, size: int) -> tuple[F32, I32]:
+    """A tile's field without its padding, resized as at inference: image (size, size, 3), labels (size, size)."""
+    return augment(sample, size, AugmentConfig(flips=False), np.random.default_rng(0))
+
+
+def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Generator) -> tuple[F32, I32]:
+    """Draw one view of a tile.
+
+    Args:
+        sample: the tile; its zero padding is left out.
+        size: side of the result, pixels.
+        config: what may change.
+        rng: source of all randomness.
+
+    Returns:
+        Image (size, size, 3) float32 in [0, 1] and labels (size, size) int32.
+    """
+    height, width = sample.record.height, sample.record.width
+    image = np.ascontiguousarray(sample.image[:, :height, :width].transpose(1, 2, 0))
+    labels = np.ascontiguousarray(sample.labels[:height, :width])
+    box = _view((height, width), config, rng)
+    image = np.stack([_cut(image[..., c], box, size, Image.Resampling.BILINEAR) for c in range(3)], -1)
+    labels = _cut(labels, box, size, Image.Resampling.NEAREST)
+    if config.flips:
+        turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
+        image, labels = np.rot90(image, turns), np.rot90(labels, turns)
+        image, labels = (image[:, ::-1], labels[:, ::-1]) if mirror else (image, labels)
+    return _intensities(np.ascontiguousarray(image), config, rng), np.ascontiguousarray(labels)
+
+
+def _view(size_hw: tuple[int, int], config: AugmentConfig, rng: np.random.Generator) -> tuple[float, ...]:
+    """The rectangle (left, top, right, bottom) of the field that is shown; it may reach beyond it."""
+    zoom = np.exp(rng.uniform(*np.log(config.zoom)))
+    stretch = np.exp(rng.uniform(-config.aspect, config.aspect) / 2)
+    height, width = size_hw[0] / zoom * stretch, size_hw[1] / zoom / stretch
+    # A crop lies inside the field; a larger view holds all of it.
+    top = rng.uniform(min(0, size_hw[0] - height), max(0, size_hw[0] - height))
+    left = rng.uniform(min(0, size_hw[1] - width), max(0, size_hw[1] - width))
+    return left, top, left + width, top + height
+
+
+def _cut(plane: NDArray[Any], box: tuple[float, ...], size: int, method: Image.Resampling) -> NDArray[Any]:
+    """Resize a rectangle of a plane to (size, size); what lies outside the plane is 0."""
+    left, top, right, bottom = box
+    pad_x = int(np.ceil(max(0.0, -left, right - plane.shape[1])))
+    pad_y = int(np.ceil(max(0.0, -top, bottom - plane.shape[0])))
+    if pad_x or pad_y:
+        plane = np.pad(plane, ((pad_y, pad_y), (pad_x, pad_x)))
+    inner = (left + pad_x, top + pad_y, right + pad_x, bottom + pad_y)
+    limited = (max(inner[0], 0), max(inner[1], 0), min(inner[2], plane.shape[1]), min(inner[3], plane.shape[0]))
+    return np.asarray(Image.fromarray(plane).resize((size, size), method, box=limited))
+
+
+def _intensities(image: F32, config: AugmentConfig, rng: np.random.Generator) -> F32:
+    gamma, sigma, noise = rng.uniform(-1, 1) * config.gamma, rng.random() * config.blur_px, rng.random() * config.noise
+    used = image.any(axis=(0, 1))  # a blank channel stays blank
+    out = image ** np.float32(np.exp(gamma))
+    if sigma > 0.3:
+        out = ndimage.gaussian_filter(out, (sigma, sigma, 0))
+    if noise > 0:
+        out = out + rng.normal(0, noise, out.shape) * used
+    return np.clip(out, 0, 1).astype(np.float32)
+
+
+def boxes_of(labels: I32) -> tuple[F32, I32]:
+    """Boxes of the cells of a label map, tiny fragments left out.
+
+    Returns:
+        (T, 4) cxcywh as fractions of the side, and the labels renumbered so that cell t has label t + 1.
+    """
+    size = labels.shape[0]
+    areas = np.bincount(labels.ravel())
+    boxes, numbers = [], np.zeros(len(areas), np.int32)
+    for value, region in enumerate(ndimage.find_objects(labels), start=1):
+        if region is None or areas[value] < MIN_CELL_PX:
+            continue
+        y, x = region
+        boxes.append([x.start + x.stop, y.start + y.stop, 2 * (x.stop - x.start), 2 * (y.stop - y.start)])
+        numbers[value] = len(boxes)
+    fractions = np.array(boxes, np.float32).reshape(-1, 4) / np.float32(2 * size)
+    return fractions, numbers[labels]

@@ -1,0 +1,94 @@
+"""Losses of both stages. Sums over a batch, divided by a count that all processes agree on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
+
+from training.matching import Match, match_cost, one_to_many, one_to_one
+from training.model import CellFinderOutput, DecoderOutput
+from training.recipe import DetectionLossConfig, MaskLossConfig
+
+Losses = dict[str, Tensor]
+
+
+def detection_losses(
+    output: CellFinderOutput, targets: list[Tensor], cells: float, config: DetectionLossConfig
+) -> Losses:
+    """Focal, L1 and GIoU losses of the last decoder layer and, as ``..._aux``, of the earlier ones.
+
+    Args:
+        output: boxes and logits of B images.
+        targets: the cells' boxes of each image, (T, 4) cxcywh, fractions.
+        cells: number of cells in the batch, averaged over the processes; at least 1.
+
+    Returns:
+        Weighted losses, to be added up.
+
+    Source: Carion et al. 2020 (DETR) for the set loss; Lin et al. 2017 for the focal loss.
+    """
+    losses = _layer_losses(output, targets, cells, config, matches=1)
+    for layer in output.auxiliary:
+        matched = config.auxiliary_matches
+        for name, value in _layer_losses(layer, targets, cells * matched, config, matches=matched).items():
+            losses[f"{name}_aux"] = losses.get(f"{name}_aux", value.new_zeros(())) + value
+    return losses
+
+
+def _layer_losses(
+    output: CellFinderOutput, targets: list[Tensor], cells: float, config: DetectionLossConfig, *, matches: int
+) -> Losses:
+    boxes, logits = output.boxes_cxcywh_norm.float(), output.logits.float()
+    found = []
+    for b, target in enumerate(targets):
+        cost = match_cost(boxes[b], logits[b], target, config)
+        found.append(one_to_one(cost) if matches == 1 else one_to_many(cost, matches))
+    wanted = torch.zeros_like(logits)
+    for b, match in enumerate(found):
+        wanted[b, match.query, config.cell_class] = 1.0
+    focal = sigmoid_focal_loss(logits, wanted, config.focal_alpha, config.focal_gamma, reduction="sum")
+    predicted, true = _pairs(boxes, targets, found)
+    l1 = (predicted - true).abs().sum()
+    giou = generalized_box_iou_loss(
+        box_convert(predicted, "cxcywh", "xyxy"), box_convert(true, "cxcywh", "xyxy"), reduction="sum"
+    )
+    return {
+        "class": config.class_weight * focal / cells,
+        "l1": config.l1_weight * l1 / cells,
+        "giou": config.giou_weight * giou / cells,
+    }
+
+
+def _pairs(boxes: Tensor, targets: list[Tensor], found: list[Match]) -> tuple[Tensor, Tensor]:
+    """Matched boxes and their targets, (M, 4) each."""
+    predicted = torch.cat([boxes[b, match.query] for b, match in enumerate(found)])
+    true = torch.cat([target[match.cell] for target, match in zip(targets, found, strict=True)])
+    return predicted, true
+
+
+def mask_losses(output: DecoderOutput, masks: Tensor, cells: float, config: MaskLossConfig) -> Losses:
+    """Focal and dice losses of the masks, squared error of the IoU estimates.
+
+    Args:
+        output: K masks.
+        masks: (K, h, w) ground truth in {0, 1} at the resolution of the logits.
+        cells: number of masks in the batch, averaged over the processes; at least 1.
+
+    Source: Kirillov et al. 2023 (SAM), appendix A, training algorithm.
+    """
+    logits, truth = output.low_res_masks[:, 0].float().flatten(1), masks.float().flatten(1)
+    focal = sigmoid_focal_loss(logits, truth, reduction="none").mean(1).sum()
+    probability = logits.sigmoid()
+    overlap = (probability * truth).sum(1)
+    dice = 1 - (2 * overlap + 1) / (probability.sum(1) + truth.sum(1) + 1)
+    with torch.no_grad():
+        inside = logits > 0
+        union = (inside | (truth > 0.5)).sum(1)
+        iou = (inside & (truth > 0.5)).sum(1) / union.clamp(min=1)
+    estimate = (output.iou_predictions[:, 0].float() - iou).square().sum()
+    return {
+        "mask_focal": config.focal_weight * focal / cells,
+        "mask_dice": config.dice_weight * dice.sum() / cells,
+        "mask_iou": config.iou_weight * estimate / cells,
+    }

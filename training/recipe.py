@@ -1,0 +1,245 @@
+"""Everything a training run depends on, as typed values, and the presets of the paper and of the built-in model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from training.model import ModelConfig
+
+Schedule = Literal["step", "cosine"]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+class RecipeError(ValueError):
+    """A recipe file or value that cannot be used."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """AdamW and its schedule."""
+
+    steps: int
+    """Optimizer steps of the whole run."""
+    batch_size: int
+    """Images per step over all processes together."""
+    learning_rate: float
+    encoder_learning_rate: float
+    """Rate of the ViT, lower than that of what is trained on it. 0 freezes the ViT."""
+    weight_decay: float
+    clip_norm: float | None
+    """Largest norm of the gradient; None does not clip."""
+    warmup_steps: int = 0
+    schedule: Schedule = "step"
+    drop_at: float = 0.8
+    """``step``: fraction of the run after which the rate drops by ``drop_factor``."""
+    drop_factor: float = 0.1
+    ema_decay: float = 0.0
+    """Decay of the running average of the weights that is validated and exported; 0 keeps no average."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1:
+            raise RecipeError(f"steps {self.steps} and batch_size {self.batch_size} must be 1 or more.")
+        if not 0.0 <= self.ema_decay < 1.0:
+            raise RecipeError(f"ema_decay is {self.ema_decay}; expected a value in [0, 1).")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DetectionLossConfig:
+    """Matching costs and loss weights of CellFinder.
+
+    Defaults: Anchor DETR's published code (Wang et al. 2022), which takes them from Deformable DETR (Zhu et al. 2021).
+    """
+
+    class_cost: float = 2.0
+    l1_cost: float = 5.0
+    giou_cost: float = 2.0
+    class_weight: float = 2.0
+    l1_weight: float = 5.0
+    giou_weight: float = 2.0
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+    cell_class: int = 0
+    """Which logit means "cell"."""
+    auxiliary_matches: int = 1
+    """Queries matched to each cell in the auxiliary layers; above 1, one-to-many matching gives them denser
+    supervision (Jia et al. 2023, H-DETR), while the last layer stays one-to-one and needs no suppression."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskLossConfig:
+    """Loss weights of the mask decoder. Defaults: SAM (Kirillov et al. 2023), appendix A, training algorithm."""
+
+    focal_weight: float = 20.0
+    dice_weight: float = 1.0
+    iou_weight: float = 1.0
+    cells_per_image: int = 16
+    """Cells drawn per image and step; bounds the decoder's memory."""
+    box_jitter: float = 0.1
+    """Standard deviation of the noise on the prompt boxes, as a fraction of the side, at most 20 pixels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentConfig:
+    """Random changes of a training image. Geometry first, then intensities; all zero trains on plain images."""
+
+    zoom: tuple[float, float] = (1.0, 1.0)
+    """Range of the factor by which the field is enlarged (above 1, a crop) or shrunk (below 1, padded)."""
+    aspect: float = 0.0
+    """Largest relative change of one side against the other."""
+    flips: bool = True
+    """Mirror and rotate by quarter turns."""
+    gamma: float = 0.0
+    """Exponents are drawn from exp(+-gamma)."""
+    noise: float = 0.0
+    """Largest standard deviation of Gaussian noise, image units (0..1)."""
+    blur_px: float = 0.0
+    """Largest sigma of a Gaussian blur."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """One training: the model, both stages, the data's augmentation and the seed."""
+
+    model: ModelConfig
+    stage1: OptimizerConfig
+    stage2: OptimizerConfig
+    detection: DetectionLossConfig = field(default_factory=DetectionLossConfig)
+    masks: MaskLossConfig = field(default_factory=MaskLossConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    mask_weight_in_stage1: float = 0.0
+    """Above 0, stage 1 also trains the mask decoder on ground-truth boxes: for models that do not start from SAM."""
+    train_decoder_in_stage2: bool = False
+    """Stage 2 of the paper trains the neck alone; True adds the prompt encoder and the mask decoder."""
+    local_attention_init: bool = False
+    """Start CellFinder with anchors on a grid and attention near each anchor (``CellFinder.init_local``)."""
+    precision: Precision = "32-true"
+    seed: int = 0
+
+    def to_json(self) -> str:
+        """As stored beside a run."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+# The paper's text lost its numbers (appendix B); Anchor DETR's and SAM's published defaults take their place.
+VIT_B = Recipe(
+    model=ModelConfig(),
+    # Paper: 500 epochs on 16 GPUs. Rates, decay, clipping and drop (at 40 of 50 epochs): Anchor DETR's main.py.
+    stage1=OptimizerConfig(
+        steps=500_000,
+        batch_size=16,
+        learning_rate=1e-4,
+        encoder_learning_rate=1e-5,
+        weight_decay=1e-4,
+        clip_norm=0.1,
+        drop_at=0.8,
+    ),
+    # Rate, decay and warm-up: SAM, appendix A. Not clipped: paper, appendix B.
+    stage2=OptimizerConfig(
+        steps=90_000,
+        batch_size=16,
+        learning_rate=8e-4,
+        encoder_learning_rate=0.0,
+        weight_decay=0.1,
+        clip_norm=None,
+        warmup_steps=250,
+        drop_at=2 / 3,
+    ),
+    augment=AugmentConfig(zoom=(0.8, 1.5)),
+    precision="bf16-mixed",
+)
+
+# Small enough to train on a CPU and to ship; starts from nothing, so it needs what speeds a DETR's convergence up.
+NANO = Recipe(
+    model=ModelConfig(
+        image_size=512,
+        encoder_dim=192,
+        encoder_depth=6,
+        encoder_heads=6,
+        window_size=8,
+        global_attention_blocks=(2, 5),
+        embedding_dim=128,
+        decoder_heads=8,
+        decoder_mlp_dim=512,
+        iou_head_dim=128,
+        finder_dim=128,
+        finder_heads=4,
+        finder_ff_dim=512,
+        finder_groups=16,
+        finder_encoder_layers=1,
+        finder_decoder_layers=3,
+        position_cycles=16.0,
+        anchors=1024,
+        classes=1,
+    ),
+    stage1=OptimizerConfig(
+        steps=40_000,
+        batch_size=4,
+        learning_rate=5e-4,
+        encoder_learning_rate=5e-4,
+        weight_decay=1e-2,
+        clip_norm=1.0,
+        warmup_steps=200,
+        schedule="cosine",
+        ema_decay=0.998,
+    ),
+    stage2=OptimizerConfig(
+        steps=4_000,
+        batch_size=4,
+        learning_rate=2e-4,
+        encoder_learning_rate=0.0,
+        weight_decay=1e-2,
+        clip_norm=None,
+        warmup_steps=100,
+        schedule="cosine",
+        ema_decay=0.998,
+    ),
+    detection=DetectionLossConfig(auxiliary_matches=4),
+    masks=MaskLossConfig(cells_per_image=12),
+    augment=AugmentConfig(zoom=(0.6, 2.0), aspect=0.3, gamma=0.4, noise=0.03, blur_px=1.0),
+    mask_weight_in_stage1=1.0,
+    train_decoder_in_stage2=True,
+    local_attention_init=True,
+)
+
+PRESETS: Mapping[str, Recipe] = {"vit_b": VIT_B, "nano": NANO}
+
+
+def load_recipe(source: str | Path) -> Recipe:
+    """A preset by name, or a recipe from a JSON file: ``{"preset": "nano", "stage1": {"steps": 100}, ...}``.
+
+    Values not in the file are the preset's.
+
+    Raises:
+        RecipeError: no such preset or file, damaged JSON, or a name or value that does not exist.
+    """
+    if str(source) in PRESETS:
+        return PRESETS[str(source)]
+    path = Path(source)
+    if not path.is_file():
+        raise RecipeError(f"{source} is neither a preset ({', '.join(PRESETS)}) nor a file.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        preset = PRESETS[content.pop("preset", "nano")]
+        return _updated(preset, content)
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RecipeError(f"{path} is not a recipe: {error}.") from error
+
+
+def _updated(value: Any, changes: Mapping[str, Any]) -> Any:
+    """A frozen dataclass with some values, nested ones too, replaced."""
+    names = {f.name for f in fields(value)}
+    unknown = sorted(changes.keys() - names)
+    if unknown:
+        raise RecipeError(f"{type(value).__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(names))}")
+    converted = {}
+    for name, change in changes.items():
+        current = getattr(value, name)
+        if isinstance(change, Mapping):
+            converted[name] = _updated(current, change)
+        else:
+            converted[name] = tuple(change) if isinstance(current, tuple) else change
+    return replace(value, **converted)

@@ -1,0 +1,194 @@
+"""Both training stages as Lightning modules (paper, section 2.3 and Appendix B)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torchvision.ops import box_convert
+
+from training.batches import Batch
+from training.checkpoint import METADATA_KEY, metadata
+from training.losses import Losses, detection_losses, mask_losses
+from training.model import CellSAM, DecoderOutput
+from training.recipe import OptimizerConfig, Recipe
+
+# SAM's parts for points, mask prompts and several masks per prompt: box prompts never reach them.
+_UNUSED = ("point_embeddings.0.", "point_embeddings.1.", "not_a_point_embed.", "mask_downscaling.")
+_UNUSED_HEADS = tuple(f"output_hypernetworks_mlps.{n}." for n in (1, 2, 3))
+
+
+class Stage(pl.LightningModule):
+    """What both stages share: the optimizer, its schedule, the logs, the checkpoint's metadata."""
+
+    def __init__(self, recipe: Recipe, model: CellSAM, optimizer: OptimizerConfig, *, licence: str) -> None:
+        """Args: licence: of the weights that come out, stored in every checkpoint."""
+        super().__init__()
+        self.recipe, self.model = recipe, model
+        self._optimizer, self._licence = optimizer, licence
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(self.trains(name) and not any(part in name for part in _UNUSED + _UNUSED_HEADS))
+
+    def trains(self, name: str) -> bool:
+        """Whether this stage trains a parameter of the model."""
+        raise NotImplementedError
+
+    def batch_losses(self, batch: Batch) -> Losses:
+        """Weighted losses of a batch, to be added up."""
+        raise NotImplementedError
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """Log every loss, return the sum."""
+        losses = self.batch_losses(batch)
+        total = torch.stack(list(losses.values())).sum()
+        logged = {f"train/{name}": value.detach() for name, value in losses.items()}
+        self.log_dict({**logged, "train/loss": total.detach()}, batch_size=len(batch.boxes), sync_dist=True)
+        return total
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """See Lightning."""
+        return batch.to(device)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a rate of its own for the ViT; no decay on biases, norms and embeddings."""
+        config = self._optimizer
+        groups = [
+            {"params": list(params), "lr": rate, "weight_decay": decay}
+            for params, rate, decay in self._groups()
+            if params
+        ]
+        optimizer = AdamW(groups)
+        schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, config))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _groups(self) -> Iterator[tuple[list[nn.Parameter], float, float]]:
+        config = self._optimizer
+        trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        for in_encoder, rate in ((True, config.encoder_learning_rate), (False, config.learning_rate)):
+            for decayed in (True, False):
+                chosen = [p for name, p in trained if _in_body(name) == in_encoder and _decays(name, p) == decayed]
+                yield chosen, rate, config.weight_decay if decayed else 0.0
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
+        """Clip by norm where the recipe says so."""
+        if self._optimizer.clip_norm is not None:
+            self.clip_gradients(optimizer, self._optimizer.clip_norm, "norm")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make the checkpoint readable by ``training.checkpoint.load_checkpoint``."""
+        checkpoint[METADATA_KEY] = metadata(self.model.config, self._licence)
+
+    def over_processes(self, count: int) -> float:
+        """A count of this process's batch, averaged over the processes; at least 1."""
+        value = torch.tensor(float(count), device=self.device)
+        return max(float(self.trainer.strategy.reduce(value, reduce_op="mean")), 1.0)
+
+    def mask_branch_losses(self, batch: Batch, embedding: Tensor) -> Losses:
+        """Losses of the mask decoder on ground-truth boxes; cells are drawn by the sample's number."""
+        config = self.recipe.masks
+        drawn = [self._draw(batch, b) for b in range(len(batch.boxes))]
+        cells = self.over_processes(sum(len(indices) for indices in drawn))
+        outputs, truths, weight = [], [], 1.0
+        for b, indices in enumerate(drawn):
+            if len(indices):
+                prompts = self._prompts(batch, b, indices)
+                outputs.append(self.model.decode(embedding[b : b + 1], prompts))
+                truths.append(_true_masks(batch.labels[b], indices, self.model.config.grid_size * 4))
+        if not outputs:  # every process must take part in every parameter's gradient
+            size, side = self.model.config.image_size, 4 * self.model.config.grid_size
+            outputs = [self.model.decode(embedding[:1], torch.tensor([[0.0, 0.0, size, size]], device=self.device))]
+            truths, weight = [torch.zeros(1, side, side, device=self.device)], 0.0
+        joined = DecoderOutput(*(torch.cat(parts) for parts in zip(*outputs, strict=True)))
+        losses = mask_losses(joined, torch.cat(truths), cells, config)
+        return {name: weight * value for name, value in losses.items()}
+
+    def _draw(self, batch: Batch, b: int) -> Tensor:
+        count, most = len(batch.boxes[b]), self.recipe.masks.cells_per_image
+        rng = np.random.default_rng((self.recipe.seed, batch.numbers[b], 1))
+        return torch.as_tensor(np.sort(rng.permutation(count)[:most]), device=self.device)
+
+    def _prompts(self, batch: Batch, b: int, indices: Tensor) -> Tensor:
+        """Boxes in model pixels, with SAM's noise: 10 % of the side, at most 20 of 1024 pixels."""
+        size = self.model.config.image_size
+        boxes = box_convert(batch.boxes[b][indices], "cxcywh", "xyxy") * size
+        rng = np.random.default_rng((self.recipe.seed, batch.numbers[b], 2))
+        noise = torch.as_tensor(rng.normal(size=tuple(boxes.shape)), dtype=boxes.dtype, device=boxes.device)
+        sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+        most = 20 * size / 1024
+        return boxes + (noise * self.recipe.masks.box_jitter * sides).clamp(-most, most)
+
+
+class DetectorStage(Stage):
+    """Stage 1: CellFinder and the ViT on boxes; the mask decoder too where the recipe says so."""
+
+    def trains(self, name: str) -> bool:
+        """See ``Stage``."""
+        if name.startswith(("encoder.neck.", "prompt_encoder.", "mask_decoder.")):
+            return self.recipe.mask_weight_in_stage1 > 0
+        return True
+
+    def batch_losses(self, batch: Batch) -> Losses:
+        """See ``Stage``."""
+        weight = self.recipe.mask_weight_in_stage1
+        features = self.model.detector_features(batch.pixel_values)
+        output = self.model.detect(features, auxiliary=True)
+        cells = self.over_processes(sum(len(boxes) for boxes in batch.boxes))
+        losses = detection_losses(output, batch.boxes, cells, self.recipe.detection)
+        if weight:
+            masks = self.mask_branch_losses(batch, self.model.encoder.neck(features))
+            losses |= {name: weight * value for name, value in masks.items()}
+        return losses
+
+
+class MaskStage(Stage):
+    """Stage 2: the ViT and CellFinder are frozen; the neck learns to feed SAM's decoder again.
+
+    The paper trains the neck alone. A model that does not start from SAM trains the decoder with it.
+    """
+
+    def trains(self, name: str) -> bool:
+        """See ``Stage``."""
+        if name.startswith("encoder.neck."):
+            return True
+        return self.recipe.train_decoder_in_stage2 and name.startswith(("prompt_encoder.", "mask_decoder."))
+
+    def batch_losses(self, batch: Batch) -> Losses:
+        """See ``Stage``."""
+        with torch.no_grad():
+            features = self.model.encoder.patch_features(batch.pixel_values)
+        return self.mask_branch_losses(batch, self.model.encoder.neck(features))
+
+
+def learning_rate_factor(step: int, config: OptimizerConfig) -> float:
+    """Factor of the base rate at a step: linear warm-up, then a step drop or a cosine to a hundredth."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    if config.schedule == "step":
+        return config.drop_factor if step >= config.drop_at * config.steps else 1.0
+    progress = min((step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1), 1.0)
+    return 0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _in_body(name: str) -> bool:
+    """Whether a parameter belongs to a ViT body: the neck is trained like a head."""
+    return name.startswith(("encoder.", "detector_encoder.")) and not name.startswith("encoder.neck.")
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    embedding = any(
+        part in name for part in ("pos_embed", "rel_pos", "anchor_points", "pattern", "token", "embeddings")
+    )
+    return parameter.dim() > 1 and not embedding
+
+
+def _true_masks(labels: Tensor, indices: Tensor, side: int) -> Tensor:
+    """(S, S) labels to (K, side, side) masks of the chosen cells: 1 where more than half of a pixel is the cell."""
+    masks = (labels[None] == (indices + 1)[:, None, None]).float()
+    return (nn.functional.adaptive_avg_pool2d(masks, side) > 0.5).float()
