@@ -1,0 +1,138 @@
+"""Timing two variants in turn, each in a process of its own, and writing the record."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import resource
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.evaluation.environment import describe_environment, portable_command
+
+SCHEMA = 1
+
+Stages = dict[str, float]
+"""Seconds by stage of one run."""
+
+Variant = Callable[[], tuple[Stages, NDArray[np.int32]]]
+"""One run: seconds by stage, and the labels it gave."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All counted runs of one variant."""
+
+    runs: list[Stages]
+    labels: NDArray[np.int32]
+    peak_mib: float
+
+    def summary(self) -> dict[str, Any]:
+        """p50, p90 and p99 in ms, of the whole and of each stage; peak memory of the process."""
+        totals = [sum(run.values()) for run in self.runs]
+        return {
+            "runs": len(self.runs),
+            "total_ms": _percentiles(totals),
+            "stages_ms": {stage: _percentiles([run[stage] for run in self.runs]) for stage in self.runs[0]},
+            "peak_mib": round(self.peak_mib),
+        }
+
+
+def _percentiles(seconds: list[float]) -> dict[str, float]:
+    return {f"p{p}": round(float(np.percentile(seconds, p)) * 1e3, 1) for p in (50, 90, 99)}
+
+
+def measure_in_turn(variants: Mapping[str, Callable[[], Variant]], *, warmup: int, runs: int) -> dict[str, Measured]:
+    """Run all variants A, B, A, B ...: a machine whose speed drifts slows each of them alike.
+
+    Args:
+        variants: makes each variant, called in the variant's own process.
+        warmup: runs of each that are not counted.
+        runs: runs of each that are.
+
+    Raises:
+        RuntimeError: a variant failed; its own message is kept.
+    """
+    workers = {name: _Worker(make) for name, make in variants.items()}
+    found: dict[str, list[Stages]] = {name: [] for name in variants}
+    labels: dict[str, NDArray[np.int32]] = {}
+    try:
+        for turn in range(warmup + runs):
+            for name, worker in workers.items():
+                stages, labels[name] = worker.run()
+                if turn >= warmup:
+                    found[name].append(stages)
+        return {name: Measured(found[name], labels[name], worker.peak_mib()) for name, worker in workers.items()}
+    finally:
+        for worker in workers.values():
+            worker.stop()
+
+
+class _Worker:
+    """A variant in its own process, run on demand."""
+
+    def __init__(self, make: Callable[[], Variant]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, child = context.Pipe()
+        self._process = context.Process(target=_serve, args=(make, child), daemon=True)
+        self._process.start()
+        child.close()
+
+    def run(self) -> tuple[Stages, NDArray[np.int32]]:
+        out: tuple[Stages, NDArray[np.int32]] = self._ask("run")
+        return out
+
+    def peak_mib(self) -> float:
+        return float(self._ask("memory"))
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.join()
+
+    def _ask(self, what: str) -> Any:
+        self._pipe.send(what)
+        try:
+            answer = self._pipe.recv()
+        except EOFError as error:
+            raise RuntimeError(f"a variant's process ended with exit code {self._process.exitcode}.") from error
+        if isinstance(answer, BaseException):
+            raise RuntimeError(f"a variant failed: {answer!r}") from answer
+        return answer
+
+
+def _serve(make: Callable[[], Variant], pipe: Connection) -> None:
+    try:
+        variant = make()
+        while True:
+            if pipe.recv() == "run":
+                pipe.send(variant())
+            else:
+                pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    except BaseException as error:
+        pipe.send(error)
+
+
+def write_record(out: Path, case: str, content: dict[str, Any]) -> Path:
+    """Write ``CASE_DEVICE_DATE.json`` with what is needed to judge and repeat the result."""
+    environment = describe_environment()
+    device = environment["gpus"][0].split(",")[0] if environment["gpus"] else f"cpu{environment['cpu_count']}"
+    path = out / f"{case}_{device.replace(' ', '-').lower()}_{date.today().isoformat()}.json"
+    record = {
+        "schema": SCHEMA,
+        "case": case,
+        "date": date.today().isoformat(),
+        "command": portable_command(["python", "-m", f"benchmarks.{case}", *sys.argv[1:]]),
+        "environment": environment,
+        **content,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,47 @@
+"""The latency benchmark runs, compares like with like, and writes a complete record. No time is asserted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.measure import Measured, measure_in_turn
+
+
+def test_record(small_checkpoint: Path, small_engines: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.latency", "--checkpoint", str(small_checkpoint)]
+    command += ["--engines", str(small_engines), "--boxes", "5", "--size", "96", "--runs", "2", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.iterdir()
+    record = json.loads(path.read_text())
+    assert record["case"] == "latency"
+    assert record["labels_equal_to_baseline_full_masks"] > 0.999
+    assert record["speedup"][record["baseline"]] == 1.0
+    for variant in record["variants"].values():
+        assert variant["runs"] == 2
+        assert variant["total_ms"]["p50"] <= variant["total_ms"]["p99"]
+        assert set(variant["stages_ms"]) == {"encode", "detect", "decode"}
+        assert variant["peak_mib"] > 50
+    assert str(tmp_path) not in path.read_text(), "no paths of this machine"
+
+
+def test_summary_by_hand() -> None:
+    runs = [{"a": 0.1, "b": 0.2}, {"a": 0.3, "b": 0.2}, {"a": 0.2, "b": 0.2}]
+    summary = Measured(runs, None, 10.4).summary()  # type: ignore[arg-type]
+    assert summary["total_ms"]["p50"] == 400.0
+    assert summary["stages_ms"]["a"]["p50"] == 200.0
+    assert summary["peak_mib"] == 10
+
+
+def failing() -> None:
+    raise OSError("no such engine")
+
+
+def test_a_failing_variant_says_why() -> None:
+    with pytest.raises(RuntimeError, match="no such engine"):
+        measure_in_turn({"x": failing}, warmup=0, runs=1)  # type: ignore[dict-item]
