@@ -1,45 +1,81 @@
-"""Every command and every line of Python in the README runs, in order, in one directory."""
+"""Every command and every line of Python in the READMEs runs, in order, in one directory."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
+
+from tests.small import SMALL
+from tests.training.made_data import disc_tile
+from training.recipe import NANO, load_recipe
 
 ROOT = Path(__file__).parents[1]
 
 
-def blocks() -> list[tuple[str, str]]:
+def blocks(readme: Path) -> list[tuple[str, str]]:
     """Language and content of the fenced blocks, in order."""
-    return re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    return re.findall(r"```(\w+)\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_readme_commands_and_code_run(tmp_path: Path, small_checkpoint: Path, image: Any) -> None:
-    shutil.copy(small_checkpoint, tmp_path / "cellsam_general.pt")
-    Image.fromarray(image).save(tmp_path / "cells.png")
+def run_blocks(readme: Path, directory: Path) -> dict[str, int]:
+    """Run all bash and Python blocks; how often each program ran."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    ran = {"cellsam-engine": 0, "python": 0}
-    for language, content in blocks():
+    ran: dict[str, int] = {}
+    for language, content in blocks(readme):
+        if language == "json":
+            continue
         assert language in ("bash", "python"), language
         if language == "python":
             commands = [[sys.executable, "-c", content]]
         else:
             commands = [shlex.split(line, comments=True) for line in content.splitlines() if line.strip()]
         for command in commands:
-            program = "python" if command[0] == sys.executable else command[0]
             # Installing and testing are what brought this test here.
-            if program in ("pip", "make"):
+            if command[0] in ("pip", "make"):
                 continue
-            done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
             assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr}"
-            ran[program] += 1
-    assert ran["cellsam-engine"] >= 5
+            ran[language] = ran.get(language, 0) + 1
+    return ran
+
+
+def test_readme(tmp_path: Path, small_checkpoint: Path, image: Any) -> None:
+    shutil.copy(small_checkpoint, tmp_path / "cellsam_general.pt")
+    Image.fromarray(image).save(tmp_path / "cells.png")
+    ran = run_blocks(ROOT / "README.md", tmp_path)
+    assert ran["bash"] >= 5
     assert ran["python"] >= 1
     assert (tmp_path / "labels" / "cells_labels.tif").is_file()
+
+
+def test_training_readme(tmp_path: Path) -> None:
+    """With few images, a small model and few steps; the recipe shown must be one."""
+    shown = next(content for language, content in blocks(ROOT / "training" / "README.md") if language == "json")
+    (tmp_path / "shown.json").write_text(shown)
+    assert load_recipe(tmp_path / "shown.json").stage1.steps == 20000
+    small = replace(
+        NANO,
+        model=replace(SMALL, anchors=64, classes=1),
+        stage1=replace(NANO.stage1, steps=2, batch_size=2),
+        stage2=replace(NANO.stage2, steps=2, batch_size=2),
+    )
+    (tmp_path / "recipe.json").write_text(json.dumps(asdict(small)))
+    (tmp_path / "images").mkdir()
+    for number in range(12):
+        tile = disc_tile(number)
+        grey = (tile.image[2, :160, :160] * 255).astype(np.uint8)
+        Image.fromarray(grey).save(tmp_path / "images" / f"disc{number}_img.png")
+        Image.fromarray(tile.labels[:160, :160].astype(np.uint16)).save(tmp_path / "images" / f"disc{number}_mask.png")
+    assert run_blocks(ROOT / "training" / "README.md", tmp_path)["bash"] == 6
+    assert (tmp_path / "engines" / "manifest.json").is_file()
