@@ -128,7 +128,8 @@ def _foreground(plane: F32, config: BaselineConfig) -> Bool:
     low = float(plane.min())
     if low == float(plane.max()):
         return np.zeros(plane.shape, np.bool_)
-    inside: Bool = plane > low + config.threshold_scale * (float(threshold_otsu(plane)) - low)
+    otsu = float(threshold_otsu(plane))  # type: ignore[no-untyped-call]
+    inside: Bool = plane > low + config.threshold_scale * (otsu - low)
     if config.threshold == "local":
         inside &= plane > ndimage.gaussian_filter(plane, config.local_window_px)
     return inside
@@ -141,10 +142,12 @@ def _split(inside: Bool, depth: F32, config: BaselineConfig) -> I32:
 
     depth = ndimage.gaussian_filter(depth, config.seed_smoothing_px)
     parts, _ = ndimage.label(inside)
-    peaks = peak_local_max(depth, min_distance=config.seed_distance_px, labels=parts, exclude_border=False)
+    peaks = peak_local_max(  # type: ignore[no-untyped-call]
+        depth, min_distance=config.seed_distance_px, labels=parts, exclude_border=False
+    )
     seeds = np.zeros(inside.shape, np.int32)
     seeds[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
-    labels: I32 = watershed(-depth, seeds, mask=inside).astype(np.int32)
+    labels: I32 = watershed(-depth, seeds, mask=inside).astype(np.int32)  # type: ignore[no-untyped-call]
     return labels
 
 
