@@ -179,7 +179,7 @@ def _manifest(
     return Manifest(
         image_size=sizes.image_size,
         grid_size=sizes.grid_size,
-        profile=config.profile or ("cellsam-1.2" if loaded.source_format == "cellsam" else "paper"),
+        profile=config.profile or loaded.default_profile,
         renormalize=loaded.renormalize,
         trunk=sizes.trunk,
         precision=config.precision,

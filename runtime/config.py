@@ -23,6 +23,10 @@ class SegmentConfig:
         ConfigError: a value outside its range.
     """
 
+    normalize: bool = True
+    """Clip and equalise the contrast of the image first. False takes it as it is, for images that went through
+    ``runtime.preprocess.normalize_contrast`` before: values in [0, 1]."""
+
     box_threshold: float = 0.4
     """Base cut on box scores. In [0, 1] when ``fixed``; in [0, 1.5] when ``adaptive``, where it is blended."""
 

@@ -109,6 +109,28 @@ def normalize_contrast(image: ArrayLike) -> F32:
     return out
 
 
+def take_normalized(image: ArrayLike) -> F32:
+    """Channels of an image whose contrast is normalised already.
+
+    Args:
+        image: (H, W) or (H, W, C <= 3) in [0, 1].
+
+    Returns:
+        (H, W, 3) float32.
+
+    Raises:
+        InputError: values outside [0, 1], or what ``check_image`` refuses.
+    """
+    checked = check_image(image)
+    low, high = checked.min(), checked.max()
+    if low < 0 or high > 1:
+        raise InputError(
+            f"image has values from {low} to {high}; expected [0, 1], as normalize=False takes the image as it is. "
+            "Leave normalize=True for raw images."
+        )
+    return to_channels(checked).astype(np.float32)
+
+
 def resize_channels(image: F32, size: int) -> F32:
     """(H, W, 3) float32 to (3, size, size) float32, bilinear, antialiased where it shrinks; aspect is not kept."""
     planes = [

@@ -131,7 +131,7 @@ class Segmenter:
         config = config or self.config
         if boxes is not None and len(boxes) != len(images):
             raise InputError(f"boxes are given for {len(boxes)} images, but {len(images)} images came.")
-        encoded = [self.encode(image, detector=boxes is None) for image in images]
+        encoded = [self.encode(image, detector=boxes is None, config=config) for image in images]
         if boxes is None:
             found = [self.detect(image, config=config) for image in encoded]
             prompts, scores = [d.boxes for d in found], [d.scores for d in found]
@@ -140,12 +140,13 @@ class Segmenter:
             scores = [np.full(len(b), np.nan, np.float32) for b in prompts]
         return self._decode(encoded, prompts, scores, config)
 
-    def encode(self, image: ArrayLike, *, detector: bool = True) -> EncodedImage:
+    def encode(self, image: ArrayLike, *, detector: bool = True, config: SegmentConfig | None = None) -> EncodedImage:
         """Run the encoder on one image.
 
         Args:
             image: as in ``__call__``.
             detector: False leaves out what only ``detect`` needs.
+            config: settings of this call; only ``normalize`` matters here.
 
         Raises:
             InputError: an image that cannot be used, or a detector asked of engines that have none.
@@ -154,8 +155,8 @@ class Segmenter:
             raise InputError(
                 "these engines have no detector (plain SAM weights). Give the boxes: segmenter(image, boxes=...)."
             )
-        checked = preprocess.check_image(image)
-        normalized = preprocess.normalize_contrast(checked)
+        take = preprocess.normalize_contrast if (config or self.config).normalize else preprocess.take_normalized
+        normalized = take(image)
         branches = preprocess.branch_inputs(normalized, self.manifest, detector=detector)
         outputs = self._run_encoder("encoder", branches.mask)
         features: F32 | None = None
@@ -163,7 +164,7 @@ class Segmenter:
             name: EngineName = "detector_encoder" if self.manifest.trunk == "separate" else "encoder"
             one_pass = name == "encoder" and branches.box is branches.mask
             features = (outputs if one_pass else self._run_encoder(name, branches.box))["patch_features"]
-        height, width = checked.shape[:2]
+        height, width = normalized.shape[:2]
         return EncodedImage((height, width), outputs["image_embedding"], features)
 
     def _run_encoder(self, name: EngineName, pixel_values: F32) -> dict[str, F32]:

@@ -12,6 +12,7 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor
 
+from runtime.preprocess import Profile
 from training.model import CellSAM, ModelConfig
 from training.model.image_encoder import same_body
 
@@ -42,6 +43,11 @@ class Checkpoint:
     """Licence of the weights, carried into the manifest of every engine made from them."""
     renormalize: bool = True
     """Released format: whether it holds ``model_cp``, which switches a second normalisation on at inference."""
+
+    @property
+    def default_profile(self) -> Profile:
+        """The preprocessing these weights were made for."""
+        return "cellsam-1.2" if self.source_format == "cellsam" else "paper"
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

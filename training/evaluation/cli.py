@@ -63,8 +63,8 @@ def run(
     An image that fails is listed with its error and enters no figure; the exit code is then 1.
     """
     from runtime.backends import BackendOptions
+    from runtime.manifest import read_manifest
     from runtime.segmenter import Segmenter
-    from training.evaluation.tiles import TileSegmenter
 
     with _errors_shown():
         _prepare(out)
@@ -72,8 +72,9 @@ def run(
         samples = select(find_samples(data, split=split), dataset or ())
         select(samples, held_out or ())  # a name that does not occur is an error
         samples = hold_out(samples, held_out or ())
-        kind = Segmenter if samples[0].tile_hw is None else TileSegmenter
-        segmenter = kind(engine, backend=backend, options=BackendOptions(threads=threads))
+        # The contrast of built tiles is equalised already; doing it twice would change them.
+        config = replace(read_manifest(engine).config, normalize=samples[0].tile_hw is None)
+        segmenter = Segmenter(engine, backend=backend, config=config, options=BackendOptions(threads=threads))
         about = {"manifest": asdict(segmenter.manifest), "config": asdict(segmenter.config), "threads": threads}
         with _progress("segmenting", len(samples)) as step:
             evaluation = evaluate(
@@ -153,7 +154,7 @@ def prompts(
             raise InputError(str(error)) from error
         spec = ModelInput(
             image_size=model.config.image_size,
-            profile="cellsam-1.2" if loaded.source_format == "cellsam" else "paper",
+            profile=loaded.default_profile,
             renormalize=loaded.renormalize,
         )
         with _progress("prompting", len(samples)) as step:

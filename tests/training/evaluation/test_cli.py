@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from runtime import InputError, Segmenter
+from runtime import InputError, SegmentConfig, Segmenter
 from runtime.preprocess import normalize_contrast
 from tests.training.evaluation.made import bright_image, discs, write_pair, write_tile
 from training.evaluation import tuning
 from training.evaluation.cli import evaluate_app
 from training.evaluation.report import read_report
-from training.evaluation.tiles import TileSegmenter
 
 
 def call(*arguments: object) -> Result:
@@ -128,8 +127,9 @@ def test_tiles_are_segmented_as_they_are(small_engines: Path, tmp_path: Path) ->
     (score,) = read_report(tmp_path / "o" / "evaluation.json").evaluation.images
     assert (score.group, score.truth, score.size_hw) == ("Yeast", 5, (64, 64))
     segmenter = Segmenter(small_engines)
-    np.testing.assert_array_equal(
-        TileSegmenter(small_engines)(normalize_contrast(image)).labels, segmenter(image).labels
-    )
-    with pytest.raises(InputError, match="expected a tile of 'data build'"):
-        TileSegmenter(small_engines)(image)
+    np.testing.assert_array_equal(segmenter(normalize_contrast(image), config=AS_IS).labels, segmenter(image).labels)
+    with pytest.raises(InputError, match=r"expected \[0, 1\], as normalize=False"):
+        segmenter(image, config=AS_IS)
+
+
+AS_IS = SegmentConfig(normalize=False)
