@@ -14,25 +14,40 @@ from runtime.files import read_image
 from runtime.manifest import Precision
 from runtime.preprocess import Profile
 
+IMAGE: Any = typer.Option(
+    help="Image to compare engines and PyTorch on: PNG, JPEG, TIFF or npy; default: a built-in one of nuclei.",
+    metavar="FILE",
+    readable=False,  # reported like every other reason why an image cannot be read
+)
+
 
 def export_command(
-    checkpoint: Annotated[Path, typer.Option(help="Released CellSAM, SAM ViT-B or our own.", metavar="FILE")],
+    checkpoint: Annotated[Path, typer.Option(help="Weights: released CellSAM, SAM ViT-B or our own.", metavar="FILE")],
     out: Annotated[Path, typer.Option(help="Engine directory to make.", metavar="DIR")],
     profile: Annotated[
         Profile | None,
-        typer.Option(help="Preprocessing; default: cellsam-1.2 for released CellSAM weights, else paper."),
+        typer.Option(
+            help="Preprocessing the weights were trained with: 'paper', one normalised input for boxes and masks; "
+            "'cellsam-1.2', the two inputs of the released code; default: cellsam-1.2 for released CellSAM weights, "
+            "else paper."
+        ),
     ] = None,
-    precision: Annotated[Precision, typer.Option(help="Number format of the engines.")] = "fp32",
-    licence: Annotated[str | None, typer.Option(help="Licence of the weights, for the manifest.")] = None,
-    image: Annotated[Path | None, typer.Option(help="Image to verify on; default, a built-in one.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an engine directory that exists.")] = False,
+    precision: Annotated[Precision, typer.Option(help="Number format the engines compute in.")] = "fp32",
+    licence: Annotated[
+        str | None, typer.Option(help="Licence of the weights, for the manifest; default: the checkpoint's.")
+    ] = None,
+    image: Annotated[Path | None, IMAGE] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an engine directory that exists; nothing else is replaced.")
+    ] = False,
 ) -> None:
     """Turn a checkpoint into an engine directory, verified against PyTorch stage by stage."""
     from export.exporter import ExportConfig, export_engines
 
     config = ExportConfig(profile=profile, precision=precision, licence=licence, force=force)
     try:
-        manifest = export_engines(checkpoint, out, config, image=_read(image), progress=_say)
+        verified_on = _read(image)  # before the work, which takes minutes
+        manifest = export_engines(checkpoint, out, config, image=verified_on, progress=_say)
     except (SegmenterError, OSError) as error:
         fail(error)
     for output in manifest.verification["outputs"]:
@@ -46,7 +61,7 @@ def export_command(
 def verify_command(
     directory: Annotated[Path, typer.Argument(help="Engine directory.", metavar="DIR")],
     checkpoint: Annotated[Path, typer.Option(help="The checkpoint it was made from.", metavar="FILE")],
-    image: Annotated[Path | None, typer.Option(help="Image to verify on; default, a built-in one.")] = None,
+    image: Annotated[Path | None, IMAGE] = None,
 ) -> None:
     """Compare every engine of a directory with PyTorch in float32: names, shapes, values."""
     from export.exporter import verify_directory

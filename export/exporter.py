@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from export.errors import ExportError, VerificationError
 from export.onnx_file import write_onnx
+from export.placing import check_target, move_into_place
 from export.stages import Stage, stages_of
 from export.verify import OutputCheck, Tolerance, verify_engines
 from runtime.backends.base import BackendOptions
 from runtime.backends.ort import OrtEngine
 from runtime.config import SegmentConfig
 from runtime.manifest import (
-    MANIFEST_NAME,
     EngineFile,
     EngineName,
     Manifest,
@@ -30,7 +30,7 @@ from runtime.manifest import (
     read_manifest,
     sha256_file,
 )
-from runtime.preprocess import Profile
+from runtime.preprocess import Profile, check_image
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 
 Progress = Callable[[str], None]
@@ -70,36 +70,28 @@ def export_engines(
         progress: called with a line before each step.
 
     Raises:
-        ExportError: ``out`` exists, or is no engine directory to replace.
-        CheckpointError: the checkpoint cannot be used.
+        ExportError: ``out`` exists or may not be replaced, or the checkpoint cannot be used.
+        InputError: ``image`` cannot be used.
         VerificationError: an engine differs from PyTorch; every failed check is named.
     """
     config = config or ExportConfig()
-    out = Path(out)
-    _check_target(out, force=config.force)
+    if image is not None:
+        check_image(image)
+    out = Path(out).resolve()
+    check_target(out, force=config.force)
     progress("reading the checkpoint")
     loaded = _load(Path(checkpoint))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=_existing_parent(out)))
     try:
         engines = {}
         for stage in stages_of(loaded.model):
             progress(f"writing {stage.file}")
             engines[stage.name] = _write_stage(stage, partial)
-        manifest = _manifest(loaded, sha256_file(Path(checkpoint)), config, engines, verification={})
-        checks = verify_engines(
-            partial,
-            manifest,
-            loaded.model,
-            image=image,
-            on_stage=lambda stage: progress(f"verifying {stage} against PyTorch"),
-        )
-        _raise_failures(checks)
-        manifest = _manifest(
-            loaded, manifest.weights["sha256"], config, engines, verification=_verification(checks, image)
-        )
+        manifest = _manifest(loaded, sha256_file(Path(checkpoint)), config, engines)
+        checks = _verified(partial, manifest, loaded, image, progress)
+        manifest = replace(manifest, verification=_verification(checks, image))
         manifest.write(partial)
-        _move_into_place(partial, out)
+        move_into_place(partial, out, force=config.force)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest
@@ -116,8 +108,7 @@ def verify_directory(
 
     Raises:
         EngineError: the directory is damaged.
-        ExportError: it was made from another checkpoint.
-        CheckpointError: the checkpoint cannot be used.
+        ExportError: it was made from another checkpoint, or the checkpoint cannot be used.
         VerificationError: an engine differs from PyTorch; every failed check is named.
     """
     directory = Path(directory)
@@ -131,6 +122,17 @@ def verify_directory(
             f"{directory} was made from another checkpoint: sha256 {manifest.weights['sha256'][:16]}..., but "
             f"{checkpoint} has {found[:16]}.... Give the one it was made from, or export again."
         )
+    return _verified(directory, manifest, loaded, image, progress)
+
+
+def _verified(
+    directory: Path, manifest: Manifest, loaded: Checkpoint, image: NDArray[np.generic] | None, progress: Progress
+) -> list[OutputCheck]:
+    """All checks of a directory.
+
+    Raises:
+        VerificationError: one failed; all that did are named.
+    """
     checks = verify_engines(
         directory,
         manifest,
@@ -138,7 +140,9 @@ def verify_directory(
         image=image,
         on_stage=lambda stage: progress(f"verifying {stage} against PyTorch"),
     )
-    _raise_failures(checks)
+    failed = [str(check) for check in checks if not check.passed]
+    if failed:
+        raise VerificationError("the engines do not agree with PyTorch:\n  " + "\n  ".join(failed))
     return checks
 
 
@@ -149,13 +153,9 @@ def _load(path: Path) -> Checkpoint:
         raise ExportError(f"{path}: {error}") from error
 
 
-def _check_target(out: Path, *, force: bool) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not out.is_dir() or not (out / MANIFEST_NAME).is_file():
-        raise ExportError(f"{out} exists and is no engine directory; it will not be replaced. Give another --out.")
-    if not force:
-        raise ExportError(f"{out} exists. Replace it with --force, or give another --out.")
+def _existing_parent(path: Path) -> Path:
+    """The nearest directory above a path that exists: a failed export makes none."""
+    return next(parent for parent in path.parents if parent.is_dir())
 
 
 def _write_stage(stage: Stage, directory: Path) -> EngineFile:
@@ -173,7 +173,6 @@ def _manifest(
     checkpoint_sha256: str,
     config: ExportConfig,
     engines: dict[EngineName, EngineFile],
-    verification: dict[str, object],
 ) -> Manifest:
     sizes = loaded.model.config
     return Manifest(
@@ -193,7 +192,6 @@ def _manifest(
         model=asdict(sizes),
         tools={name: version(name) for name in ("cellsam-engine", "torch", "onnx", "onnxscript", "onnxruntime")},
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        verification=verification,
     )
 
 
@@ -204,26 +202,3 @@ def _verification(checks: list[OutputCheck], image: NDArray[np.generic] | None) 
         "tolerance": asdict(Tolerance()),
         "outputs": [asdict(check) for check in checks],
     }
-
-
-def _raise_failures(checks: list[OutputCheck]) -> None:
-    failed = [str(check) for check in checks if not check.passed]
-    if failed:
-        raise VerificationError("the engines do not agree with PyTorch:\n  " + "\n  ".join(failed))
-
-
-def _move_into_place(partial: Path, out: Path) -> None:
-    """Put the finished directory at ``out``; an earlier one is removed only once the new one stands there."""
-    partial.chmod(0o755)  # mkdtemp makes it private
-    if not out.exists():
-        partial.rename(out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent)) / out.name
-    out.rename(old)
-    try:
-        partial.rename(out)
-    except OSError:
-        old.rename(out)
-        raise
-    finally:
-        shutil.rmtree(old.parent, ignore_errors=True)

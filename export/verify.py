@@ -15,7 +15,7 @@ from torch import Tensor
 
 from export.errors import VerificationError
 from runtime.backends import BackendOptions, Engine, load_engine
-from runtime.boxes import token_windows
+from runtime.boxes import LOGITS_PER_TOKEN, token_windows
 from runtime.files import read_image
 from runtime.manifest import EngineName, Manifest
 from runtime.preprocess import branch_inputs, normalize_contrast
@@ -23,8 +23,6 @@ from training.model import CellSAM
 
 F32 = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]
-
-LOGITS_PER_TOKEN = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,7 +134,7 @@ def verify_engines(
                 raise VerificationError(f"{stage} gives {sorted(found)}; expected {sorted(expected)}.")
             checks += [compare(stage, name, expected[name], found[name], tolerance or Tolerance()) for name in expected]
             if stage == "mask_decoder":
-                checks.append(_check_windows(engine, feeds, found["mask_logits"], manifest, tolerance or Tolerance()))
+                checks.append(_check_windows(engine, feeds, expected, manifest, tolerance or Tolerance()))
     return checks
 
 
@@ -202,18 +200,25 @@ def _mask_decoder_reference(model: CellSAM, embedding: Tensor) -> tuple[EngineNa
     return "mask_decoder", feeds, expected
 
 
-def _check_windows(engine: Engine, feeds: Arrays, full: F32, manifest: Manifest, tolerance: Tolerance) -> OutputCheck:
-    """The engine's windows against its own full masks, for the first box."""
+def _check_windows(
+    engine: Engine, feeds: Arrays, expected: dict[str, F32], manifest: Manifest, tolerance: Tolerance
+) -> OutputCheck:
+    """Box windows against the same part of PyTorch's whole masks, for the boxes with the smallest windows."""
     boxes: F32 = feeds["boxes_xyxy_model"]
-    origin, side = token_windows(boxes[:1], manifest.image_size, manifest.grid_size, full=False)
-    tokens = np.arange(side[0])
+    origin, sides = token_windows(boxes, manifest.image_size, manifest.grid_size, full=False)
+    side = int(sides.min())
+    chosen = np.flatnonzero(sides == side)
+    tokens = np.arange(side)
     part = {
         **feeds,
-        "image_index": feeds["image_index"][:1],
-        "boxes_xyxy_model": boxes[:1],
-        "window_rows": origin[:, :1] + tokens,
-        "window_cols": origin[:, 1:] + tokens,
+        "image_index": feeds["image_index"][chosen],
+        "boxes_xyxy_model": boxes[chosen],
+        "window_rows": origin[chosen, :1] + tokens,
+        "window_cols": origin[chosen, 1:] + tokens,
     }
-    (row, column), length = origin[0] * LOGITS_PER_TOKEN, int(side[0]) * LOGITS_PER_TOKEN
-    expected = full[:1, row : row + length, column : column + length]
-    return compare("mask_decoder", "mask_logits[window]", expected, engine(part)["mask_logits"], tolerance)
+    length = side * LOGITS_PER_TOKEN
+    cut = []
+    for box in chosen:
+        row, column = origin[box] * LOGITS_PER_TOKEN
+        cut.append(expected["mask_logits"][box, row : row + length, column : column + length])
+    return compare("mask_decoder", "mask_logits[window]", np.stack(cut), engine(part)["mask_logits"], tolerance)

@@ -9,7 +9,7 @@ from runtime.backends.base import BackendOptions
 from runtime.config import SegmentConfig
 from runtime.errors import BackendError, ConfigError, EngineError, InputError, SegmenterError
 from runtime.masks import MaskCrop
-from runtime.results import Detections, EncodedImage, Segmentation
+from runtime.results import Detections, EncodedImage, MaskLogits, Segmentation
 from runtime.segmenter import Segmenter
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "EngineError",
     "InputError",
     "MaskCrop",
+    "MaskLogits",
     "SegmentConfig",
     "Segmentation",
     "Segmenter",

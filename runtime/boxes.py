@@ -7,10 +7,16 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
 from runtime.config import SegmentConfig
-from runtime.errors import InputError
+from runtime.errors import BackendError, InputError
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+
+LOGITS_PER_TOKEN = 4
+"""Mask logits per image token and axis: SAM's decoder upscales twice by 2."""
+
+FARTHEST_PX = 1e6
+"""A coordinate beyond this is a mistake, not a box."""
 
 
 def cxcywh_to_xyxy(boxes: F32) -> F32:
@@ -79,16 +85,26 @@ def select_boxes(boxes_cxcywh_norm: F32, logits: F32, config: SegmentConfig) -> 
         logits: (A, classes).
 
     Returns:
-        Boxes (K, 4) xyxy as fractions of the sides, scores (K) from high to low, and the cut.
+        Boxes (K, 4) xyxy as fractions of the sides, scores (K) from high to low, and the cut. Boxes without area are
+        left out.
+
+    Raises:
+        BackendError: the detector gave NaN or infinity.
     """
+    if not (np.isfinite(logits).all() and np.isfinite(boxes_cxcywh_norm).all()):
+        raise BackendError(
+            "the detector gave NaN or infinite boxes or scores: the engine's precision does not suit these weights. "
+            "Run 'cellsam-engine verify', or export with --precision fp32."
+        )
     anchors, classes = logits.shape
     scores = expit(logits.astype(np.float64).ravel())
     order = np.argsort(-scores, kind="stable")[:anchors]
     candidates = scores[order].astype(np.float32)
     cut = score_cut(candidates, config)
     kept = order[candidates > cut]
-    boxes = cxcywh_to_xyxy(boxes_cxcywh_norm[kept // classes])
-    return boxes.astype(np.float32), scores[kept].astype(np.float32), cut
+    boxes = cxcywh_to_xyxy(boxes_cxcywh_norm[kept // classes]).astype(np.float32)
+    real = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    return boxes[real], scores[kept][real].astype(np.float32), cut
 
 
 def check_boxes(boxes: ArrayLike, size_hw: tuple[int, int]) -> F64:
@@ -113,6 +129,7 @@ def check_boxes(boxes: ArrayLike, size_hw: tuple[int, int]) -> F64:
     x0, y0, x1, y1 = array.T
     checks = (
         (~np.isfinite(array).all(axis=1), "holds a NaN or infinite value"),
+        ((np.abs(array) > FARTHEST_PX).any(axis=1), f"reaches beyond {FARTHEST_PX:.0e} pixels"),
         ((x1 <= x0) | (y1 <= y0), "has no area; expected x0 < x1 and y0 < y1"),
         (
             (x1 <= 0) | (y1 <= 0) | (x0 >= width) | (y0 >= height),
@@ -136,9 +153,9 @@ def token_windows(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The square window of image tokens in which each box's mask is decoded.
 
-    It holds the box and two tokens (32 pixels at 1024) on every side: SAM was trained on boxes off by at most 20 of
-    1024 pixels (Kirillov et al. 2023, appendix A), so a mask does not reach beyond. It depends on its own box alone,
-    never on which other boxes are decoded with it.
+    It holds the box and two tokens (32 pixels at 1024) on every side, more than the 20 pixels by which SAM's training
+    boxes were off at most (Kirillov et al. 2023, appendix A). What a mask has beyond its window is lost; the whole
+    grid loses nothing. A window depends on its own box alone, never on which other boxes are decoded with it.
 
     Args:
         boxes_xyxy_model: (K, 4), model pixels.

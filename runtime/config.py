@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
+
 from runtime.errors import ConfigError
 
 BoxThresholdMode = Literal["adaptive", "fixed"]
@@ -17,7 +19,8 @@ Overlap = Literal["argmax", "last"]
 class SegmentConfig:
     """Decision thresholds and mask assembly of one call.
 
-    The defaults are those of the released CellSAM model; an engine's manifest may set others.
+    The thresholds default to those of the released CellSAM code; an engine's manifest may set others. That code
+    decodes whole masks and lets the highest index win: ``mask_window="full"``, ``overlap="last"``.
 
     Raises:
         ConfigError: a value outside its range.
@@ -55,10 +58,15 @@ class SegmentConfig:
     does; with ``argmax`` only background is filled."""
 
     def __post_init__(self) -> None:
-        highest = 1.5 if self.box_threshold_mode == "adaptive" else 1.0
         _check_choice("box_threshold_mode", self.box_threshold_mode, BoxThresholdMode)
         _check_choice("mask_window", self.mask_window, MaskWindow)
         _check_choice("overlap", self.overlap, Overlap)
+        for name in ("box_threshold", "iou_threshold", "mask_threshold"):
+            _check_number(name, getattr(self, name))
+        for name in ("normalize", "fill_holes"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected True or False.")
+        highest = 1.5 if self.box_threshold_mode == "adaptive" else 1.0
         if not 0.0 <= self.box_threshold <= highest:
             raise ConfigError(
                 f"box_threshold is {self.box_threshold}; expected a value in [0, {highest}] in "
@@ -66,10 +74,7 @@ class SegmentConfig:
             )
         if not 0.0 < self.mask_threshold < 1.0:
             raise ConfigError(f"mask_threshold is {self.mask_threshold}; expected a value in (0, 1).")
-        if not math.isfinite(self.iou_threshold):
-            raise ConfigError(f"iou_threshold is {self.iou_threshold}; expected a finite number.")
-        if isinstance(self.min_area_px, bool) or int(self.min_area_px) != self.min_area_px or self.min_area_px < 0:
-            raise ConfigError(f"min_area_px is {self.min_area_px!r}; expected a whole number of pixels, 0 or more.")
+        check_whole("min_area_px", self.min_area_px, least=0)
 
     @property
     def mask_threshold_logit(self) -> float:
@@ -81,3 +86,18 @@ def _check_choice(name: str, value: str, choices: object) -> None:
     allowed = get_args(choices)
     if value not in allowed:
         raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}.")
+
+
+def _check_number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
+        raise ConfigError(f"{name} is {value!r}; expected a finite number.")
+
+
+def check_whole(name: str, value: object, *, least: int) -> None:
+    """Check a setting that counts something.
+
+    Raises:
+        ConfigError: it is no whole number, or below ``least``.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ConfigError(f"{name} is {value!r}; expected a whole number, {least} or more.")

@@ -96,7 +96,9 @@ def read_manifest(directory: str | Path) -> Manifest:
         raise EngineError(f"{directory} has no {MANIFEST_NAME}; it is not an engine directory.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise EngineError(f"{path} cannot be read: {error}.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EngineError(f"{path} is not valid JSON ({error}); export the engines again.") from error
     if not isinstance(content, dict):
         raise EngineError(f"{path} holds a {type(content).__name__}; expected an object.")
@@ -104,22 +106,28 @@ def read_manifest(directory: str | Path) -> Manifest:
     if schema != SCHEMA:
         raise EngineError(f"{path} has schema {schema!r}; this version reads {SCHEMA}. Export the engines again.")
     try:
-        return _parse(content)
-    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
-        raise EngineError(f"{path} is damaged: {_reason(error)}. Export the engines again.") from error
+        manifest = _parse(content)
+        check_contract(manifest)
+    except (KeyError, TypeError, ValueError, OverflowError, ConfigError) as error:
+        reason = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise EngineError(f"{path} is damaged: {reason}. Export the engines again.") from error
+    return manifest
 
 
 def check_files(directory: Path, manifest: Manifest) -> None:
     """Compare every engine file with its hash.
 
     Raises:
-        EngineError: a file is missing or altered; it is named.
+        EngineError: a file is missing, unreadable or altered; it is named.
     """
     for engine in manifest.engines.values():
         path = directory / engine.file
         if not path.is_file():
             raise EngineError(f"{path} is missing; export the engines again.")
-        found = sha256_file(path)
+        try:
+            found = sha256_file(path)
+        except OSError as error:
+            raise EngineError(f"{path} cannot be read: {error}.") from error
         if found != engine.sha256:
             raise EngineError(
                 f"{path} was altered after its export: its sha256 is {found[:16]}..., the manifest says "
@@ -136,8 +144,18 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _reason(error: Exception) -> str:
-    return f"field {error} is missing" if isinstance(error, KeyError) else str(error)
+_FIELD_TYPES: Mapping[str, type] = {
+    "image_size": int,
+    "grid_size": int,
+    "renormalize": bool,
+    "config": dict,
+    "engines": dict,
+    "weights": dict,
+    "model": dict,
+    "tools": dict,
+    "created": str,
+    "verification": dict,
+}
 
 
 def _parse(content: dict[str, Any]) -> Manifest:
@@ -145,18 +163,24 @@ def _parse(content: dict[str, Any]) -> Manifest:
     unknown = sorted(content.keys() - known)
     if unknown:
         raise ValueError(f"unknown fields {', '.join(unknown)}")
-    for name, kind in (("image_size", int), ("grid_size", int), ("renormalize", bool), ("engines", dict)):
-        if not isinstance(content[name], kind):
-            raise TypeError(f"{name} is {content[name]!r}, expected {kind.__name__}")
+    for name, kind in _FIELD_TYPES.items():
+        _check_type(name, content[name], kind)
     for name, choices in (("profile", Profile), ("trunk", Trunk), ("precision", Precision)):
         _check_choice(name, content[name], get_args(choices))
+    for name in ("weights", "tools"):
+        for key, value in content[name].items():
+            _check_type(f"{name}.{key}", value, str)
+    for key in ("format", "sha256", "licence"):
+        _check_type(f"weights.{key}", content["weights"][key], str)
     engines = {name: _parse_engine(name, spec) for name, spec in content.pop("engines").items()}
     config = SegmentConfig(**content.pop("config"))
-    manifest = Manifest(engines=engines, config=config, **content)
-    needed = {"encoder", "mask_decoder"} | ({"detector_encoder"} if manifest.trunk == "separate" else set())
-    if needed - engines.keys():
-        raise ValueError(f"engines {', '.join(sorted(needed - engines.keys()))} are missing")
-    return manifest
+    return Manifest(engines=engines, config=config, **content)
+
+
+def _check_type(name: str, value: object, kind: type) -> None:
+    # bool is an int to Python, but True is no size.
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise TypeError(f"{name} is {value!r}, expected {kind.__name__}")
 
 
 def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -164,19 +188,100 @@ def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name} is {value!r}, expected one of {', '.join(allowed)}")
 
 
-def _parse_engine(name: str, spec: dict[str, Any]) -> EngineFile:
+def _parse_engine(name: str, spec: object) -> EngineFile:
     _check_choice("engine", name, get_args(EngineName))
-    file = str(spec["file"])
+    if not isinstance(spec, dict):
+        raise TypeError(f"engines.{name} is {spec!r}, expected an object")
+    file = spec["file"]
+    _check_type(f"engines.{name}.file", file, str)
     # A manifest from elsewhere must not name files outside its own directory.
-    if Path(file).name != file:
+    if Path(file).name != file or "\\" in file:
         raise ValueError(f"engine file {file!r} is not a plain file name")
-    return EngineFile(
-        file=file,
-        sha256=str(spec["sha256"]),
-        inputs=tuple(_parse_tensor(t) for t in spec["inputs"]),
-        outputs=tuple(_parse_tensor(t) for t in spec["outputs"]),
+    _check_type(f"engines.{name}.sha256", spec["sha256"], str)
+    inputs, outputs = (_parse_tensors(f"engines.{name}.{kind}", spec[kind]) for kind in ("inputs", "outputs"))
+    return EngineFile(file=file, sha256=spec["sha256"], inputs=inputs, outputs=outputs)
+
+
+def _parse_tensors(name: str, specs: object) -> tuple[TensorSpec, ...]:
+    _check_type(name, specs, list)
+    assert isinstance(specs, list)
+    tensors = []
+    for index, spec in enumerate(specs):
+        _check_type(f"{name}[{index}]", spec, dict)
+        _check_type(f"{name}[{index}].name", spec["name"], str)
+        _check_type(f"{name}[{index}].dtype", spec["dtype"], str)
+        _check_type(f"{name}[{index}].shape", spec["shape"], list)
+        if not all(isinstance(dim, int | str) for dim in spec["shape"]):
+            raise TypeError(f"{name}[{index}].shape is {spec['shape']!r}, expected whole numbers and names")
+        tensors.append(TensorSpec(name=spec["name"], shape=tuple(spec["shape"]), dtype=spec["dtype"]))
+    return tuple(tensors)
+
+
+DYNAMIC = "a name"
+ANY = "a whole number"
+
+
+def check_contract(manifest: Manifest) -> None:
+    """Check that the engines are those the runtime chains, with the tensors it feeds and reads.
+
+    Raises:
+        ValueError: sizes that do not fit, an engine too few or too many, or a tensor of another name or shape.
+    """
+    size, grid = manifest.image_size, manifest.grid_size
+    if size < 1 or grid < 1 or size % grid:
+        raise ValueError(f"image_size {size} is not a multiple of grid_size {grid}")
+    contract = _contract(manifest)
+    for kind, names in (
+        ("missing", contract.keys() - manifest.engines.keys()),
+        ("superfluous", manifest.engines.keys() - contract.keys()),
+    ):
+        if names:
+            raise ValueError(f"engines {', '.join(sorted(names))} are {kind}")
+    for name, (inputs, outputs) in contract.items():
+        engine = manifest.engines[name]
+        for kind, expected, found in (("inputs", inputs, engine.inputs), ("outputs", outputs, engine.outputs)):
+            if [tensor.name for tensor in found] != list(expected):
+                raise ValueError(f"{name} has {kind} {[t.name for t in found]}, expected {list(expected)}")
+            for tensor in found:
+                if not _fits(tensor.shape, expected[tensor.name]):
+                    raise ValueError(
+                        f"{name}.{tensor.name} has shape {list(tensor.shape)}, expected {list(expected[tensor.name])}"
+                    )
+
+
+def _fits(shape: tuple[Dim, ...], expected: tuple[Dim, ...]) -> bool:
+    return len(shape) == len(expected) and all(
+        isinstance(dim, str) if want == DYNAMIC else isinstance(dim, int) and want in (ANY, dim)
+        for dim, want in zip(shape, expected, strict=True)
     )
 
 
-def _parse_tensor(spec: dict[str, Any]) -> TensorSpec:
-    return TensorSpec(name=str(spec["name"]), shape=tuple(spec["shape"]), dtype=str(spec["dtype"]))
+_Tensors = dict[str, tuple[Dim, ...]]
+
+
+def _contract(manifest: Manifest) -> dict[EngineName, tuple[_Tensors, _Tensors]]:
+    """Inputs and outputs of every engine that such a manifest must list."""
+    size, grid = manifest.image_size, manifest.grid_size
+    pixels: _Tensors = {"pixel_values": (DYNAMIC, 3, size, size)}
+    features: _Tensors = {"patch_features": (DYNAMIC, ANY, grid, grid)}
+    embedding: _Tensors = {"image_embedding": (DYNAMIC, ANY, grid, grid)}
+    prompts: _Tensors = {
+        "image_index": (DYNAMIC,),
+        "boxes_xyxy_model": (DYNAMIC, 4),
+        "window_rows": (DYNAMIC, DYNAMIC),
+        "window_cols": (DYNAMIC, DYNAMIC),
+    }
+    masks: _Tensors = {"mask_logits": (DYNAMIC, DYNAMIC, DYNAMIC), "iou_predictions": (DYNAMIC,)}
+    shared = manifest.has_detector and manifest.trunk == "shared"
+    contract: dict[EngineName, tuple[_Tensors, _Tensors]] = {
+        "encoder": (pixels, {**features, **embedding} if shared else embedding),
+        "mask_decoder": ({**embedding, **prompts}, masks),
+    }
+    if manifest.trunk == "separate":
+        contract["detector_encoder"] = (pixels, features)
+    if manifest.has_detector or manifest.trunk == "separate":
+        contract["cellfinder"] = (
+            features,
+            {"boxes_cxcywh_norm": (DYNAMIC, ANY, 4), "logits": (DYNAMIC, ANY, ANY)},
+        )
+    return contract

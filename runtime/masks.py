@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 from runtime.config import SegmentConfig
 
@@ -56,32 +56,30 @@ class ResizeAxis:
         return slice(int(complete[0]), int(complete[-1]) + 1) if complete.size else slice(0, 0)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def resize_axis(logits: int, model: int, image: int) -> ResizeAxis:
     """The resize of SAM's post-processing, ``logits`` -> ``model`` -> ``image`` pixels, along one axis.
 
     Both steps are bilinear with half-pixel centres and no antialiasing, hence linear, and so is their product.
     """
-    weights = _bilinear(model, image) @ _bilinear(logits, model)
+    weights = (_bilinear(model, image) @ _bilinear(logits, model)).astype(np.float32).toarray()
     used = weights != 0
     return ResizeAxis(
-        weights=weights.astype(np.float32),
+        weights=weights,
         first=used.argmax(axis=1).astype(np.int64),
         last=(logits - 1 - used[:, ::-1].argmax(axis=1)).astype(np.int64),
     )
 
 
-def _bilinear(size_in: int, size_out: int) -> NDArray[np.float64]:
+def _bilinear(size_in: int, size_out: int) -> sparse.csr_array:
     """(size_out, size_in) bilinear interpolation with half-pixel centres, clamped at the edges."""
     position = np.maximum((np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5, 0.0)
     low = np.minimum(position.astype(np.int64), size_in - 1)
     high = np.minimum(low + 1, size_in - 1)
     fraction = position - low
-    matrix = np.zeros((size_out, size_in))
     rows = np.arange(size_out)
-    np.add.at(matrix, (rows, low), 1.0 - fraction)
-    np.add.at(matrix, (rows, high), fraction)
-    return matrix
+    entries = (np.concatenate((1.0 - fraction, fraction)), (np.tile(rows, 2), np.concatenate((low, high))))
+    return sparse.csr_array(entries, shape=(size_out, size_in))  # equal places are added up
 
 
 def upsample_window(

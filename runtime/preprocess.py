@@ -69,12 +69,21 @@ def check_image(image: ArrayLike) -> NDArray[np.generic]:
     return array if array.ndim == 3 else array[..., None]
 
 
-def to_channels(image: NDArray[np.generic]) -> NDArray[np.float64]:
-    """(H, W, C) to (H, W, 3) float64, right-aligned into (blank, nuclear, whole-cell): paper, Appendix A."""
-    height, width, count = image.shape
-    channels = np.zeros((height, width, 3))
-    channels[..., 3 - count :] = image
-    return channels
+def _channel(plane: NDArray[np.generic]) -> NDArray[np.float64]:
+    """One (H, W) channel as float64.
+
+    Raises:
+        InputError: values that float64 cannot hold.
+    """
+    with np.errstate(over="ignore"):
+        channel = plane.astype(np.float64)
+    whole = plane.dtype.kind in "iu"
+    if not np.isfinite(channel).all() or (whole and plane.dtype.itemsize == 8 and np.abs(channel).max() > 2**53):
+        raise InputError(
+            f"image has values up to {plane.max()}, more than float64 can tell apart; rescale it, for example subtract "
+            "its minimum."
+        )
+    return channel
 
 
 def normalize_contrast(image: ArrayLike) -> F32:
@@ -94,19 +103,25 @@ def normalize_contrast(image: ArrayLike) -> F32:
     """
     from skimage.exposure import equalize_adapthist
 
-    channels = to_channels(check_image(image))
-    out = np.zeros(channels.shape, np.float32)
-    for index in range(3):
-        channel = channels[..., index]
+    checked = check_image(image)
+    out = np.zeros((*checked.shape[:2], 3), np.float32)
+    for index, target in enumerate(_targets(checked)):
+        # One channel at a time: the equalisation works in float64 and needs several copies.
+        channel = _channel(checked[..., index])
         values = channel[channel != 0]
         if values.size == 0:
             continue
-        channel = np.minimum(channel, np.percentile(values, CLIP_PERCENTILE))
+        np.minimum(channel, np.percentile(values, CLIP_PERCENTILE), out=channel)
         low, high = channel.min(), channel.max()
         if low == high:
             continue
-        out[..., index] = equalize_adapthist((channel - low) / (high - low), kernel_size=CLAHE_KERNEL_PX)
+        out[..., target] = equalize_adapthist((channel - low) / (high - low), kernel_size=CLAHE_KERNEL_PX)
     return out
+
+
+def _targets(image: NDArray[np.generic]) -> range:
+    """Where each channel goes: right-aligned into (blank, nuclear, whole-cell), as in the paper's Appendix A."""
+    return range(3 - image.shape[2], 3)
 
 
 def take_normalized(image: ArrayLike) -> F32:
@@ -128,7 +143,9 @@ def take_normalized(image: ArrayLike) -> F32:
             f"image has values from {low} to {high}; expected [0, 1], as normalize=False takes the image as it is. "
             "Leave normalize=True for raw images."
         )
-    return to_channels(checked).astype(np.float32)
+    out = np.zeros((*checked.shape[:2], 3), np.float32)
+    out[..., list(_targets(checked))] = checked
+    return out
 
 
 def resize_channels(image: F32, size: int) -> F32:

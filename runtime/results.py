@@ -40,6 +40,18 @@ class Detections:
 
 
 @dataclass(frozen=True, slots=True)
+class MaskLogits:
+    """One mask as the decoder gives it."""
+
+    logits: F32
+    """(4 R, 4 S) for a window of R x S tokens; (256, 256) for the whole image of the ViT-B."""
+    origin_yx: tuple[int, int]
+    """Its first logit in the map of the whole image."""
+    iou_prediction: float
+    """The decoder's own estimate of the mask's IoU, not clamped."""
+
+
+@dataclass(frozen=True, slots=True)
 class Segmentation:
     """All cells of one image: the label map, and the N instances behind it."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +12,19 @@ from numpy.typing import ArrayLike, NDArray
 from runtime import preprocess
 from runtime.backends import BackendOptions, Engine, load_engine
 from runtime.backends.base import resolve_backend
-from runtime.boxes import check_boxes, scale_xyxy, select_boxes, token_windows
-from runtime.config import SegmentConfig
-from runtime.errors import ConfigError, InputError
+from runtime.boxes import LOGITS_PER_TOKEN, check_boxes, scale_xyxy, select_boxes, token_windows
+from runtime.config import SegmentConfig, check_whole
+from runtime.errors import BackendError, InputError
 from runtime.manifest import EngineName, check_files, read_manifest
 from runtime.masks import LabelCanvas, MaskCrop, finish_labels, resize_axis, upsample_window
-from runtime.results import Detections, EncodedImage, Segmentation
+from runtime.results import Detections, EncodedImage, MaskLogits, Segmentation
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-_LOGITS_PER_TOKEN = 4
-"""Mask logits per image token and axis: two upscalings by 2."""
+_IMAGES_TOGETHER = 8
+"""Images whose boxes share decoder calls; bounds what a long batch holds at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class _Chunk:
 class Segmenter:
     """Segments images with the engines of one directory.
 
-    Loads every engine once; calls may then come from one thread at a time.
+    Loads every engine once. Calls keep no state, so threads may share one.
 
     Example:
         >>> segmenter = Segmenter("engines/")
@@ -67,7 +67,7 @@ class Segmenter:
             engine_dir: a directory written by ``cellsam-engine export``.
             backend: ``cpu``, or ``auto`` for the best one here.
             config: settings of calls that bring none; default, those of the manifest.
-            boxes_per_call: boxes decoded together; bounds the decoder's memory (about 20 MB a box for the ViT-B).
+            boxes_per_call: boxes decoded together; bounds the decoder's memory.
             options: threads and the like.
 
         Raises:
@@ -75,8 +75,7 @@ class Segmenter:
             BackendError: the backend is unknown or cannot load an engine.
             ConfigError: ``boxes_per_call`` is below 1.
         """
-        if boxes_per_call < 1:
-            raise ConfigError(f"boxes_per_call is {boxes_per_call}; expected 1 or more.")
+        check_whole("boxes_per_call", boxes_per_call, least=1)
         directory = Path(engine_dir)
         self.backend = resolve_backend(backend)
         self.manifest = read_manifest(directory)
@@ -131,13 +130,28 @@ class Segmenter:
         config = config or self.config
         if boxes is not None and len(boxes) != len(images):
             raise InputError(f"boxes are given for {len(boxes)} images, but {len(images)} images came.")
-        encoded = [self.encode(image, detector=boxes is None, config=config) for image in images]
-        if boxes is None:
-            found = [self.detect(image, config=config) for image in encoded]
-            prompts, scores = [d.boxes for d in found], [d.scores for d in found]
-        else:
-            prompts = [check_boxes(b, image.size_hw) for b, image in zip(boxes, encoded, strict=True)]
-            scores = [np.full(len(b), np.nan, np.float32) for b in prompts]
+        results: list[Segmentation] = []
+        for start in range(0, len(images), _IMAGES_TOGETHER):
+            group = slice(start, start + _IMAGES_TOGETHER)
+            results += self._segment(images[group], None if boxes is None else boxes[group], config)
+        return results
+
+    def _segment(
+        self, images: Sequence[ArrayLike], boxes: Sequence[ArrayLike] | None, config: SegmentConfig
+    ) -> list[Segmentation]:
+        """Encode and detect image by image, decode all boxes together."""
+        encoded, prompts, scores = [], [], []
+        for index, image in enumerate(images):
+            one = self.encode(image, detector=boxes is None, config=config)
+            if boxes is None:
+                found = self.detect(one, config=config)
+                prompts.append(found.boxes)
+                scores.append(found.scores)
+            else:
+                prompts.append(check_boxes(boxes[index], one.size_hw))
+                scores.append(np.full(len(prompts[-1]), np.nan, np.float32))
+            # The features are by far the largest array, and only detection reads them.
+            encoded.append(replace(one, patch_features=None))
         return self._decode(encoded, prompts, scores, config)
 
     def encode(self, image: ArrayLike, *, detector: bool = True, config: SegmentConfig | None = None) -> EncodedImage:
@@ -204,10 +218,33 @@ class Segmenter:
             InputError: boxes that cannot be used, or scores of another number.
         """
         prompts = check_boxes(boxes, encoded.size_hw)
-        values = np.full(len(prompts), np.nan) if scores is None else np.asarray(scores)
+        try:
+            values = np.full(len(prompts), np.nan) if scores is None else np.asarray(scores, np.float32)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"scores cannot be read as numbers ({error}); expected one per box.") from error
         if values.shape != (len(prompts),):
             raise InputError(f"scores have shape {values.shape}; expected ({len(prompts)},), one per box.")
         return self._decode([encoded], [prompts], [values.astype(np.float32)], config or self.config)[0]
+
+    def decode_logits(
+        self, encoded: EncodedImage, boxes: ArrayLike, *, config: SegmentConfig | None = None
+    ) -> list[MaskLogits]:
+        """Mask logits as the decoder gives them, before they are resized, cut or assembled.
+
+        Args:
+            encoded: the image.
+            boxes: (K, 4) xyxy, image pixels.
+            config: settings of this call; only ``mask_window`` matters here.
+
+        Returns:
+            One entry per box, in order.
+
+        Raises:
+            InputError: boxes that cannot be used.
+        """
+        prompts = check_boxes(boxes, encoded.size_hw)
+        decoded = {index: mask for _, index, mask in self._decoded([encoded], [prompts], config or self.config)}
+        return [decoded[index] for index in range(len(prompts))]
 
     def _decode(
         self, encoded: list[EncodedImage], boxes: list[F64], scores: list[F32], config: SegmentConfig
@@ -216,26 +253,27 @@ class Segmenter:
         canvases = [LabelCanvas(image.size_hw, config) for image in encoded]
         masks: list[dict[int, MaskCrop]] = [{} for _ in encoded]
         iou = [np.full(len(b), -np.inf, np.float32) for b in boxes]
-        for image, index, logits, origin, estimate in self._decoded_masks(encoded, boxes, config):
-            iou[image][index] = estimate
-            if estimate < config.iou_threshold:
+        logits_side = LOGITS_PER_TOKEN * self.manifest.grid_size
+        for image, index, mask in self._decoded(encoded, boxes, config):
+            iou[image][index] = mask.iou_prediction
+            if mask.iou_prediction < config.iou_threshold:
                 continue
-            size_hw = encoded[image].size_hw
-            axes = tuple(
-                resize_axis(_LOGITS_PER_TOKEN * self.manifest.grid_size, self.manifest.image_size, size)
-                for size in size_hw
+            height, width = encoded[image].size_hw
+            axes = (
+                resize_axis(logits_side, self.manifest.image_size, height),
+                resize_axis(logits_side, self.manifest.image_size, width),
             )
-            pixels, offset = upsample_window(logits, origin, (axes[0], axes[1]))
+            pixels, offset = upsample_window(mask.logits, mask.origin_yx, axes)
             masks[image][index] = canvases[image].add(index, pixels, offset)
         return [
             _assemble(canvas, crops, b, s, i, config)
             for canvas, crops, b, s, i in zip(canvases, masks, boxes, scores, iou, strict=True)
         ]
 
-    def _decoded_masks(
+    def _decoded(
         self, encoded: list[EncodedImage], boxes: list[F64], config: SegmentConfig
-    ) -> Iterator[tuple[int, int, F32, tuple[int, int], float]]:
-        """Yield image, index, window logits, first logit (y, x) and IoU estimate of every box, in any order."""
+    ) -> Iterator[tuple[int, int, MaskLogits]]:
+        """Yield image, index and mask of every box, in any order."""
         size, grid = self.manifest.image_size, self.manifest.grid_size
         in_model = [
             scale_xyxy(b, image.size_hw, (size, size)).astype(np.float32)
@@ -243,28 +281,32 @@ class Segmenter:
         ]
         windows = [token_windows(b, size, grid, full=config.mask_window == "full") for b in in_model]
         for chunk in _chunks(windows, self._boxes_per_call):
-            images, image_index = np.unique(chunk.image, return_inverse=True)
-            tokens = np.arange(chunk.side)
-            outputs = self._engines["mask_decoder"](
-                {
-                    "image_embedding": np.concatenate([encoded[i].image_embedding for i in images]),
-                    "image_index": image_index.astype(np.int64),
-                    "boxes_xyxy_model": np.stack(
-                        [in_model[i][j] for i, j in zip(chunk.image, chunk.index, strict=True)]
-                    ),
-                    "window_rows": chunk.origin[:, :1] + tokens,
-                    "window_cols": chunk.origin[:, 1:] + tokens,
-                }
-            )
+            outputs = self._run_decoder(chunk, encoded, in_model)
             for k in range(len(chunk.index)):
-                row, column = (int(token) * _LOGITS_PER_TOKEN for token in chunk.origin[k])
-                yield (
-                    int(chunk.image[k]),
-                    int(chunk.index[k]),
-                    outputs["mask_logits"][k],
-                    (row, column),
-                    float(outputs["iou_predictions"][k]),
-                )
+                row, column = (int(token) * LOGITS_PER_TOKEN for token in chunk.origin[k])
+                mask = MaskLogits(outputs["mask_logits"][k], (row, column), float(outputs["iou_predictions"][k]))
+                yield int(chunk.image[k]), int(chunk.index[k]), mask
+
+    def _run_decoder(self, chunk: _Chunk, encoded: list[EncodedImage], in_model: list[F32]) -> dict[str, F32]:
+        """Decode one chunk; the images it needs are sent once each."""
+        images, image_index = np.unique(chunk.image, return_inverse=True)
+        tokens = np.arange(chunk.side)
+        boxes = [in_model[i][j] for i, j in zip(chunk.image, chunk.index, strict=True)]
+        outputs = self._engines["mask_decoder"](
+            {
+                "image_embedding": np.concatenate([encoded[i].image_embedding for i in images]),
+                "image_index": image_index.astype(np.int64),
+                "boxes_xyxy_model": np.stack(boxes),
+                "window_rows": chunk.origin[:, :1] + tokens,
+                "window_cols": chunk.origin[:, 1:] + tokens,
+            }
+        )
+        if not all(np.isfinite(array).all() for array in outputs.values()):
+            raise BackendError(
+                "the mask decoder gave NaN or infinite values: the engine's precision does not suit these weights. "
+                "Run 'cellsam-engine verify', or export with --precision fp32."
+            )
+        return outputs
 
 
 def _chunks(windows: list[tuple[I64, I64]], boxes_per_call: int) -> Iterator[_Chunk]:

@@ -61,6 +61,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     raw = _read(path)
+    unnamed = [key for key in raw if not isinstance(key, str)]
+    if unnamed:
+        raise CheckpointError(f"{path} has keys that are no names ({unnamed[:5]}); expected a dict of named tensors.")
     if isinstance(raw.get(METADATA_KEY), Mapping):
         return _from_own(raw)
     inner = raw.get("state_dict")
@@ -122,11 +125,11 @@ def _from_own(raw: Mapping[str, Any]) -> Checkpoint:
         sizes = dict(meta["model"])
         sizes["global_attention_blocks"] = tuple(sizes["global_attention_blocks"])
         config = ModelConfig(**sizes)
-        state, licence = raw["state_dict"], str(meta["licence"])
-    except (KeyError, TypeError, ValueError) as error:
+        state, licence = dict(raw["state_dict"]), str(meta["licence"])
+        wrapped = bool(state) and all(key.startswith("model.") for key in state)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"the checkpoint's description of its model is damaged: {error!r}.") from error
     # A Lightning module keeps the model as its attribute `model`.
-    wrapped = bool(state) and all(key.startswith("model.") for key in state)
     model = _build(config, state, lambda key: f"model.{key}" if wrapped else key)
     return Checkpoint(model=model, source_format="cellsam-engine", licence=licence)
 
@@ -203,10 +206,12 @@ def _build(
             problems.append(f"missing {name} {tuple(shape)}")
         elif value.shape != shape:
             problems.append(f"{name} has shape {tuple(value.shape)}, expected {tuple(shape)}")
-        elif not torch.isfinite(value).all():
+        elif not value.is_floating_point():
+            problems.append(f"{name} has dtype {value.dtype}, expected floating point")
+        elif not torch.isfinite(value := value.float()).all():
             problems.append(f"{name} holds NaN or infinity")
         else:
-            tensors[key] = value.float()
+            tensors[key] = value
     problems += [f"missing {key}" for key in sorted(unused - state.keys())]
     known = {key_map(key) for key in expected} | unused
     problems += [f"unexpected {key}" for key in sorted(set(map(str, state)) - known)]

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from runtime.errors import BackendError, ConfigError, EngineError
+from runtime.config import check_whole
+from runtime.errors import BackendError, EngineError
 from runtime.manifest import EngineFile, TensorSpec
 
 Arrays = dict[str, NDArray[Any]]
@@ -47,8 +48,8 @@ class BackendOptions:
     """CPU threads per engine; None leaves it to the backend (one per physical core)."""
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise ConfigError(f"threads is {self.threads}; expected 1 or more, or None for all cores.")
+        if self.threads is not None:
+            check_whole("threads", self.threads, least=1)
 
 
 def resolve_backend(name: str) -> str:

@@ -14,12 +14,12 @@ import onnx
 import pytest
 import torch
 
-from export import exporter, verify
+from export import exporter
 from export.errors import ExportError, VerificationError
 from export.exporter import ExportConfig, export_engines, verify_directory
 from export.graphs import CellFinderGraph, EncoderGraph, MaskDecoderGraph
 from export.verify import Tolerance, compare
-from runtime import EngineError, Segmenter
+from runtime import EngineError, InputError, Segmenter
 from runtime.backends.ort import OrtEngine
 from runtime.manifest import read_manifest
 from tests.small import SEPARATE, SMALL, save_small, small_model
@@ -171,8 +171,33 @@ def test_an_interrupted_export_leaves_nothing(
 
     monkeypatch.setattr(exporter, "verify_engines", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        export_engines(small_checkpoint, tmp_path / "out")
+        export_engines(small_checkpoint, tmp_path / "a" / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_appears_during_an_export_is_not_replaced(
+    tmp_path: Path, small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def appear(*_: Any, **__: Any) -> list[Any]:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "thesis.txt").write_text("years of work")
+        return []
+
+    monkeypatch.setattr(exporter, "verify_engines", appear)
+    with pytest.raises(ExportError, match="no engine directory"):
+        export_engines(small_checkpoint, tmp_path / "out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "thesis.txt"]
+
+
+def test_an_unusable_image_is_refused_before_the_work(tmp_path: Path, small_checkpoint: Path) -> None:
+    with pytest.raises(InputError, match="NaN"):
+        export_engines(small_checkpoint, tmp_path / "out", image=np.full((4, 4), np.nan), progress=pytest.fail)
+
+
+def test_verification_on_a_given_image(tmp_path: Path, small_checkpoint: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 999, (70, 50, 2), np.uint16)
+    manifest = export_engines(small_checkpoint, tmp_path / "link", image=image)
+    assert manifest.verification["image"] == "given, [70, 50, 2]"
 
 
 def test_existing_directories(tmp_path: Path, small_checkpoint: Path) -> None:
@@ -189,6 +214,14 @@ def test_existing_directories(tmp_path: Path, small_checkpoint: Path) -> None:
     manifest = Segmenter(out).manifest
     assert (manifest.weights["licence"], manifest.profile) == ("CC0-1.0", "cellsam-1.2")
     assert [path.name for path in tmp_path.iterdir()] == ["engines"]
+
+
+def test_a_link_stays_a_link(tmp_path: Path, small_checkpoint: Path) -> None:
+    (tmp_path / "current").symlink_to(tmp_path / "v1")
+    for force in (False, True):
+        export_engines(small_checkpoint, tmp_path / "current", ExportConfig(force=force))
+        assert (tmp_path / "current").is_symlink()
+        assert read_manifest(tmp_path / "v1").precision == "fp32"
 
 
 def test_force_never_replaces_anything_but_engines(tmp_path: Path, small_checkpoint: Path) -> None:
@@ -224,19 +257,12 @@ def test_verify_finds_a_file_that_was_exchanged(tmp_path: Path, small_checkpoint
         verify_directory(out, small_checkpoint)
 
 
-def test_separate_trunks_are_verified_on_their_own_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    original = verify._load
-
-    def record(*args: Any) -> Any:
-        seen.append(args[-1])
-        return original(*args)
-
-    monkeypatch.setattr(verify, "_load", record)
+def test_separate_trunks_are_verified_stage_by_stage(tmp_path: Path) -> None:
     config = ExportConfig(profile="cellsam-1.2")
     manifest = export_engines(save_small(tmp_path / "separate.pt", SEPARATE), tmp_path / "out", config)
-    assert seen == ["encoder", "detector_encoder", "cellfinder", "mask_decoder"]
     assert manifest.trunk == "separate"
+    stages = [check["stage"] for check in manifest.verification["outputs"]]
+    assert list(dict.fromkeys(stages)) == ["encoder", "detector_encoder", "cellfinder", "mask_decoder"]
 
 
 def test_compare_reports_the_largest_error_and_where() -> None:

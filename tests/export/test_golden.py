@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from runtime import Segmentation, SegmentConfig, Segmenter
+from runtime import BackendOptions, Segmentation, SegmentConfig, Segmenter
+from runtime.backends.ort import OrtEngine
 from runtime.boxes import scale_xyxy
 from runtime.masks import relabel
 from runtime.results import EncodedImage
@@ -56,8 +56,10 @@ def test_encoder(encoded: EncodedImage, golden: GoldenCase) -> None:
     assert_close(features, golden.arrays["detector_features_s4"], "patch features")
 
 
-def test_cellfinder(full_segmenter: Segmenter, encoded: EncodedImage, golden: GoldenCase) -> None:
-    outputs = full_segmenter._engines["cellfinder"]({"patch_features": encoded.patch_features})
+def test_cellfinder(golden_engines: Path, encoded: EncodedImage, golden: GoldenCase) -> None:
+    assert encoded.patch_features is not None
+    engine = OrtEngine(golden_engines / "cellfinder.onnx", BackendOptions())
+    outputs = engine({"patch_features": encoded.patch_features})
     assert_close(outputs["logits"], golden.arrays["pred_logits"], "logits")
     assert_close(outputs["boxes_cxcywh_norm"], golden.arrays["pred_boxes"], "boxes")
 
@@ -80,18 +82,15 @@ def test_kept_boxes(
 
 def test_mask_decoder(full_segmenter: Segmenter, encoded: EncodedImage, golden: GoldenCase) -> None:
     boxes = scale_xyxy(golden.arrays["kept_boxes_1024"], (1024, 1024), encoded.size_hw)
-    config = SegmentConfig(mask_window="full")
-    masks = np.zeros((len(boxes), 256, 256), np.float32)
-    iou = np.zeros(len(boxes), np.float32)
-    for _, index, logits, _, estimate in full_segmenter._decoded_masks([encoded], [boxes], config):
-        masks[index], iou[index] = logits, estimate
+    full = full_segmenter.decode_logits(encoded, boxes, config=SegmentConfig(mask_window="full"))
+    masks = np.stack([mask.logits for mask in full])
+    iou = np.array([mask.iou_prediction for mask in full])
     assert_close(masks[:, ::4, ::4], golden.arrays["low_res_masks_s4"], "mask logits")
     assert_close(masks[:4], golden.arrays["low_res_masks_first4"], "mask logits of the first four boxes")
     assert_close(iou, golden.arrays["iou_predictions"], "IoU predictions")
-    windows = full_segmenter._decoded_masks([encoded], [boxes], replace(config, mask_window="box"))
-    for _, index, logits, (y, x), _ in windows:
-        whole = masks[index, y : y + logits.shape[0], x : x + logits.shape[1]]
-        np.testing.assert_allclose(logits, whole, atol=1e-4)
+    for mask, part in zip(masks, full_segmenter.decode_logits(encoded, boxes), strict=True):
+        (y, x), (height, width) = part.origin_yx, part.logits.shape
+        np.testing.assert_allclose(part.logits, mask[y : y + height, x : x + width], atol=1e-4)
 
 
 def test_labels(full_segmenter: Segmenter, encoded: EncodedImage, golden: GoldenCase, released: SegmentConfig) -> None:

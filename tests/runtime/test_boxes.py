@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from runtime import InputError, SegmentConfig
+from runtime import BackendError, InputError, SegmentConfig
 from runtime.boxes import (
     check_boxes,
     cxcywh_to_xyxy,
@@ -99,6 +99,22 @@ def test_a_box_may_come_once_per_class() -> None:
     np.testing.assert_allclose(kept, [[0.4, 0.4, 0.6, 0.6]] * 2, atol=1e-6)
 
 
+@pytest.mark.parametrize("which", ["boxes", "logits"])
+def test_nan_from_the_detector_is_an_error(which: str) -> None:
+    arrays = {"boxes": np.full((3, 4), 0.5, np.float32), "logits": np.zeros((3, 2), np.float32)}
+    arrays[which][1, 1] = np.nan
+    with pytest.raises(BackendError, match="the detector gave NaN"):
+        select_boxes(arrays["boxes"], arrays["logits"], SegmentConfig())
+
+
+def test_detections_without_area_are_left_out() -> None:
+    boxes = np.array([[0.5, 0.5, 1e-9, 0.1], [0.5, 0.5, 0.1, 0.1]], np.float32)
+    fixed = SegmentConfig(box_threshold_mode="fixed")
+    kept, scores, _ = select_boxes(boxes, np.array([[3.0], [2.0]], np.float32), fixed)
+    assert len(kept) == len(scores) == 1
+    check_boxes(scale_xyxy(kept, (1, 1), (50, 60)), (50, 60))
+
+
 @given(
     boxes=hnp.arrays(np.float32, st.tuples(st.integers(1, 20), st.just(4)), elements=st.floats(-80, 1200, width=32)),
     grid=st.sampled_from([10, 32, 64]),
@@ -143,6 +159,7 @@ def test_full_windows() -> None:
         ([[9, 9, 3, 12]], "box 0 .* no area"),
         ([[0, 0, 5, 5], [0, 0, 5, 5], [200, 0, 210, 9]], "box 2 .* outside the 100 x 50 image"),
         ([["a", 0, 0, 0]], "cannot be read as numbers"),
+        ([[0, 0, 1e300, 5]], r"reaches beyond 1e\+06 pixels"),
     ],
 )
 def test_unusable_boxes_are_refused(boxes: Any, message: str) -> None:

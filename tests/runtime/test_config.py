@@ -24,6 +24,12 @@ from runtime import BackendOptions, ConfigError, SegmentConfig, SegmenterError
         ({"min_area_px": -1}, "min_area_px is -1"),
         ({"min_area_px": 2.5}, "whole number"),
         ({"min_area_px": True}, "whole number"),
+        ({"min_area_px": "a"}, "min_area_px is 'a'"),
+        ({"min_area_px": float("inf")}, "whole number"),
+        ({"box_threshold": "0.4"}, "box_threshold is '0.4'; expected a finite number"),
+        ({"iou_threshold": None}, "iou_threshold is None"),
+        ({"fill_holes": "no"}, "fill_holes is 'no'; expected True or False"),
+        ({"normalize": 1}, "normalize is 1"),
     ],
 )
 def test_values_out_of_range(values: dict[str, Any], message: str) -> None:
@@ -31,7 +37,7 @@ def test_values_out_of_range(values: dict[str, Any], message: str) -> None:
         SegmentConfig(**values)
 
 
-def test_defaults_are_those_of_the_released_model() -> None:
+def test_default_thresholds_are_those_of_the_released_code() -> None:
     config = SegmentConfig()
     assert (config.box_threshold, config.iou_threshold, config.mask_threshold) == (0.4, 0.5, 0.4)
     assert config.min_area_px == 25
@@ -39,8 +45,9 @@ def test_defaults_are_those_of_the_released_model() -> None:
 
 
 def test_threads() -> None:
-    with pytest.raises(ConfigError, match="threads is 0"):
-        BackendOptions(threads=0)
+    for threads in (0, 1.5, "2"):
+        with pytest.raises(ConfigError, match=f"threads is {threads!r}; expected a whole number, 1 or more"):
+            BackendOptions(threads=threads)  # type: ignore[arg-type]
 
 
 def test_every_error_is_a_segmenter_error() -> None:

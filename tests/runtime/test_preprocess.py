@@ -19,7 +19,7 @@ from runtime.preprocess import (
     normalize_contrast,
     paper_input,
     resize_channels,
-    to_channels,
+    take_normalized,
 )
 from tests.golden.cases import NAMES, assert_close, load_arrays
 
@@ -70,8 +70,26 @@ def test_any_real_dtype(dtype: str) -> None:
 
 def test_channels_are_right_aligned() -> None:
     image = np.stack([np.full((2, 2), 1), np.full((2, 2), 2)], -1)
-    np.testing.assert_array_equal(to_channels(image)[0, 0], [0, 1, 2])
-    np.testing.assert_array_equal(to_channels(image[..., :1])[0, 0], [0, 0, 1])
+    np.testing.assert_array_equal(take_normalized(image / 2)[0, 0], [0, 0.5, 1])
+    np.testing.assert_array_equal(take_normalized(image[..., 0])[0, 0], [0, 0, 1])
+    bright = np.zeros((9, 9, 2))
+    bright[4, 4, 0] = 1
+    out = normalize_contrast(bright)
+    assert out[..., 1].any()
+    assert not out[..., (0, 2)].any()
+
+
+@pytest.mark.parametrize("value", [2**62, -(2**60)])
+def test_integers_beyond_float64_are_refused(value: int) -> None:
+    image = np.arange(16, dtype=np.int64).reshape(4, 4) + value
+    with pytest.raises(InputError, match="more than float64 can tell apart"):
+        normalize_contrast(image)
+    assert normalize_contrast(image - value).any()
+
+
+def test_normalized_images_must_be_in_range() -> None:
+    with pytest.raises(InputError, match=r"values from 0\.0 to 2\.0; expected \[0, 1\]"):
+        take_normalized(np.array([[0.0, 2.0]]))
 
 
 @pytest.mark.parametrize("value", [0, 7, -3])

@@ -172,6 +172,40 @@ def test_other_content_is_refused(tmp_path: Path, content: Any, message: str) ->
         load_checkpoint(write(tmp_path / "other.pt", content))
 
 
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"patch_size": 0}, "patch_size is 0"),
+        ({"encoder_heads": 0}, "encoder_heads is 0"),
+        ({"anchors": -3}, "anchors is -3"),
+        ({"image_size": 160.0}, "image_size is 160.0"),
+        ({"finder_dropout": 7}, "finder_dropout is 7"),
+        ({"colour": 1}, "colour"),
+    ],
+)
+def test_impossible_sizes_in_a_checkpoint(tmp_path: Path, sizes: Any, message: str) -> None:
+    meta = metadata(SMALL, "")
+    content = {METADATA_KEY: {**meta, "model": {**meta["model"], **sizes}}, "state_dict": {}}
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(write(tmp_path / "odd.pt", content))
+
+
+@pytest.mark.parametrize("state", [5, [1], {3: torch.zeros(1)}])
+def test_a_state_dict_that_is_none(tmp_path: Path, state: Any) -> None:
+    with pytest.raises(CheckpointError):
+        load_checkpoint(write(tmp_path / "odd.pt", {METADATA_KEY: metadata(SMALL, ""), "state_dict": state}))
+
+
+def test_weights_must_be_floating_point_and_fit_float32(tmp_path: Path) -> None:
+    state: dict[str, Any] = dict(small_model().state_dict())
+    state["encoder.pos_embed"] = state["encoder.pos_embed"].to(torch.int64)
+    state["encoder.neck.0.weight"] = torch.full((64, 48, 1, 1), 1e300, dtype=torch.float64)
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(write(tmp_path / "odd.pt", {METADATA_KEY: metadata(SMALL, ""), "state_dict": state}))
+    assert "encoder.pos_embed has dtype torch.int64, expected floating point" in str(error.value)
+    assert "encoder.neck.0.weight holds NaN or infinity" in str(error.value)
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not a file"):
         load_checkpoint(tmp_path / "nothing.pt")

@@ -8,6 +8,14 @@ from typing import Literal
 Trunk = Literal["shared", "separate"]
 
 
+_COUNTS = (
+    *("image_size", "patch_size", "encoder_dim", "encoder_depth", "encoder_heads", "window_size", "embedding_dim"),
+    *("decoder_depth", "decoder_heads", "decoder_mlp_dim", "iou_head_depth", "iou_head_dim", "finder_dim"),
+    *("finder_heads", "finder_ff_dim", "finder_encoder_layers", "finder_decoder_layers", "finder_groups"),
+    *("anchors", "classes"),
+)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
     """Every size of a CellSAM model. The defaults are the released ViT-B at 1024 pixels.
@@ -62,6 +70,12 @@ class ModelConfig:
     """False for plain SAM weights, which hold no CellFinder and need boxes from the user."""
 
     def __post_init__(self) -> None:
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; expected a whole number, 1 or more.")
+        if not 0.0 <= self.finder_dropout < 1.0:
+            raise ValueError(f"finder_dropout is {self.finder_dropout}; expected a value in [0, 1).")
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}.")
         pairs = (

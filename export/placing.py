@@ -1,0 +1,79 @@
+"""Putting a finished engine directory where it belongs, without ever losing what stood there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from export.errors import ExportError
+from runtime.errors import EngineError
+from runtime.manifest import MANIFEST_NAME, read_manifest
+
+BUILT = "tensorrt"
+"""Subdirectory with plans built from the engines; it goes when they are replaced."""
+
+
+def check_target(out: Path, *, force: bool) -> None:
+    """Check that engines may be put at ``out``.
+
+    Free, or an empty directory: always. An engine directory with nothing else in it: with ``force``.
+
+    Args:
+        out: absolute, links resolved.
+        force: replace engines.
+
+    Raises:
+        ExportError: anything else is there.
+    """
+    if Path.cwd().is_relative_to(out):
+        raise ExportError(f"{out} is or holds the current directory; give a directory below it as --out.")
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        manifest = read_manifest(out)
+    except EngineError as error:
+        raise ExportError(
+            f"{out} exists and is no engine directory; it will not be replaced. Give another --out."
+        ) from error
+    own = {MANIFEST_NAME, BUILT, *(engine.file for engine in manifest.engines.values())}
+    others = sorted(path.name for path in out.iterdir() if path.name not in own)
+    if others:
+        raise ExportError(
+            f"{out} holds files that are no engines ({', '.join(others[:5])}); it will not be replaced. "
+            "Move them, or give another --out."
+        )
+    if not force:
+        raise ExportError(f"{out} exists. Replace it with --force, or give another --out.")
+
+
+def move_into_place(partial: Path, out: Path, *, force: bool) -> None:
+    """Rename ``partial`` to ``out``; engines that stood there are removed only once the new ones do.
+
+    Both lie on one file system. What stands at ``out`` is checked again: an export takes minutes.
+
+    Raises:
+        ExportError: ``out`` may not be replaced, or the earlier engines could not be put back after a failure; they
+            are then named and kept.
+    """
+    check_target(out, force=force)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial.chmod(0o755)  # temporary directories are private
+    if out.is_dir() and not any(out.iterdir()):
+        out.rmdir()
+    if not out.exists():
+        partial.rename(out)
+        return
+    old = out.with_name(f".{out.name}-old-{os.getpid()}")
+    out.rename(old)
+    try:
+        partial.rename(out)
+    except BaseException as error:  # Ctrl-C too
+        try:
+            old.rename(out)
+        except OSError as second:
+            raise ExportError(
+                f"{out} could not be replaced ({second}); its earlier content is kept in {old}."
+            ) from error
+        raise
+    shutil.rmtree(old, ignore_errors=True)
