@@ -1,35 +1,65 @@
 """The command ``cellsam-engine``. Results go to stdout, everything else to stderr.
 
-Exit codes: 0 done, 1 something failed, 2 wrong usage. Packages above ``runtime`` add commands through the entry
-point group ``cellsam_engine.commands``, so that importing this module never imports them.
+Exit codes: 0 done, 1 something failed, 2 wrong usage, 130 interrupted. Packages above ``runtime`` add commands
+through the entry point group ``cellsam_engine.commands``, so that importing this module never imports them.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
-from importlib.metadata import entry_points, version
+from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.core
+import typer.main
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from runtime.config import BoxThresholdMode, MaskWindow, Overlap, SegmentConfig
-from runtime.errors import InputError, SegmenterError
-from runtime.manifest import read_manifest
+from runtime.errors import ConfigError, EngineError, InputError, SegmenterError
+from runtime.manifest import Manifest, TensorSpec, read_manifest
 from runtime.results import Segmentation
 
 COMMANDS = "cellsam_engine.commands"
 """Entry point group through which other packages add their commands."""
 
+FROM_MANIFEST = "default: the manifest's"
+
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
+_log = logging.getLogger(__name__)
+
+Target = tuple[Path, Path]
+"""An image, and the path its results begin with."""
+
+Failure = tuple[Path, str]
+"""An image, and why it has no result."""
+
+
+class _Commands(typer.core.TyperGroup):
+    """The commands of this module, and those of other packages, loaded only when one is called or help is shown."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        own = super().list_commands(ctx)
+        return [*own, *sorted({entry.name for entry in entry_points(group=COMMANDS)} - set(own))]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.commands:
+            for entry in entry_points(group=COMMANDS, name=cmd_name):
+                self.commands[cmd_name] = _load_command(entry)
+        return super().get_command(ctx, cmd_name)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Segment every cell of microscope images with exported CellSAM engines.",
     no_args_is_help=True,
     add_completion=False,
@@ -38,10 +68,10 @@ app = typer.Typer(
 )
 
 
-def fail(error: Exception) -> NoReturn:
-    """Print an error and leave with exit code 1."""
+def fail(error: Exception, code: int = 1) -> NoReturn:
+    """Print an error and leave with this exit code."""
     errors.print(f"error: {error}", style="bold red", markup=False)
-    raise typer.Exit(1)
+    raise typer.Exit(code)
 
 
 def _version(value: bool) -> None:
@@ -60,22 +90,49 @@ def _options(
 
 @app.command()
 def segment(
-    images: Annotated[list[Path], typer.Argument(help="Images: PNG, JPEG, TIFF or npy.", metavar="IMAGE...")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Images: PNG, JPEG, TIFF or npy.", metavar="IMAGE...", readable=False)
+    ],
     engine: Annotated[Path, typer.Option(help="Engine directory, made by 'export'.", metavar="DIR")],
-    out: Annotated[Path, typer.Option(help="Directory for label images and tables.", metavar="DIR")],
-    backend: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads; default, one per core.", min=1)] = None,
+    out: Annotated[Path, typer.Option(help="Directory for label images and tables; made if need be.", metavar="DIR")],
+    backend: Annotated[str, typer.Option(help="What runs the engines: auto (the best here) or cpu.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default: one per physical core.", min=1)] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
-    box_threshold: Annotated[float | None, typer.Option(help="Base cut on box scores.")] = None,
-    box_threshold_mode: Annotated[
-        BoxThresholdMode | None, typer.Option(help="'adaptive' blends the cut with the image's own scores.")
+    box_threshold: Annotated[
+        float | None,
+        typer.Option(help=f"Base cut on box scores, in [0, 1]; up to 1.5 in adaptive mode; {FROM_MANIFEST}."),
     ] = None,
-    iou_threshold: Annotated[float | None, typer.Option(help="Least IoU estimate of a mask.")] = None,
-    mask_threshold: Annotated[float | None, typer.Option(help="Least probability of a mask's pixel.")] = None,
-    mask_window: Annotated[MaskWindow | None, typer.Option(help="Where masks are computed.")] = None,
-    overlap: Annotated[Overlap | None, typer.Option(help="Who gets a pixel that several masks claim.")] = None,
-    min_area: Annotated[int | None, typer.Option(help="Least area of a cell, pixels.", min=0)] = None,
-    fill_holes: Annotated[bool | None, typer.Option(help="Fill holes inside cells.")] = None,
+    box_threshold_mode: Annotated[
+        BoxThresholdMode | None,
+        typer.Option(
+            help="'fixed': the cut is --box-threshold. 'adaptive': blended with the image's own scores; "
+            f"{FROM_MANIFEST}."
+        ),
+    ] = None,
+    iou_threshold: Annotated[
+        float | None,
+        typer.Option(help=f"Least IoU estimate of a mask, about 0 to 1 but not clamped; {FROM_MANIFEST}."),
+    ] = None,
+    mask_threshold: Annotated[
+        float | None, typer.Option(help=f"Least probability of a mask's pixel, in (0, 1); {FROM_MANIFEST}.")
+    ] = None,
+    mask_window: Annotated[
+        MaskWindow | None,
+        typer.Option(
+            help=f"Where masks are computed: 'box', the box and a margin, or 'full', the whole image; {FROM_MANIFEST}."
+        ),
+    ] = None,
+    overlap: Annotated[
+        Overlap | None,
+        typer.Option(
+            help="Who gets a pixel that several masks claim: 'argmax', the most probable, or 'last', the mask with "
+            f"the highest index; {FROM_MANIFEST}."
+        ),
+    ] = None,
+    min_area: Annotated[
+        int | None, typer.Option(help=f"Least area of a cell, pixels; 0 keeps all; {FROM_MANIFEST}.", min=0)
+    ] = None,
+    fill_holes: Annotated[bool | None, typer.Option(help=f"Fill holes inside cells; {FROM_MANIFEST}.")] = None,
 ) -> None:
     """Segment images: NAME_labels.tif (0 = background, 1..n cells) and NAME_cells.csv (boxes and scores) each.
 
@@ -97,16 +154,22 @@ def segment(
     }
     try:
         targets = _targets(images, out)
-        config = _config(engine, given)
+        config = _config(engine, read_manifest(engine), given)
         segmenter = Segmenter(engine, backend=backend, config=config, options=BackendOptions(threads=threads))
         out.mkdir(parents=True, exist_ok=True)
+    except ConfigError as error:
+        fail(error, code=2)
     except (SegmenterError, OSError) as error:
         fail(error)
-    failed = _each(targets, lambda path, stem: _segment_file(segmenter, path, stem, overwrite=overwrite))
+    failed: list[Failure] = []
+    try:
+        _each(targets, lambda path, stem: _segment_file(segmenter, path, stem, overwrite=overwrite), failed)
+    except KeyboardInterrupt:
+        _report(failed, len(targets))
+        errors.print("interrupted", style="bold red")
+        raise typer.Exit(130) from None
     if failed:
-        errors.print(f"{len(failed)} of {len(targets)} images failed:", style="bold red")
-        for path, reason in failed:
-            errors.print(f"  {path}: {reason}", markup=False)
+        _report(failed, len(targets))
         raise typer.Exit(1)
 
 
@@ -123,82 +186,155 @@ def info(
         manifest = read_manifest(engine)
         if check:
             check_files(engine, manifest)
-    except SegmenterError as error:
-        fail(error)
-    if as_json:
-        typer.echo(json.dumps(asdict(manifest), indent=2))
-        return
-    rows = [
-        ("model input", f"{manifest.image_size} x {manifest.image_size} pixels"),
-        ("preprocessing", manifest.profile),
-        ("trunk", manifest.trunk),
-        ("precision", manifest.precision),
-        ("detector", "CellFinder" if manifest.has_detector else "none: boxes come from the user"),
-        (
-            "weights",
-            f"{manifest.weights.get('format', '')}, sha256 {manifest.weights.get('sha256', '')[:16]}",
-        ),
-        ("licence", manifest.weights.get("licence", "")),
-        ("created", manifest.created),
-    ]
-    for name, value in rows:
-        typer.echo(f"{name:<14} {value}")
-    for engine_name, spec in manifest.engines.items():
-        size = (engine / spec.file).stat().st_size / 1e6
-        typer.echo(f"{engine_name:<16} {spec.file}, {size:.1f} MB{', unaltered' if check else ''}")
-        for kind, tensors in (("in", spec.inputs), ("out", spec.outputs)):
-            for tensor in tensors:
-                typer.echo(f"  {kind:<4} {tensor.name} {list(tensor.shape)} {tensor.dtype}")
-    for output in manifest.verification.get("outputs", ()):
-        typer.echo(
-            f"verified       {output['stage']}.{output['output']}: largest error {output['max_abs_error']:.2g}, "
-            f"{output['mismatches_per_million']:.0f} mismatches per million"
+        lines = (
+            [json.dumps(asdict(manifest), indent=2)] if as_json else list(_describe(engine, manifest, checked=check))
         )
+    except (SegmenterError, OSError) as error:
+        fail(error)
+    for line in lines:
+        typer.echo(line)
 
 
-def _config(engine: Path, given: dict[str, Any]) -> SegmentConfig:
-    return replace(read_manifest(engine).config, **{k: v for k, v in given.items() if v is not None})
+def _describe(directory: Path, manifest: Manifest, *, checked: bool) -> Iterator[str]:
+    """What ``info`` shows, line by line."""
+    weights: Mapping[str, Any] = manifest.weights
+    rows = {
+        "model input": f"{manifest.image_size} x {manifest.image_size} pixels",
+        "preprocessing": manifest.profile,
+        "trunk": manifest.trunk,
+        "precision": manifest.precision,
+        "detector": "CellFinder" if manifest.has_detector else "none: boxes come from the user",
+        "weights": f"{weights.get('format', '')}, sha256 {str(weights.get('sha256', ''))[:16]}",
+        "licence": weights.get("licence", ""),
+        "created": manifest.created,
+    }
+    for name, value in rows.items():
+        yield f"{name:<14} {value}"
+    for engine_name, spec in manifest.engines.items():
+        size = (directory / spec.file).stat().st_size / 1e6
+        yield f"{engine_name:<16} {spec.file}, {size:.1f} MB{', unaltered' if checked else ''}"
+        yield from (_describe_tensor("in", tensor) for tensor in spec.inputs)
+        yield from (_describe_tensor("out", tensor) for tensor in spec.outputs)
+    outputs = manifest.verification.get("outputs")
+    for output in outputs if isinstance(outputs, list | tuple) else ():
+        yield f"{'verified':<14} {_describe_check(output)}"
 
 
-def _targets(images: list[Path], out: Path) -> list[tuple[Path, Path]]:
+def _describe_tensor(kind: str, tensor: TensorSpec) -> str:
+    return f"  {kind:<4} {tensor.name} {list(tensor.shape)} {tensor.dtype}"
+
+
+def _describe_check(output: object) -> str:
+    """One entry of the manifest's verification; shown as it is where it is not what the export writes."""
+    match output:
+        case {
+            "stage": str(stage),
+            "output": str(name),
+            "max_abs_error": int() | float() as error,
+            "mismatches_per_million": int() | float() as mismatches,
+        }:
+            return f"{stage}.{name}: largest error {error:.2g}, {mismatches:.0f} mismatches per million"
+    return f"not as the export writes it: {output!r}"
+
+
+def _config(engine: Path, manifest: Manifest, given: Mapping[str, Any]) -> SegmentConfig:
+    """The manifest's settings with those of the command line.
+
+    Raises:
+        EngineError: the engines find no boxes, and the command line cannot give them.
+        ConfigError: a setting outside its range.
+    """
+    if not manifest.has_detector:
+        raise EngineError(
+            f"{engine} has no detector, so boxes must be given, which the command line cannot do. "
+            "Use Python: Segmenter(engine)(image, boxes=...)."
+        )
+    return replace(manifest.config, **{k: v for k, v in given.items() if v is not None})
+
+
+def _targets(images: list[Path], out: Path) -> list[Target]:
     """Each image with the path its results begin with.
 
     Raises:
-        InputError: two images would write the same files.
+        InputError: an image is given twice, two would write the same files, or results would replace an image.
     """
-    targets: dict[Path, Path] = {}
+    targets: dict[str, Target] = {}
+    inputs: dict[str, Path] = {}
     for image in images:
-        stem = out / image.stem
-        if stem in targets:
-            raise InputError(f"{targets[stem]} and {image} would both write {stem}_labels.tif; rename one of them.")
-        targets[stem] = image
-    return [(image, stem) for stem, image in targets.items()]
+        real = os.path.realpath(image)
+        if real in inputs:
+            raise InputError(f"{_named(inputs[real], image)} given twice; give each image once.")
+        inputs[real] = image
+        # Many file systems do not tell A from a.
+        stem, key = out / image.stem, image.stem.casefold()
+        if key in targets:
+            raise InputError(f"{targets[key][0]} and {image} would both write {stem}_labels.tif; rename one of them.")
+        targets[key] = (image, stem)
+    folded = {real.casefold(): image for real, image in inputs.items()}
+    for image, stem in targets.values():
+        for result in _results(stem):
+            replaced = folded.get(os.path.realpath(result).casefold())
+            if replaced is not None:
+                raise InputError(f"the result of {image} would replace the image {replaced}; choose another --out.")
+    return list(targets.values())
+
+
+def _named(first: Path, again: Path) -> str:
+    return f"{first} is" if first == again else f"{first} and {again} are one file,"
+
+
+def _results(stem: Path) -> tuple[Path, Path]:
+    """Label image and table of an image."""
+    return Path(f"{stem}_labels.tif"), Path(f"{stem}_cells.csv")
 
 
 def _each(
-    targets: list[tuple[Path, Path]], work: Callable[[Path, Path], tuple[Segmentation, Path]]
-) -> list[tuple[Path, str]]:
-    """Run ``work`` on every image under a progress bar; return what failed and why."""
-    failed = []
+    targets: list[Target], work: Callable[[Path, Path], tuple[Segmentation, Path]], failed: list[Failure]
+) -> None:
+    """Run ``work`` on every image under a progress bar; add what fails, and why, to ``failed``."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors, disable=not errors.is_terminal) as progress:
+    # `_say` decides where lines go; Rich would take stdout to this console even where it is redirected.
+    with Progress(*columns, console=errors, disable=not errors.is_terminal, redirect_stdout=False) as progress:
         task = progress.add_task("segmenting", total=len(targets))
         for image, stem in targets:
-            progress.update(task, description=image.name)
+            progress.update(task, description=escape(image.name))
             try:
                 result, written = work(image, stem)
             except (SegmenterError, OSError, MemoryError) as error:
-                failed.append((image, str(error) or type(error).__name__))
+                failed.append((image, _reason(error, image)))
             else:
-                typer.echo(f"{image}\t{result.count} cells\t{written}")
+                _say(progress, f"{image}\t{result.count} cells\t{written}")
             progress.advance(task)
-    return failed
+
+
+def _say(progress: Progress, line: str) -> None:
+    """Print to stdout; where it and the progress bar share a terminal, above the bar."""
+    if sys.stdout.isatty() and not progress.disable:
+        progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+    else:
+        typer.echo(line)
+
+
+def _reason(error: Exception, image: Path) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        of_image = error.filename is None or str(error.filename) == str(image)
+        return error.strerror if of_image else f"{error.strerror}: {error.filename}"
+    return str(error) or type(error).__name__
+
+
+def _report(failed: list[Failure], count: int) -> None:
+    """List the images that failed, each named once: many reasons begin with the path."""
+    if not failed:
+        return
+    errors.print(f"{len(failed)} of {count} images failed:", style="bold red")
+    for path, reason in failed:
+        errors.print(f"  {reason}" if reason.startswith(f"{path} ") else f"  {path}: {reason}", markup=False)
 
 
 def _segment_file(segmenter: Any, image: Path, stem: Path, *, overwrite: bool) -> tuple[Segmentation, Path]:
     from runtime.files import read_image, write_labels, write_table
 
-    labels, table = Path(f"{stem}_labels.tif"), Path(f"{stem}_cells.csv")
+    labels, table = _results(stem)
     existing = [str(path) for path in (labels, table) if path.exists()]
     if existing and not overwrite:
         raise InputError(f"{' and '.join(existing)} exist; pass --overwrite to replace them.")
@@ -208,25 +344,51 @@ def _segment_file(segmenter: Any, image: Path, stem: Path, *, overwrite: bool) -
     return result, labels
 
 
-def _add_commands() -> None:
-    """Add the commands of the packages above this one; their modules import what is heavy only when called."""
-    for entry in sorted(entry_points(group=COMMANDS)):
+def _load_command(entry: EntryPoint) -> Any:
+    """The command of another package; if that cannot be imported, one that says so when it is called.
+
+    The other commands, and the list of them, work all the same.
+    """
+    package = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    package.callback()(_nothing)  # makes it a group, whatever it holds
+    try:
         command = entry.load()
+    except Exception as error:  # whatever an import of somebody else's code may raise
+        _log.warning("command %r (%s) cannot be loaded: %s: %s", entry.name, entry.value, type(error).__name__, error)
+        loose = {"allow_extra_args": True, "ignore_unknown_options": True}
+        package.command(entry.name, help="Cannot be loaded.", add_help_option=False, context_settings=loose)(
+            _refusal(entry, error)
+        )
+    else:
         if isinstance(command, typer.Typer):
-            app.add_typer(command, name=entry.name)
+            package.add_typer(command, name=entry.name)
         else:
-            app.command(entry.name)(command)
+            package.command(entry.name)(command)
+    group: Any = typer.main.get_command(package)
+    return group.commands[entry.name]
+
+
+def _nothing() -> None:
+    pass
+
+
+def _refusal(entry: EntryPoint, error: Exception) -> Callable[[], None]:
+    def refuse() -> None:
+        if isinstance(error, ModuleNotFoundError):
+            raise error  # ``main`` says what to install
+        fail(EngineError(f"command {entry.name!r} cannot be loaded ({error}); reinstall or remove {entry.value}."))
+
+    return refuse
 
 
 def main() -> None:
     """Entry point of the console script."""
-    _add_commands()
     try:
         app()
     except ModuleNotFoundError as error:
+        name = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
         extras = {entry.name: entry.value.split(".")[0] for entry in entry_points(group=COMMANDS)}
-        name = next((argument for argument in sys.argv[1:] if argument in extras), None)
-        if name is None:
+        if name not in extras:
             raise
         errors.print(
             f"error: '{name}' needs the package {error.name!r}, which is not installed. "

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import pty
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,17 +17,48 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from typer.testing import CliRunner
 
-from runtime import Segmenter
+import runtime.cli
+from export.exporter import export_engines
+from runtime import InputError, Segmenter
 from runtime.files import TABLE_COLUMNS
+from tests.small import PROMPTED, save_small
 
 OPEN = ["--box-threshold", "0.5", "--box-threshold-mode", "fixed", "--iou-threshold", "-1000", "--min-area", "0"]
 
 
-def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The installed command, beside the interpreter that runs the tests."""
-    command = [str(Path(sys.executable).with_name("cellsam-engine")), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+COMMAND = str(Path(sys.executable).with_name("cellsam-engine"))
+"""The installed command, beside the interpreter that runs the tests."""
+
+
+def run(*arguments: object, cwd: Path | None = None, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command; ``path`` is searched for packages first."""
+    environment = os.environ | ({} if path is None else {"PYTHONPATH": str(path)})
+    command = [COMMAND, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
+
+
+def run_in_terminal(*arguments: object, share_stdout: bool) -> tuple[str, str]:
+    """What a terminal shows when stderr, and stdout if shared, go to it; and what else stdout got."""
+    terminal, end = pty.openpty()
+    stdout = end if share_stdout else subprocess.PIPE
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "300"}
+    with subprocess.Popen([COMMAND, *map(str, arguments)], stdout=stdout, stderr=end, env=environment) as process:
+        os.close(end)
+        shown = b""
+        while True:
+            try:
+                block = os.read(terminal, 4096)
+            except OSError:  # how Linux says that the other end is closed
+                break
+            if not block:
+                break
+            shown += block
+        rest = process.stdout.read() if process.stdout else b""
+    os.close(terminal)
+    assert process.returncode == 0, shown
+    return shown.decode(), rest.decode()
 
 
 @pytest.fixture
@@ -79,7 +114,9 @@ def test_bad_images_are_reported_and_good_ones_written(folder: Path, small_engin
         ("0 bytes", "cannot be read", "NaN or infinite", "axes QYX with shape (5, 20, 20)", "not a file"),
         strict=True,
     ):
-        assert any(str(path) in line and reason in line for line in done.stderr.splitlines()), (path, done.stderr)
+        lines = [line for line in done.stderr.splitlines() if str(path) in line]
+        assert any(reason in line for line in lines), (path, done.stderr)
+        assert [line.count(str(path)) for line in lines] == [1]
     assert sorted(path.name for path in out.iterdir()) == ["a_cells.csv", "a_labels.tif", "c_cells.csv", "c_labels.tif"]
 
 
@@ -104,6 +141,149 @@ def test_two_images_of_one_name_are_refused(folder: Path, small_engines: Path) -
     assert not (folder / "out").exists()
 
 
+def test_names_that_differ_in_case_are_refused(folder: Path, small_engines: Path) -> None:
+    (folder / "A.npy").touch()
+    done = run("segment", folder / "a.png", folder / "A.npy", "--engine", small_engines, "--out", folder / "out")
+    assert done.returncode == 1
+    assert "would both write" in done.stderr
+
+
+def test_an_image_given_twice_is_named(folder: Path, small_engines: Path) -> None:
+    image = folder / "a.png"
+    done = run("segment", image, image, "--engine", small_engines, "--out", folder / "out")
+    assert (done.returncode, f"{image} is given twice" in done.stderr) == (1, True)
+    link = folder / "link.png"
+    link.symlink_to(image)
+    done = run("segment", image, link, "--engine", small_engines, "--out", folder / "out")
+    assert (done.returncode, "are one file, given twice" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("names", [("a.png", "a_labels.tif"), ("a_labels.tif", "a.png")])
+def test_no_image_is_replaced_by_a_result(folder: Path, small_engines: Path, names: tuple[str, str]) -> None:
+    (folder / "b.tif").rename(folder / "a_labels.tif")
+    before = (folder / "a_labels.tif").read_bytes()
+    images = [folder / name for name in names]
+    done = run("segment", *images, "--engine", small_engines, "--out", folder, "--overwrite")
+    assert done.returncode == 1
+    assert "would replace the image" in done.stderr
+    assert (folder / "a_labels.tif").read_bytes() == before
+    assert not (folder / "a_cells.csv").exists()
+
+
+def test_an_image_that_may_not_be_read_fails_alone(
+    folder: Path, small_engines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read everything, so the check and the reader are made to refuse."""
+    real = runtime.cli._segment_file
+
+    def refuse(segmenter: Any, image: Path, stem: Path, *, overwrite: bool) -> Any:
+        if image.name == "a.png":
+            raise PermissionError(13, "Permission denied", str(image))
+        return real(segmenter, image, stem, overwrite=overwrite)
+
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, *a, **k: "a.png" not in str(path) and access(path, *a, **k))
+    monkeypatch.setattr(runtime.cli, "_segment_file", refuse)
+    images = [str(folder / "a.png"), str(folder / "c.npy")]
+    out = folder / "out"
+    done = CliRunner().invoke(runtime.cli.app, ["segment", *images, "--engine", str(small_engines), "--out", str(out)])
+    assert done.exit_code == 1, done.output
+    assert f"{images[0]}: Permission denied\n" in done.stderr
+    assert (out / "c_labels.tif").exists()
+
+
+def test_an_interrupt_still_reports_what_failed(
+    folder: Path, small_engines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(segmenter: Any, image: Path, stem: Path, *, overwrite: bool) -> Any:
+        if image.name == "b.tif":
+            raise KeyboardInterrupt
+        raise InputError("too dark")
+
+    monkeypatch.setattr(runtime.cli, "_segment_file", stop)
+    images = [str(folder / name) for name in ("a.png", "b.tif", "c.npy")]
+    arguments = ["segment", *images, "--engine", str(small_engines), "--out", str(folder / "out")]
+    done = CliRunner().invoke(runtime.cli.app, arguments)
+    assert done.exit_code == 130
+    assert "1 of 3 images failed" in done.stderr
+    assert f"{images[0]}: too dark" in done.stderr
+
+
+@pytest.mark.parametrize("share_stdout", [True, False])
+def test_result_lines_and_the_progress_bar(folder: Path, small_engines: Path, share_stdout: bool) -> None:
+    """Lines stand alone in a terminal, and all reach a file that stdout is sent to."""
+    images = [folder / name for name in ("a.png", "c.npy")]
+    arguments = ("segment", *images, "--engine", small_engines, "--out", folder / "out")
+    shown, redirected = run_in_terminal(*arguments, share_stdout=share_stdout)
+    assert "2/2" in shown
+    if not share_stdout:
+        assert [line.split("\t")[0] for line in redirected.splitlines()] == [str(image) for image in images]
+        return
+    for image in images:
+        # Each line begins where the bar was erased, and ends.
+        assert re.search(rf"(\x1b\[2K|\n|\r){re.escape(str(image))}\s+\d+ cells\s+\S+_labels\.tif\s*\r?\n", shown), (
+            shown
+        )
+
+
+def test_engines_without_a_detector_are_refused_at_once(folder: Path) -> None:
+    export_engines(save_small(folder / "sam.pt", PROMPTED), folder / "sam")
+    done = run("segment", folder / "a.png", folder / "c.npy", "--engine", folder / "sam", "--out", folder / "out")
+    assert done.returncode == 1
+    assert done.stderr.count("has no detector") == 1
+    assert "image, boxes=" in done.stderr
+    assert not (folder / "out").exists()
+
+
+@pytest.fixture
+def plugins(tmp_path: Path) -> Path:
+    """A path with two further commands; importing either leaves a trace, and 'broken' and 'lacking' then fail."""
+    root = tmp_path / "plugins"
+    info = root / "plugin-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
+    names = ("broken", "lacking", "working")
+    lines = [f"{name} = plugin_{name}:command" for name in names]
+    (info / "entry_points.txt").write_text("\n".join(["[cellsam_engine.commands]", *lines, ""]))
+    trace = "from pathlib import Path\nPath(__file__).with_suffix('.loaded').touch()\n"
+    (root / "plugin_broken.py").write_text(trace + "raise RuntimeError('of no use')\n")
+    (root / "plugin_lacking.py").write_text(trace + "import no_such_package\n")
+    (root / "plugin_working.py").write_text(trace + "def command(word: str) -> None:\n    print('works', word)\n")
+    return root
+
+
+def loaded(plugins: Path) -> list[str]:
+    return sorted(path.stem.removeprefix("plugin_") for path in plugins.glob("*.loaded"))
+
+
+def test_own_commands_load_no_others(plugins: Path, small_engines: Path) -> None:
+    assert run("info", small_engines, path=plugins).returncode == 0
+    assert loaded(plugins) == []
+    done = run("working", "export", path=plugins)
+    assert (done.returncode, done.stdout) == (0, "works export\n"), done.stderr
+    assert loaded(plugins) == ["working"]
+
+
+def test_a_broken_command_is_listed_and_breaks_no_other(plugins: Path) -> None:
+    done = run("--help", path=plugins)
+    assert done.returncode == 0
+    for name in ("segment", "info", "export", "verify", "train", "data", "evaluate", "broken", "lacking", "working"):
+        assert re.search(rf"^\W*{name}\b", done.stdout, re.MULTILINE), (name, done.stdout)
+    assert "command 'broken' (plugin_broken:command) cannot be loaded: RuntimeError: of no use" in done.stderr
+    called = run("broken", "--option", "word", path=plugins)
+    assert called.returncode == 1
+    assert "error: command 'broken' cannot be loaded (of no use)" in called.stderr
+    assert "Traceback" not in called.stderr
+
+
+def test_a_missing_package_is_named_for_the_command_that_lacks_it(plugins: Path) -> None:
+    """Not for another word of the command line that happens to be a command, too."""
+    done = run("-v", "lacking", "--out", "export", path=plugins)
+    assert done.returncode == 1
+    assert "'lacking' needs the package 'no_such_package'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_wrong_usage_is_exit_code_2(folder: Path, small_engines: Path) -> None:
     assert run("segment", folder / "a.png").returncode == 2
     assert (
@@ -114,7 +294,7 @@ def test_wrong_usage_is_exit_code_2(folder: Path, small_engines: Path) -> None:
 
 def test_settings_out_of_range_and_missing_engines(folder: Path, small_engines: Path) -> None:
     done = run("segment", folder / "a.png", "--engine", small_engines, "--out", folder, "--mask-threshold", "2")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "mask_threshold is 2.0; expected a value in (0, 1)" in done.stderr
     done = run("segment", folder / "a.png", "--engine", folder / "none", "--out", folder)
     assert done.returncode == 1
@@ -128,6 +308,41 @@ def test_info(small_engines: Path) -> None:
     for part in ("paper", "fp32", "test weights", "encoder.onnx", "unaltered", "mask_logits", "mismatches per million"):
         assert part in done.stdout
     assert json.loads(run("info", small_engines, "--json").stdout)["image_size"] == 160
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [None, 7, ["text"], [{"stage": "encoder"}], [{"stage": "a", "output": "b", "max_abs_error": "large"}]],
+)
+def test_info_of_an_odd_verification(tmp_path: Path, small_engines: Path, outputs: Any) -> None:
+    shutil.copytree(small_engines, tmp_path / "odd")
+    path = tmp_path / "odd" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["verification"] = {} if outputs is None else {"outputs": outputs}
+    path.write_text(json.dumps(manifest))
+    done = CliRunner().invoke(runtime.cli.app, ["info", str(tmp_path / "odd")])
+    assert isinstance(done.exception, SystemExit | None), done.exception
+    assert "mask_decoder.onnx" in done.stdout or done.stderr.startswith("error: ")
+
+
+def test_info_of_files_that_cannot_be_opened(small_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(runtime.cli, "read_manifest", refuse)
+    done = CliRunner().invoke(runtime.cli.app, ["info", str(small_engines)])
+    assert done.exit_code == 1
+    assert "Permission denied" in done.stderr
+
+
+def test_an_image_that_cannot_be_read_stops_the_export_at_once(tmp_path: Path, small_checkpoint: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    for name, reason in (("none.png", "is not a file"), ("bad.png", "cannot be read")):
+        done = run("export", "--checkpoint", small_checkpoint, "--out", "e", "--image", name, cwd=tmp_path)
+        assert done.returncode == 1
+        assert f"error: {name} {reason}" in done.stderr
+        assert "reading the checkpoint" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.png"]
 
 
 def test_export_verify_segment(tmp_path: Path, small_checkpoint: Path, image: Any) -> None:

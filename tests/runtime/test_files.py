@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -12,6 +16,8 @@ from PIL import Image
 
 from runtime import InputError
 from runtime.files import read_image, write_labels
+
+DEEP = np.random.default_rng(1).integers(0, 1 << 16, (12, 17, 4)).astype(np.uint16)
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 255, (12, 17), np.uint8)
@@ -44,6 +50,75 @@ def test_sixteen_bits_survive(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(save(tmp_path / "a.tif", deep, compression="lzw")), deep)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_sixteen_bit_pngs_keep_their_depth(tmp_path: Path, channels: int) -> None:
+    deep = DEEP[..., :channels].copy()
+    if channels in (2, 4):
+        deep[..., -1] = 65535
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(deep.squeeze()))
+    kept = deep[..., : channels - 1] if channels in (2, 4) else deep
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), kept.squeeze(), strict=True)
+
+
+def png(path: Path, array: Any, *, depth: int, transparent: bytes = b"") -> Path:
+    """A gray or RGB PNG written by hand, with what no library writes; rows hold their bytes."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    width = array.shape[1] * 8 // depth if depth < 8 else array.shape[1]
+    header = struct.pack(">IIBBBBB", width, len(array), depth, 0 if array.ndim == 2 else 2, 0, 0, 0)
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in array))
+    extra = chunk(b"tRNS", transparent) if transparent else b""
+    parts = chunk(b"IHDR", header) + extra + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+    return path
+
+
+def test_pngs_of_few_bits(tmp_path: Path) -> None:
+    mask = GREY > 100
+    np.testing.assert_array_equal(read_image(save(tmp_path / "mask.png", mask)), mask, strict=True)
+    packed = np.array([[0b00011011, 0b11100100]], np.uint8)
+    np.testing.assert_array_equal(
+        read_image(png(tmp_path / "two.png", packed, depth=2)), [[0, 85, 170, 255, 255, 170, 85, 0]]
+    )
+    np.testing.assert_array_equal(read_image(png(tmp_path / "four.png", packed, depth=4)), [[17, 187, 238, 68]])
+
+
+def test_a_value_declared_transparent_leaves_the_image_as_it_is(tmp_path: Path) -> None:
+    grey = png(tmp_path / "grey.png", GREY, depth=8, transparent=struct.pack(">H", int(GREY[0, 0])))
+    np.testing.assert_array_equal(read_image(grey), GREY)
+    colour = png(tmp_path / "rgb.png", RGB, depth=8, transparent=struct.pack(">HHH", *map(int, RGB[0, 0])))
+    np.testing.assert_array_equal(read_image(colour), RGB)
+
+
+def test_pictures_are_told_apart_by_content(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.jpg")
+    expected = read_image(tmp_path / "a.jpg")
+    np.testing.assert_array_equal(read_image((tmp_path / "a.jpg").rename(tmp_path / "a.png")), expected)
+    save(tmp_path / "b.png", RGB)
+    np.testing.assert_array_equal(read_image((tmp_path / "b.png").rename(tmp_path / "b.jpg")), RGB)
+
+
+def test_cmyk_jpegs_become_rgb(tmp_path: Path) -> None:
+    Image.new("CMYK", (20, 10), (255, 0, 0, 0)).save(tmp_path / "a.jpg")
+    image = read_image(tmp_path / "a.jpg")
+    assert image.shape == (10, 20, 3)
+    assert image[5, 5, 0] < 10 < 240 < image[5, 5, 1]
+
+
+def test_images_larger_than_pillow_trusts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow refuses twice its limit; the limit itself must be as before."""
+    picture = Image.fromarray(RGB)
+    picture.save(tmp_path / "a.jpg")
+    picture.save(tmp_path / "b.png")
+    picture.quantize(16).save(tmp_path / "palette.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    for path in tmp_path.iterdir():
+        assert read_image(path).shape == RGB.shape
+    assert Image.MAX_IMAGE_PIXELS == 50
+
+
 def test_opaque_alpha_is_left_out_and_transparency_refused(tmp_path: Path) -> None:
     alpha = np.full((12, 17, 1), 255, np.uint8)
     opaque = np.concatenate((RGB, alpha), -1)
@@ -66,6 +141,65 @@ def test_channels_first_tiffs(tmp_path: Path) -> None:
     for options in ({"metadata": {"axes": "CYX"}, "imagej": True}, {"metadata": {"axes": "CYX"}, "ome": True}, {}):
         path = save(tmp_path / "c.tif", np.ascontiguousarray(planes), photometric="minisblack", **options)
         np.testing.assert_array_equal(read_image(path), RGB)
+
+
+def test_gray_with_opaque_alpha_is_gray(tmp_path: Path) -> None:
+    opaque = np.stack((GREY, np.full_like(GREY, 255)), -1)
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", opaque)), GREY)
+    tiff = save(
+        tmp_path / "a.tif", opaque, photometric="minisblack", planarconfig="contig", extrasamples=["assocalpha"]
+    )
+    np.testing.assert_array_equal(read_image(tiff), GREY)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+@pytest.mark.parametrize("last", [1, 255, 7])
+@pytest.mark.parametrize("planar", [False, True])
+def test_further_tiff_channels_are_no_alpha(tmp_path: Path, channels: int, last: int, planar: bool) -> None:
+    image = DEEP[..., :channels].astype(np.uint8)
+    image[..., -1] = last
+    path = save(
+        tmp_path / "a.tif",
+        np.moveaxis(image, -1, 0).copy() if planar else image,
+        photometric="minisblack",
+        planarconfig="separate" if planar else "contig",
+    )
+    np.testing.assert_array_equal(read_image(path), image)
+
+
+def test_planar_rgba_tiffs(tmp_path: Path) -> None:
+    planes = np.concatenate((np.moveaxis(RGB, -1, 0), np.full((1, 12, 17), 255, np.uint8)))
+    options = {"photometric": "rgb", "planarconfig": "separate", "extrasamples": ["unassalpha"]}
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.tif", planes, **options)), RGB)
+    planes[3, 4, 4] = 9
+    with pytest.raises(InputError, match="transparent"):
+        read_image(save(tmp_path / "b.tif", planes, **options))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiff_palettes_are_resolved_to_colours(tmp_path: Path, dtype: Any) -> None:
+    colours = RNG.integers(0, 256, (3, 256)).astype(np.uint16) * 257
+    if dtype is np.uint16:
+        colours[0, 0] = 1000
+    path = save(tmp_path / "a.tif", GREY, photometric="palette", colormap=colours)
+    expected = (colours if dtype is np.uint16 else colours // 257).astype(dtype).T[GREY]
+    np.testing.assert_array_equal(read_image(path), expected, strict=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"metadata": None}])
+def test_pages_taken_as_channels_are_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, options: dict[str, Any]
+) -> None:
+    path = save(tmp_path / "pages.tif", np.moveaxis(RGB, -1, 0).copy(), photometric="minisblack", **options)
+    with caplog.at_level(logging.WARNING, "runtime.files"):
+        np.testing.assert_array_equal(read_image(path), RGB)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert str(path) in caplog.text
+    assert "taken as channels" in caplog.text
+    caplog.clear()
+    named = save(tmp_path / "c.tif", np.moveaxis(RGB, -1, 0).copy(), photometric="minisblack", metadata={"axes": "CYX"})
+    read_image(named)
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize("shape", [(4, 12, 17), (2, 3, 12, 17)])
@@ -91,6 +225,21 @@ def test_bad_files(tmp_path: Path, name: str, content: bytes, message: str) -> N
     path.write_bytes(content)
     with pytest.raises(InputError, match=message):
         read_image(path)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.npy"])
+def test_a_file_that_may_not_be_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).write_bytes(b"x")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied", name)
+
+    for opener in ("builtins.open", "io.open", "tifffile.TiffFile"):
+        monkeypatch.setattr(opener, refuse)
+    with pytest.raises(InputError, match=r"cannot be read \(Permission denied\); check its permissions"):
+        read_image(tmp_path / name)
 
 
 def test_pickled_arrays_are_not_loaded(tmp_path: Path) -> None:
