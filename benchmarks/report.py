@@ -1,0 +1,69 @@
+"""Tables in documents, rendered from the records in ``results/`` and never typed.
+
+    python -m benchmarks.report    # rewrites the tables of README.md
+
+A table stands between ``<!-- latency -->`` and ``<!-- end -->`` and shows the newest record of its case.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+README = ROOT / "README.md"
+
+
+def newest(case: str) -> dict[str, Any]:
+    """The latest record of a case.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    found = sorted(RESULTS.glob(f"{case}_*.json"), key=lambda path: path.stem.rsplit("_", 1)[1])
+    if not found:
+        raise FileNotFoundError(f"no record of case {case!r} in {RESULTS}; run: python -m benchmarks.{case}")
+    record: dict[str, Any] = json.loads(found[-1].read_text(encoding="utf-8"))
+    return record
+
+
+def latency_table(record: dict[str, Any]) -> str:
+    """Median seconds by stage, memory and speed-up of each variant, and how the labels compare."""
+    environment = record["environment"]
+    versions = environment["versions"]
+    lines = [
+        f"One image of {record['image_px'][0]} x {record['image_px'][1]} pixels with {record['boxes']} boxes, ViT-B, "
+        f"float32, {environment['cpu_count']} cores ({environment['cpu']}), onnxruntime {versions['onnxruntime']}, "
+        f"PyTorch {versions['torch']}; medians in seconds ({record['command'].split(' --')[0]}, {record['date']}).",
+        "",
+        "| | encode | detect | decode | total | peak memory | speed-up |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, variant in record["variants"].items():
+        stages = [variant["stages_ms"][stage]["p50"] / 1e3 for stage in ("encode", "detect", "decode")]
+        cells = [f"{value:.1f}" for value in (*stages, variant["total_ms"]["p50"] / 1e3)]
+        memory = f"{variant['peak_mib'] / 1024:.1f} GiB"
+        lines.append(f"| {name} | {' | '.join(cells)} | {memory} | {record['speedup'][name]:.2f}x |")
+    equal = record["labels_equal_to_baseline_full_masks"]
+    lines += ["", f"Labels of the engines with full masks equal the baseline's on {equal:.3%} of the pixels."]
+    return "\n".join(lines)
+
+
+def rendered(text: str) -> str:
+    """A document with its tables brought up to date."""
+    table = latency_table(newest("latency"))
+    return re.sub(
+        r"(<!-- latency -->\n).*?(<!-- end -->)", lambda m: m[1] + table + "\n" + m[2], text, count=1, flags=re.DOTALL
+    )
+
+
+def main() -> None:
+    """Rewrite the README's tables."""
+    README.write_text(rendered(README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,11 @@
+"""Figures in the README are those of the newest record."""
+
+from __future__ import annotations
+
+from benchmarks.report import README, rendered
+
+
+def test_the_readme_shows_the_newest_records() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert "<!-- latency -->" in text
+    assert rendered(text) == text, "run: python -m benchmarks.report"
