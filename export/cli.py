@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from numpy.typing import NDArray
 
-from runtime.cli import errors, fail
+from runtime.console import errors, fail
 from runtime.errors import SegmenterError
 from runtime.files import read_image
 from runtime.manifest import Precision

@@ -1,7 +1,7 @@
 """The command ``cellsam-engine``. Results go to stdout, everything else to stderr.
 
-Exit codes: 0 done, 1 something failed, 2 wrong usage, 130 interrupted. Packages above ``runtime`` add commands
-through the entry point group ``cellsam_engine.commands``, so that importing this module never imports them.
+Exit codes: 0 done, 1 something failed, 2 wrong usage, 130 interrupted. Other packages add commands
+(``runtime.commands``).
 """
 
 from __future__ import annotations
@@ -12,30 +12,22 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
-from importlib.metadata import EntryPoint, entry_points, version
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
-import typer.core
-import typer.main
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from runtime.commands import Commands, missing_packages_named
 from runtime.config import BoxThresholdMode, MaskWindow, Overlap, SegmentConfig
+from runtime.console import errors, fail
 from runtime.errors import ConfigError, EngineError, InputError, SegmenterError
 from runtime.manifest import Manifest, TensorSpec, read_manifest
 from runtime.results import Segmentation
 
-COMMANDS = "cellsam_engine.commands"
-"""Entry point group through which other packages add their commands."""
-
 FROM_MANIFEST = "default: the manifest's"
-
-errors = Console(stderr=True, soft_wrap=True, highlight=False)
-
-_log = logging.getLogger(__name__)
 
 Target = tuple[Path, Path]
 """An image, and the path its results begin with."""
@@ -44,34 +36,14 @@ Failure = tuple[Path, str]
 """An image, and why it has no result."""
 
 
-class _Commands(typer.core.TyperGroup):
-    """The commands of this module, and those of other packages, loaded only when one is called or help is shown."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        own = super().list_commands(ctx)
-        return [*own, *sorted({entry.name for entry in entry_points(group=COMMANDS)} - set(own))]
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in self.commands:
-            for entry in entry_points(group=COMMANDS, name=cmd_name):
-                self.commands[cmd_name] = _load_command(entry)
-        return super().get_command(ctx, cmd_name)
-
-
 app = typer.Typer(
-    cls=_Commands,
+    cls=Commands,
     help="Segment every cell of microscope images with exported CellSAM engines.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def fail(error: Exception, code: int = 1) -> NoReturn:
-    """Print an error and leave with this exit code."""
-    errors.print(f"error: {error}", style="bold red", markup=False)
-    raise typer.Exit(code)
 
 
 def _version(value: bool) -> None:
@@ -344,56 +316,7 @@ def _segment_file(segmenter: Any, image: Path, stem: Path, *, overwrite: bool) -
     return result, labels
 
 
-def _load_command(entry: EntryPoint) -> Any:
-    """The command of another package; if that cannot be imported, one that says so when it is called.
-
-    The other commands, and the list of them, work all the same.
-    """
-    package = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    package.callback()(_nothing)  # makes it a group, whatever it holds
-    try:
-        command = entry.load()
-    except Exception as error:  # whatever an import of somebody else's code may raise
-        _log.warning("command %r (%s) cannot be loaded: %s: %s", entry.name, entry.value, type(error).__name__, error)
-        loose = {"allow_extra_args": True, "ignore_unknown_options": True}
-        package.command(entry.name, help="Cannot be loaded.", add_help_option=False, context_settings=loose)(
-            _refusal(entry, error)
-        )
-    else:
-        if isinstance(command, typer.Typer):
-            package.add_typer(command, name=entry.name)
-        else:
-            package.command(entry.name)(command)
-    group: Any = typer.main.get_command(package)
-    return group.commands[entry.name]
-
-
-def _nothing() -> None:
-    pass
-
-
-def _refusal(entry: EntryPoint, error: Exception) -> Callable[[], None]:
-    def refuse() -> None:
-        if isinstance(error, ModuleNotFoundError):
-            raise error  # ``main`` says what to install
-        fail(EngineError(f"command {entry.name!r} cannot be loaded ({error}); reinstall or remove {entry.value}."))
-
-    return refuse
-
-
 def main() -> None:
     """Entry point of the console script."""
-    try:
+    with missing_packages_named():
         app()
-    except ModuleNotFoundError as error:
-        name = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
-        extras = {entry.name: entry.value.split(".")[0] for entry in entry_points(group=COMMANDS)}
-        if name not in extras:
-            raise
-        errors.print(
-            f"error: '{name}' needs the package {error.name!r}, which is not installed. "
-            f"Install it: pip install 'cellsam-engine[{extras[name]}]'.",
-            style="bold red",
-            markup=False,
-        )
-        sys.exit(1)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from runtime.cli import fail
+from runtime.console import fail
 
 
 def train_command(

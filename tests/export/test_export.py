@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -163,6 +164,17 @@ def test_failed_verification_fails_the_export_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def written_before(small_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the small model's engines as written already: for tests of what goes on around the writing."""
+
+    def copy_stage(stage: Any, path: Path) -> None:
+        shutil.copy(small_engines / stage.file, path)
+
+    monkeypatch.setattr(exporter, "write_onnx", copy_stage)
+
+
+@pytest.mark.usefixtures("written_before")
 def test_an_interrupted_export_leaves_nothing(
     tmp_path: Path, small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +187,7 @@ def test_an_interrupted_export_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("written_before")
 def test_what_appears_during_an_export_is_not_replaced(
     tmp_path: Path, small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,12 +207,14 @@ def test_an_unusable_image_is_refused_before_the_work(tmp_path: Path, small_chec
         export_engines(small_checkpoint, tmp_path / "out", image=np.full((4, 4), np.nan), progress=pytest.fail)
 
 
+@pytest.mark.usefixtures("written_before")
 def test_verification_on_a_given_image(tmp_path: Path, small_checkpoint: Path) -> None:
     image = np.random.default_rng(0).integers(0, 999, (70, 50, 2), np.uint16)
     manifest = export_engines(small_checkpoint, tmp_path / "link", image=image)
     assert manifest.verification["image"] == "given, [70, 50, 2]"
 
 
+@pytest.mark.usefixtures("written_before")
 def test_existing_directories(tmp_path: Path, small_checkpoint: Path) -> None:
     out = tmp_path / "engines"
     out.mkdir()
@@ -216,6 +231,7 @@ def test_existing_directories(tmp_path: Path, small_checkpoint: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["engines"]
 
 
+@pytest.mark.usefixtures("written_before")
 def test_a_link_stays_a_link(tmp_path: Path, small_checkpoint: Path) -> None:
     (tmp_path / "current").symlink_to(tmp_path / "v1")
     for force in (False, True):
@@ -242,9 +258,8 @@ def test_bad_checkpoints_write_nothing(tmp_path: Path, content: bytes) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["bad.pt"]
 
 
-def test_verify_finds_a_file_that_was_exchanged(tmp_path: Path, small_checkpoint: Path) -> None:
-    out = tmp_path / "engines"
-    export_engines(small_checkpoint, out)
+def test_verify_finds_a_file_that_was_exchanged(tmp_path: Path, small_checkpoint: Path, small_engines: Path) -> None:
+    out = Path(shutil.copytree(small_engines, tmp_path / "engines"))
     other = tmp_path / "other"
     export_engines(save_small(tmp_path / "other.pt", SMALL, seed=1), other)
     (out / "mask_decoder.onnx").write_bytes((other / "mask_decoder.onnx").read_bytes())

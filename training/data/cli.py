@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from runtime.cli import errors, fail
+from runtime.console import errors, fail
 from runtime.errors import SegmenterError
 from training.data.build import BuildReport, build_dataset
 from training.data.builders import DATASETS, DatasetName, FolderOptions, find_datasets, layout_of

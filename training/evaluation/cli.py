@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from runtime.cli import errors, fail
+from runtime.console import errors, fail
 from runtime.errors import InputError, SegmenterError
 from training.evaluation.baseline import segment_classical
 from training.evaluation.coco import require_library
