@@ -14,6 +14,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchvision.ops import box_convert
 
+from runtime.boxes import LOGITS_PER_TOKEN
 from training.batches import Batch
 from training.checkpoint import METADATA_KEY, metadata
 from training.losses import Losses, detection_losses, mask_losses
@@ -100,9 +101,9 @@ class Stage(pl.LightningModule):
             if len(indices):
                 prompts = self._prompts(batch, b, indices)
                 outputs.append(self.model.decode(embedding[b : b + 1], prompts))
-                truths.append(_true_masks(batch.labels[b], indices, self.model.config.grid_size * 4))
+                truths.append(_true_masks(batch.labels[b], indices, LOGITS_PER_TOKEN * self.model.config.grid_size))
         if not outputs:  # every process must take part in every parameter's gradient
-            size, side = self.model.config.image_size, 4 * self.model.config.grid_size
+            size, side = self.model.config.image_size, LOGITS_PER_TOKEN * self.model.config.grid_size
             outputs = [self.model.decode(embedding[:1], torch.tensor([[0.0, 0.0, size, size]], device=self.device))]
             truths, weight = [torch.zeros(1, side, side, device=self.device)], 0.0
         joined = DecoderOutput(*(torch.cat(parts) for parts in zip(*outputs, strict=True)))

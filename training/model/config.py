@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-Trunk = Literal["shared", "separate"]
-
+from runtime.manifest import Trunk
 
 _COUNTS = (
     *("image_size", "patch_size", "encoder_dim", "encoder_depth", "encoder_heads", "window_size", "embedding_dim"),
