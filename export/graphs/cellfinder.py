@@ -11,16 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from export.graphs.heads import split_heads
 from training.model import CellFinder
 from training.model.cellfinder import DecoderLayer, Positions, SpatialEncoderLayer
 from training.model.position import inverse_sigmoid
 from training.model.rcda import RowColumnAttention
-
-
-def _split_heads(x: Tensor, heads: int) -> Tensor:
-    """(B, N, D) to (B, H, N, d)."""
-    batch, count, width = x.shape
-    return x.reshape(batch, count, heads, width // heads).transpose(1, 2)
 
 
 class _RowColumnProduct(nn.Module):
@@ -35,7 +30,7 @@ class _RowColumnProduct(nn.Module):
         """Scaled queries (B, Q, D), keys (B, G, D) and values (B, G, G, D) to (B, Q, D)."""
         batch, grid, _, width = value_BGGD.shape
         heads, head_dim = self.heads, width // self.heads
-        q_row, q_col, k_row, k_col = (_split_heads(x, heads) for x in (q_row, q_col, k_row, k_col))
+        q_row, q_col, k_row, k_col = (split_heads(x, heads) for x in (q_row, q_col, k_row, k_col))
         row = (q_row @ k_row.transpose(-1, -2)).softmax(-1)
         col = (q_col @ k_col.transpose(-1, -2)).softmax(-1)
         value = value_BGGD.reshape(batch, grid, grid, heads, head_dim).permute(0, 3, 1, 2, 4)
@@ -122,7 +117,7 @@ class _SelfAttention(nn.Module):
     def forward(self, target_BAD: Tensor, query_position: Tensor) -> Tensor:
         q, k = F.linear(target_BAD + query_position, self.qk, self.qk_bias).chunk(2, -1)
         v = F.linear(target_BAD, self.v, self.v_bias)
-        q, k, v = (_split_heads(x, self.heads) for x in (q, k, v))
+        q, k, v = (split_heads(x, self.heads) for x in (q, k, v))
         attended = (q @ k.transpose(-1, -2)).softmax(-1) @ v
         out: Tensor = self.out_proj(attended.transpose(1, 2).reshape(target_BAD.shape))
         return out

@@ -22,12 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from export.graphs.heads import split_heads
 from training.model import CellSAM
-
-
-def _split_heads(x: Tensor, heads: int) -> Tensor:
-    """(K, N, C) to (K, H, N, d)."""
-    return x.reshape(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
 
 
 def _join_heads(x: Tensor) -> Tensor:
@@ -46,9 +42,9 @@ class _TokenAttention(nn.Module):
 
     def forward(self, query: Tensor, value: Tensor) -> Tensor:
         """Queries, also the keys, and values (K, T, C) to (K, T, C)."""
-        q = _split_heads(self.q_proj(query), self.heads)
-        k = _split_heads(self.k_proj(query), self.heads)
-        v = _split_heads(self.v_proj(value), self.heads)
+        q = split_heads(self.q_proj(query), self.heads)
+        k = split_heads(self.k_proj(query), self.heads)
+        v = split_heads(self.v_proj(value), self.heads)
         weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
         out: Tensor = self.out_proj(_join_heads(weights @ v))
         return out
@@ -74,7 +70,7 @@ class _TokenToImage(nn.Module):
     def forward(self, query: Tensor, image_with_pe: Tensor, image: Tensor) -> Tensor:
         """Queries (K, T, C) and image tokens (K, N, C) to (K, T, C)."""
         count, tokens, width = query.shape
-        q = _split_heads(self.q_proj(query), self.heads) * self.scale
+        q = split_heads(self.q_proj(query), self.heads) * self.scale
         image_query = (q @ self.k_weight).reshape(count, self.heads * tokens, width)
         weights = (image_query @ image_with_pe.transpose(-1, -2)).softmax(-1)  # (K, H * T, N)
         context = (weights @ image).reshape(count, self.heads, tokens, width)
@@ -95,11 +91,11 @@ class _TokenToSharedImage(nn.Module):
     def per_image(self, image_with_pe: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N, C) to keys (B, H, d, N) and values (B, H, N, d)."""
         # The key bias drops out of the softmax.
-        keys = _split_heads(F.linear(image_with_pe, self.k_proj.weight), self.heads).transpose(-1, -2)
-        return keys, _split_heads(self.v_proj(image), self.heads)
+        keys = split_heads(F.linear(image_with_pe, self.k_proj.weight), self.heads).transpose(-1, -2)
+        return keys, split_heads(self.v_proj(image), self.heads)
 
     def forward(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        q = _split_heads(self.q_proj(query), self.heads) * self.scale
+        q = split_heads(self.q_proj(query), self.heads) * self.scale
         out: Tensor = self.out_proj(_join_heads((q @ keys).softmax(-1) @ values))
         return out
 
@@ -127,13 +123,13 @@ class _ImageToToken(nn.Module):
 
     def token_values(self, value: Tensor) -> Tensor:
         """(K, T, C) to the tokens' values after the output projection, (K, H * T, C)."""
-        projected = _split_heads(self.v_proj(value), self.heads) @ self.out_weight
+        projected = split_heads(self.v_proj(value), self.heads) @ self.out_weight
         return projected.flatten(1, 2)
 
     def forward(self, query: Tensor, value: Tensor, image_with_pe: Tensor) -> Tensor:
         """Token keys (before projection) and values (K, T, C), image tokens (K, N, C) to (K, N, C)."""
         count, tokens, width = query.shape
-        k = _split_heads(self.k_proj(query), self.heads)  # (K, H, T, d)
+        k = split_heads(self.k_proj(query), self.heads)  # (K, H, T, d)
         image_key = (k @ self.q_weight).reshape(count, self.heads * tokens, width)
         bias = (k @ self.q_bias).reshape(count, 1, self.heads * tokens)
         logits = image_with_pe @ image_key.transpose(-1, -2) + bias
@@ -147,10 +143,10 @@ class _SharedImageToToken(_ImageToToken):
     def per_image(self, image_with_pe: Tensor) -> Tensor:
         """(B, N, C) to scaled queries (B, H, N, d)."""
         weight = self.q_weight.flatten(0, 1)
-        return _split_heads(F.linear(image_with_pe, weight, self.q_bias.flatten()), self.heads)
+        return split_heads(F.linear(image_with_pe, weight, self.q_bias.flatten()), self.heads)
 
     def forward(self, query: Tensor, value: Tensor, image_query: Tensor) -> Tensor:
-        k = _split_heads(self.k_proj(query), self.heads)
+        k = split_heads(self.k_proj(query), self.heads)
         weights = _join_heads((image_query @ k.transpose(-1, -2)).softmax(-1))  # (K, N, H * T)
         return weights @ self.token_values(value) + self.out_bias
 
