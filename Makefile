@@ -1,9 +1,31 @@
-# Everything a fresh machine needs: `make test` builds its own virtual environment and runs all checks.
+# Everything a fresh machine needs: `make demo` segments the sample images, `make test` runs all checks; each builds a
+# virtual environment of its own.
 PYTHON ?= python3
 VENV ?= .venv-test
 BIN := $(VENV)/bin
+DEMO_VENV ?= .venv
+DEMO_OUT ?= demo_output
 
-.PHONY: test lint types pytest clean
+# Without a goal, say what there is.
+.DEFAULT_GOAL := help
+
+.PHONY: help demo test lint types pytest clean
+
+help:
+	@echo "make demo   segment the sample images with the built-in model, into $(DEMO_OUT)/"
+	@echo "make test   lint, types, tests"
+	@echo "make clean  remove what both made"
+
+demo: $(DEMO_VENV)/installed
+	$(DEMO_VENV)/bin/cellsam-engine samples --out $(DEMO_OUT)
+	$(DEMO_VENV)/bin/cellsam-engine segment $(DEMO_OUT)/*_img.png --out $(DEMO_OUT) --overlay --overwrite
+	@echo "Labels, tables and overlays are in $(DEMO_OUT)/."
+
+$(DEMO_VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(DEMO_VENV)
+	$(DEMO_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(DEMO_VENV)/bin/python -m pip install --quiet .
+	touch $@
 
 test: lint types pytest
 
@@ -24,4 +46,4 @@ pytest: $(VENV)/installed
 	$(BIN)/python -m pytest
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO_VENV) $(DEMO_OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,7 +1,7 @@
 """Segment microscope images with exported engines: numpy in, numpy out, no PyTorch.
 
 >>> from runtime import Segmenter
->>> result = Segmenter("engines/")(image)
+>>> result = Segmenter()(image)  # the built-in model; Segmenter("engines/") for your own engines
 >>> result.labels  # (H, W) int32, 0 = background, 1..n cells
 """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
@@ -20,12 +21,18 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from runtime.builtin import builtin_engine, sample_images
 from runtime.commands import Commands, missing_packages_named
 from runtime.config import BoxThresholdMode, MaskWindow, Overlap, SegmentConfig
 from runtime.console import errors, fail
 from runtime.errors import ConfigError, EngineError, InputError, SegmenterError
 from runtime.manifest import Manifest, TensorSpec, read_manifest
 from runtime.results import Segmentation
+
+EngineDir = Annotated[
+    Path | None,
+    typer.Option(help="Engine directory, made by 'export'; default: the built-in nano model.", metavar="DIR"),
+]
 
 FROM_MANIFEST = "default: the manifest's"
 
@@ -65,8 +72,9 @@ def segment(
     images: Annotated[
         list[Path], typer.Argument(help="Images: PNG, JPEG, TIFF or npy.", metavar="IMAGE...", readable=False)
     ],
-    engine: Annotated[Path, typer.Option(help="Engine directory, made by 'export'.", metavar="DIR")],
     out: Annotated[Path, typer.Option(help="Directory for label images and tables; made if need be.", metavar="DIR")],
+    engine: EngineDir = None,
+    overlay: Annotated[bool, typer.Option(help="Also write NAME_overlay.png: the image with outlined cells.")] = False,
     backend: Annotated[str, typer.Option(help="What runs the engines: auto (the best here) or cpu.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: one per physical core.", min=1)] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
@@ -108,6 +116,8 @@ def segment(
 ) -> None:
     """Segment images: NAME_labels.tif (0 = background, 1..n cells) and NAME_cells.csv (boxes and scores) each.
 
+    Images of the package to try it on: 'cellsam-engine samples'.
+
     Settings not given come from the engine's manifest. An image that cannot be segmented is reported at the end, with
     exit code 1; the others are written.
     """
@@ -126,6 +136,7 @@ def segment(
     }
     try:
         targets = _targets(images, out)
+        engine = engine or builtin_engine()
         config = _config(engine, read_manifest(engine), given)
         segmenter = Segmenter(engine, backend=backend, config=config, options=BackendOptions(threads=threads))
         out.mkdir(parents=True, exist_ok=True)
@@ -135,7 +146,11 @@ def segment(
         fail(error)
     failed: list[Failure] = []
     try:
-        _each(targets, lambda path, stem: _segment_file(segmenter, path, stem, overwrite=overwrite), failed)
+        _each(
+            targets,
+            lambda path, stem: _segment_file(segmenter, path, stem, overwrite=overwrite, overlay=overlay),
+            failed,
+        )
     except KeyboardInterrupt:
         _report(failed, len(targets))
         errors.print("interrupted", style="bold red")
@@ -147,13 +162,16 @@ def segment(
 
 @app.command()
 def info(
-    engine: Annotated[Path, typer.Argument(help="Engine directory.", metavar="DIR")],
+    engine: Annotated[
+        Path | None, typer.Argument(help="Engine directory; default: the built-in nano model.", metavar="DIR")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
     check: Annotated[bool, typer.Option(help="Compare the files with their hashes.")] = True,
 ) -> None:
     """Show what an engine directory holds and check that its files are unaltered."""
     from runtime.manifest import check_files
 
+    engine = engine or builtin_engine()
     try:
         manifest = read_manifest(engine)
         if check:
@@ -165,6 +183,23 @@ def info(
         fail(error)
     for line in lines:
         typer.echo(line)
+
+
+@app.command()
+def samples(
+    out: Annotated[
+        Path | None, typer.Option(help="Copy them into this directory; made if need be.", metavar="DIR")
+    ] = None,
+) -> None:
+    """List the sample images of the package, or copy them."""
+    for path in sample_images():
+        if out is not None:
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                path = Path(shutil.copy(path, out))
+            except OSError as error:
+                fail(error)
+        typer.echo(path)
 
 
 def _describe(directory: Path, manifest: Manifest, *, checked: bool) -> Iterator[str]:
@@ -255,9 +290,9 @@ def _named(first: Path, again: Path) -> str:
     return f"{first} is" if first == again else f"{first} and {again} are one file,"
 
 
-def _results(stem: Path) -> tuple[Path, Path]:
-    """Label image and table of an image."""
-    return Path(f"{stem}_labels.tif"), Path(f"{stem}_cells.csv")
+def _results(stem: Path) -> tuple[Path, Path, Path]:
+    """Label image, table and overlay of an image."""
+    return Path(f"{stem}_labels.tif"), Path(f"{stem}_cells.csv"), Path(f"{stem}_overlay.png")
 
 
 def _each(
@@ -303,16 +338,23 @@ def _report(failed: list[Failure], count: int) -> None:
         errors.print(f"  {reason}" if reason.startswith(f"{path} ") else f"  {path}: {reason}", markup=False)
 
 
-def _segment_file(segmenter: Any, image: Path, stem: Path, *, overwrite: bool) -> tuple[Segmentation, Path]:
+def _segment_file(
+    segmenter: Any, path: Path, stem: Path, *, overwrite: bool, overlay: bool
+) -> tuple[Segmentation, Path]:
     from runtime.files import read_image, write_labels, write_table
+    from runtime.overlay import write_overlay
 
-    labels, table = _results(stem)
-    existing = [str(path) for path in (labels, table) if path.exists()]
+    labels, table, picture = _results(stem)
+    wanted = (labels, table, picture) if overlay else (labels, table)
+    existing = [str(result) for result in wanted if result.exists()]
     if existing and not overwrite:
         raise InputError(f"{' and '.join(existing)} exist; pass --overwrite to replace them.")
-    result: Segmentation = segmenter(read_image(image))
+    image = read_image(path)
+    result: Segmentation = segmenter(image)
     write_labels(labels, result.labels)
     write_table(table, result)
+    if overlay:
+        write_overlay(picture, image, result.labels)
     return result, labels
 
 

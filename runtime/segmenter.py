@@ -13,6 +13,7 @@ from runtime import preprocess
 from runtime.backends import BackendOptions, Engine, load_engine
 from runtime.backends.base import resolve_backend
 from runtime.boxes import LOGITS_PER_TOKEN, check_boxes, scale_xyxy, select_boxes, token_windows
+from runtime.builtin import builtin_engine
 from runtime.config import SegmentConfig, check_whole
 from runtime.errors import BackendError, InputError
 from runtime.manifest import EngineName, check_files, read_manifest
@@ -42,19 +43,19 @@ class _Chunk:
 
 
 class Segmenter:
-    """Segments images with the engines of one directory.
+    """Segments images with the engines of one directory, or with the small ones of the package.
 
     Loads every engine once. Calls keep no state, so threads may share one.
 
     Example:
-        >>> segmenter = Segmenter("engines/")
+        >>> segmenter = Segmenter()  # Segmenter("engines/") for engines of your own
         >>> result = segmenter(image)
         >>> result.labels  # (H, W) int32, 0 = background
     """
 
     def __init__(
         self,
-        engine_dir: str | Path,
+        engine_dir: str | Path | None = None,
         *,
         backend: str = "auto",
         config: SegmentConfig | None = None,
@@ -64,7 +65,8 @@ class Segmenter:
         """Check the directory and load its engines.
 
         Args:
-            engine_dir: a directory written by ``cellsam-engine export``.
+            engine_dir: a directory written by ``cellsam-engine export``; None for the built-in ``nano``, whose model
+                card says what it was trained on.
             backend: ``cpu``, or ``auto`` for the best one here.
             config: settings of calls that bring none; default, those of the manifest.
             boxes_per_call: boxes decoded together; bounds the decoder's memory.
@@ -76,7 +78,7 @@ class Segmenter:
             ConfigError: ``boxes_per_call`` is below 1.
         """
         check_whole("boxes_per_call", boxes_per_call, least=1)
-        directory = Path(engine_dir)
+        directory = builtin_engine() if engine_dir is None else Path(engine_dir)
         self.backend = resolve_backend(backend)
         self.manifest = read_manifest(directory)
         check_files(directory, self.manifest)

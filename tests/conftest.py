@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from numpy.typing import NDArray
 
 from export.exporter import export_engines
@@ -14,6 +15,9 @@ from export.verify import verification_image
 from runtime import Segmenter
 from tests.golden.cases import NAMES, GoldenCase, make_case
 from tests.small import SMALL, save_small
+
+settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")

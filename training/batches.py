@@ -7,7 +7,7 @@ number of processes together draw the samples that one process would.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,25 +51,54 @@ class Batch:
 
 
 class TrainingSamples(Dataset[tuple[F32, F32, I32, int]]):
-    """Sample n: a tile drawn at random, augmented; both depend on (seed, n) alone.
+    """Sample n: a tile drawn at random, or a mosaic of four, augmented; all of it depends on (seed, n) alone.
 
-    Datasets are drawn with the square root of their share, so that small ones are seen often enough.
+    Datasets, and in them images with other channels (colour among gray ones), are drawn with the square root of their
+    share, so that rare ones are seen often enough.
     """
 
     def __init__(self, tiles: TileSet, recipe: Recipe) -> None:
         self._tiles, self._recipe = tiles, recipe
-        counts = Counter(record.dataset for record in tiles.records)
-        weight = np.array([counts[record.dataset] ** -0.5 for record in tiles.records])
+        kinds = [(tiles.records[n].dataset, _used_channels(tiles[n].image[:, ::16, ::16])) for n in range(len(tiles))]
+        counts = Counter(kinds)
+        weight = np.array([counts[kind] ** -0.5 for kind in kinds])
         self._cumulative = np.cumsum(weight / weight.sum())
 
     def __getitem__(self, number: int) -> tuple[F32, F32, I32, int]:
         """Pixel values (3, S, S), boxes (T, 4) and labels (S, S) of sample ``number``."""
         rng = np.random.default_rng((self._recipe.seed, number))
-        index = min(int(np.searchsorted(self._cumulative, rng.random())), len(self._tiles) - 1)
         size = self._recipe.model.image_size
-        image, labels = augment(self._tiles[index], size, self._recipe.augment, rng)
+        if rng.random() < self._recipe.augment.mosaic:
+            parts = [self._draw(size // 2, rng) for _ in range(4)]
+            labels = _join(*_distinct([part[1] for part in parts]))
+            image = _join(*(part[0] for part in parts))
+        else:
+            image, labels = self._draw(size, rng)
         boxes, labels = boxes_of(labels)
         return paper_input(image, size), boxes, labels, number
+
+    def _draw(self, size: int, rng: np.random.Generator) -> tuple[F32, I32]:
+        index = min(int(np.searchsorted(self._cumulative, rng.random())), len(self._tiles) - 1)
+        return augment(self._tiles[index], size, self._recipe.augment, rng)
+
+
+def _used_channels(image: NDArray[Any]) -> tuple[int, ...]:
+    """Channels of a (C, H, W) image that are not blank."""
+    return tuple(np.flatnonzero(image.any(axis=(1, 2))).tolist())
+
+
+def _join(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], d: NDArray[Any]) -> NDArray[Any]:
+    """Four arrays as the quadrants of one."""
+    return np.concatenate((np.concatenate((a, b), axis=1), np.concatenate((c, d), axis=1)), axis=0)
+
+
+def _distinct(label_maps: Sequence[I32]) -> list[I32]:
+    """Shift labels so that no two maps share one."""
+    out, highest = [], 0
+    for labels in label_maps:
+        out.append(np.where(labels > 0, labels + np.int32(highest), 0).astype(np.int32))
+        highest += int(labels.max(initial=0))
+    return out
 
 
 class StepSampler(Sampler[list[int]]):
@@ -133,16 +162,27 @@ def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Gen
         Image (size, size, 3) float32 in [0, 1] and labels (size, size) int32.
     """
     height, width = sample.record.height, sample.record.width
-    image = np.ascontiguousarray(sample.image[:, :height, :width].transpose(1, 2, 0))
+    used = _used_channels(sample.image[:, :height, :width])
     labels = np.ascontiguousarray(sample.labels[:height, :width])
     box = _view((height, width), config, rng)
-    image = np.stack([_cut(image[..., c], box, size, Image.Resampling.BILINEAR) for c in range(3)], -1)
+    planes = [np.ascontiguousarray(sample.image[c, :height, :width]) for c in used]
+    planes = [_cut(plane, box, size, Image.Resampling.BILINEAR) for plane in planes]
     labels = _cut(labels, box, size, Image.Resampling.NEAREST)
-    if config.flips:
-        turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
-        image, labels = np.rot90(image, turns), np.rot90(labels, turns)
-        image, labels = (image[:, ::-1], labels[:, ::-1]) if mirror else (image, labels)
-    return _intensities(np.ascontiguousarray(image), config, rng), np.ascontiguousarray(labels)
+    turns, mirror = (int(rng.integers(4)), bool(rng.integers(2))) if config.flips else (0, False)
+    planes, labels = [_turned(plane, turns, mirror) for plane in planes], _turned(labels, turns, mirror)
+    image = np.zeros((size, size, 3), np.float32)
+    sigma = rng.random() * config.blur_px
+    noise = np.float32(rng.random() * config.noise)
+    for channel, plane in zip(used, planes, strict=True):  # a blank channel stays blank
+        gamma = np.float32(np.exp(rng.uniform(-1, 1) * config.gamma))
+        plane = ndimage.gaussian_filter(plane, sigma) if sigma > 0.3 else plane
+        image[..., channel] = plane**gamma + noise * rng.standard_normal(plane.shape, np.float32)
+    return np.clip(image, 0, 1), labels
+
+
+def _turned(plane: NDArray[Any], turns: int, mirror: bool) -> NDArray[Any]:
+    turned = np.rot90(plane, turns)
+    return np.ascontiguousarray(turned[:, ::-1] if mirror else turned)
 
 
 def _view(size_hw: tuple[int, int], config: AugmentConfig, rng: np.random.Generator) -> tuple[float, ...]:
@@ -166,17 +206,6 @@ def _cut(plane: NDArray[Any], box: tuple[float, ...], size: int, method: Image.R
     inner = (left + pad_x, top + pad_y, right + pad_x, bottom + pad_y)
     limited = (max(inner[0], 0), max(inner[1], 0), min(inner[2], plane.shape[1]), min(inner[3], plane.shape[0]))
     return np.asarray(Image.fromarray(plane).resize((size, size), method, box=limited))
-
-
-def _intensities(image: F32, config: AugmentConfig, rng: np.random.Generator) -> F32:
-    gamma, sigma, noise = rng.uniform(-1, 1) * config.gamma, rng.random() * config.blur_px, rng.random() * config.noise
-    used = image.any(axis=(0, 1))  # a blank channel stays blank
-    out = image ** np.float32(np.exp(gamma))
-    if sigma > 0.3:
-        out = ndimage.gaussian_filter(out, (sigma, sigma, 0))
-    if noise > 0:
-        out = out + rng.normal(0, noise, out.shape) * used
-    return np.clip(out, 0, 1).astype(np.float32)
 
 
 def boxes_of(labels: I32) -> tuple[F32, I32]:

@@ -123,7 +123,7 @@ def _from_own(raw: Mapping[str, Any]) -> Checkpoint:
         )
     try:
         sizes = dict(meta["model"])
-        sizes["global_attention_blocks"] = tuple(sizes["global_attention_blocks"])
+        sizes |= {name: tuple(value) for name, value in sizes.items() if isinstance(value, list | tuple)}
         config = ModelConfig(**sizes)
         state, licence = dict(raw["state_dict"]), str(meta["licence"])
         wrapped = bool(state) and all(key.startswith("model.") for key in state)

@@ -12,6 +12,9 @@ from training.recipe import DetectionLossConfig, MaskLossConfig
 
 Losses = dict[str, Tensor]
 
+_OUTSIDE_SHARE = 0.01
+"""Weight of the whole map's focal loss beside that of the window."""
+
 
 def detection_losses(
     output: CellFinderOutput, targets: list[Tensor], cells: float, config: DetectionLossConfig
@@ -67,28 +70,34 @@ def _pairs(boxes: Tensor, targets: list[Tensor], found: list[Match]) -> tuple[Te
     return predicted, true
 
 
-def mask_losses(output: DecoderOutput, masks: Tensor, cells: float, config: MaskLossConfig) -> Losses:
+def mask_losses(
+    output: DecoderOutput, masks: Tensor, cells: float, config: MaskLossConfig, windows: Tensor | None = None
+) -> Losses:
     """Focal and dice losses of the masks, squared error of the IoU estimates.
 
     Args:
         output: K masks.
         masks: (K, h, w) ground truth in {0, 1} at the resolution of the logits.
         cells: number of masks in the batch, averaged over the processes; at least 1.
+        windows: (K, h, w) in {0, 1}, where the losses look (``MaskLossConfig.window_margin_px``); None: everywhere.
 
     Source: Kirillov et al. 2023 (SAM), appendix A, training algorithm.
     """
     logits, truth = output.low_res_masks[:, 0].float().flatten(1), masks.float().flatten(1)
-    focal = sigmoid_focal_loss(logits, truth, reduction="none").mean(1).sum()
-    probability = logits.sigmoid()
+    everywhere = sigmoid_focal_loss(logits, truth, reduction="none")
+    focal = everywhere.mean(1)
+    probability, inside, wanted = logits.sigmoid(), logits > 0, truth > 0.5
+    if windows is not None:
+        seen = windows.float().flatten(1)
+        focal = _OUTSIDE_SHARE * focal + (everywhere * seen).sum(1) / seen.sum(1).clamp(min=1)
+        probability, truth = probability * seen, truth * seen
+        inside, wanted = inside & (seen > 0), wanted & (seen > 0)
     overlap = (probability * truth).sum(1)
     dice = 1 - (2 * overlap + 1) / (probability.sum(1) + truth.sum(1) + 1)
-    with torch.no_grad():
-        inside = logits > 0
-        union = (inside | (truth > 0.5)).sum(1)
-        iou = (inside & (truth > 0.5)).sum(1) / union.clamp(min=1)
+    iou = (inside & wanted).sum(1) / (inside | wanted).sum(1).clamp(min=1)
     estimate = (output.iou_predictions[:, 0].float() - iou).square().sum()
     return {
-        "mask_focal": config.focal_weight * focal / cells,
+        "mask_focal": config.focal_weight * focal.sum() / cells,
         "mask_dice": config.dice_weight * dice.sum() / cells,
         "mask_iou": config.iou_weight * estimate / cells,
     }

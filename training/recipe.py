@@ -78,6 +78,10 @@ class MaskLossConfig:
     iou_weight: float = 1.0
     cells_per_image: int = 16
     """Cells drawn per image and step; bounds the decoder's memory."""
+    window_margin_px: float | None = None
+    """Focal and dice loss only within this distance around the prompt box, where ``mask_window="box"`` looks at
+    inference; a hundredth of the focal loss stays on the whole map. None: the whole map alike, as SAM. From nothing,
+    small cells are lost in a whole map: "no cell anywhere" is nearly right."""
     box_jitter: float = 0.1
     """Standard deviation of the noise on the prompt boxes, as a fraction of the side, at most 20 pixels."""
 
@@ -88,12 +92,14 @@ class AugmentConfig:
 
     zoom: tuple[float, float] = (1.0, 1.0)
     """Range of the factor by which the field is enlarged (above 1, a crop) or shrunk (below 1, padded)."""
+    mosaic: float = 0.0
+    """Share of the samples that are four views at half the size, side by side: small cells without padding."""
     aspect: float = 0.0
     """Largest relative change of one side against the other."""
     flips: bool = True
     """Mirror and rotate by quarter turns."""
     gamma: float = 0.0
-    """Exponents are drawn from exp(+-gamma)."""
+    """Exponents, one per channel, are drawn from exp(+-gamma)."""
     noise: float = 0.0
     """Largest standard deviation of Gaussian noise, image units (0..1)."""
     blur_px: float = 0.0
@@ -115,7 +121,7 @@ class Recipe:
     train_decoder_in_stage2: bool = False
     """Stage 2 of the paper trains the neck alone; True adds the prompt encoder and the mask decoder."""
     local_attention_init: bool = False
-    """Start CellFinder with anchors on a grid and attention near each anchor (``CellFinder.init_local``)."""
+    """Start with anchors on a grid, attention near each anchor and fine prompt positions (``CellSAM.init_local``)."""
     precision: Precision = "32-true"
     seed: int = 0
 
@@ -157,29 +163,30 @@ NANO = Recipe(
     model=ModelConfig(
         image_size=512,
         encoder_dim=192,
-        encoder_depth=6,
+        encoder_depth=4,
         encoder_heads=6,
+        stem=(24, 48, 96),
         window_size=8,
-        global_attention_blocks=(2, 5),
-        embedding_dim=128,
-        decoder_heads=8,
-        decoder_mlp_dim=512,
-        iou_head_dim=128,
+        global_attention_blocks=(2,),
+        embedding_dim=96,
+        decoder_heads=4,
+        decoder_mlp_dim=384,
+        iou_head_dim=96,
         finder_dim=128,
         finder_heads=4,
         finder_ff_dim=512,
         finder_groups=16,
         finder_encoder_layers=1,
-        finder_decoder_layers=3,
+        finder_decoder_layers=2,
         position_cycles=16.0,
         anchors=1024,
         classes=1,
     ),
     stage1=OptimizerConfig(
-        steps=40_000,
+        steps=4_200,
         batch_size=4,
-        learning_rate=5e-4,
-        encoder_learning_rate=5e-4,
+        learning_rate=8e-4,
+        encoder_learning_rate=8e-4,
         weight_decay=1e-2,
         clip_norm=1.0,
         warmup_steps=200,
@@ -198,8 +205,8 @@ NANO = Recipe(
         ema_decay=0.998,
     ),
     detection=DetectionLossConfig(auxiliary_matches=4),
-    masks=MaskLossConfig(cells_per_image=12),
-    augment=AugmentConfig(zoom=(0.6, 2.0), aspect=0.3, gamma=0.4, noise=0.03, blur_px=1.0),
+    masks=MaskLossConfig(cells_per_image=6, window_margin_px=32.0),
+    augment=AugmentConfig(zoom=(0.9, 1.8), mosaic=0.4, aspect=0.3, gamma=0.4, noise=0.03, blur_px=1.0),
     mask_weight_in_stage1=1.0,
     train_decoder_in_stage2=True,
     local_attention_init=True,

@@ -18,7 +18,7 @@ from runtime.boxes import LOGITS_PER_TOKEN
 from training.batches import Batch
 from training.checkpoint import METADATA_KEY, metadata
 from training.losses import Losses, detection_losses, mask_losses
-from training.model import CellSAM, DecoderOutput
+from training.model import CellSAM
 from training.recipe import OptimizerConfig, Recipe
 
 # SAM's parts for points, mask prompts and several masks per prompt: box prompts never reach them.
@@ -96,18 +96,19 @@ class Stage(pl.LightningModule):
         config = self.recipe.masks
         drawn = [self._draw(batch, b) for b in range(len(batch.boxes))]
         cells = self.over_processes(sum(len(indices) for indices in drawn))
-        outputs, truths, weight = [], [], 1.0
-        for b, indices in enumerate(drawn):
-            if len(indices):
-                prompts = self._prompts(batch, b, indices)
-                outputs.append(self.model.decode(embedding[b : b + 1], prompts))
-                truths.append(_true_masks(batch.labels[b], indices, LOGITS_PER_TOKEN * self.model.config.grid_size))
-        if not outputs:  # every process must take part in every parameter's gradient
-            size, side = self.model.config.image_size, LOGITS_PER_TOKEN * self.model.config.grid_size
-            outputs = [self.model.decode(embedding[:1], torch.tensor([[0.0, 0.0, size, size]], device=self.device))]
-            truths, weight = [torch.zeros(1, side, side, device=self.device)], 0.0
-        joined = DecoderOutput(*(torch.cat(parts) for parts in zip(*outputs, strict=True)))
-        losses = mask_losses(joined, torch.cat(truths), cells, config)
+        side, size = LOGITS_PER_TOKEN * self.model.config.grid_size, self.model.config.image_size
+        if any(len(indices) for indices in drawn):
+            prompts = torch.cat([self._prompts(batch, b, indices) for b, indices in enumerate(drawn)])
+            truth = torch.cat([_true_masks(batch.labels[b], indices, side) for b, indices in enumerate(drawn)])
+            weight = 1.0
+        else:  # every process must take part in every parameter's gradient
+            prompts = torch.tensor([[0.0, 0.0, size, size]], device=self.device)
+            truth, weight = torch.zeros(1, side, side, device=self.device), 0.0
+            drawn = [torch.zeros(1, dtype=torch.long, device=self.device)]
+        image_index = torch.cat([torch.full_like(indices, b) for b, indices in enumerate(drawn)])
+        output = self.model.decode(embedding, prompts, image_index)
+        windows = None if config.window_margin_px is None else _windows(prompts, config.window_margin_px, side, size)
+        losses = mask_losses(output, truth, cells, config, windows)
         return {name: weight * value for name, value in losses.items()}
 
     def _draw(self, batch: Batch, b: int) -> Tensor:
@@ -187,6 +188,14 @@ def _decays(name: str, parameter: nn.Parameter) -> bool:
         part in name for part in ("pos_embed", "rel_pos", "anchor_points", "pattern", "token", "embeddings")
     )
     return parameter.dim() > 1 and not embedding
+
+
+def _windows(boxes_xyxy: Tensor, margin: float, side: int, size: int) -> Tensor:
+    """(K, 4) boxes in model pixels to (K, side, side) bool: which logits lie within ``margin`` pixels of the box."""
+    centres = (torch.arange(side, device=boxes_xyxy.device) + 0.5) * (size / side)
+    low, high = boxes_xyxy[:, :2] - margin, boxes_xyxy[:, 2:] + margin
+    x, y = ((centres > low[:, axis, None]) & (centres < high[:, axis, None]) for axis in (0, 1))
+    return y[:, :, None] & x[:, None]
 
 
 def _true_masks(labels: Tensor, indices: Tensor, side: int) -> Tensor:

@@ -93,8 +93,8 @@ def initial_model(recipe: Recipe, init: Path | None) -> CellSAM:
     """
     torch.manual_seed(recipe.seed)
     model = CellSAM(recipe.model)
-    if recipe.local_attention_init and model.cellfinder is not None:
-        model.cellfinder.init_local()
+    if recipe.local_attention_init:
+        model.init_local()
     if init is None:
         return model
     loaded = load_checkpoint(init).model

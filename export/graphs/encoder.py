@@ -117,7 +117,7 @@ class EncoderGraph(nn.Module):
 
     def __init__(self, encoder: ImageEncoder, *, features: bool, embedding: bool) -> None:
         super().__init__()
-        grid = encoder.img_size // encoder.patch_embed.proj.kernel_size[0]
+        grid = encoder.pos_embed.shape[1]
         self.patch_embed = encoder.patch_embed
         self.pos_embed = encoder.pos_embed
         self.blocks = nn.ModuleList(_Block(block, grid) for block in encoder.blocks)

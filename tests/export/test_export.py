@@ -27,7 +27,10 @@ from tests.small import SEPARATE, SMALL, save_small, small_model
 from training.model import ModelConfig
 
 
-@pytest.mark.parametrize("config", [SMALL, replace(SMALL, window_size=5, global_attention_blocks=())])
+@pytest.mark.parametrize(
+    "config",
+    [SMALL, replace(SMALL, window_size=5, global_attention_blocks=()), replace(SMALL, stem=(8, 16, 24))],
+)
 def test_encoder_graph_equals_the_model(config: ModelConfig) -> None:
     model = small_model(config)
     pixels = torch.randn(2, 3, 160, 160)

@@ -12,7 +12,7 @@ from runtime.preprocess import box_branch_input, mask_branch_input, normalize_co
 from tests.golden.cases import GoldenCase, assert_close
 from tests.small import SMALL, small_model
 from training.checkpoint import load_checkpoint
-from training.model import ModelConfig
+from training.model import CellSAM, ModelConfig
 from training.model.image_encoder import same_body
 from training.model.position import inverse_sigmoid, sine_embedding_1d, sine_embedding_2d
 
@@ -29,6 +29,44 @@ def test_shapes_follow_the_config() -> None:
     decoded = model.decode(embedding[:1], torch.rand(5, 4) * 160)
     assert decoded.low_res_masks.shape == (5, 1, 40, 40)
     assert decoded.iou_predictions.shape == (5, 1)
+
+
+def test_masks_are_those_of_sams_own_forward() -> None:
+    """``decode`` leaves out the heads of the masks that SAM computes and drops; boxes of several images at once."""
+    model = small_model()
+    embedding, boxes, index = torch.randn(3, 64, 10, 10), torch.rand(6, 4) * 160, torch.tensor([2, 0, 0, 1, 2, 2])
+    with torch.inference_mode():
+        found = model.decode(embedding, boxes, index)
+        for k, b in enumerate(index.tolist()):
+            sparse, dense = model.prompt_encoder(points=None, boxes=boxes[k : k + 1, None], masks=None)
+            masks, iou = model.mask_decoder(
+                image_embeddings=embedding[b : b + 1],
+                image_pe=model.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=False,
+            )
+            torch.testing.assert_close(found.low_res_masks[k : k + 1], masks, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(found.iou_predictions[k : k + 1], iou, rtol=1e-4, atol=1e-5)
+
+
+def test_a_convolutional_stem_has_the_shape_of_the_patch_embedding() -> None:
+    model = small_model(replace(SMALL, stem=(8, 16, 24)))
+    features, embedding = model.encode(torch.randn(2, 3, 160, 160))
+    assert features.shape == (2, 48, 10, 10)
+    assert embedding.shape == (2, 64, 10, 10)
+    assert len([layer for layer in model.encoder.patch_embed if isinstance(layer, torch.nn.Conv2d)]) == 4
+
+
+def test_local_init_spreads_the_prompts_frequencies() -> None:
+    plain, local = CellSAM(SMALL), CellSAM(SMALL)
+    local.load_state_dict(plain.state_dict())
+    local.init_local()
+    before, after = (m.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix for m in (plain, local))
+    factor = (after / before).mean(0)
+    assert float(factor[0]) == pytest.approx(1.0)
+    assert float(factor[-1]) == pytest.approx(10.0, rel=1e-4)
+    assert (factor.diff() > 0).all()
 
 
 def test_auxiliary_outputs_leave_the_last_layer_unchanged() -> None:
@@ -72,6 +110,8 @@ def test_no_detector_is_an_error_that_says_so() -> None:
         ({"encoder_heads": 5}, "encoder_heads"),
         ({"global_attention_blocks": (4,)}, "not among"),
         ({"trunk": "both"}, "expected 'shared'"),
+        ({"stem": (8, 16)}, "does not make patches of 16"),
+        ({"stem": (8, 12, 16)}, "8 groups cannot share"),
         ({"trunk": "separate", "detector": False}, "needs a detector"),
     ],
 )

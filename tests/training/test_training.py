@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from export.exporter import export_engines
 from runtime import Segmenter
+from runtime.preprocess import paper_input
 from tests.small import SMALL
 from tests.training.made_data import disc_tile, make_dataset
 from training.batches import StepSampler, TrainingSamples, augment, boxes_of, plain
@@ -36,7 +37,7 @@ from training.recipe import (
     RecipeError,
     load_recipe,
 )
-from training.stages import learning_rate_factor
+from training.stages import _windows, learning_rate_factor
 from training.train import RunConfig, initial_model, run_stage
 
 TINY = replace(
@@ -125,6 +126,32 @@ def test_mask_losses_of_perfect_masks() -> None:
     assert float(losses["mask_dice"]) > 0.8
 
 
+def test_mask_losses_look_into_the_window() -> None:
+    """What lies outside costs next to nothing, and what is missed inside costs more than in a whole map."""
+    truth = torch.zeros(1, 32, 32)
+    truth[0, 10:14, 10:14] = 1
+    window = torch.zeros(1, 32, 32)
+    window[0, 8:16, 8:16] = 1
+    perfect, iou = truth * 60 - 30, torch.ones(1, 1)
+    elsewhere = perfect.clone()
+    elsewhere[0, 25:29, 25:29] = 30
+    outside = mask_losses(DecoderOutput(elsewhere[:, None], iou), truth, 1, MaskLossConfig(), window)
+    assert float(outside["mask_dice"]) == pytest.approx(0.0, abs=1e-4)
+    assert float(outside["mask_iou"]) == pytest.approx(0.0, abs=1e-6)
+    assert float(outside["mask_focal"]) > 0.0
+    nothing = DecoderOutput(torch.full((1, 1, 32, 32), -3.0), torch.zeros(1, 1))
+    seen = mask_losses(nothing, truth, 1, MaskLossConfig(), window)
+    whole = mask_losses(nothing, truth, 1, MaskLossConfig())
+    assert float(seen["mask_focal"]) > 10 * float(whole["mask_focal"])
+
+
+def test_windows_reach_the_margin_around_the_box() -> None:
+    window = _windows(torch.tensor([[64.0, 32.0, 96.0, 128.0]]), 16.0, side=40, size=160)[0]
+    rows, columns = window.any(1).nonzero().squeeze(1), window.any(0).nonzero().squeeze(1)
+    assert (int(rows[0]), int(rows[-1])) == (4, 35)  # 16..144 pixels, 4 pixels each
+    assert (int(columns[0]), int(columns[-1])) == (12, 27)
+
+
 def test_learning_rate_schedules() -> None:
     step = replace(NANO.stage1, steps=100, warmup_steps=10, schedule="step", drop_at=0.8, drop_factor=0.1)
     assert [learning_rate_factor(s, step) for s in (0, 9, 10, 79, 80)] == pytest.approx([0.1, 1.0, 1.0, 1.0, 0.1])
@@ -186,6 +213,37 @@ def test_a_sample_depends_on_its_number_alone(data: Path) -> None:
     for a, b in zip(first[7], second[7], strict=True):
         np.testing.assert_array_equal(a, b)
     assert not np.array_equal(first[7][0], first[8][0])
+
+
+def test_mosaics_hold_four_views_with_labels_of_their_own(data: Path) -> None:
+    recipe = replace(TINY, augment=AugmentConfig(mosaic=1.0, flips=False))
+    size = recipe.model.image_size
+    samples = TrainingSamples(read_split(data, "train"), recipe)
+    for number in range(5):
+        pixels, boxes, labels, _ = samples[number]
+        assert pixels.shape == (3, size, size)
+        assert labels.shape == (size, size)
+        assert len(boxes) == labels.max() >= 4
+        half = size // 2
+        quadrants = [labels[y : y + half, x : x + half] for y in (0, half) for x in (0, half)]
+        found = [set(np.unique(quadrant[quadrant > 0]).tolist()) for quadrant in quadrants]
+        assert all(found)
+        assert sum(map(len, found)) == len(set.union(*found))
+        bright = pixels[2] > pixels[2].min() + 0.5
+        assert bright[labels > 0].mean() > 0.95
+
+
+def test_rare_channels_are_seen_often(tmp_path: Path) -> None:
+    """Colour among gray images of one dataset is drawn with the square root of its share."""
+    root = make_dataset(tmp_path / "discs", tiles=10)
+    colour = root / "train" / "images" / "disc0.npy"
+    image = np.load(colour)
+    image[:2] = image[2]
+    np.save(colour, image)
+    samples = TrainingSamples(read_split(root, "train"), replace(TINY, augment=AugmentConfig()))
+    blank = float(paper_input(np.zeros((8, 8, 3), np.float32), 8)[0].max())
+    coloured = sum(bool((samples[n][0][0] > blank + 0.1).any()) for n in range(400)) / 400
+    assert coloured == pytest.approx(1 / (1 + 3), abs=0.07)
 
 
 @given(batch=st.integers(1, 4), processes=st.integers(1, 3), first=st.integers(0, 5))

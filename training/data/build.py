@@ -8,6 +8,7 @@ ends byte-equal to one that ran through.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from training.data.format import (
 from training.data.journal import FieldEntry, Journal
 from training.data.records import SPLITS, Field, Skipped, SourceDataset, Split, TileRecord, tile_stem
 from training.data.scan import UNREADABLE, Progress, scan, skip
-from training.data.splits import Assignment, assign_splits
+from training.data.splits import HELD_OUT, Assignment, assign_splits
 from training.data.tiles import Tile, cut_field
 
 
@@ -48,7 +49,14 @@ class BuildReport:
     skipped: tuple[Skipped, ...]
 
 
-def build_dataset(dataset: SourceDataset, out: Path, *, seed: int = 0, progress: Progress | None = None) -> BuildReport:
+def build_dataset(
+    dataset: SourceDataset,
+    out: Path,
+    *,
+    seed: int = 0,
+    held_out: Sequence[Split] = HELD_OUT,
+    progress: Progress | None = None,
+) -> BuildReport:
     """Build one dataset, or go on with a build that was interrupted.
 
     A field that is built already is kept while its image and split stay the same; to take over labels that changed
@@ -58,6 +66,7 @@ def build_dataset(dataset: SourceDataset, out: Path, *, seed: int = 0, progress:
         dataset: what a builder found.
         out: output directory: empty, missing, or an earlier build of the same dataset and seed.
         seed: of the 80-10-10 draw where the dataset has no published splits.
+        held_out: splits that this draw makes beside train; ("val",) where test images come from elsewhere.
         progress: told about every field.
 
     Returns:
@@ -67,11 +76,18 @@ def build_dataset(dataset: SourceDataset, out: Path, *, seed: int = 0, progress:
         DataError: the output directory holds something else, or no field could be used.
     """
     tell = progress or (lambda *_: None)
-    settings = {"name": dataset.name, "group": dataset.group, "seed": seed, "options": dict(dataset.options)}
+    settings: dict[str, Any] = {
+        "name": dataset.name,
+        "group": dataset.group,
+        "seed": seed,
+        "options": dict(dataset.options),
+    }
+    if tuple(held_out) != HELD_OUT:
+        settings["held_out"] = list(held_out)
     with Journal(out, settings) as journal:
         _remove_partial(out)
         candidates, broken = scan(dataset.fields, tell)
-        assignments = assign_splits(candidates, seed=seed)
+        assignments = assign_splits(candidates, seed=seed, held_out=held_out)
         hashes = {item.image_id: item.image_hash for item in candidates}
         fields = sorted((f for f in dataset.fields if f.image_id in hashes), key=lambda f: f.image_id)
         todo = [f for f in fields if not _holds(journal, f, assignments[f.image_id], hashes[f.image_id], out)]

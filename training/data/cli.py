@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,8 +17,9 @@ from training.data.builders import DATASETS, DatasetName, FolderOptions, find_da
 from training.data.builders.folder import Colours
 from training.data.errors import DataError
 from training.data.format import dataset_directories, read_summary
-from training.data.records import GROUPS, SPLITS, Skipped, SourceDataset
+from training.data.records import GROUPS, SPLITS, Skipped, SourceDataset, Split
 from training.data.scan import Stage
+from training.data.splits import HELD_OUT
 
 SHOWN_PROBLEMS = 20
 
@@ -36,6 +38,9 @@ def build(
     source: Annotated[Path, typer.Option(help="Directory with the unpacked download.", metavar="DIR")],
     out: Annotated[Path, typer.Option(help="Directory to write; an interrupted build there goes on.", metavar="DIR")],
     seed: Annotated[int, typer.Option(help="Seed of the 80-10-10 draw, where no split is published.")] = 0,
+    test: Annotated[
+        bool, typer.Option(help="Draw a test split; --no-test where the test images come from elsewhere.")
+    ] = True,
     image_glob: Annotated[str | None, typer.Option(help="folder: image files; default '*_img.*'.")] = None,
     mask_glob: Annotated[str | None, typer.Option(help="folder: mask files; default '*_mask.*'.")] = None,
     group: Annotated[
@@ -48,7 +53,8 @@ def build(
     ] = None,
     licence: Annotated[str | None, typer.Option(help="folder: licence of the data, kept in dataset.json.")] = None,
     rgb: Annotated[
-        Colours | None, typer.Option(help="folder: colours to gray (default), or channels as (blank, nuclear, cell).")
+        Colours | None,
+        typer.Option(help="folder: colours as three channels (default), as 'segment' takes them, or to gray."),
     ] = None,
 ) -> None:
     """Write 512 x 512 tiles with labels, as npy and COCO, split into train, val and test.
@@ -71,7 +77,9 @@ def build(
         raise typer.BadParameter(str(error)) from error
     try:
         datasets = find_datasets(name, source, options)
-        reports = [_build(dataset, out / dataset.subdirectory, seed) for dataset in datasets]
+        reports = [
+            _build(dataset, out / dataset.subdirectory, seed, HELD_OUT if test else ("val",)) for dataset in datasets
+        ]
     except (SegmenterError, OSError) as error:
         fail(error)
     for report in reports:
@@ -107,7 +115,7 @@ def _groups(values: list[str]) -> dict[str, str]:
     return {dataset.strip(): group.strip() for dataset, _, group in pairs}
 
 
-def _build(dataset: SourceDataset, out: Path, seed: int) -> BuildReport:
+def _build(dataset: SourceDataset, out: Path, seed: int, held_out: Sequence[Split]) -> BuildReport:
     """Build one dataset under a progress bar per stage."""
     columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     item = TextColumn("{task.fields[item]}", markup=False)
@@ -118,7 +126,7 @@ def _build(dataset: SourceDataset, out: Path, seed: int) -> BuildReport:
             bars.update(tasks[stage], completed=done, total=total, item=name)
 
         errors.print(f"{dataset.name}: {len(dataset.fields)} images", markup=False)
-        return build_dataset(dataset, out, seed=seed, progress=show)
+        return build_dataset(dataset, out, seed=seed, held_out=held_out, progress=show)
 
 
 def _print(report: BuildReport) -> None:

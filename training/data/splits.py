@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from training.data.borders import Borders, neighbours
 from training.data.records import Split
 
-HELD_OUT_SHARE = 0.1  # of the fields, for val and for test each
+HELD_OUT_SHARE = 0.1  # of the fields, for each split that is held out
+HELD_OUT: tuple[Split, ...] = ("val", "test")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,19 +52,22 @@ def content_hash(array: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def assign_splits(candidates: Sequence[Candidate], *, seed: int) -> dict[str, Assignment]:
+def assign_splits(
+    candidates: Sequence[Candidate], *, seed: int, held_out: Sequence[Split] = HELD_OUT
+) -> dict[str, Assignment]:
     """Assign every source image to a split; the order of the candidates does not matter.
 
     Args:
         candidates: the images of one dataset, with distinct image ids.
         seed: changes the 80-10-10 draw.
+        held_out: the splits that are drawn beside train.
 
     Returns:
         The assignment of each image id.
     """
     ordered = sorted(candidates, key=lambda item: item.image_id)
     drawn = group_object_sets([item for item in ordered if item.split is None])
-    group_split = draw_splits({name: len(members) for name, members in drawn.items()}, seed=seed)
+    group_split = draw_splits({name: len(members) for name, members in drawn.items()}, seed=seed, held_out=held_out)
     out = {item.image_id: Assignment(item.split, item.object_set or item.image_id) for item in ordered if item.split}
     for name, members in drawn.items():
         out.update((image_id, Assignment(group_split[name], name)) for image_id in members)
@@ -104,22 +108,23 @@ def group_object_sets(candidates: Sequence[Candidate]) -> dict[str, list[str]]:
     }
 
 
-def draw_splits(group_sizes: dict[str, int], *, seed: int) -> dict[str, Split]:
+def draw_splits(group_sizes: dict[str, int], *, seed: int, held_out: Sequence[Split] = HELD_OUT) -> dict[str, Split]:
     """Draw 80-10-10 over groups, by images, in the order of a seeded hash of the group names.
 
-    A group goes to val or test while it fits into that split's tenth of the images, else to train; so a large group is
-    never held out by accident. With three groups or more, no split stays empty.
+    A group goes to a held-out split while it fits into that split's tenth of the images, else to train; so a large
+    group is never held out by accident. With more groups than held-out splits, no split stays empty.
 
     Args:
         group_sizes: number of images by group.
         seed: changes the order.
+        held_out: splits with a tenth each; the rest is train.
     """
     order = sorted(group_sizes, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
     out: dict[str, Split] = dict.fromkeys(order, "train")
-    if len(order) < 3:
+    if len(order) <= len(held_out):
         return out
     quota = max(1, round(HELD_OUT_SHARE * sum(group_sizes.values())))
-    room: dict[Split, int] = {"val": quota, "test": quota}
+    room: dict[Split, int] = dict.fromkeys(held_out, quota)
     for name in order:
         for split in room:
             if group_sizes[name] <= room[split]:

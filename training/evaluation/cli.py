@@ -44,9 +44,12 @@ Split = Annotated[str, typer.Option(help="Part of a 'data build' output.")]
 
 @evaluate_app.command()
 def run(
-    engine: Annotated[Path, typer.Option(help="Engine directory, made by 'export'.", metavar="DIR")],
     data: DataDir,
     out: OutDir,
+    engine: Annotated[
+        Path | None,
+        typer.Option(help="Engine directory, made by 'export'; default: the built-in nano model.", metavar="DIR"),
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the model in tables.")] = "CellSAM",
     backend: Annotated[str, typer.Option(help="As in 'segment'.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default, one per core.", min=1)] = None,
@@ -63,6 +66,7 @@ def run(
     An image that fails is listed with its error and enters no figure; the exit code is then 1.
     """
     from runtime.backends import BackendOptions
+    from runtime.builtin import builtin_engine
     from runtime.manifest import read_manifest
     from runtime.segmenter import Segmenter
 
@@ -73,6 +77,7 @@ def run(
         select(samples, held_out or ())  # a name that does not occur is an error
         samples = hold_out(samples, held_out or ())
         # The contrast of built tiles is equalised already; doing it twice would change them.
+        engine = engine or builtin_engine()
         config = replace(read_manifest(engine).config, normalize=samples[0].tile_hw is None)
         segmenter = Segmenter(engine, backend=backend, config=config, options=BackendOptions(threads=threads))
         about = {"manifest": asdict(segmenter.manifest), "config": asdict(segmenter.config), "threads": threads}

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
+import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
 from training.model.cellfinder import CellFinder, CellFinderOutput
 from training.model.config import ModelConfig
 from training.model.image_encoder import EncoderOutput, ImageEncoder
+
+PROMPT_CYCLES = 10.0
+"""Largest factor on the frequencies of the prompts' position code, for models that do not start from SAM."""
 
 
 class DecoderOutput(NamedTuple):
@@ -49,6 +54,19 @@ class CellSAM(nn.Module):
             iou_head_hidden_dim=config.iou_head_dim,
         )
 
+    @torch.no_grad()
+    def init_local(self) -> None:
+        """Start with attention near each anchor (``CellFinder.init_local``) and prompts that tell nearby boxes apart.
+
+        SAM draws the frequencies of its position code with a standard deviation of one cycle per image, under which
+        the corners of a cell look alike. Here they are spread, frequency by frequency, up to ``PROMPT_CYCLES`` times
+        that. They are a buffer of the checkpoint, so that nothing else changes.
+        """
+        frequencies = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix  # (2, embedding_dim / 2)
+        frequencies *= torch.logspace(0, math.log10(PROMPT_CYCLES), frequencies.shape[1])
+        if self.cellfinder is not None:
+            self.cellfinder.init_local()
+
     def encode(self, pixel_values: Tensor) -> EncoderOutput:
         """(B, 3, S, S) model input to the features and the embedding of the mask branch's trunk."""
         return self.encoder(pixel_values)
@@ -67,21 +85,27 @@ class CellSAM(nn.Module):
             raise ValueError("these weights have no CellFinder; give boxes as prompts instead.")
         return self.cellfinder(patch_features, auxiliary=auxiliary)
 
-    def decode(self, image_embedding: Tensor, boxes_xyxy_model: Tensor) -> DecoderOutput:
-        """Decode one mask per box of one image.
+    def decode(
+        self, image_embedding: Tensor, boxes_xyxy_model: Tensor, image_index: Tensor | None = None
+    ) -> DecoderOutput:
+        """Decode one mask per box.
 
         Args:
-            image_embedding: (1, embedding_dim, G, G).
+            image_embedding: (B, embedding_dim, G, G).
             boxes_xyxy_model: (K, 4) box prompts in model pixels, 0..image_size.
+            image_index: (K) int64, the image of each box; None where there is one image.
 
-        Source: Kirillov et al. 2023 (arXiv:2304.02643), one mask per box prompt (``multimask_output=False``).
+        Source: Kirillov et al. 2023 (arXiv:2304.02643), one mask per box prompt (``multimask_output=False``); the
+        heads of the other masks, which the original computes and drops, are left out.
         """
+        decoder, count = self.mask_decoder, len(boxes_xyxy_model)
         sparse, dense = self.prompt_encoder(points=None, boxes=boxes_xyxy_model[:, None], masks=None)
-        masks, iou = self.mask_decoder(
-            image_embeddings=image_embedding,
-            image_pe=self.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=False,
-        )
-        return DecoderOutput(masks, iou)
+        queries = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight)).expand(count, -1, -1)
+        chosen = image_embedding.expand(count, -1, -1, -1) if image_index is None else image_embedding[image_index]
+        source = chosen + dense
+        positions = self.prompt_encoder.get_dense_pe().expand(count, -1, -1, -1)
+        tokens, image = decoder.transformer(source, positions, torch.cat((queries, sparse), dim=1))
+        upscaled = decoder.output_upscaling(image.transpose(1, 2).reshape(source.shape))
+        kernel = decoder.output_hypernetworks_mlps[0](tokens[:, 1])  # (K, C / 8): the first mask token
+        masks = (kernel[:, None] @ upscaled.flatten(2)).unflatten(2, upscaled.shape[2:])
+        return DecoderOutput(masks, decoder.iou_prediction_head(tokens[:, 0])[:, :1])

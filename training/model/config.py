@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from runtime.manifest import Trunk
 
+STEM_GROUPS = 8
+"""Groups of the GroupNorm after each convolution of the stem."""
+
 _COUNTS = (
     *("image_size", "patch_size", "encoder_dim", "encoder_depth", "encoder_heads", "window_size", "embedding_dim"),
     *("decoder_depth", "decoder_heads", "decoder_mlp_dim", "iou_head_depth", "iou_head_dim", "finder_dim"),
@@ -33,6 +36,10 @@ class ModelConfig:
     encoder_depth: int = 12
     encoder_heads: int = 12
     encoder_mlp_ratio: float = 4.0
+    stem: tuple[int, ...] = ()
+    """Output channels of the 3x3 convolutions of stride 2 that stand in for the patch embedding, the last one to
+    ``encoder_dim`` not counted; (): SAM's single convolution with kernel = stride. A ViT that starts from nothing
+    learns much faster on a convolutional stem (Xiao et al. 2021, arXiv:2106.14881)."""
     window_size: int = 14
     """Side of the attention windows, tokens."""
     global_attention_blocks: tuple[int, ...] = (2, 5, 8, 11)
@@ -76,6 +83,13 @@ class ModelConfig:
             raise ValueError(f"finder_dropout is {self.finder_dropout}; expected a value in [0, 1).")
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}.")
+        if self.stem and 2 ** (len(self.stem) + 1) != self.patch_size:
+            raise ValueError(
+                f"stem {self.stem} halves the image {len(self.stem) + 1} times, which does not make patches of "
+                f"{self.patch_size} pixels."
+            )
+        if any(channels % STEM_GROUPS for channels in self.stem):
+            raise ValueError(f"stem {self.stem} has channels that {STEM_GROUPS} groups cannot share.")
         pairs = (
             ("encoder_dim", self.encoder_dim, "encoder_heads", self.encoder_heads),
             ("embedding_dim", self.embedding_dim, "decoder_heads", 2 * self.decoder_heads),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
-from training.model.config import ModelConfig
+from training.model.config import STEM_GROUPS, ModelConfig
 
 
 class EncoderOutput(NamedTuple):
@@ -19,6 +20,29 @@ class EncoderOutput(NamedTuple):
     """ViT output before the neck, (B, encoder_dim, G, G): what CellFinder reads."""
     image_embedding: Tensor
     """ViT output after the neck, (B, embedding_dim, G, G): what the mask decoder reads."""
+
+
+class ConvolutionStem(nn.Sequential):
+    """Convolutions of stride 2, each but the last followed by GroupNorm and GELU, in place of the patch embedding.
+
+    Source: Xiao et al. 2021 (arXiv:2106.14881), section 4; GroupNorm instead of BatchNorm, for small batches.
+    """
+
+    def __init__(self, channels: tuple[int, ...], out: int) -> None:
+        """Args: channels: of the inner convolutions. out: of the last one."""
+        layers: list[nn.Module] = []
+        for before, after in pairwise((3, *channels)):
+            layers += [
+                nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1, bias=False),
+                nn.GroupNorm(STEM_GROUPS, after),
+                nn.GELU(),
+            ]
+        super().__init__(*layers, nn.Conv2d(channels[-1], out, kernel_size=3, stride=2, padding=1))
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(B, 3, S, S) to (B, G, G, out), as SAM's patch embedding."""
+        out: Tensor = super().forward(pixel_values)
+        return out.permute(0, 2, 3, 1)
 
 
 class ImageEncoder(ImageEncoderViT):  # type: ignore[misc]
@@ -44,6 +68,8 @@ class ImageEncoder(ImageEncoderViT):  # type: ignore[misc]
             window_size=config.window_size,
             global_attn_indexes=config.global_attention_blocks,
         )
+        if config.stem:
+            self.patch_embed = ConvolutionStem(config.stem, config.encoder_dim)
         if not neck:
             del self.neck
 

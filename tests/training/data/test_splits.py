@@ -129,3 +129,10 @@ def test_tiles_of_one_field_share_a_split() -> None:
     for f in range(12):
         assert len({(assigned[f"f{f:02d}q{q}"].split, assigned[f"f{f:02d}q{q}"].object_set) for q in range(4)}) == 1
     assert Counter(item.split for item in assigned.values()) == {"train": 40, "val": 4, "test": 4}
+
+
+def test_no_test_split_is_drawn_where_none_is_wanted() -> None:
+    splits = draw_splits({f"g{n}": 1 for n in range(50)}, seed=0, held_out=("val",))
+    assert sorted(set(splits.values())) == ["train", "val"]
+    assert list(splits.values()).count("val") == 5
+    assert set(draw_splits({"a": 1, "b": 1}, seed=0, held_out=("val",)).values()) == {"train", "val"}

@@ -45,8 +45,9 @@ class FolderOptions:
     """Regular expression searched in the image id; images with equal first groups (or matches) are one object set."""
     licence: str | None = None
     """Licence of the data, for ``dataset.json``."""
-    rgb: Colours = "gray"
-    """'gray': colours become their luminance, the whole-cell channel. 'channels': kept as (blank, nuclear, cell)."""
+    rgb: Colours = "channels"
+    """'channels': red, green and blue fill the three channels, as ``Segmenter`` takes a colour image. 'gray': colours
+    become their luminance, the whole-cell channel."""
 
     def __post_init__(self) -> None:
         Pattern(self.image_glob, self.mask_glob)
