@@ -2,7 +2,8 @@
 
     python -m benchmarks.report    # rewrites the tables of README.md
 
-A table stands between ``<!-- latency -->`` and ``<!-- end -->`` and shows the newest record of its case.
+A table stands between a comment that names its case, such as ``<!-- latency -->``, and ``<!-- end -->``; it shows the
+case's newest records.
 """
 
 from __future__ import annotations
@@ -52,12 +53,37 @@ def latency_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def quality_table(record: dict[str, Any], baseline: dict[str, Any]) -> str:
+    """F1 of the built-in model and of the classical baseline on the test images, subset by subset."""
+    environment = record["environment"]
+    lines = [
+        f"Test images; F1 at IoU 0.6, counts summed over a subset's images ({record['created'][:10]}, "
+        f"{environment['cpu_count']} cores).",
+        "",
+        "| | images | cells | built-in model | classical baseline | seconds an image |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    other = {row["name"]: row for row in baseline["rows"] if row["level"] == "subset"}
+    for row in record["rows"]:
+        if row["level"] == "subset":
+            f1, reference = (r["at"]["0.6"]["f1"] for r in (row, other[row["name"]]))
+            lines.append(
+                f"| {row['name']} | {row['images']} | {row['truth']} | {f1:.3f} | {reference:.3f} | "
+                f"{row['seconds_median']:.2f} |"
+            )
+    return "\n".join(lines)
+
+
 def rendered(text: str) -> str:
     """A document with its tables brought up to date."""
-    table = latency_table(newest("latency"))
-    return re.sub(
-        r"(<!-- latency -->\n).*?(<!-- end -->)", lambda m: m[1] + table + "\n" + m[2], text, count=1, flags=re.DOTALL
-    )
+    tables = {
+        "latency": latency_table(newest("latency")),
+        "quality": quality_table(newest("nano"), newest("baseline_classical")),
+    }
+    for case, table in tables.items():
+        place = re.compile(rf"(<!-- {case} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text = place.sub(lambda m, table=table: f"{m[1]}{table}\n{m[2]}", text, count=1)  # type: ignore[misc]
+    return text
 
 
 def main() -> None:

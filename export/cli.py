@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from numpy.typing import NDArray
 
+from runtime.config import SegmentConfig, read_settings
 from runtime.console import errors, fail
 from runtime.errors import SegmenterError
 from runtime.files import read_image
@@ -36,6 +37,13 @@ def export_command(
     licence: Annotated[
         str | None, typer.Option(help="Licence of the weights, for the manifest; default: the checkpoint's.")
     ] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file of thresholds for the manifest, from 'evaluate tune'; default: those of the released code.",
+            metavar="FILE",
+        ),
+    ] = None,
     image: Annotated[Path | None, IMAGE] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an engine directory that exists; nothing else is replaced.")
@@ -44,8 +52,14 @@ def export_command(
     """Turn a checkpoint into an engine directory, verified against PyTorch stage by stage."""
     from export.exporter import ExportConfig, export_engines
 
-    config = ExportConfig(profile=profile, precision=precision, licence=licence, force=force)
     try:
+        config = ExportConfig(
+            profile=profile,
+            precision=precision,
+            licence=licence,
+            settings=SegmentConfig() if settings is None else read_settings(settings),
+            force=force,
+        )
         verified_on = _read(image)  # before the work, which takes minutes
         manifest = export_engines(checkpoint, out, config, image=verified_on, progress=_say)
     except (SegmenterError, OSError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -45,6 +45,8 @@ class ExportConfig:
     precision: Precision = "fp32"
     licence: str | None = None
     """Licence of the weights for the manifest; default, the one that goes with the checkpoint."""
+    settings: SegmentConfig = field(default_factory=SegmentConfig)
+    """What the engines are used with where a call says nothing else; default, the released code's thresholds."""
     force: bool = False
     """Replace an engine directory that exists."""
 
@@ -182,7 +184,7 @@ def _manifest(
         renormalize=loaded.renormalize,
         trunk=sizes.trunk,
         precision=config.precision,
-        config=SegmentConfig(),
+        config=config.settings,
         engines=engines,
         weights={
             "format": loaded.source_format,

@@ -10,10 +10,10 @@ _HERE = Path(__file__).parent
 
 
 def builtin_engine() -> Path:
-    """Directory of the built-in engines; their model card is its ``README.md``."""
+    """Directory of the built-in engines; the model card is the ``README.md`` beside it."""
     return _HERE / "models" / BUILTIN_NAME
 
 
 def sample_images() -> list[Path]:
     """The images that ship with the package, sorted by name; their sources are in the ``README.md`` beside them."""
-    return sorted((_HERE / "samples").glob("*.png"))
+    return sorted((_HERE / "samples").glob("*_img.png"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -80,6 +82,26 @@ class SegmentConfig:
     def mask_threshold_logit(self) -> float:
         """``mask_threshold`` before the sigmoid: masks are cut on logits."""
         return math.log(self.mask_threshold / (1.0 - self.mask_threshold))
+
+
+def read_settings(path: str | Path) -> SegmentConfig:
+    """Settings from a JSON file of names and values; what it does not name has its default.
+
+    Raises:
+        ConfigError: no such file, damaged JSON, a name that is no setting or a value outside its range.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); expected a JSON file of settings.") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON ({error}); expected names and values of settings.") from error
+    known = [f.name for f in fields(SegmentConfig)]
+    unknown = sorted(set(content) - set(known)) if isinstance(content, dict) else ["no object"]
+    if unknown:
+        raise ConfigError(f"{path} has {', '.join(unknown)}; expected an object with some of {', '.join(known)}.")
+    return SegmentConfig(**content)
 
 
 def _check_choice(name: str, value: str, choices: object) -> None:

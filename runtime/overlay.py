@@ -47,7 +47,8 @@ def draw_overlay(image: ArrayLike, labels: NDArray[np.integer]) -> U8:
     picture = np.kron(_shown(checked), np.ones((factor, factor, 1), np.float32))
     large = np.kron(labels, np.ones((factor, factor), labels.dtype))
     colours = _palette()[large % _COLOURS]
-    inside, outline = large > 0, find_boundaries(large, mode="inner")
+    inside = large > 0
+    outline = find_boundaries(large, mode="inner")  # type: ignore[no-untyped-call]
     picture[inside] = (1 - FILL_OPACITY) * picture[inside] + FILL_OPACITY * colours[inside]
     picture[outline] = colours[outline]
     drawn: U8 = (picture * 255).round().astype(np.uint8)
@@ -77,7 +78,8 @@ def _stretched(plane: NDArray[np.generic]) -> F32:
     low, high = np.percentile(values, SHOWN_PERCENTILES)
     if high <= low:
         low, high = values.min(), max(values.max(), values.min() + 1)
-    return np.clip((values - low) / (high - low), 0, 1).astype(np.float32)
+    stretched: F32 = np.clip((values - low) / (high - low), 0, 1).astype(np.float32)
+    return stretched
 
 
 def _palette() -> F32:

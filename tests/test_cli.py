@@ -97,6 +97,30 @@ def test_segment_writes_labels_and_tables(folder: Path, small_engines: Path, ima
     assert (tifffile.imread(out / "b_labels.tif") > 0).mean() == pytest.approx((labels > 0).mean(), abs=0.02)
 
 
+def test_overlays_are_written_when_asked_for(folder: Path, small_engines: Path) -> None:
+    command = ("segment", folder / "a.png", "--engine", small_engines, "--out", folder / "out", *OPEN)
+    assert run(*command, "--overlay").returncode == 0
+    with Image.open(folder / "out" / "a_overlay.png") as picture:
+        assert (picture.width, picture.height) == (253, 519)
+    again = run(*command, "--overlay")
+    assert again.returncode == 1
+    assert "a_overlay.png exist" in again.stderr
+
+
+def test_the_samples_are_segmented_by_the_built_in_engines(tmp_path: Path) -> None:
+    listed = run("samples", "--out", tmp_path / "samples")
+    assert listed.returncode == 0, listed.stderr
+    images = listed.stdout.split()
+    assert len(images) == 4
+    done = run("segment", *images, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    counts = [int(line.split("\t")[1].split()[0]) for line in done.stdout.splitlines()]
+    assert all(count >= 10 for count in counts), done.stdout
+    shown = run("info")
+    assert shown.returncode == 0, shown.stderr
+    assert "512 x 512 pixels" in shown.stdout
+
+
 def test_bad_images_are_reported_and_good_ones_written(folder: Path, small_engines: Path) -> None:
     (folder / "empty.png").touch()
     (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:500])

@@ -181,9 +181,12 @@ NANO = Recipe(
         position_cycles=16.0,
         anchors=1024,
         classes=1,
+        queries="features",
+        offset_scale=0.125,
+        box_prior=True,
     ),
     stage1=OptimizerConfig(
-        steps=4_200,
+        steps=3_600,
         batch_size=4,
         learning_rate=8e-4,
         encoder_learning_rate=8e-4,

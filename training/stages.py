@@ -21,9 +21,11 @@ from training.losses import Losses, detection_losses, mask_losses
 from training.model import CellSAM
 from training.recipe import OptimizerConfig, Recipe
 
-# SAM's parts for points, mask prompts and several masks per prompt: box prompts never reach them.
-_UNUSED = ("point_embeddings.0.", "point_embeddings.1.", "not_a_point_embed.", "mask_downscaling.")
-_UNUSED_HEADS = tuple(f"output_hypernetworks_mlps.{n}." for n in (1, 2, 3))
+# SAM's parts for points and several masks per prompt: box prompts never reach them.
+_UNUSED = (
+    *("point_embeddings.0.", "point_embeddings.1.", "not_a_point_embed."),
+    *(f"output_hypernetworks_mlps.{n}." for n in (1, 2, 3)),
+)
 
 
 class Stage(pl.LightningModule):
@@ -34,8 +36,9 @@ class Stage(pl.LightningModule):
         super().__init__()
         self.recipe, self.model = recipe, model
         self._optimizer, self._licence = optimizer, licence
+        unused = (*_UNUSED, "no_mask_embed." if model.config.box_prior else "mask_downscaling.")
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(self.trains(name) and not any(part in name for part in _UNUSED + _UNUSED_HEADS))
+            parameter.requires_grad_(self.trains(name) and not any(part in name for part in unused))
 
     def trains(self, name: str) -> bool:
         """Whether this stage trains a parameter of the model."""

@@ -184,6 +184,7 @@ class CellFinderGraph(nn.Module):
     query: Tensor
     query_x: Tensor
     query_y: Tensor
+    pattern: Tensor
     first_target: Tensor
     first_q_row: Tensor
     first_q_col: Tensor
@@ -205,6 +206,10 @@ class CellFinderGraph(nn.Module):
             self.register_buffer(name, getattr(positions, name))
         # inverse_sigmoid reaches 1e5 before its logarithm: computed here in float32, never at run time.
         self.register_buffer("anchor_logits", inverse_sigmoid(finder.anchor_points))
+        self.queries_know_features = finder.queries_know_features
+        if self.queries_know_features:
+            self.register_buffer("pattern", finder.pattern)
+            return
         # Before it has seen an image, every query is the pattern: layer 0's self-attention is a constant, and so
         # are the queries of its cross-attention.
         first = cast(_DecoderLayer, self.decoder_layers[0])
@@ -222,10 +227,10 @@ class CellFinderGraph(nn.Module):
             memory = layer(memory)
         keys = (memory.mean(1), memory.mean(2))  # the same for every decoder layer
         batch = memory.shape[0]
-        target = self.first_target
+        target = memory.flatten(1, 2) + self.pattern if self.queries_know_features else self.first_target
         for index, module in enumerate(self.decoder_layers):
             layer = cast(_DecoderLayer, module)
-            if index == 0:
+            if index == 0 and not self.queries_know_features:
                 queries = tuple(q.expand(batch, -1, -1) for q in (self.first_q_row, self.first_q_col))
             else:
                 target = layer.norm2(target + layer.self_attn(target, self.query))

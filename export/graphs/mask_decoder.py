@@ -23,7 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from export.graphs.heads import split_heads
+from runtime.boxes import LOGITS_PER_TOKEN
 from training.model import CellSAM
+from training.model.cellsam import ellipse_prior
 
 
 def _join_heads(x: Tensor) -> Tensor:
@@ -162,15 +164,16 @@ class _Layer(nn.Module):
     norm4: nn.LayerNorm
     mlp: nn.Module
 
-    def __init__(self, layer: Any, *, first: bool) -> None:
+    def __init__(self, layer: Any, *, first: bool, shared: bool) -> None:
+        """Args: first: no position and no residual yet. shared: all boxes of an image still have the same tokens."""
         super().__init__()
-        self.first = first
+        self.first, self.shared = first, shared
         self.self_attn = _TokenAttention(layer.self_attn)
         self.norm1, self.norm2 = layer.norm1, layer.norm2
         self.norm3, self.norm4 = layer.norm3, layer.norm4
         self.mlp = layer.mlp
-        token_to_image = _TokenToSharedImage if first else _TokenToImage
-        image_to_token = _SharedImageToToken if first else _ImageToToken
+        token_to_image = _TokenToSharedImage if shared else _TokenToImage
+        image_to_token = _SharedImageToToken if shared else _ImageToToken
         self.token_to_image = token_to_image(layer.cross_attn_token_to_image)
         self.image_to_token = image_to_token(layer.cross_attn_image_to_token)
 
@@ -207,7 +210,12 @@ class MaskDecoderGraph(nn.Module):
         self.register_buffer("image_pe", prompt.get_dense_pe().flatten(2).transpose(1, 2))  # (1, N, C)
         self.register_buffer("no_mask", prompt.no_mask_embed.weight)
         transformer = decoder.transformer
-        self.layers = nn.ModuleList(_Layer(layer, first=index == 0) for index, layer in enumerate(transformer.layers))
+        self.box_prior = model.config.box_prior
+        self.mask_downscaling = prompt.mask_downscaling if self.box_prior else None
+        self.layers = nn.ModuleList(
+            _Layer(layer, first=index == 0, shared=index == 0 and not self.box_prior)
+            for index, layer in enumerate(transformer.layers)
+        )
         self.final_attention = _TokenToImage(transformer.final_attn_token_to_image)
         self.norm_final = transformer.norm_final_attn
         self.hypernetwork = decoder.output_hypernetworks_mlps[0]
@@ -245,7 +253,12 @@ class MaskDecoderGraph(nn.Module):
         Returns:
             ``mask_logits`` (K, 4R, 4S), ``iou_predictions`` (K).
         """
-        image = image_embedding.flatten(2).transpose(1, 2) + self.no_mask  # (B, N, C)
+        image = image_embedding.flatten(2).transpose(1, 2)  # (B, N, C)
+        if self.mask_downscaling is None:
+            image = image + self.no_mask
+        else:  # a mask prompt is the box's own, so nothing of the image is left to share
+            prior = ellipse_prior(boxes_xyxy_model, LOGITS_PER_TOKEN * self.grid, self.image_size)
+            image = image.index_select(0, image_index) + self.mask_downscaling(prior).flatten(2).transpose(1, 2)
         prompt = self._prompt_tokens(boxes_xyxy_model)
         tokens, image = self._two_way(prompt, image, image_index)
         iou = self._iou(tokens[:, 0])
@@ -263,12 +276,16 @@ class MaskDecoderGraph(nn.Module):
         return torch.cat((self.output_tokens.expand(count, -1, -1), embedded), 1)
 
     def _two_way(self, prompt: Tensor, image: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
-        """Prompt (K, T, C) and images (B, N, C) to the two read tokens (K, 2, C) and image tokens (K, N, C)."""
+        """Prompt (K, T, C), images (B, N, C), or (K, N, C) with a box prior, to the two read tokens and image tokens.
+
+        Returns:
+            (K, 2, C) and (K, N, C).
+        """
         tokens = prompt
         for module in self.layers:
             layer = cast(_Layer, module)
             tokens = layer.tokens_to_tokens(tokens, prompt)
-            if layer.first:
+            if layer.shared:
                 with_pe = image + self.image_pe
                 keys, values = layer.token_to_image.per_image(with_pe, image)
                 queries = layer.image_to_token.per_image(with_pe)

@@ -20,7 +20,7 @@ from export.errors import ExportError, VerificationError
 from export.exporter import ExportConfig, export_engines, verify_directory
 from export.graphs import CellFinderGraph, EncoderGraph, MaskDecoderGraph
 from export.verify import Tolerance, compare
-from runtime import EngineError, InputError, Segmenter
+from runtime import EngineError, InputError, SegmentConfig, Segmenter
 from runtime.backends.ort import OrtEngine
 from runtime.manifest import read_manifest
 from tests.small import SEPARATE, SMALL, save_small, small_model
@@ -41,9 +41,12 @@ def test_encoder_graph_equals_the_model(config: ModelConfig) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("layers", [1, 3])
-def test_cellfinder_graph_equals_the_model(layers: int) -> None:
-    model = small_model(replace(SMALL, finder_decoder_layers=layers))
+@pytest.mark.parametrize(
+    "change",
+    [{"finder_decoder_layers": 1}, {}, {"queries": "features", "anchors": 100, "offset_scale": 0.25}],
+)
+def test_cellfinder_graph_equals_the_model(change: dict[str, Any]) -> None:
+    model = small_model(replace(SMALL, **change))
     assert model.cellfinder is not None
     features = torch.randn(2, 48, 10, 10)
     with torch.inference_mode():
@@ -53,9 +56,9 @@ def test_cellfinder_graph_equals_the_model(layers: int) -> None:
     torch.testing.assert_close(logits, expected.logits, rtol=1e-3, atol=1e-2)  # logits up to 40, steep
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3])
-def test_mask_decoder_graph_equals_the_model(depth: int) -> None:
-    model = small_model(replace(SMALL, decoder_depth=depth))
+@pytest.mark.parametrize("change", [{"decoder_depth": 1}, {}, {"decoder_depth": 3}, {"box_prior": True}])
+def test_mask_decoder_graph_equals_the_model(change: dict[str, Any]) -> None:
+    model = small_model(replace(SMALL, **change))
     embedding = torch.randn(2, 64, 10, 10)
     boxes = torch.rand(5, 4) * 200 - 20
     index = torch.tensor([1, 0, 0, 1, 1])
@@ -297,3 +300,10 @@ def test_compare_reports_the_largest_error_and_where() -> None:
     assert compare("stage", "output", reference + 100, reference + 100.05, Tolerance()).passed
     with pytest.raises(VerificationError, match="shape"):
         compare("stage", "output", reference, found[:5], Tolerance())
+
+
+def test_settings_go_into_the_manifest(small_checkpoint: Path, tmp_path: Path) -> None:
+    settings = SegmentConfig(box_threshold_mode="fixed", box_threshold=0.25, min_area_px=10)
+    manifest = export_engines(small_checkpoint, tmp_path / "engines", ExportConfig(settings=settings))
+    assert manifest.config == read_manifest(tmp_path / "engines").config == settings
+    assert Segmenter(tmp_path / "engines").config == settings

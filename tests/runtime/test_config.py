@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runtime import BackendOptions, ConfigError, SegmentConfig, SegmenterError
+from runtime.config import read_settings
 
 
 @pytest.mark.parametrize(
@@ -52,3 +56,29 @@ def test_threads() -> None:
 
 def test_every_error_is_a_segmenter_error() -> None:
     assert issubclass(ConfigError, SegmenterError)
+
+
+def test_settings_come_back_from_json(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text('{"box_threshold": 0.3}')
+    assert read_settings(path) == SegmentConfig(box_threshold=0.3)
+    path.write_text(json.dumps(asdict(SegmentConfig(overlap="last", min_area_px=3))))
+    assert read_settings(path) == SegmentConfig(overlap="last", min_area_px=3)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[1]", "expected an object"),
+        ('{"treshold": 1}', "has treshold; expected an object with some of normalize, box_threshold"),
+        ('{"box_threshold": 7}', "box_threshold is 7"),
+    ],
+)
+def test_wrong_settings_files_are_refused(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        read_settings(path)
+    with pytest.raises(ConfigError, match="No such file"):
+        read_settings(tmp_path / "none.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +26,8 @@ from training.evaluation.metrics import DEFAULT_IOUS, PRIMARY_IOU, shown_iou
 from training.evaluation.plots import plot_bars, plot_curves, require_matplotlib
 from training.evaluation.report import Report, markdown, read_report, write_report
 from training.evaluation.summary import ImageScore
-from training.evaluation.tuning import Tuned, tune
+from training.evaluation.tuning import Tuned
+from training.evaluation.tuning import tune as tune_baseline
 
 evaluate_app = typer.Typer(
     name="evaluate",
@@ -87,6 +89,33 @@ def run(
             )
         method = {"kind": "engines", "backend": segmenter.backend, **about, "held_out": list(held_out or ())}
         _finish(out, Report(name=name, evaluation=evaluation, method=method), reference)
+
+
+@evaluate_app.command()
+def tune(
+    engine: Annotated[Path, typer.Option(help="Engine directory, made by 'export'.", metavar="DIR")],
+    data: DataDir,
+    out: Annotated[Path, typer.Option(help="JSON file of settings to write, for 'export --settings'.", metavar="FILE")],
+    dataset: Datasets = None,
+    split: Split = "val",
+    iou: Annotated[float, typer.Option(help="IoU of the F1 that is raised.")] = PRIMARY_IOU,
+) -> None:
+    """Choose an engine directory's thresholds on images it was not trained on, by the mean F1 over the subsets."""
+    from runtime.config import SegmentConfig
+    from runtime.files import write_whole
+    from runtime.segmenter import Segmenter
+    from training.evaluation.engine_tuning import tune_settings
+
+    with _errors_shown():
+        samples = select(find_samples(data, split=split), dataset or ())
+        start = SegmentConfig(box_threshold_mode="fixed", normalize=samples[0].tile_hw is None)
+        with _progress("encoding", len(samples)) as step:
+            tuned = tune_settings(Segmenter(engine), samples, start, iou=iou, on_image=step)
+        chosen = asdict(replace(tuned.config, normalize=True))
+        write_whole(out, lambda temporary: temporary.write_text(json.dumps(chosen, indent=2) + "\n", encoding="utf-8"))
+        for subset, f1 in tuned.f1.items():
+            typer.echo(f"{subset}\tF1 {f1:.3f}")
+        typer.echo(f"{out}\t{tuned.tried} settings tried on {len(samples)} images")
 
 
 @evaluate_app.command()
@@ -193,11 +222,11 @@ def _ious(given: list[float] | None) -> tuple[float, ...]:
 
 
 @contextmanager
-def _progress(title: str, total: int) -> Iterator[Callable[[ImageScore], None]]:
+def _progress(title: str, total: int) -> Iterator[Callable[[Sample | ImageScore], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors, disable=not errors.is_terminal) as progress:
         task = progress.add_task(title, total=total)
-        yield lambda score: progress.update(task, advance=1, description=f"{title} {score.dataset}/{score.id}")
+        yield lambda item: progress.update(task, advance=1, description=f"{title} {item.dataset}/{item.id}")
 
 
 def _classical(found: Tuned) -> Callable[[Any], Any]:
@@ -211,7 +240,7 @@ def _tune(training: Sequence[Sample], subset: str, limit: int) -> Tuned:
     # Neighbours in the listing are often tiles of one field.
     random.Random(0).shuffle(chosen)
     pairs = [read_sample(sample) for sample in chosen[:limit]]
-    found = tune([image for image, _ in pairs], [truth for _, truth in pairs])
+    found = tune_baseline([image for image, _ in pairs], [truth for _, truth in pairs])
     errors.print(f"{subset}: F1 {found.counts.f1:.3f} on {found.images} training images", markup=False)
     return found
 

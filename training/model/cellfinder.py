@@ -22,7 +22,8 @@ class CellFinderOutput:
     logits: Tensor
     """(B, A, classes), before the sigmoid."""
     auxiliary: tuple[CellFinderOutput, ...] = ()
-    """The same from every earlier decoder layer, for the auxiliary losses; empty unless asked for."""
+    """The same from every earlier decoder layer, for the auxiliary losses; empty unless asked for. Queries that know
+    features are judged before the first layer, too."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,10 @@ class DecoderLayer(nn.Module):
 class BoxHead(nn.Module):
     """Three linear layers with ReLU between them; the last one starts at zero offset and small boxes."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, offset_scale: float = 1.0) -> None:
+        """Args: dim: channels. offset_scale: factor on the two offsets (``ModelConfig.offset_scale``)."""
         super().__init__()
+        self.offset_scale = offset_scale
         self.layers = nn.ModuleList([nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, 4)])
         nn.init.zeros_(self.layers[-1].weight)
         with torch.no_grad():
@@ -118,7 +121,11 @@ class BoxHead(nn.Module):
         x = query
         for layer in self.layers[:-1]:
             x = torch.relu(layer(x))
-        return self.layers[-1](x)
+        out = self.layers[-1](x)
+        if self.offset_scale == 1.0:
+            return out
+        offset_xy, size_wh = out.split(2, dim=-1)
+        return torch.cat((offset_xy * self.offset_scale, size_wh), dim=-1)
 
 
 class CellFinder(nn.Module):
@@ -132,6 +139,7 @@ class CellFinder(nn.Module):
         dim = config.finder_dim
         self.grid_size = config.grid_size
         self.position_cycles = config.position_cycles
+        self.queries_know_features = config.queries == "features"
         self.input_proj = nn.Sequential(
             nn.Conv2d(config.encoder_dim, dim, kernel_size=1), nn.GroupNorm(config.finder_groups, dim)
         )
@@ -142,7 +150,7 @@ class CellFinder(nn.Module):
         self.encoder_layers = nn.ModuleList(SpatialEncoderLayer(config) for _ in range(config.finder_encoder_layers))
         self.decoder_layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.finder_decoder_layers))
         self.class_embed = nn.Linear(dim, config.classes)
-        self.bbox_embed = BoxHead(dim)
+        self.bbox_embed = BoxHead(dim, config.offset_scale)
         nn.init.xavier_uniform_(self.input_proj[0].weight)
         nn.init.zeros_(self.input_proj[0].bias)
         # Focal loss starts stable when every query says "object" with probability 0.01 (Lin et al. 2017, 4.1).
@@ -199,14 +207,19 @@ class CellFinder(nn.Module):
         memory = self.input_proj(patch_features).permute(0, 2, 3, 1)
         for layer in self.encoder_layers:
             memory = layer(memory, positions)
-        target = self.pattern.expand(memory.shape[0], self.anchor_points.shape[0], -1)
-        outputs = []
+        target = self.first_target(memory)
+        outputs = [self._heads(target)] if auxiliary and self.queries_know_features else []
         for layer in self.decoder_layers:
             target = layer(target, memory, positions)
             if auxiliary:
                 outputs.append(self._heads(target))
         last = outputs.pop() if auxiliary else self._heads(target)
         return CellFinderOutput(last.boxes_cxcywh_norm, last.logits, tuple(outputs))
+
+    def first_target(self, memory: Tensor) -> Tensor:
+        """Queries (B, A, D) before the first decoder layer, from the feature map (B, H, W, D)."""
+        pattern = self.pattern.expand(memory.shape[0], self.anchor_points.shape[0], -1)
+        return pattern + memory.flatten(1, 2) if self.queries_know_features else pattern
 
     def _heads(self, target: Tensor) -> CellFinderOutput:
         offset_xy, size_wh = self.bbox_embed(target).split(2, dim=-1)

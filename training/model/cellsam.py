@@ -9,6 +9,7 @@ import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
+from runtime.boxes import LOGITS_PER_TOKEN
 from training.model.cellfinder import CellFinder, CellFinderOutput
 from training.model.config import ModelConfig
 from training.model.image_encoder import EncoderOutput, ImageEncoder
@@ -99,7 +100,8 @@ class CellSAM(nn.Module):
         heads of the other masks, which the original computes and drops, are left out.
         """
         decoder, count = self.mask_decoder, len(boxes_xyxy_model)
-        sparse, dense = self.prompt_encoder(points=None, boxes=boxes_xyxy_model[:, None], masks=None)
+        prior = self._prior(boxes_xyxy_model) if self.config.box_prior else None
+        sparse, dense = self.prompt_encoder(points=None, boxes=boxes_xyxy_model[:, None], masks=prior)
         queries = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight)).expand(count, -1, -1)
         chosen = image_embedding.expand(count, -1, -1, -1) if image_index is None else image_embedding[image_index]
         source = chosen + dense
@@ -109,3 +111,24 @@ class CellSAM(nn.Module):
         kernel = decoder.output_hypernetworks_mlps[0](tokens[:, 1])  # (K, C / 8): the first mask token
         masks = (kernel[:, None] @ upscaled.flatten(2)).unflatten(2, upscaled.shape[2:])
         return DecoderOutput(masks, decoder.iou_prediction_head(tokens[:, 0])[:, :1])
+
+    def _prior(self, boxes_xyxy_model: Tensor) -> Tensor:
+        return ellipse_prior(boxes_xyxy_model, LOGITS_PER_TOKEN * self.config.grid_size, self.config.image_size)
+
+
+def ellipse_prior(boxes_xyxy: Tensor, side: int, image_size: int) -> Tensor:
+    """The ellipse inside each box as a mask prompt.
+
+    Args:
+        boxes_xyxy: (K, 4), model pixels.
+        side: of the result.
+        image_size: model pixels per side.
+
+    Returns:
+        (K, 1, side, side): 1 at the centre of the box, 0 on the ellipse, down to -3 outside.
+    """
+    centres = (torch.arange(side, device=boxes_xyxy.device) + 0.5) * (image_size / side)
+    low, high = boxes_xyxy[:, None, :2], boxes_xyxy[:, None, 2:]
+    half = ((high - low) / 2).clamp(min=1.0)
+    square = ((centres[None, :, None] - (low + high) / 2) / half).square()  # (K, side, 2): along x, along y
+    return (1 - square[:, None, None, :, 0] - square[:, None, :, None, 1]).clamp(min=-3.0)

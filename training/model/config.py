@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from runtime.manifest import Trunk
 
 STEM_GROUPS = 8
 """Groups of the GroupNorm after each convolution of the stem."""
+
+Queries = Literal["pattern", "features"]
 
 _COUNTS = (
     *("image_size", "patch_size", "encoder_dim", "encoder_depth", "encoder_heads", "window_size", "embedding_dim"),
@@ -68,6 +71,16 @@ class ModelConfig:
     anchors: int = 3500
     """Learned anchor points, one query each."""
     classes: int = 2
+    queries: Queries = "pattern"
+    """What a query knows before the first decoder layer. ``pattern``: one learned vector for all, as Anchor DETR.
+    ``features``: also the detector's feature at the query's own token, one query per token, which a model trained from
+    scratch needs (Zhang et al. 2023, DINO, section 3.4, for the idea)."""
+    offset_scale: float = 1.0
+    """Factor on the box head's centre offsets, which are logits of the image's side: 1 moves a box by up to a quarter
+    of the image. Anchor DETR has 1; a small factor lets small cells be placed finely from the start."""
+    box_prior: bool = False
+    """Prompt the mask decoder with the ellipse inside the box as well, through SAM's mask prompt. SAM's two corner
+    tokens alone take long to learn from scratch."""
 
     trunk: Trunk = "shared"
     """``shared``: one ViT serves both branches (the paper). ``separate``: the box branch has its own ViT body."""
@@ -104,6 +117,10 @@ class ModelConfig:
         outside = [block for block in self.global_attention_blocks if not 0 <= block < self.encoder_depth]
         if outside:
             raise ValueError(f"global_attention_blocks {outside} are not among {self.encoder_depth} blocks.")
+        if self.queries not in ("pattern", "features"):
+            raise ValueError(f"queries is {self.queries!r}; expected 'pattern' or 'features'.")
+        if self.queries == "features" and self.anchors != self.grid_size**2:
+            raise ValueError(f"queries 'features' need {self.grid_size**2} anchors, one per token; got {self.anchors}.")
         if self.trunk not in ("shared", "separate"):
             raise ValueError(f"trunk is {self.trunk!r}; expected 'shared' or 'separate'.")
         if self.trunk == "separate" and not self.detector:

@@ -1,0 +1,69 @@
+"""Thresholds chosen on images with true labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from runtime import InputError, SegmentConfig, Segmenter
+from runtime.config import read_settings
+from tests.training.evaluation.made import discs, write_pair
+from training.evaluation.cli import evaluate_app
+from training.evaluation.dataset import find_samples, read_sample
+from training.evaluation.engine_tuning import tune_settings
+
+
+class Pretender:
+    """Finds more of the true cells the nearer its settings are to a box threshold of 0.3 and an area of 40."""
+
+    def __init__(self, truth: Any) -> None:
+        self.truth, self.encodings = truth, 0
+
+    def encode(self, image: Any, *, config: SegmentConfig) -> str:
+        self.encodings += 1
+        return "encoded"
+
+    def detect(self, encoded: str, *, config: SegmentConfig) -> Any:
+        return SimpleNamespace(boxes=np.zeros((1, 4)), scores=np.ones(1))
+
+    def decode(self, encoded: str, boxes: Any, *, scores: Any, config: SegmentConfig) -> Any:
+        lost = round(20 * abs(config.box_threshold - 0.3)) + (config.min_area_px != 40)
+        return SimpleNamespace(labels=np.where(self.truth > lost, self.truth, 0))
+
+
+def test_the_best_settings_are_found_and_images_encoded_once(tmp_path: Path) -> None:
+    for name in "ab":
+        write_pair(tmp_path / "test" / "made", name, discs())
+    samples = find_samples(tmp_path / "test")
+    pretender = Pretender(read_sample(samples[0])[1])
+    start = SegmentConfig(box_threshold_mode="fixed", box_threshold=0.5)
+    seen: list[str] = []
+    tuned = tune_settings(cast(Segmenter, pretender), samples, start, on_image=lambda sample: seen.append(sample.id))
+    assert (tuned.config.box_threshold, tuned.config.min_area_px) == (0.3, 40)
+    assert tuned.config.iou_threshold == start.iou_threshold  # nothing was gained by another
+    assert tuned.f1 == {samples[0].subset: 1.0}
+    assert pretender.encodings == len(seen) == 2
+
+
+def test_no_images_are_refused() -> None:
+    with pytest.raises(InputError, match="no images to choose settings on"):
+        tune_settings(cast(Segmenter, None), [], SegmentConfig())
+
+
+def test_the_command_writes_settings_that_the_export_takes(small_engines: Path, tmp_path: Path) -> None:
+    write_pair(tmp_path / "images" / "made", "a", discs())
+    out = tmp_path / "settings.json"
+    command = ["tune", "--engine", str(small_engines), "--data", str(tmp_path / "images"), "--out", str(out)]
+    result = CliRunner().invoke(evaluate_app, command)
+    assert result.exit_code == 0, result.output
+    assert "settings tried on 1 images" in result.stdout
+    settings = read_settings(out)
+    assert settings.box_threshold_mode == "fixed"
+    assert settings.normalize
+    assert json.loads(out.read_text())["overlap"] == "argmax"
