@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from runtime.clahe import equalize, gray_bins
 from runtime.errors import InputError
 
 F32 = NDArray[np.float32]
@@ -101,22 +102,52 @@ def normalize_contrast(image: ArrayLike) -> F32:
     Raises:
         InputError: see ``check_image``.
     """
-    from skimage.exposure import equalize_adapthist
-
     checked = check_image(image)
     out = np.zeros((*checked.shape[:2], 3), np.float32)
     for index, target in enumerate(_targets(checked)):
-        # One channel at a time: the equalisation works in float64 and needs several copies.
-        channel = _channel(checked[..., index])
-        values = channel[channel != 0]
-        if values.size == 0:
-            continue
-        np.minimum(channel, np.percentile(values, CLIP_PERCENTILE), out=channel)
-        low, high = channel.min(), channel.max()
-        if low == high:
-            continue
-        out[..., target] = equalize_adapthist((channel - low) / (high - low), kernel_size=CLAHE_KERNEL_PX)
+        # One channel at a time bounds the memory.
+        plane = checked[..., index]
+        bins = _bins_by_table(plane) if plane.dtype in _TABLED else _bins(plane)
+        if bins is not None:
+            out[..., target] = equalize(bins, CLAHE_KERNEL_PX)
     return out
+
+
+_TABLED = (np.dtype(np.uint8), np.dtype(np.uint16))
+
+
+def _bins(plane: NDArray[np.generic]) -> NDArray[np.uint8] | None:
+    """Histogram bins of a channel after clipping and rescaling; None for one that is constant."""
+    channel = _channel(plane)
+    values = channel[channel != 0]
+    if values.size == 0:
+        return None
+    np.minimum(channel, np.percentile(values, CLIP_PERCENTILE), out=channel)
+    low, high = channel.min(), channel.max()
+    return None if low == high else gray_bins((channel - low) / (high - low))
+
+
+def _bins_by_table(plane: NDArray[np.generic]) -> NDArray[np.uint8] | None:
+    """``_bins`` for few possible values: everything is worked out once per value instead of once per pixel."""
+    counts = np.bincount(plane.ravel(), minlength=2)
+    present = np.flatnonzero(counts)
+    values = np.arange(len(counts), dtype=np.float64)
+    np.minimum(values, _percentile_of_counts(counts[1:], CLIP_PERCENTILE) if present[-1] else 0.0, out=values)
+    low, high = values[present[0]], values[present[-1]]
+    if low == high:
+        return None
+    table = gray_bins(np.clip((values - low) / (high - low), 0.0, 1.0))
+    return table.take(plane)
+
+
+def _percentile_of_counts(counts: NDArray[np.intp], percentile: float) -> float:
+    """``numpy.percentile`` of the values 1, 2, ... that occur ``counts`` times each, not all of them 0 times."""
+    upto = np.cumsum(counts)
+    place = (upto[-1] - 1) * (percentile / 100)
+    before, after = np.searchsorted(upto, [np.floor(place), np.ceil(place)], side="right") + 1.0
+    share = place - np.floor(place)
+    # From the nearer end, as numpy does.
+    return float(before + (after - before) * share if share < 0.5 else after - (after - before) * (1 - share))
 
 
 def _targets(image: NDArray[np.generic]) -> range:

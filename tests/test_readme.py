@@ -77,5 +77,5 @@ def test_training_readme(tmp_path: Path) -> None:
         grey = (tile.image[2, :160, :160] * 255).astype(np.uint8)
         Image.fromarray(grey).save(tmp_path / "images" / f"disc{number}_img.png")
         Image.fromarray(tile.labels[:160, :160].astype(np.uint16)).save(tmp_path / "images" / f"disc{number}_mask.png")
-    assert run_blocks(ROOT / "training" / "README.md", tmp_path)["bash"] == 6
+    assert run_blocks(ROOT / "training" / "README.md", tmp_path)["bash"] == 8
     assert (tmp_path / "engines" / "manifest.json").is_file()
