@@ -97,7 +97,8 @@ def _tile_maps(bins: U8, kernel: int, clip_limit: float) -> I64:
     for histogram in counts:
         _clip(histogram, limit)
     levels = np.cumsum(counts, axis=1) * ((GRAY_LEVELS - 1) / (kernel * kernel))
-    return np.minimum(levels, GRAY_LEVELS - 1).astype(np.int64).reshape(down, across, BINS)
+    maps: I64 = np.minimum(levels, GRAY_LEVELS - 1).astype(np.int64).reshape(down, across, BINS)
+    return maps
 
 
 def _clip(histogram: I64, limit: int) -> None:

@@ -137,7 +137,7 @@ def _bins_by_table(plane: NDArray[np.generic]) -> NDArray[np.uint8] | None:
     if low == high:
         return None
     table = gray_bins(np.clip((values - low) / (high - low), 0.0, 1.0))
-    return table.take(plane)
+    return table.take(plane.astype(np.intp))
 
 
 def _percentile_of_counts(counts: NDArray[np.intp], percentile: float) -> float:

@@ -6,17 +6,19 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from numpy.typing import NDArray
 
 from runtime.config import check_whole
-from runtime.errors import BackendError, EngineError
+from runtime.errors import BackendError, ConfigError, EngineError
 from runtime.manifest import EngineFile, TensorSpec
 
 Arrays = dict[str, NDArray[Any]]
 
-BACKENDS = ("auto", "cpu")
+BACKENDS = ("auto", "cpu", "openvino")
+
+CpuPrecision = Literal["auto", "fp32", "bf16"]
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +49,15 @@ class BackendOptions:
     threads: int | None = None
     """CPU threads per engine; None leaves it to the backend (one per physical core)."""
 
+    cpu_precision: CpuPrecision = "auto"
+    """``openvino`` only: what it computes in; auto is bf16 on processors that have it, else fp32."""
+
     def __post_init__(self) -> None:
+        if self.cpu_precision not in get_args(CpuPrecision):
+            raise ConfigError(
+                f"cpu_precision is {self.cpu_precision!r}; expected one of "
+                f"{', '.join(map(repr, get_args(CpuPrecision)))}."
+            )
         if self.threads is not None:
             check_whole("threads", self.threads, least=1)
 
@@ -73,19 +83,32 @@ def load_engine(path: Path, spec: EngineFile, *, backend: str, options: BackendO
         BackendError: the backend is unknown or cannot load the file.
         EngineError: the file's inputs or outputs are not those the manifest lists.
     """
-    from runtime.backends.ort import OrtEngine
-
-    assert backend == "cpu", "resolve_backend comes first"
-    engine = OrtEngine(path, options)
+    engine = _load(path, backend, options)
     for kind in ("inputs", "outputs"):
         expected: tuple[TensorSpec, ...] = getattr(spec, kind)
         found: tuple[TensorSpec, ...] = getattr(engine, kind)
-        if expected != found:
+        if _comparable(expected) != _comparable(found):
             raise EngineError(
                 f"{path} has {kind} {_describe(found)}; the manifest says {_describe(expected)}. "
                 "Export the engines again."
             )
     return engine
+
+
+def _load(path: Path, backend: str, options: BackendOptions) -> Engine:
+    if backend == "openvino":
+        from runtime.backends.openvino import OpenVinoEngine
+
+        return OpenVinoEngine(path, options)
+    from runtime.backends.ort import OrtEngine
+
+    assert backend == "cpu", "resolve_backend comes first"
+    return OrtEngine(path, options)
+
+
+def _comparable(tensors: tuple[TensorSpec, ...]) -> list[tuple[str, tuple[int | None, ...], str]]:
+    """Not every backend keeps the names of dimensions that vary."""
+    return [(t.name, tuple(dim if isinstance(dim, int) else None for dim in t.shape), t.dtype) for t in tensors]
 
 
 def _describe(tensors: tuple[TensorSpec, ...]) -> str:
