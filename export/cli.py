@@ -12,7 +12,7 @@ from runtime.config import SegmentConfig, read_settings
 from runtime.console import errors, fail
 from runtime.errors import SegmenterError
 from runtime.files import read_image
-from runtime.manifest import Precision
+from runtime.manifest import Precision, describe_check
 from runtime.preprocess import Profile
 
 IMAGE: Any = typer.Option(
@@ -65,10 +65,7 @@ def export_command(
     except (SegmenterError, OSError) as error:
         fail(error)
     for output in manifest.verification["outputs"]:
-        _say(
-            f"{output['stage']}.{output['output']}: largest error {output['max_abs_error']:.2g}, "
-            f"{output['mismatches_per_million']:.0f} mismatches per million"
-        )
+        _say(describe_check(output))
     typer.echo(out)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -17,7 +17,8 @@ from export.errors import ExportError, VerificationError
 from export.onnx_file import write_onnx
 from export.placing import check_target, move_into_place
 from export.stages import Stage, stages_of
-from export.verify import OutputCheck, Tolerance, verify_engines
+from export.verify import OutputCheck, Tolerance, verification_image, verify_engines
+from export.verify_half import GateCheck, HalfTolerance, verify_half_engines
 from runtime.backends.base import BackendOptions
 from runtime.backends.ort import OrtEngine
 from runtime.config import SegmentConfig
@@ -30,10 +31,11 @@ from runtime.manifest import (
     read_manifest,
     sha256_file,
 )
-from runtime.preprocess import Profile, check_image
+from runtime.preprocess import Profile, check_image, normalize_contrast
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 
 Progress = Callable[[str], None]
+Checks = Sequence[OutputCheck | GateCheck]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,12 +88,12 @@ def export_engines(
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=_existing_parent(out)))
     try:
         engines = {}
-        for stage in stages_of(loaded.model):
+        for stage in stages_of(loaded.model, config.precision):
             progress(f"writing {stage.file}")
             engines[stage.name] = _write_stage(stage, partial)
         manifest = _manifest(loaded, sha256_file(Path(checkpoint)), config, engines)
         checks = _verified(partial, manifest, loaded, image, progress)
-        manifest = replace(manifest, verification=_verification(checks, image))
+        manifest = replace(manifest, verification=_verification(checks, image, config.precision))
         manifest.write(partial)
         move_into_place(partial, out, force=config.force)
     finally:
@@ -105,7 +107,7 @@ def verify_directory(
     *,
     image: NDArray[np.generic] | None = None,
     progress: Progress = lambda message: None,
-) -> list[OutputCheck]:
+) -> Checks:
     """Verify an engine directory against the checkpoint it was made from.
 
     Raises:
@@ -129,19 +131,22 @@ def verify_directory(
 
 def _verified(
     directory: Path, manifest: Manifest, loaded: Checkpoint, image: NDArray[np.generic] | None, progress: Progress
-) -> list[OutputCheck]:
+) -> Checks:
     """All checks of a directory.
 
     Raises:
         VerificationError: one failed; all that did are named.
     """
-    checks = verify_engines(
-        directory,
-        manifest,
-        loaded.model,
-        image=image,
-        on_stage=lambda stage: progress(f"verifying {stage} against PyTorch"),
-    )
+
+    def tell(stage: str) -> None:
+        progress(f"verifying {stage} against PyTorch")
+
+    checks: Checks
+    if manifest.precision == "fp32":
+        checks = verify_engines(directory, manifest, loaded.model, image=image, on_stage=tell)
+    else:
+        normalized = normalize_contrast(verification_image() if image is None else image)
+        checks = verify_half_engines(directory, manifest, loaded.model, normalized, on_stage=tell)
     failed = [str(check) for check in checks if not check.passed]
     if failed:
         raise VerificationError("the engines do not agree with PyTorch:\n  " + "\n  ".join(failed))
@@ -197,10 +202,10 @@ def _manifest(
     )
 
 
-def _verification(checks: list[OutputCheck], image: NDArray[np.generic] | None) -> dict[str, object]:
+def _verification(checks: Checks, image: NDArray[np.generic] | None, precision: Precision) -> dict[str, object]:
     return {
         "image": "built-in" if image is None else f"given, {list(image.shape)}",
         "backend": "onnxruntime CPU against PyTorch float32",
-        "tolerance": asdict(Tolerance()),
+        "tolerance": asdict(Tolerance() if precision == "fp32" else HalfTolerance()),
         "outputs": [asdict(check) for check in checks],
     }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from export.graphs import CellFinderGraph, EncoderGraph, MaskDecoderGraph
-from runtime.manifest import EngineName
+from export.graphs.half import halve
+from runtime.manifest import EngineName, Precision
 from training.model import CellSAM
 
 
@@ -30,8 +31,25 @@ class Stage:
         return f"{self.name}.onnx"
 
 
-def stages_of(model: CellSAM) -> list[Stage]:
-    """The engines of a model: two for plain SAM weights, three for CellSAM, four when its trunks are separate."""
+HANDED_ON = ("patch_features", "image_embedding")
+"""What goes from engine to engine, in half precision where the engines compute in it."""
+
+
+def stages_of(model: CellSAM, precision: Precision = "fp32") -> list[Stage]:
+    """The engines of a model: two for plain SAM weights, three for CellSAM, four when its trunks are separate.
+
+    Boxes, logits, mask logits and IoU estimates leave in float32 at either precision; pixels come in as float32.
+    """
+    stages = _stages(model)
+    return stages if precision == "fp32" else [_halved(stage) for stage in stages]
+
+
+def _halved(stage: Stage) -> Stage:
+    inputs = {name: tensor.half() if name in HANDED_ON else tensor for name, tensor in stage.inputs.items()}
+    return replace(stage, graph=halve(stage.graph), inputs=inputs)
+
+
+def _stages(model: CellSAM) -> list[Stage]:
     config = model.config
     shared = config.detector and config.trunk == "shared"
     pixel_values = torch.zeros(2, 3, config.image_size, config.image_size)

@@ -126,9 +126,9 @@ def verify_engines(
     normalized = normalize_contrast(verification_image() if image is None else image)
     checks = []
     with torch.inference_mode():
-        for stage, feeds, expected in _references(model, manifest, normalized):
+        for stage, feeds, expected in references(model, manifest, normalized):
             on_stage(stage)
-            engine = _load(directory, manifest, stage)
+            engine = load_stage(directory, manifest, stage)
             found = engine(feeds)
             if found.keys() != expected.keys():
                 raise VerificationError(f"{stage} gives {sorted(found)}; expected {sorted(expected)}.")
@@ -138,15 +138,16 @@ def verify_engines(
     return checks
 
 
-def _load(directory: Path, manifest: Manifest, stage: EngineName) -> Engine:
+def load_stage(directory: Path, manifest: Manifest, stage: EngineName) -> Engine:
+    """Load one engine on the CPU."""
     spec = manifest.engines[stage]
     return load_engine(directory / spec.file, spec, backend="cpu", options=BackendOptions())
 
 
-def _references(
+def references(
     model: CellSAM, manifest: Manifest, normalized: F32
 ) -> Iterator[tuple[EngineName, Arrays, dict[str, F32]]]:
-    """Each stage's input and PyTorch's outputs for it."""
+    """Each stage's input and PyTorch's outputs for it, float32."""
     branches = branch_inputs(normalized, manifest)
     assert branches.box is not None
     pixels, box_pixels = branches.mask[None], branches.box[None]
@@ -165,13 +166,7 @@ def _references(
             "logits": detections.logits.numpy(),
         }
         yield "cellfinder", {"patch_features": features.numpy()}, expected
-    yield _mask_decoder_reference(model, embedding)
-
-
-def _mask_decoder_reference(model: CellSAM, embedding: Tensor) -> tuple[EngineName, Arrays, dict[str, F32]]:
-    """Two images, the second one mirrored; boxes from a tenth of the image to all of it, some beyond its edge."""
-    size, grid = model.config.image_size, model.config.grid_size
-    embeddings = torch.cat((embedding, embedding.flip(-1)))
+    # Two images, the second one mirrored; boxes from a tenth of the image to all of it, some beyond its edge.
     boxes = torch.tensor(
         [
             [0.30, 0.40, 0.36, 0.45],
@@ -182,8 +177,23 @@ def _mask_decoder_reference(model: CellSAM, embedding: Tensor) -> tuple[EngineNa
             [-0.03, 0.20, 0.08, 0.31],
         ]
     )
-    boxes = boxes * size
+    mirrored = torch.cat((embedding, embedding.flip(-1)))
     image_index = torch.tensor([0, 1, 1, 0, 0, 1])
+    yield mask_decoder_reference(model, mirrored, boxes * model.config.image_size, image_index)
+
+
+def mask_decoder_reference(
+    model: CellSAM, embeddings: Tensor, boxes: Tensor, image_index: Tensor
+) -> tuple[EngineName, Arrays, dict[str, F32]]:
+    """Inputs of the mask decoder for whole masks, and PyTorch's outputs.
+
+    Args:
+        model: the unreduced model.
+        embeddings: (B, C, G, G).
+        boxes: (K, 4) xyxy, model pixels.
+        image_index: (K), the image of each box.
+    """
+    grid = model.config.grid_size
     decoded = [model.decode(embeddings[i : i + 1], box[None]) for i, box in zip(image_index, boxes, strict=True)]
     tokens = np.tile(np.arange(grid), (len(boxes), 1))
     feeds = {

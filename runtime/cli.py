@@ -26,7 +26,7 @@ from runtime.commands import Commands, missing_packages_named
 from runtime.config import BoxThresholdMode, MaskWindow, Overlap, SegmentConfig
 from runtime.console import errors, fail
 from runtime.errors import ConfigError, EngineError, InputError, SegmenterError
-from runtime.manifest import Manifest, TensorSpec, read_manifest
+from runtime.manifest import Manifest, TensorSpec, describe_check, read_manifest
 from runtime.results import Segmentation
 
 EngineDir = Annotated[
@@ -224,24 +224,11 @@ def _describe(directory: Path, manifest: Manifest, *, checked: bool) -> Iterator
         yield from (_describe_tensor("out", tensor) for tensor in spec.outputs)
     outputs = manifest.verification.get("outputs")
     for output in outputs if isinstance(outputs, list | tuple) else ():
-        yield f"{'verified':<14} {_describe_check(output)}"
+        yield f"{'verified':<14} {describe_check(output)}"
 
 
 def _describe_tensor(kind: str, tensor: TensorSpec) -> str:
     return f"  {kind:<4} {tensor.name} {list(tensor.shape)} {tensor.dtype}"
-
-
-def _describe_check(output: object) -> str:
-    """One entry of the manifest's verification; shown as it is where it is not what the export writes."""
-    match output:
-        case {
-            "stage": str(stage),
-            "output": str(name),
-            "max_abs_error": int() | float() as error,
-            "mismatches_per_million": int() | float() as mismatches,
-        }:
-            return f"{stage}.{name}: largest error {error:.2g}, {mismatches:.0f} mismatches per million"
-    return f"not as the export writes it: {output!r}"
 
 
 def _config(engine: Path, manifest: Manifest, given: Mapping[str, Any]) -> SegmentConfig:

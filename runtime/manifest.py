@@ -17,7 +17,7 @@ SCHEMA = 1
 MANIFEST_NAME = "manifest.json"
 
 Trunk = Literal["shared", "separate"]
-Precision = Literal["fp32"]
+Precision = Literal["fp32", "fp16"]
 EngineName = Literal["encoder", "detector_encoder", "cellfinder", "mask_decoder"]
 
 Dim = int | str
@@ -285,3 +285,24 @@ def _contract(manifest: Manifest) -> dict[EngineName, tuple[_Tensors, _Tensors]]
             {"boxes_cxcywh_norm": (DYNAMIC, ANY, 4), "logits": (DYNAMIC, ANY, ANY)},
         )
     return contract
+
+
+def describe_check(output: object) -> str:
+    """One entry of a manifest's verification in words; shown as it is where it is not what the export writes."""
+    match output:
+        case {
+            "stage": str(stage),
+            "output": str(name),
+            "max_abs_error": int() | float() as error,
+            "mismatches_per_million": int() | float() as mismatches,
+        }:
+            return f"{stage}.{name}: largest error {error:.2g}, {mismatches:.0f} mismatches per million"
+        case {
+            "stage": str(stage),
+            "output": str(name),
+            "measure": str(measure),
+            "value": int() | float() as value,
+            "limit": int() | float() as limit,
+        }:
+            return f"{stage}.{name}: {measure} {value:.4g}, limit {limit:g}"
+    return f"not as the export writes it: {output!r}"

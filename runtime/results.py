@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,18 +12,22 @@ from runtime.masks import MaskCrop
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+Float = NDArray[np.floating[Any]]
 I32 = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage:
-    """One image after the encoder; feeds ``detect`` and any number of ``decode`` calls."""
+    """One image after the encoder; feeds ``detect`` and any number of ``decode`` calls.
+
+    The arrays are float16 where the engines compute in it, else float32.
+    """
 
     size_hw: tuple[int, int]
     """Size of the caller's image."""
-    image_embedding: F32
+    image_embedding: Float
     """(1, 256, 64, 64) for the ViT-B: input of the mask decoder."""
-    patch_features: F32 | None
+    patch_features: Float | None
     """(1, 768, 64, 64) for the ViT-B: input of CellFinder; None when encoded for the user's own boxes only."""
 
 

@@ -181,6 +181,9 @@ class _DecoderLayer(nn.Module):
 class CellFinderGraph(nn.Module):
     """The detector engine: features before the neck to boxes and logits of every anchor."""
 
+    float32_parts = ("bbox_embed", "class_embed")
+    float32_buffers = ("anchor_logits",)
+
     query: Tensor
     query_x: Tensor
     query_y: Tensor

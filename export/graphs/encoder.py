@@ -126,7 +126,7 @@ class EncoderGraph(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, S, S) to the chosen ones of (B, C, G, G) features and (B, embedding_dim, G, G) embedding."""
-        tokens = self.patch_embed(pixel_values) + self.pos_embed
+        tokens = self.patch_embed(pixel_values.to(self.pos_embed.dtype)) + self.pos_embed
         for block in self.blocks:
             tokens = block(tokens)
         features = tokens.permute(0, 3, 1, 2)

@@ -185,8 +185,27 @@ class _Layer(nn.Module):
         return out
 
 
+class _FirstOutput(nn.Module):
+    """SAM's IoU head for the single mask: the first of its outputs alone."""
+
+    def __init__(self, head: Any) -> None:
+        super().__init__()
+        *inner, last = head.layers
+        first = nn.Linear(last.in_features, 1)
+        first.weight, first.bias = nn.Parameter(last.weight[:1]), nn.Parameter(last.bias[:1])
+        self.layers = nn.Sequential(*(part for layer in inner for part in (layer, nn.ReLU())), first)
+
+    def forward(self, token: Tensor) -> Tensor:
+        """(K, C) to (K, 1)."""
+        out: Tensor = self.layers(token)
+        return out
+
+
 class MaskDecoderGraph(nn.Module):
     """The mask decoder engine: embeddings, box prompts and windows to mask logits and IoU estimates."""
+
+    float32_parts = ("hypernetwork", "iou_head")
+    float32_buffers = ("corner_frequencies", "corner_embedding")
 
     corner_frequencies: Tensor
     corner_embedding: Tensor
@@ -219,7 +238,7 @@ class MaskDecoderGraph(nn.Module):
         self.final_attention = _TokenToImage(transformer.final_attn_token_to_image)
         self.norm_final = transformer.norm_final_attn
         self.hypernetwork = decoder.output_hypernetworks_mlps[0]
-        self.iou_head = decoder.iou_prediction_head
+        self.iou_head = _FirstOutput(decoder.iou_prediction_head)
         first, norm, _, second, _ = decoder.output_upscaling
         self.upscale_norm = nn.LayerNorm(first.out_channels, eps=norm.eps)
         self.upscale_norm.weight, self.upscale_norm.bias = norm.weight, norm.bias
@@ -253,15 +272,16 @@ class MaskDecoderGraph(nn.Module):
         Returns:
             ``mask_logits`` (K, 4R, 4S), ``iou_predictions`` (K).
         """
-        image = image_embedding.flatten(2).transpose(1, 2)  # (B, N, C)
+        image = image_embedding.to(self.image_pe.dtype).flatten(2).transpose(1, 2)  # (B, N, C)
         if self.mask_downscaling is None:
             image = image + self.no_mask
         else:  # a mask prompt is the box's own, so nothing of the image is left to share
             prior = ellipse_prior(boxes_xyxy_model, LOGITS_PER_TOKEN * self.grid, self.image_size)
-            image = image.index_select(0, image_index) + self.mask_downscaling(prior).flatten(2).transpose(1, 2)
+            dense = self.mask_downscaling(prior.to(image.dtype)).flatten(2).transpose(1, 2)
+            image = image.index_select(0, image_index) + dense
         prompt = self._prompt_tokens(boxes_xyxy_model)
         tokens, image = self._two_way(prompt, image, image_index)
-        iou = self._iou(tokens[:, 0])
+        iou = self.iou_head(tokens[:, 0]).reshape(-1)
         kernel = self.hypernetwork(tokens[:, 1])
         return self._upscale(image, kernel, window_rows, window_cols), iou
 
@@ -273,7 +293,7 @@ class MaskDecoderGraph(nn.Module):
         # into the matrix rounds them differently.
         angles = 2 * math.pi * ((2 * corners - 1) @ self.corner_frequencies)
         embedded = torch.cat((angles.sin(), angles.cos()), -1) + self.corner_embedding
-        return torch.cat((self.output_tokens.expand(count, -1, -1), embedded), 1)
+        return torch.cat((self.output_tokens.expand(count, -1, -1), embedded.to(self.output_tokens.dtype)), 1)
 
     def _two_way(self, prompt: Tensor, image: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
         """Prompt (K, T, C), images (B, N, C), or (K, N, C) with a box prior, to the two read tokens and image tokens.
@@ -303,14 +323,6 @@ class MaskDecoderGraph(nn.Module):
         attended = self.final_attention(read + prompt[:, :2], image + self.image_pe, image)
         return self.norm_final(read + attended), image
 
-    def _iou(self, token: Tensor) -> Tensor:
-        """(K, C) to (K): the estimate for the single mask, the first of the head's outputs."""
-        x = token
-        for layer in self.iou_head.layers[:-1]:
-            x = torch.relu(layer(x))
-        last = self.iou_head.layers[-1]
-        return F.linear(x, last.weight[:1], last.bias[:1]).reshape(-1)
-
     def _upscale(self, image: Tensor, kernel: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
         """Image tokens (K, N, C) and mask kernels (K, C / 8) to logits (K, 4R, 4S) of the window."""
         boxes, count, width = image.shape
@@ -320,7 +332,7 @@ class MaskDecoderGraph(nn.Module):
         x = F.linear(window, self.upscale1_weight, self.upscale1_bias).reshape(-1, 4, width // 4)
         x = F.gelu(self.upscale_norm(x))
         x = F.linear(x, self.upscale2_weight, self.upscale2_bias).reshape(boxes, -1, width // 8)
-        logits = F.gelu(x) @ kernel.unsqueeze(-1)
+        logits = F.gelu(x).to(kernel.dtype) @ kernel.unsqueeze(-1)
         height, length = rows.shape[1], cols.shape[1]
         # (row, column, then the two levels of 2 x 2 pixels) to pixel rows and columns.
         pixels = logits.reshape(boxes, height, length, 2, 2, 2, 2).permute(0, 1, 3, 5, 2, 4, 6)
