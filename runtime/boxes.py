@@ -86,7 +86,7 @@ def select_boxes(boxes_cxcywh_norm: F32, logits: F32, config: SegmentConfig) -> 
 
     Returns:
         Boxes (K, 4) xyxy as fractions of the sides, scores (K) from high to low, and the cut. Boxes without area are
-        left out.
+        left out, and those that overlap a better one by more than ``config.nms_iou``.
 
     Raises:
         BackendError: the detector gave NaN or infinity.
@@ -104,7 +104,33 @@ def select_boxes(boxes_cxcywh_norm: F32, logits: F32, config: SegmentConfig) -> 
     kept = order[candidates > cut]
     boxes = cxcywh_to_xyxy(boxes_cxcywh_norm[kept // classes]).astype(np.float32)
     real = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    return boxes[real], scores[kept][real].astype(np.float32), cut
+    boxes, found = boxes[real], scores[kept][real].astype(np.float32)
+    single = best_of_overlapping(boxes, config.nms_iou)
+    return boxes[single], found[single], cut
+
+
+def best_of_overlapping(boxes_xyxy: F32, iou: float) -> NDArray[np.bool_]:
+    """Non-maximum suppression: which boxes stay when each drops the later ones it overlaps by more than ``iou``.
+
+    Args:
+        boxes_xyxy: (K, 4), best first.
+        iou: 1 keeps all.
+
+    Returns:
+        (K) bool.
+    """
+    stays = np.ones(len(boxes_xyxy), np.bool_)
+    if iou >= 1.0:
+        return stays
+    areas = np.prod(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], axis=1)
+    for index in range(len(boxes_xyxy)):
+        if stays[index]:
+            later = slice(index + 1, None)
+            low = np.maximum(boxes_xyxy[index, :2], boxes_xyxy[later, :2])
+            high = np.minimum(boxes_xyxy[index, 2:], boxes_xyxy[later, 2:])
+            shared = np.prod((high - low).clip(min=0), axis=1)
+            stays[later] &= shared <= iou * (areas[index] + areas[later] - shared)
+    return stays
 
 
 def check_boxes(boxes: ArrayLike, size_hw: tuple[int, int]) -> F64:

@@ -89,6 +89,10 @@ def segment(
             f"{FROM_MANIFEST}."
         ),
     ] = None,
+    nms_iou: Annotated[
+        float | None,
+        typer.Option(help=f"Drop boxes that overlap a better one by more than this IoU; 1 keeps all; {FROM_MANIFEST}."),
+    ] = None,
     iou_threshold: Annotated[
         float | None,
         typer.Option(help=f"Least IoU estimate of a mask, about 0 to 1 but not clamped; {FROM_MANIFEST}."),
@@ -127,6 +131,7 @@ def segment(
     given = {
         "box_threshold": box_threshold,
         "box_threshold_mode": box_threshold_mode,
+        "nms_iou": nms_iou,
         "iou_threshold": iou_threshold,
         "mask_threshold": mask_threshold,
         "mask_window": mask_window,

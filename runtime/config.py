@@ -39,6 +39,10 @@ class SegmentConfig:
     """``fixed``: keep scores above ``box_threshold``. ``adaptive``: above ``0.66 box_threshold + 0.33 m``, m being
     the mean of the two k-means centres of this image's scores (released CellSAM code)."""
 
+    nms_iou: float = 1.0
+    """Boxes that overlap a better one by more than this IoU are dropped (non-maximum suppression), in [0, 1]; 1 keeps
+    all. A well-trained CellFinder gives one box per cell and needs none (released CellSAM code)."""
+
     iou_threshold: float = 0.5
     """Masks whose own IoU estimate is below this are dropped. The estimate is not clamped to [0, 1]."""
 
@@ -63,7 +67,7 @@ class SegmentConfig:
         _check_choice("box_threshold_mode", self.box_threshold_mode, BoxThresholdMode)
         _check_choice("mask_window", self.mask_window, MaskWindow)
         _check_choice("overlap", self.overlap, Overlap)
-        for name in ("box_threshold", "iou_threshold", "mask_threshold"):
+        for name in ("box_threshold", "nms_iou", "iou_threshold", "mask_threshold"):
             _check_number(name, getattr(self, name))
         for name in ("normalize", "fill_holes"):
             if not isinstance(getattr(self, name), bool | np.bool_):
@@ -74,6 +78,8 @@ class SegmentConfig:
                 f"box_threshold is {self.box_threshold}; expected a value in [0, {highest}] in "
                 f"{self.box_threshold_mode!r} mode."
             )
+        if not 0.0 <= self.nms_iou <= 1.0:
+            raise ConfigError(f"nms_iou is {self.nms_iou}; expected a value in [0, 1].")
         if not 0.0 < self.mask_threshold < 1.0:
             raise ConfigError(f"mask_threshold is {self.mask_threshold}; expected a value in (0, 1).")
         check_whole("min_area_px", self.min_area_px, least=0)

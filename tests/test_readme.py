@@ -69,6 +69,7 @@ def test_training_readme(tmp_path: Path) -> None:
         model=replace(SMALL, anchors=64, classes=1),
         stage1=replace(NANO.stage1, steps=2, batch_size=2),
         stage2=replace(NANO.stage2, steps=2, batch_size=2),
+        precision="32-true",
     )
     (tmp_path / "recipe.json").write_text(json.dumps(asdict(small)))
     (tmp_path / "images").mkdir()

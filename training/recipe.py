@@ -213,6 +213,7 @@ NANO = Recipe(
     mask_weight_in_stage1=1.0,
     train_decoder_in_stage2=True,
     local_attention_init=True,
+    precision="bf16-mixed",
 )
 
 PRESETS: Mapping[str, Recipe] = {"vit_b": VIT_B, "nano": NANO}

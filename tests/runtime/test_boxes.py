@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from runtime import BackendError, InputError, SegmentConfig
 from runtime.boxes import (
+    best_of_overlapping,
     check_boxes,
     cxcywh_to_xyxy,
     scale_xyxy,
@@ -174,3 +175,30 @@ def test_no_boxes_are_fine(empty: Any) -> None:
 
 def test_boxes_may_reach_beyond_the_image() -> None:
     assert check_boxes([[-5, -5, 10, 200]], (50, 100)).tolist() == [[-5, -5, 10, 200]]
+
+
+def test_overlapping_boxes_give_way_to_better_ones() -> None:
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [0, 5, 10, 15], [20, 20, 30, 30]], np.float32)
+    assert best_of_overlapping(boxes, 0.8).tolist() == [True, False, True, True]
+    assert best_of_overlapping(boxes, 0.3).tolist() == [True, False, False, True]  # 50 of 150
+    assert best_of_overlapping(boxes, 1.0).all()
+    assert best_of_overlapping(boxes[:0], 0.5).shape == (0,)
+
+
+@given(corners=some_boxes, iou=st.floats(0, 1))
+def test_suppression_leaves_no_overlap_and_drops_nothing_else(corners: Any, iou: float) -> None:
+    boxes = np.concatenate((corners[:, :2], corners[:, :2] + corners[:, 2:]), axis=1)
+    stays = best_of_overlapping(boxes, iou)
+
+    def overlap(a: Any, b: Any) -> float:
+        sides = (np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])).clip(min=0)
+        shared = float(sides.prod())
+        return shared / (float((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod()) - shared)
+
+    kept = [box for box, stay in zip(boxes, stays, strict=True) if stay]
+    for index, box in enumerate(boxes):
+        before = [other for other, stay in zip(boxes[:index], stays[:index], strict=True) if stay]
+        worst = max((overlap(other, box) for other in before), default=0.0)
+        if abs(worst - iou) > 1e-5 and iou < 1:
+            assert stays[index] == (worst <= iou)
+    assert len(kept) == stays.sum()

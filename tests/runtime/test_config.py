@@ -22,6 +22,7 @@ from runtime.config import read_settings
         ({"box_threshold": float("nan")}, "box_threshold is nan"),
         ({"box_threshold_mode": "auto"}, "expected one of 'adaptive', 'fixed'"),
         ({"mask_threshold": 1.0}, r"\(0, 1\)"),
+        ({"nms_iou": 1.1}, r"nms_iou is 1.1; expected a value in \[0, 1\]"),
         ({"iou_threshold": float("inf")}, "finite"),
         ({"mask_window": "tile"}, "expected one of 'box', 'full'"),
         ({"overlap": "first"}, "expected one of 'argmax', 'last'"),

@@ -42,10 +42,20 @@ from training.train import RunConfig, initial_model, run_stage
 
 TINY = replace(
     NANO,
-    model=replace(SMALL, anchors=64, classes=1, position_cycles=8.0),
+    model=replace(
+        SMALL,
+        anchors=100,
+        classes=1,
+        position_cycles=8.0,
+        queries="features",
+        offset_scale=0.125,
+        box_prior=True,
+        stem=(8, 16, 24),
+    ),
     stage1=replace(NANO.stage1, steps=6, batch_size=2, warmup_steps=2, ema_decay=0.5),
     stage2=replace(NANO.stage2, steps=3, batch_size=2, warmup_steps=1),
     masks=replace(NANO.masks, cells_per_image=3),
+    precision="32-true",
 )
 
 

@@ -20,6 +20,7 @@ I32 = NDArray[np.int32]
 
 SEARCH: Mapping[str, tuple[Any, ...]] = {
     "box_threshold": (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5),
+    "nms_iou": (0.4, 0.6, 0.8, 1.0),
     "iou_threshold": (0.0, 0.4, 0.5, 0.6, 0.7),
     "mask_threshold": (0.3, 0.4, 0.5, 0.6),
     "min_area_px": (10, 25, 40),
