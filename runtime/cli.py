@@ -21,6 +21,7 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from runtime.backends.base import CpuPrecision
 from runtime.builtin import builtin_engine, sample_images
 from runtime.commands import Commands, missing_packages_named
 from runtime.config import BoxThresholdMode, MaskWindow, Overlap, SegmentConfig
@@ -75,7 +76,12 @@ def segment(
     out: Annotated[Path, typer.Option(help="Directory for label images and tables; made if need be.", metavar="DIR")],
     engine: EngineDir = None,
     overlay: Annotated[bool, typer.Option(help="Also write NAME_overlay.png: the image with outlined cells.")] = False,
-    backend: Annotated[str, typer.Option(help="What runs the engines: auto (the best here) or cpu.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="What runs the engines: auto, cpu (onnxruntime) or openvino (CPU).")
+    ] = "auto",
+    cpu_precision: Annotated[
+        CpuPrecision, typer.Option(help="openvino: compute in fp32 or bf16; auto, bf16 where the processor has it.")
+    ] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: one per physical core.", min=1)] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
     box_threshold: Annotated[
@@ -143,7 +149,8 @@ def segment(
         targets = _targets(images, out)
         engine = engine or builtin_engine()
         config = _config(engine, read_manifest(engine), given)
-        segmenter = Segmenter(engine, backend=backend, config=config, options=BackendOptions(threads=threads))
+        options = BackendOptions(threads=threads, cpu_precision=cpu_precision)
+        segmenter = Segmenter(engine, backend=backend, config=config, options=options)
         out.mkdir(parents=True, exist_ok=True)
     except ConfigError as error:
         fail(error, code=2)

@@ -172,18 +172,43 @@ def finish_labels(owner: I32, count: int, config: SegmentConfig) -> tuple[I32, I
         Labels (H, W), dense and in the order of the masks, and the label of each mask (count), 0 where none is left.
     """
     labels = owner.copy()
-    for value, crop in enumerate(ndimage.find_objects(owner, max_label=count), start=1):
-        if crop is None:
-            continue
-        region = labels[crop]
+    areas = np.bincount(owner.ravel(), minlength=count + 1)[: count + 1]
+    small = (areas > 0) & (areas < config.min_area_px)
+    small[0] = False
+    holed = np.zeros(count + 1, np.bool_)
+    if config.fill_holes:
+        # Taking over what lies in a hole needs a look at every cell; filling background, only at those around some.
+        holed = areas > 0 if config.overlap == "last" else _around_holes(np.where(small[owner], 0, owner), count)
+        holed[0] = False
+    values = np.flatnonzero(small | holed)
+    if not values.size:
+        return relabel(labels, count)
+    crops = ndimage.find_objects(owner, max_label=int(values[-1]))
+    for value in values:
+        region = labels[crops[value - 1]]
         cell = region == value
+        # A cell of an earlier index may have taken pixels of this one.
         area = np.count_nonzero(cell)
         if area < config.min_area_px:
             region[cell] = 0
-        elif area and config.fill_holes:
+        elif area and holed[value]:
             filled = ndimage.binary_fill_holes(cell)
             region[filled if config.overlap == "last" else filled & (region == 0)] = value
     return relabel(labels, count)
+
+
+def _around_holes(labels: I32, count: int) -> Bool:
+    """(count + 1): cells beside a piece of background that does not reach the image's border; others have no holes."""
+    pieces, number = ndimage.label(labels == 0)
+    open_pieces = np.zeros(number + 1, np.bool_)
+    for edge in (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]):
+        open_pieces[edge] = True
+    open_pieces[0] = True  # the cells themselves
+    closed = ~open_pieces[pieces]
+    beside = np.zeros(count + 1, np.bool_)
+    if number and closed.any():
+        beside[labels[ndimage.binary_dilation(closed)]] = True
+    return beside
 
 
 def relabel(labels: I32, count: int) -> tuple[I32, I32]:

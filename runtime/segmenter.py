@@ -67,7 +67,8 @@ class Segmenter:
         Args:
             engine_dir: a directory written by ``cellsam-engine export``; None for the built-in ``nano``, whose model
                 card says what it was trained on.
-            backend: ``cpu``, or ``auto`` for the best one here.
+            backend: ``cpu`` (onnxruntime), ``openvino`` (also the CPU, in bfloat16 where it has that), or ``auto``,
+                which is ``cpu``.
             config: settings of calls that bring none; default, those of the manifest.
             boxes_per_call: boxes decoded together; bounds the decoder's memory.
             options: threads and the like.

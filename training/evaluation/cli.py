@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from runtime.backends.base import CpuPrecision
 from runtime.console import errors, fail
 from runtime.errors import InputError, SegmenterError
 from training.evaluation.baseline import segment_classical
@@ -54,6 +55,7 @@ def run(
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the model in tables.")] = "CellSAM",
     backend: Annotated[str, typer.Option(help="As in 'segment'.")] = "auto",
+    cpu_precision: Annotated[CpuPrecision, typer.Option(help="As in 'segment'.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default, one per core.", min=1)] = None,
     baseline: Annotated[Path | None, typer.Option(help="Report to show beside, from 'evaluate baseline'.")] = None,
     held_out: Annotated[
@@ -81,8 +83,13 @@ def run(
         # The contrast of built tiles is equalised already; doing it twice would change them.
         engine = engine or builtin_engine()
         config = replace(read_manifest(engine).config, normalize=samples[0].tile_hw is None)
-        segmenter = Segmenter(engine, backend=backend, config=config, options=BackendOptions(threads=threads))
-        about = {"manifest": asdict(segmenter.manifest), "config": asdict(segmenter.config), "threads": threads}
+        options = BackendOptions(threads=threads, cpu_precision=cpu_precision)
+        segmenter = Segmenter(engine, backend=backend, config=config, options=options)
+        about = {
+            "manifest": asdict(segmenter.manifest),
+            "config": asdict(segmenter.config),
+            "options": asdict(options),
+        }
         with _progress("segmenting", len(samples)) as step:
             evaluation = evaluate(
                 lambda image: from_segmentation(segmenter(image)), samples, ious=_ious(iou), on_image=step
