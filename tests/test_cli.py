@@ -200,10 +200,10 @@ def test_an_image_that_may_not_be_read_fails_alone(
     """Root may read everything, so the check and the reader are made to refuse."""
     real = runtime.cli._segment_file
 
-    def refuse(segmenter: Any, image: Path, stem: Path, *, overwrite: bool) -> Any:
+    def refuse(segmenter: Any, image: Path, stem: Path, **kwargs: bool) -> Any:
         if image.name == "a.png":
             raise PermissionError(13, "Permission denied", str(image))
-        return real(segmenter, image, stem, overwrite=overwrite)
+        return real(segmenter, image, stem, **kwargs)
 
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, *a, **k: "a.png" not in str(path) and access(path, *a, **k))
@@ -219,7 +219,7 @@ def test_an_image_that_may_not_be_read_fails_alone(
 def test_an_interrupt_still_reports_what_failed(
     folder: Path, small_engines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(segmenter: Any, image: Path, stem: Path, *, overwrite: bool) -> Any:
+    def stop(segmenter: Any, image: Path, stem: Path, **kwargs: bool) -> Any:
         if image.name == "b.tif":
             raise KeyboardInterrupt
         raise InputError("too dark")
