@@ -17,7 +17,7 @@ from export.errors import ExportError, VerificationError
 from export.onnx_file import write_onnx
 from export.placing import check_target, move_into_place
 from export.stages import Stage, stages_of
-from export.verify import OutputCheck, Tolerance, verification_image, verify_engines
+from export.verify import OutputCheck, Tolerance, verify_engines
 from export.verify_half import GateCheck, HalfTolerance, verify_half_engines
 from runtime.backends.base import BackendOptions
 from runtime.backends.ort import OrtEngine
@@ -31,7 +31,7 @@ from runtime.manifest import (
     read_manifest,
     sha256_file,
 )
-from runtime.preprocess import Profile, check_image, normalize_contrast
+from runtime.preprocess import Profile, check_image
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 
 Progress = Callable[[str], None]
@@ -145,8 +145,7 @@ def _verified(
     if manifest.precision == "fp32":
         checks = verify_engines(directory, manifest, loaded.model, image=image, on_stage=tell)
     else:
-        normalized = normalize_contrast(verification_image() if image is None else image)
-        checks = verify_half_engines(directory, manifest, loaded.model, normalized, on_stage=tell)
+        checks = verify_half_engines(directory, manifest, loaded.model, image=image, on_stage=tell)
     failed = [str(check) for check in checks if not check.passed]
     if failed:
         raise VerificationError("the engines do not agree with PyTorch:\n  " + "\n  ".join(failed))

@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from export.verify import Arrays, load_stage, mask_decoder_reference, references
+from export.verify import Arrays, load_stage, mask_decoder_reference, references, verification_image
 from runtime.backends import Engine
-from runtime.boxes import score_cut, select_boxes
+from runtime.boxes import cxcywh_to_xyxy, select_boxes
 from runtime.config import SegmentConfig
 from runtime.manifest import Manifest
+from runtime.preprocess import normalize_contrast
 from training.model import CellSAM
 
 F32 = NDArray[np.float32]
@@ -40,7 +41,7 @@ class HalfTolerance:
     iou_estimate: float = 0.02
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class GateCheck:
     """One measure of one engine's output beside its limit."""
 
@@ -49,7 +50,7 @@ class GateCheck:
     measure: str
     value: float
     limit: float
-    at_least: bool
+    at_least: bool = False
     """Whether the value must reach the limit; else it must not exceed it."""
 
     @property
@@ -66,8 +67,8 @@ def verify_half_engines(
     directory: Path,
     manifest: Manifest,
     model: CellSAM,
-    normalized: F32,
     *,
+    image: NDArray[np.generic] | None = None,
     tolerance: HalfTolerance | None = None,
     on_stage: Callable[[str], None] = lambda stage: None,
 ) -> list[GateCheck]:
@@ -77,11 +78,12 @@ def verify_half_engines(
         directory: where the engine files lie.
         manifest: says which there are and how the image is prepared.
         model: the unreduced model, float32.
-        normalized: (H, W, 3), contrast-normalised.
+        image: what to run on; default, the image that comes with the package.
         tolerance: default, ``HalfTolerance()``.
         on_stage: called with the name of each stage before it runs.
     """
     limits = tolerance or HalfTolerance()
+    normalized = normalize_contrast(verification_image() if image is None else image)
     checks: list[GateCheck] = []
     prompts = np.zeros((0, 4), np.float32)
     with torch.inference_mode():
@@ -108,56 +110,30 @@ def _run(engine: Engine, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
 
 def _relative(stage: str, output: str, found: NDArray[Any], expected: F32, limits: HalfTolerance) -> GateCheck:
     error = np.linalg.norm((found.astype(np.float64) - expected).ravel()) / np.linalg.norm(expected.ravel())
-    return GateCheck(
-        stage=stage,
-        output=output,
-        measure="relative error",
-        value=float(error),
-        limit=limits.relative_error,
-        at_least=False,
-    )
+    return GateCheck(stage, output, "relative error", float(error), limits.relative_error)
 
 
 def _check_detections(
     found: Arrays, expected: Mapping[str, F32], manifest: Manifest, limits: HalfTolerance
 ) -> list[GateCheck]:
     """The kept boxes of the first image: the same ones, in the same places."""
-    kept = [_kept(outputs["logits"][0], manifest.config) for outputs in (found, expected)]
+    kept = [_kept(outputs, manifest.config) for outputs in (found, expected)]
     both, either = kept[0] & kept[1], kept[0] | kept[1]
-    corners = [_corners(outputs["boxes_cxcywh_norm"][0][both]) for outputs in (found, expected)]
+    corners = [cxcywh_to_xyxy(outputs["boxes_cxcywh_norm"][0][both]) for outputs in (found, expected)]
     moved = float(np.abs(corners[0] - corners[1]).max(initial=0.0)) * 1024
-    allowed = max(1.0, limits.kept_share * int(either.sum()))
+    alone, allowed = float((either & ~both).sum()), max(1.0, limits.kept_share * int(either.sum()))
     return [
-        GateCheck(
-            stage="cellfinder",
-            output="boxes_cxcywh_norm",
-            measure="pixels of 1024",
-            value=moved,
-            limit=limits.box_px,
-            at_least=False,
-        ),
-        GateCheck(
-            stage="cellfinder",
-            output="logits",
-            measure="boxes kept by one alone",
-            value=float((either & ~both).sum()),
-            limit=allowed,
-            at_least=False,
-        ),
+        GateCheck("cellfinder", "boxes_cxcywh_norm", "pixels of 1024", moved, limits.box_px),
+        GateCheck("cellfinder", "logits", "boxes kept by one alone", alone, allowed),
     ]
 
 
-def _kept(logits: F32, config: SegmentConfig) -> NDArray[np.bool_]:
-    """(A): queries of which any class passes the cut."""
-    scores = expit(logits.astype(np.float64))
-    ranked = np.sort(scores.ravel())[::-1][: len(logits)].astype(np.float32)
-    kept: NDArray[np.bool_] = scores.max(axis=1) > score_cut(ranked, config)
+def _kept(outputs: Mapping[str, F32], config: SegmentConfig) -> NDArray[np.bool_]:
+    """(A): queries of the first image of which any class passes the cut."""
+    logits = outputs["logits"][0]
+    cut = select_boxes(outputs["boxes_cxcywh_norm"][0], logits, config)[2]
+    kept: NDArray[np.bool_] = expit(logits.astype(np.float64)).max(axis=1) > cut
     return kept
-
-
-def _corners(cxcywh: F32) -> NDArray[np.float64]:
-    centre, half = cxcywh[:, :2].astype(np.float64), cxcywh[:, 2:].astype(np.float64) / 2
-    return np.concatenate((centre - half, centre + half), axis=1)
 
 
 def _check_masks(
@@ -184,30 +160,9 @@ def _check_masks(
         estimates.append(np.abs(found["iou_predictions"] - wanted["iou_predictions"]))
     iou = np.concatenate(overlaps)
     estimate = float(np.concatenate(estimates).max())
-    stage = "mask_decoder"
+    stage, masks = "mask_decoder", "mask_logits"
     return [
-        GateCheck(
-            stage=stage,
-            output="mask_logits",
-            measure="mean mask IoU",
-            value=float(iou.mean()),
-            limit=limits.mask_iou_mean,
-            at_least=True,
-        ),
-        GateCheck(
-            stage=stage,
-            output="mask_logits",
-            measure="least mask IoU",
-            value=float(iou.min()),
-            limit=limits.mask_iou_min,
-            at_least=True,
-        ),
-        GateCheck(
-            stage=stage,
-            output="iou_predictions",
-            measure="largest error",
-            value=estimate,
-            limit=limits.iou_estimate,
-            at_least=False,
-        ),
+        GateCheck(stage, masks, "mean mask IoU", float(iou.mean()), limits.mask_iou_mean, at_least=True),
+        GateCheck(stage, masks, "least mask IoU", float(iou.min()), limits.mask_iou_min, at_least=True),
+        GateCheck(stage, "iou_predictions", "largest error", estimate, limits.iou_estimate),
     ]

@@ -206,7 +206,7 @@ def _around_holes(labels: I32, count: int) -> Bool:
     open_pieces[0] = True  # the cells themselves
     closed = ~open_pieces[pieces]
     beside = np.zeros(count + 1, np.bool_)
-    if number and closed.any():
+    if closed.any():
         beside[labels[ndimage.binary_dilation(closed)]] = True
     return beside
 

@@ -123,5 +123,5 @@ def test_a_failed_gate_leaves_nothing(checkpoint: Path, tmp_path: Path, monkeypa
 
 def test_nan_never_passes() -> None:
     for at_least in (True, False):
-        gate = GateCheck(stage="s", output="o", measure="m", value=float("nan"), limit=1.0, at_least=at_least)
+        gate = GateCheck("s", "o", "m", float("nan"), 1.0, at_least=at_least)
         assert not gate.passed
