@@ -30,6 +30,10 @@ MIN_CELL_PX = 12
 """Fragments with fewer pixels of model input, left over by a crop, are no cells to be found."""
 
 
+MOST_PADDED = 1.2
+"""A view at the scale of the cells is at most this many times as wide as its field: padding teaches little."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """B training images and their cells."""
@@ -164,7 +168,7 @@ def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Gen
     height, width = sample.record.height, sample.record.width
     used = _used_channels(sample.image[:, :height, :width])
     labels = np.ascontiguousarray(sample.labels[:height, :width])
-    box = _view((height, width), config, rng)
+    box = _view((height, width), _view_sides(labels, size, config, rng), rng)
     planes = [np.ascontiguousarray(sample.image[c, :height, :width]) for c in used]
     planes = [_cut(plane, box, size, Image.Resampling.BILINEAR) for plane in planes]
     labels = _cut(labels, box, size, Image.Resampling.NEAREST)
@@ -185,11 +189,26 @@ def _turned(plane: NDArray[Any], turns: int, mirror: bool) -> NDArray[Any]:
     return np.ascontiguousarray(turned[:, ::-1] if mirror else turned)
 
 
-def _view(size_hw: tuple[int, int], config: AugmentConfig, rng: np.random.Generator) -> tuple[float, ...]:
-    """The rectangle (left, top, right, bottom) of the field that is shown; it may reach beyond it."""
-    zoom = np.exp(rng.uniform(*np.log(config.zoom)))
+def _view_sides(labels: I32, size: int, config: AugmentConfig, rng: np.random.Generator) -> tuple[float, float]:
+    """Height and width of the part of the field that is shown, pixels of the field."""
     stretch = np.exp(rng.uniform(-config.aspect, config.aspect) / 2)
-    height, width = size_hw[0] / zoom * stretch, size_hw[1] / zoom / stretch
+    areas = np.bincount(labels.ravel())[1:]
+    areas = areas[areas > 0]
+    if config.diameter_px is None or not len(areas):
+        zoom = np.exp(rng.uniform(*np.log(config.zoom)))
+        height, width = labels.shape[0] / zoom, labels.shape[1] / zoom
+    else:
+        wanted = np.exp(rng.uniform(*np.log(config.diameter_px)))
+        diameter = 2 * np.sqrt(np.median(areas) / np.pi)
+        height = width = min(size * diameter / wanted, MOST_PADDED * max(labels.shape))
+    return height * stretch, width / stretch
+
+
+def _view(
+    size_hw: tuple[int, int], sides: tuple[float, float], rng: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """Place the view: the rectangle (left, top, right, bottom) of the field; it may reach beyond it."""
+    height, width = sides
     # A crop lies inside the field; a larger view holds all of it.
     top = rng.uniform(min(0, size_hw[0] - height), max(0, size_hw[0] - height))
     left = rng.uniform(min(0, size_hw[1] - width), max(0, size_hw[1] - width))

@@ -92,6 +92,9 @@ class AugmentConfig:
 
     zoom: tuple[float, float] = (1.0, 1.0)
     """Range of the factor by which the field is enlarged (above 1, a crop) or shrunk (below 1, padded)."""
+    diameter_px: tuple[float, float] | None = None
+    """Range of the median cell diameter in the view, model pixels, as far as the field is large enough; it then takes
+    the place of ``zoom``, and the field keeps its aspect: what a detector sees that is run at its cells' scale."""
     mosaic: float = 0.0
     """Share of the samples that are four views at half the size, side by side: small cells without padding."""
     aspect: float = 0.0
@@ -252,5 +255,5 @@ def _updated(value: Any, changes: Mapping[str, Any]) -> Any:
         if isinstance(change, Mapping):
             converted[name] = _updated(current, change)
         else:
-            converted[name] = tuple(change) if isinstance(current, tuple) else change
+            converted[name] = tuple(change) if isinstance(change, list) else change
     return replace(value, **converted)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from skimage.measure import regionprops
 
 from export.exporter import export_engines
 from runtime import Segmenter
@@ -172,9 +173,9 @@ def test_learning_rate_schedules() -> None:
 # Samples.
 
 
-def sample(seed: int = 0) -> Sample:
+def sample(seed: int = 0, width: int | None = None) -> Sample:
     tile = disc_tile(seed)
-    record: Any = type("Record", (), {"height": tile.height, "width": tile.width, "dataset": "discs"})()
+    record: Any = type("Record", (), {"height": tile.height, "width": width or tile.width, "dataset": "discs"})()
     return Sample(tile.image, tile.labels, record)
 
 
@@ -194,6 +195,31 @@ def test_augmented_labels_stay_on_their_pixels(number: int, zoom: float, aspect:
     disagree = bright != (labels > 0)
     assert disagree.mean() < 0.06, "only pixels on the edges differ"
     assert set(np.unique(labels)) <= set(np.unique(sample().labels))
+
+
+@given(number=st.integers(0, 500), diameter=st.floats(15, 40))
+def test_views_at_the_scale_of_the_cells(number: int, diameter: float) -> None:
+    """Whatever the size of the field, its median cell has the wanted diameter; the aspect is kept."""
+    field = sample(width=120)
+    config = AugmentConfig(diameter_px=(diameter, diameter))
+    _, labels = augment(field, 96, config, np.random.default_rng(number))
+    truth = {r.label: r for r in regionprops(field.labels[:160, :120])}
+    median = np.median([r.area for r in truth.values()])
+    for region in regionprops(labels):
+        if min(region.bbox[:2]) > 0 and max(region.bbox[2:]) < 96 and region.area > 100:  # whole, no sliver
+            whole = truth[region.label]
+            scale = np.sqrt(region.area / whole.area)
+            assert scale == pytest.approx(diameter / np.sqrt(4 * median / np.pi), rel=0.12)
+            assert region.bbox[2] - region.bbox[0] == pytest.approx(scale * (whole.bbox[2] - whole.bbox[0]), abs=2)
+            assert region.bbox[3] - region.bbox[1] == pytest.approx(scale * (whole.bbox[3] - whole.bbox[1]), abs=2)
+
+
+def test_a_field_without_cells_is_shown_as_it_is() -> None:
+    field = replace(sample(), labels=np.zeros_like(sample().labels))
+    config = AugmentConfig(diameter_px=(30, 30), flips=False)
+    image, labels = augment(field, 160, config, np.random.default_rng(0))
+    np.testing.assert_allclose(image, field.image[:, :160, :160].transpose(1, 2, 0), atol=1e-6)
+    assert not labels.any()
 
 
 def test_blank_channels_stay_blank_and_values_in_range() -> None:
