@@ -84,6 +84,17 @@ def segment(
     ] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: one per physical core.", min=1)] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
+    diameter: Annotated[
+        float | None, typer.Option(help="Median diameter of the cells, image pixels; default: measured.", min=0.1)
+    ] = None,
+    view_diameter: Annotated[
+        float | None,
+        typer.Option(
+            help="Median diameter at which the model sees cells, model pixels: images are shown in tiles at that "
+            f"scale; 0 shows them whole; {FROM_MANIFEST}.",
+            min=0,
+        ),
+    ] = None,
     box_threshold: Annotated[
         float | None,
         typer.Option(help=f"Base cut on box scores, in [0, 1]; up to 1.5 in adaptive mode; {FROM_MANIFEST}."),
@@ -135,6 +146,8 @@ def segment(
     from runtime.segmenter import Segmenter
 
     given = {
+        "diameter_px": diameter,
+        "view_diameter_px": view_diameter,
         "box_threshold": box_threshold,
         "box_threshold_mode": box_threshold_mode,
         "nms_iou": nms_iou,
@@ -255,7 +268,10 @@ def _config(engine: Path, manifest: Manifest, given: Mapping[str, Any]) -> Segme
             f"{engine} has no detector, so boxes must be given, which the command line cannot do. "
             "Use Python: Segmenter(engine)(image, boxes=...)."
         )
-    return replace(manifest.config, **{k: v for k, v in given.items() if v is not None})
+    changes = {k: v for k, v in given.items() if v is not None}
+    if changes.get("view_diameter_px") == 0:
+        changes["view_diameter_px"] = None
+    return replace(manifest.config, **changes)
 
 
 def _targets(images: list[Path], out: Path) -> list[Target]:

@@ -49,6 +49,17 @@ class SegmentConfig:
     mask_threshold: float = 0.4
     """A pixel belongs to a mask when its probability is above this; in (0, 1)."""
 
+    view_diameter_px: float | None = None
+    """Median cell diameter, model pixels, at which an image is shown: in tiles, where one view cannot hold it. None
+    shows every image whole, squeezed into one view (released code). Boxes that the user gives are decoded in one view
+    either way."""
+
+    whole_view_diameter_px: float = 0.0
+    """One view of the whole image will do where its median cell is at least this large, model pixels."""
+
+    diameter_px: float | None = None
+    """Median cell diameter of the image, image pixels, for ``view_diameter_px``; None has it measured."""
+
     mask_window: MaskWindow = "box"
     """Where mask logits are computed: ``box``, the box and a margin around it; ``full``, the whole image."""
 
@@ -82,6 +93,15 @@ class SegmentConfig:
             raise ConfigError(f"nms_iou is {self.nms_iou}; expected a value in [0, 1].")
         if not 0.0 < self.mask_threshold < 1.0:
             raise ConfigError(f"mask_threshold is {self.mask_threshold}; expected a value in (0, 1).")
+        for name in ("view_diameter_px", "diameter_px"):
+            if getattr(self, name) is not None:
+                _check_positive(name, getattr(self, name))
+        _check_number("whole_view_diameter_px", self.whole_view_diameter_px)
+        if self.diameter_px is not None and self.view_diameter_px is None:
+            raise ConfigError(
+                f"diameter_px is {self.diameter_px}, but view_diameter_px is None, so that images are shown whole; "
+                "give the diameter at which the model should see cells."
+            )
         check_whole("min_area_px", self.min_area_px, least=0)
 
     @property
@@ -119,6 +139,12 @@ def _check_choice(name: str, value: str, choices: object) -> None:
 def _check_number(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
         raise ConfigError(f"{name} is {value!r}; expected a finite number.")
+
+
+def _check_positive(name: str, value: object) -> None:
+    _check_number(name, value)
+    if not value > 0:  # type: ignore[operator]
+        raise ConfigError(f"{name} is {value!r}; expected pixels above 0, or None.")
 
 
 def check_whole(name: str, value: object, *, least: int) -> None:

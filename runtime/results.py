@@ -32,6 +32,16 @@ class EncodedImage:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodedView:
+    """A square part of an image, encoded."""
+
+    origin_yx: tuple[int, int]
+    """The view's first pixel in the image."""
+    image: EncodedImage
+    """The view; its size is in image pixels."""
+
+
+@dataclass(frozen=True, slots=True)
 class Detections:
     """Boxes of one image that passed the score cut, best first."""
 

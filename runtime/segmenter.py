@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,13 @@ from runtime.backends.base import resolve_backend
 from runtime.boxes import LOGITS_PER_TOKEN, check_boxes, scale_xyxy, select_boxes, token_windows
 from runtime.builtin import builtin_engine
 from runtime.config import SegmentConfig, check_whole
-from runtime.errors import BackendError, InputError
+from runtime.errors import BackendError, ConfigError, InputError
 from runtime.manifest import EngineName, check_files, read_manifest
 from runtime.masks import LabelCanvas, MaskCrop, finish_labels, resize_axis, upsample_window
-from runtime.results import Detections, EncodedImage, MaskLogits, Segmentation
+from runtime.results import Detections, EncodedImage, EncodedView, MaskLogits, Segmentation
+from runtime.scale import measure_diameter
+from runtime.stitching import stitch, tile_cells
+from runtime.tiling import OVERLAP_DIAMETERS, cut_tile, tile_grid
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -26,6 +30,9 @@ I64 = NDArray[np.int64]
 
 _IMAGES_TOGETHER = 8
 """Images whose boxes share decoder calls; bounds what a long batch holds at a time."""
+
+_LARGEST_SCALE = 4.0
+"""Images are not enlarged by more than this: there is nothing more to see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +140,87 @@ class Segmenter:
         config = config or self.config
         if boxes is not None and len(boxes) != len(images):
             raise InputError(f"boxes are given for {len(boxes)} images, but {len(images)} images came.")
+        if config.view_diameter_px is not None and boxes is None:
+            return [self._at_scale(image, config) for image in images]
         results: list[Segmentation] = []
         for start in range(0, len(images), _IMAGES_TOGETHER):
             group = slice(start, start + _IMAGES_TOGETHER)
             results += self._segment(images[group], None if boxes is None else boxes[group], config)
         return results
+
+    def _at_scale(self, image: ArrayLike, config: SegmentConfig) -> Segmentation:
+        normalized = self._normalized(image, config)
+        size_hw = (normalized.shape[0], normalized.shape[1])
+        in_view = replace(config, normalize=False)
+        return self._segment_views(self._views(normalized, in_view), size_hw, in_view)
+
+    def encode_views(self, image: ArrayLike, *, config: SegmentConfig | None = None) -> list[EncodedView]:
+        """Encode an image in the views in which its cells have the wanted diameter.
+
+        Args:
+            image: as in ``__call__``.
+            config: settings of this call, ``view_diameter_px`` among them.
+
+        Returns:
+            The whole image as one square view, or overlapping tiles of it; what lies beyond the image is 0.
+
+        Raises:
+            InputError: as in ``encode``.
+            ConfigError: ``view_diameter_px`` is None.
+        """
+        config = config or self.config
+        return list(self._views(self._normalized(image, config), replace(config, normalize=False)))
+
+    def segment_views(
+        self, views: Iterable[EncodedView], size_hw: tuple[int, int], *, config: SegmentConfig | None = None
+    ) -> Segmentation:
+        """Detect and decode the cells of the views of one image, and stitch them.
+
+        Args:
+            views: from ``encode_views``.
+            size_hw: size of the image.
+            config: settings of this call.
+        """
+        return self._segment_views(views, size_hw, config or self.config)
+
+    def _views(self, normalized: F32, config: SegmentConfig) -> Iterator[EncodedView]:
+        """``encode_views`` of an image whose contrast is normalised, one by one."""
+        wanted_px = config.view_diameter_px
+        if wanted_px is None:
+            raise ConfigError("view_diameter_px is None; expected the median cell diameter of a view, model pixels.")
+        longest, model_size = max(normalized.shape[:2]), self.manifest.image_size
+        diameter = config.diameter_px
+        if diameter is None:
+            looked: list[EncodedImage] = []
+
+            def find_boxes(view: F32) -> F64:
+                looked.append(self.encode(view, config=config))
+                return self.detect(looked[-1], config=config).boxes
+
+            measured = measure_diameter(normalized, model_size, find_boxes)
+            diameter = measured.diameter_px
+            shown_px = 0.0 if diameter is None else diameter * model_size / longest
+            if diameter is None or (measured.whole and config.whole_view_diameter_px <= shown_px <= 2 * wanted_px):
+                yield EncodedView((0, 0), looked[0])
+                return
+        side = max(model_size * diameter / wanted_px, model_size / _LARGEST_SCALE)
+        size_hw = (normalized.shape[0], normalized.shape[1])
+        grid = tile_grid(size_hw, side, min(OVERLAP_DIAMETERS * diameter, side / 2))
+        for origin in grid.origins:
+            yield EncodedView(origin, self.encode(cut_tile(normalized, origin, grid.side), config=config))
+
+    def _segment_views(
+        self, views: Iterable[EncodedView], size_hw: tuple[int, int], config: SegmentConfig
+    ) -> Segmentation:
+        """The boxes of several views share decoder calls."""
+        cells = []
+        waiting = iter(views)
+        while group := list(islice(waiting, _IMAGES_TOGETHER)):
+            found = [self.detect(view.image, config=config) for view in group]
+            encoded = [replace(view.image, patch_features=None) for view in group]
+            results = self._decode(encoded, [f.boxes for f in found], [f.scores for f in found], config)
+            cells += [tile_cells(r, view.origin_yx, size_hw) for r, view in zip(results, group, strict=True)]
+        return stitch(cells, size_hw, min_area_px=config.min_area_px)
 
     def _segment(
         self, images: Sequence[ArrayLike], boxes: Sequence[ArrayLike] | None, config: SegmentConfig
@@ -172,8 +255,7 @@ class Segmenter:
             raise InputError(
                 "these engines have no detector (plain SAM weights). Give the boxes: segmenter(image, boxes=...)."
             )
-        take = preprocess.normalize_contrast if (config or self.config).normalize else preprocess.take_normalized
-        normalized = take(image)
+        normalized = self._normalized(image, config or self.config)
         branches = preprocess.branch_inputs(normalized, self.manifest, detector=detector)
         outputs = self._run_encoder("encoder", branches.mask)
         features: F32 | None = None
@@ -183,6 +265,10 @@ class Segmenter:
             features = (outputs if one_pass else self._run_encoder(name, branches.box))["patch_features"]
         height, width = normalized.shape[:2]
         return EncodedImage((height, width), outputs["image_embedding"], features)
+
+    @staticmethod
+    def _normalized(image: ArrayLike, config: SegmentConfig) -> F32:
+        return preprocess.normalize_contrast(image) if config.normalize else preprocess.take_normalized(image)
 
     def _run_encoder(self, name: EngineName, pixel_values: F32) -> dict[str, F32]:
         return self._engines[name]({"pixel_values": pixel_values[None]})

@@ -329,3 +329,48 @@ def test_a_file_that_is_no_onnx(copy: Path) -> None:
     edit_manifest(copy, engines__encoder__sha256=sha256_file(copy / "encoder.onnx"))
     with pytest.raises(BackendError, match=r"cannot load .*encoder\.onnx"):
         Segmenter(copy)
+
+
+def test_tiles_at_the_scale_of_the_cells(segmenter: Segmenter, image: Any) -> None:
+    """The same in one call, in its two steps, and in a batch; the views follow from the diameter."""
+    config = replace(OPEN, view_diameter_px=40.0, diameter_px=50.0)
+    side = segmenter.manifest.image_size * 50 / 40
+    views = segmenter.encode_views(image, config=config)
+    assert len(views) > 3
+    assert len({view.image.size_hw for view in views}) == 1
+    assert side <= views[0].image.size_hw[0] <= 1.15 * side + 1
+    stitched = segmenter.segment_views(views, image.shape, config=config)
+    check_invariants(stitched, image.shape)
+    assert stitched.count > 0
+    assert_same(segmenter(image, config=config), stitched)
+    for result in segmenter.batch([image, image], config=config):
+        assert_same(result, stitched)
+
+
+def test_a_measured_scale(segmenter: Segmenter, image: Any) -> None:
+    """Where the cells of the whole image are large enough, it is shown in one square view; else in tiles."""
+    whole = replace(OPEN, view_diameter_px=1000.0)
+    assert [(view.origin_yx, view.image.size_hw) for view in segmenter.encode_views(image, config=whole)] == [
+        ((0, 0), (519, 519))
+    ]
+    check_invariants(segmenter(image, config=whole), image.shape)
+    tiled = replace(OPEN, view_diameter_px=200.0, whole_view_diameter_px=900.0)
+    assert len(segmenter.encode_views(image, config=tiled)) > 1
+    check_invariants(segmenter(image, config=tiled), image.shape)
+
+
+def test_given_boxes_need_no_scale(segmenter: Segmenter, image: Any) -> None:
+    config = replace(OPEN, view_diameter_px=40.0)
+    assert_same(segmenter(image, boxes=BOXES, config=config), segmenter(image, boxes=BOXES, config=OPEN))
+
+
+def test_views_need_a_wanted_diameter(segmenter: Segmenter, image: Any) -> None:
+    with pytest.raises(ConfigError, match="view_diameter_px is None; expected the median cell diameter of a view"):
+        segmenter.encode_views(image)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (40, 7)])
+def test_tiny_images_at_scale(segmenter: Segmenter, shape: tuple[int, int]) -> None:
+    config = replace(OPEN, view_diameter_px=40.0, diameter_px=20.0)
+    tiny = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
+    check_invariants(segmenter(tiny, config=config), shape)

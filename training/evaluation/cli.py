@@ -106,18 +106,22 @@ def tune(
     dataset: Datasets = None,
     split: Split = "val",
     iou: Annotated[float, typer.Option(help="IoU of the F1 that is raised.")] = PRIMARY_IOU,
+    scale: Annotated[
+        bool, typer.Option(help="Also choose the diameter at which cells are shown: whole images or tiles.")
+    ] = False,
 ) -> None:
-    """Choose an engine directory's thresholds on images it was not trained on, by the mean F1 over the subsets."""
+    """Choose an engine directory's settings on images it was not trained on, by the mean F1 over the subsets."""
     from runtime.config import SegmentConfig
     from runtime.files import write_whole
     from runtime.segmenter import Segmenter
-    from training.evaluation.engine_tuning import tune_settings
+    from training.evaluation.engine_tuning import VIEWS, tune_settings
 
     with _errors_shown():
         samples = select(find_samples(data, split=split), dataset or ())
         start = SegmentConfig(box_threshold_mode="fixed", normalize=samples[0].tile_hw is None)
-        with _progress("encoding", len(samples)) as step:
-            tuned = tune_settings(Segmenter(engine), samples, start, iou=iou, on_image=step)
+        views = VIEWS if scale else ()
+        with _progress("encoding", len(samples) * (1 + len(views))) as step:
+            tuned = tune_settings(Segmenter(engine), samples, start, views=views, iou=iou, on_image=step)
         chosen = asdict(replace(tuned.config, normalize=True))
         write_whole(out, lambda temporary: temporary.write_text(json.dumps(chosen, indent=2) + "\n", encoding="utf-8"))
         for subset, f1 in tuned.f1.items():

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from runtime import SegmentConfig, Segmenter
 from runtime.errors import InputError
-from runtime.results import EncodedImage
+from runtime.results import EncodedImage, EncodedView
 from training.evaluation.dataset import Sample, read_sample
 from training.evaluation.matching import Counts, count_matches, find_overlaps
 from training.evaluation.metrics import PRIMARY_IOU
@@ -27,6 +27,16 @@ SEARCH: Mapping[str, tuple[Any, ...]] = {
 }
 """Values of each setting, searched one setting after the other."""
 
+VIEWS: tuple[Mapping[str, Any], ...] = (
+    {"view_diameter_px": None, "whole_view_diameter_px": 0.0},
+    *(
+        {"view_diameter_px": wanted, "whole_view_diameter_px": share * wanted}
+        for wanted in (26.0, 32.0, 38.0, 44.0)
+        for share in (0.65, 0.85)
+    ),
+)
+"""Ways to show an image, each tried whole: what is seen decides what the thresholds do."""
+
 
 @dataclass(frozen=True, slots=True)
 class TunedSettings:
@@ -41,7 +51,9 @@ class TunedSettings:
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    image: EncodedImage
+    views: Sequence[EncodedView]
+    """None of them: the image in one view."""
+    image: EncodedImage | None
     truth: I32
     subset: str
 
@@ -52,49 +64,74 @@ def tune_settings(
     start: SegmentConfig,
     *,
     search: Mapping[str, tuple[Any, ...]] = SEARCH,
+    views: Sequence[Mapping[str, Any]] = (),
     iou: float = PRIMARY_IOU,
     rounds: int = 2,
     on_image: Callable[[Sample], None] = lambda sample: None,
 ) -> TunedSettings:
     """Choose settings by coordinate ascent on the mean F1 over the subsets.
 
-    Every image is encoded once. Ties go to the value that was there, then to the first.
+    Thresholds first, then the way to show an image, then the thresholds again for that way. Every image is encoded
+    once per way. Ties go to the value that was there, then to the first.
 
     Args:
         segmenter: the engines.
         samples: images that were not trained on.
         start: where the search begins.
         search: values to try, by setting.
+        views: ways to show an image: ``VIEWS``, or none to keep that of ``start``.
         iou: threshold of the F1.
         rounds: times that all settings are gone through.
-        on_image: called after each image is encoded.
+        on_image: called after each image is encoded, ``1 + len(views)`` times in all.
 
     Raises:
         InputError: no samples, or one that cannot be read.
     """
     if not samples:
         raise InputError("no images to choose settings on came; expected at least one.")
-    encoded = []
-    for sample in samples:
-        image, truth = read_sample(sample)
-        encoded.append(_Encoded(segmenter.encode(image, config=start), truth, sample.subset))
-        on_image(sample)
     known: dict[SegmentConfig, dict[str, float]] = {}
 
-    def quality(config: SegmentConfig) -> float:
+    def mean_f1(config: SegmentConfig, encoded: Sequence[_Encoded]) -> float:
         if config not in known:
             known[config] = _f1_by_subset(segmenter, encoded, config, iou)
         return float(np.mean(list(known[config].values())))
 
-    best = start
-    for _ in range(rounds):
-        before = best
-        for name, values in search.items():
-            best = max((best, *(replace(best, **{name: value}) for value in values)), key=quality)
-        if best == before:
-            break
-    quality(best)
-    return TunedSettings(best, known[best], len(known))
+    def choose_thresholds(best: SegmentConfig, encoded: Sequence[_Encoded]) -> SegmentConfig:
+        for _ in range(rounds):
+            before = best
+            for name, values in search.items():
+                candidates = (best, *(replace(best, **{name: value}) for value in values))
+                best = max(candidates, key=lambda config: mean_f1(config, encoded))
+            if best == before:
+                break
+        mean_f1(best, encoded)
+        return best
+
+    shown = _encode(segmenter, samples, start, on_image)
+    best = choose_thresholds(start, shown)
+    chosen = best
+    for way in views:
+        config = replace(best, **way)
+        encoded = _encode(segmenter, samples, config, on_image)
+        if mean_f1(config, encoded) > mean_f1(chosen, shown):
+            chosen, shown = config, encoded
+    if chosen != best:
+        chosen = choose_thresholds(chosen, shown)
+    return TunedSettings(chosen, known[chosen], len(known))
+
+
+def _encode(
+    segmenter: Segmenter, samples: Sequence[Sample], config: SegmentConfig, on_image: Callable[[Sample], None]
+) -> list[_Encoded]:
+    encoded = []
+    for sample in samples:
+        image, truth = read_sample(sample)
+        if config.view_diameter_px is None:
+            encoded.append(_Encoded((), segmenter.encode(image, config=config), truth, sample.subset))
+        else:
+            encoded.append(_Encoded(segmenter.encode_views(image, config=config), None, truth, sample.subset))
+        on_image(sample)
+    return encoded
 
 
 def _f1_by_subset(
@@ -102,8 +139,12 @@ def _f1_by_subset(
 ) -> dict[str, float]:
     totals: dict[str, Counts] = {}
     for item in encoded:
-        found = segmenter.detect(item.image, config=config)
-        result = segmenter.decode(item.image, found.boxes, scores=found.scores, config=config)
+        if item.image is None:
+            height, width = item.truth.shape
+            result = segmenter.segment_views(item.views, (height, width), config=config)
+        else:
+            found = segmenter.detect(item.image, config=config)
+            result = segmenter.decode(item.image, found.boxes, scores=found.scores, config=config)
         counts = count_matches(find_overlaps(item.truth, result.labels), iou)
         totals[item.subset] = totals.get(item.subset, Counts()) + counts
     return {subset: float(np.nan_to_num(counts.f1)) for subset, counts in sorted(totals.items())}

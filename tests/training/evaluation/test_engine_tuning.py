@@ -22,8 +22,8 @@ from training.evaluation.engine_tuning import tune_settings
 class Pretender:
     """Finds more of the true cells the nearer its settings are to a box threshold of 0.3 and an area of 40."""
 
-    def __init__(self, truth: Any) -> None:
-        self.truth, self.encodings = truth, 0
+    def __init__(self, truth: Any, lost_whole: int = 0) -> None:
+        self.truth, self.lost_whole, self.encodings = truth, lost_whole, 0
 
     def encode(self, image: Any, *, config: SegmentConfig) -> str:
         self.encodings += 1
@@ -33,7 +33,19 @@ class Pretender:
         return SimpleNamespace(boxes=np.zeros((1, 4)), scores=np.ones(1))
 
     def decode(self, encoded: str, boxes: Any, *, scores: Any, config: SegmentConfig) -> Any:
-        lost = round(20 * abs(config.box_threshold - 0.3)) + (config.min_area_px != 40)
+        return self._found(config, self.lost_whole)
+
+    def encode_views(self, image: Any, *, config: SegmentConfig) -> list[Any]:
+        self.encodings += 1
+        return [config.view_diameter_px]
+
+    def segment_views(self, views: list[Any], size_hw: tuple[int, int], *, config: SegmentConfig) -> Any:
+        assert views == [config.view_diameter_px]
+        assert size_hw == self.truth.shape
+        return self._found(config, round(abs(views[0] - 32.0)) + 1)
+
+    def _found(self, config: SegmentConfig, lost: int) -> Any:
+        lost += round(20 * abs(config.box_threshold - 0.3)) + (config.min_area_px != 40)
         return SimpleNamespace(labels=np.where(self.truth > lost, self.truth, 0))
 
 
@@ -49,6 +61,21 @@ def test_the_best_settings_are_found_and_images_encoded_once(tmp_path: Path) -> 
     assert tuned.config.iou_threshold == start.iou_threshold  # nothing was gained by another
     assert tuned.f1 == {samples[0].subset: 1.0}
     assert pretender.encodings == len(seen) == 2
+
+
+@pytest.mark.parametrize(("lost", "best"), [(0, None), (2, 32.0)])
+def test_the_best_way_to_show_an_image_is_chosen(tmp_path: Path, lost: int, best: float | None) -> None:
+    """The way is chosen with the best thresholds; one that finds one cell less is not taken."""
+    write_pair(tmp_path / "test" / "made", "a", discs())
+    samples = find_samples(tmp_path / "test")
+
+    pretender = Pretender(read_sample(samples[0])[1], lost_whole=lost)
+    start = SegmentConfig(box_threshold_mode="fixed", box_threshold=0.5, min_area_px=40)
+    views = [{"view_diameter_px": 40.0}, {"view_diameter_px": 32.0}, {"view_diameter_px": 36.0}]
+    tuned = tune_settings(cast(Segmenter, pretender), samples, start, views=views)
+    assert tuned.config.view_diameter_px == best
+    assert tuned.config.box_threshold == 0.3
+    assert pretender.encodings == 4
 
 
 def test_no_images_are_refused() -> None:
