@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
+import numpy as np
 from numpy.typing import NDArray
 
 from runtime.config import check_whole
 from runtime.errors import BackendError, ConfigError, EngineError
 from runtime.manifest import EngineFile, TensorSpec
 
+
+class DeviceTensor(Protocol):
+    """An output that stayed where it was computed; the engines of one backend take each other's as inputs."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sizes."""
+        ...
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """A copy in the host's memory."""
+        ...
+
+
+Tensor = NDArray[Any] | DeviceTensor
 Arrays = dict[str, NDArray[Any]]
+Tensors = dict[str, Tensor]
 
 BACKENDS = ("auto", "cpu", "openvino")
 
@@ -29,13 +46,22 @@ class Engine(Protocol):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
-    def __call__(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Run once: arrays by input name in, arrays by output name out.
+    def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
+        """Run once: tensors by input name in, tensors by output name out.
+
+        Args:
+            feeds: arrays, or tensors that an engine of the same backend kept.
+            keep: outputs that go on to another engine and need not come to the host. A backend that cannot keep them,
+                as those on the CPU, gives arrays all the same.
 
         Raises:
             BackendError: the backend failed; its own message is kept.
         """
         ...
+
+    def __call__(self, feeds: Mapping[str, Tensor]) -> Arrays:
+        """``run``, with every output as an array."""
+        return {name: np.asarray(tensor) for name, tensor in self.run(feeds).items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

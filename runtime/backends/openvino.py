@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from runtime.backends.base import Arrays, BackendOptions
+from runtime.backends.base import BackendOptions, Engine, Tensor, Tensors
 from runtime.errors import BackendError
 from runtime.manifest import Dim, TensorSpec
 
@@ -18,7 +17,7 @@ _HINTS = {"fp32": "f32", "bf16": "bf16"}
 """OpenVINO's names of the precisions."""
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(Engine):
     """One ONNX file compiled by OpenVINO for the CPU. Each thread has an inference request of its own."""
 
     def __init__(self, path: Path, options: BackendOptions) -> None:
@@ -48,7 +47,7 @@ class OpenVinoEngine:
         self.inputs = tuple(_spec(port) for port in self._model.inputs)
         self.outputs = tuple(_spec(port) for port in self._model.outputs)
 
-    def __call__(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
+    def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
         """See ``Engine``."""
         request = getattr(self._requests, "own", None)
         if request is None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
-from runtime.backends.base import Arrays, BackendOptions
+from runtime.backends.base import BackendOptions, Engine, Tensor, Tensors
 from runtime.errors import BackendError
 from runtime.manifest import TensorSpec
 
@@ -23,7 +22,7 @@ _DTYPES = {
 }
 
 
-class OrtEngine:
+class OrtEngine(Engine):
     """One ONNX file in an onnxruntime session."""
 
     def __init__(self, path: Path, options: BackendOptions) -> None:
@@ -46,7 +45,7 @@ class OrtEngine:
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
 
-    def __call__(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
+    def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
         """See ``Engine``."""
         contiguous = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
         names = [output.name for output in self.outputs]
