@@ -19,3 +19,7 @@ class EngineError(SegmenterError):
 
 class BackendError(SegmenterError):
     """A backend that is not installed, not known, or failed to run an engine."""
+
+
+class OutOfMemoryError(BackendError):
+    """A call that does not fit into the memory of the device or the host."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -11,42 +11,44 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from runtime import preprocess
-from runtime.backends import BackendOptions, Engine, load_engine
-from runtime.backends.base import resolve_backend
-from runtime.boxes import LOGITS_PER_TOKEN, check_boxes, scale_xyxy, select_boxes, token_windows
+from runtime.assembly import Assembly
+from runtime.backends import BackendOptions, load_engine
+from runtime.backends.base import ON_GPU, resolve_backend
+from runtime.boxes import LOGITS_PER_TOKEN, check_boxes, scale_xyxy, select_boxes
 from runtime.builtin import builtin_engine
+from runtime.chain import Chain
 from runtime.config import SegmentConfig, check_whole
-from runtime.errors import BackendError, ConfigError, InputError
-from runtime.manifest import EngineName, check_files, read_manifest
-from runtime.masks import LabelCanvas, MaskCrop, finish_labels, resize_axis, upsample_window
+from runtime.errors import ConfigError, InputError
+from runtime.manifest import check_files, read_manifest
+from runtime.ordered import in_order
 from runtime.results import Detections, EncodedImage, EncodedView, MaskLogits, Segmentation
 from runtime.scale import measure_diameter
-from runtime.stitching import stitch, tile_cells
-from runtime.tiling import OVERLAP_DIAMETERS, cut_tile, tile_grid
+from runtime.stitching import TileCells, stitch, tile_cells
+from runtime.tiling import OVERLAP_DIAMETERS, TileGrid, cut_tile, tile_grid
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 
-_IMAGES_TOGETHER = 8
-"""Images whose boxes share decoder calls; bounds what a long batch holds at a time."""
+_VIEWS_TOGETHER = 8
+"""Views whose boxes share decoder calls; bounds what a long batch holds at a time."""
 
 _LARGEST_SCALE = 4.0
 """Images are not enlarged by more than this: there is nothing more to see."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Chunk:
-    """Boxes that share a window size, decoded in one call. Arrays run over the K boxes of the chunk."""
+class _Shown:
+    """One view of one image, on its way through the engines."""
 
-    image: I64
-    """Place of each box's image in the batch."""
-    index: I64
-    """Place of each box among its image's boxes."""
-    origin: I64
-    """First token (row, column) of each window, (K, 2)."""
-    side: int
-    """Tokens per side of the windows."""
+    number: int
+    """Of the image in the batch."""
+    size_hw: tuple[int, int]
+    """Of the image."""
+    view: EncodedView
+    prompts: F64 | None
+    """The user's boxes."""
+    stitched: bool
+    """The view keeps the image's aspect, and may be one of several."""
 
 
 class Segmenter:
@@ -66,7 +68,8 @@ class Segmenter:
         *,
         backend: str = "auto",
         config: SegmentConfig | None = None,
-        boxes_per_call: int = 16,
+        boxes_per_call: int | None = None,
+        images_per_call: int | None = None,
         options: BackendOptions | None = None,
     ) -> None:
         """Check the directory and load its engines.
@@ -77,25 +80,34 @@ class Segmenter:
             backend: ``cpu`` (onnxruntime), ``openvino`` (also the CPU, in bfloat16 where it has that), or ``auto``,
                 which is ``cpu``.
             config: settings of calls that bring none; default, those of the manifest.
-            boxes_per_call: boxes decoded together; bounds the decoder's memory.
+            boxes_per_call: most boxes decoded together; bounds the decoder's memory. Default: 16, on a GPU 128.
+            images_per_call: most images encoded together. Default: 1, on a GPU 4.
             options: threads and the like.
 
         Raises:
             EngineError: the directory, its manifest or one of its files is missing, altered or of another version.
             BackendError: the backend is unknown or cannot load an engine.
-            ConfigError: ``boxes_per_call`` is below 1.
+            ConfigError: ``boxes_per_call`` or ``images_per_call`` is below 1.
         """
-        check_whole("boxes_per_call", boxes_per_call, least=1)
+        for name, value in (("boxes_per_call", boxes_per_call), ("images_per_call", images_per_call)):
+            if value is not None:
+                check_whole(name, value, least=1)
         directory = builtin_engine() if engine_dir is None else Path(engine_dir)
         self.backend = resolve_backend(backend)
         self.manifest = read_manifest(directory)
         check_files(directory, self.manifest)
         self.config = config or self.manifest.config
-        self._boxes_per_call = boxes_per_call
-        self._engines: dict[EngineName, Engine] = {
-            name: load_engine(directory / spec.file, spec, backend=self.backend, options=options or BackendOptions())
+        options = options or BackendOptions()
+        engines = {
+            name: load_engine(directory / spec.file, spec, backend=self.backend, options=options)
             for name, spec in self.manifest.engines.items()
         }
+        self._chain = Chain(
+            engines,
+            self.manifest,
+            images_per_call=images_per_call or (4 if self.backend in ON_GPU else 1),
+            boxes_per_call=boxes_per_call or (128 if self.backend in ON_GPU else 16),
+        )
 
     def __call__(
         self, image: ArrayLike, *, boxes: ArrayLike | None = None, config: SegmentConfig | None = None
@@ -140,19 +152,50 @@ class Segmenter:
         config = config or self.config
         if boxes is not None and len(boxes) != len(images):
             raise InputError(f"boxes are given for {len(boxes)} images, but {len(images)} images came.")
-        if config.view_diameter_px is not None and boxes is None:
-            return [self._at_scale(image, config) for image in images]
-        results: list[Segmentation] = []
-        for start in range(0, len(images), _IMAGES_TOGETHER):
-            group = slice(start, start + _IMAGES_TOGETHER)
-            results += self._segment(images[group], None if boxes is None else boxes[group], config)
-        return results
+        return list(self._results(self._show(images, boxes, config), config))
 
-    def _at_scale(self, image: ArrayLike, config: SegmentConfig) -> Segmentation:
-        normalized = self._normalized(image, config)
-        size_hw = (normalized.shape[0], normalized.shape[1])
-        in_view = replace(config, normalize=False)
-        return self._segment_views(self._views(normalized, in_view), size_hw, in_view)
+    def stream(
+        self,
+        images: Iterable[ArrayLike | Callable[[], ArrayLike]],
+        *,
+        config: SegmentConfig | None = None,
+        workers: int = 2,
+        images_together: int = 4,
+    ) -> Iterator[Segmentation]:
+        """Segment images as they come, results in order; reading and host work overlap with the engines.
+
+        Args:
+            images: as in ``__call__``, or functions that read one; they are called by the workers.
+            config: settings of all images.
+            workers: groups of images in work at a time, each in a thread of its own. At most twice as many groups
+                are held.
+            images_together: images of one group; their boxes share decoder calls.
+
+        Raises:
+            InputError, BackendError: at the first group with an image that fails.
+            ConfigError: ``workers`` or ``images_together`` is below 1.
+        """
+        check_whole("workers", workers, least=1)
+        check_whole("images_together", images_together, least=1)
+        settings = config or self.config
+
+        def work(group: list[ArrayLike | Callable[[], ArrayLike]]) -> list[Segmentation]:
+            return self.batch([image() if callable(image) else image for image in group], config=settings)
+
+        return in_order(work, images, together=images_together, workers=workers)
+
+    def encode(self, image: ArrayLike, *, detector: bool = True, config: SegmentConfig | None = None) -> EncodedImage:
+        """Run the encoder on one image.
+
+        Args:
+            image: as in ``__call__``.
+            detector: False leaves out what only ``detect`` needs.
+            config: settings of this call; only ``normalize`` matters here.
+
+        Raises:
+            InputError: an image that cannot be used, or a detector asked of engines that have none.
+        """
+        return self._encode([self._normalized(image, config or self.config)], detector=detector)[0]
 
     def encode_views(self, image: ArrayLike, *, config: SegmentConfig | None = None) -> list[EncodedView]:
         """Encode an image in the views in which its cells have the wanted diameter.
@@ -169,7 +212,7 @@ class Segmenter:
             ConfigError: ``view_diameter_px`` is None.
         """
         config = config or self.config
-        return list(self._views(self._normalized(image, config), replace(config, normalize=False)))
+        return list(self._views(self._normalized(image, config), config))
 
     def segment_views(
         self, views: Iterable[EncodedView], size_hw: tuple[int, int], *, config: SegmentConfig | None = None
@@ -181,97 +224,8 @@ class Segmenter:
             size_hw: size of the image.
             config: settings of this call.
         """
-        return self._segment_views(views, size_hw, config or self.config)
-
-    def _views(self, normalized: F32, config: SegmentConfig) -> Iterator[EncodedView]:
-        """``encode_views`` of an image whose contrast is normalised, one by one."""
-        wanted_px = config.view_diameter_px
-        if wanted_px is None:
-            raise ConfigError("view_diameter_px is None; expected the median cell diameter of a view, model pixels.")
-        longest, model_size = max(normalized.shape[:2]), self.manifest.image_size
-        diameter = config.diameter_px
-        if diameter is None:
-            looked: list[EncodedImage] = []
-
-            def find_boxes(view: F32) -> F64:
-                looked.append(self.encode(view, config=config))
-                return self.detect(looked[-1], config=config).boxes
-
-            measured = measure_diameter(normalized, model_size, find_boxes)
-            diameter = measured.diameter_px
-            shown_px = 0.0 if diameter is None else diameter * model_size / longest
-            if diameter is None or (measured.whole and config.whole_view_diameter_px <= shown_px <= 2 * wanted_px):
-                yield EncodedView((0, 0), looked[0])
-                return
-        side = max(model_size * diameter / wanted_px, model_size / _LARGEST_SCALE)
-        size_hw = (normalized.shape[0], normalized.shape[1])
-        grid = tile_grid(size_hw, side, min(OVERLAP_DIAMETERS * diameter, side / 2))
-        for origin in grid.origins:
-            yield EncodedView(origin, self.encode(cut_tile(normalized, origin, grid.side), config=config))
-
-    def _segment_views(
-        self, views: Iterable[EncodedView], size_hw: tuple[int, int], config: SegmentConfig
-    ) -> Segmentation:
-        """The boxes of several views share decoder calls."""
-        cells = []
-        waiting = iter(views)
-        while group := list(islice(waiting, _IMAGES_TOGETHER)):
-            found = [self.detect(view.image, config=config) for view in group]
-            encoded = [replace(view.image, patch_features=None) for view in group]
-            results = self._decode(encoded, [f.boxes for f in found], [f.scores for f in found], config)
-            cells += [tile_cells(r, view.origin_yx, size_hw) for r, view in zip(results, group, strict=True)]
-        return stitch(cells, size_hw, min_area_px=config.min_area_px)
-
-    def _segment(
-        self, images: Sequence[ArrayLike], boxes: Sequence[ArrayLike] | None, config: SegmentConfig
-    ) -> list[Segmentation]:
-        """Encode and detect image by image, decode all boxes together."""
-        encoded, prompts, scores = [], [], []
-        for index, image in enumerate(images):
-            one = self.encode(image, detector=boxes is None, config=config)
-            if boxes is None:
-                found = self.detect(one, config=config)
-                prompts.append(found.boxes)
-                scores.append(found.scores)
-            else:
-                prompts.append(check_boxes(boxes[index], one.size_hw))
-                scores.append(np.full(len(prompts[-1]), np.nan, np.float32))
-            # The features are by far the largest array, and only detection reads them.
-            encoded.append(replace(one, patch_features=None))
-        return self._decode(encoded, prompts, scores, config)
-
-    def encode(self, image: ArrayLike, *, detector: bool = True, config: SegmentConfig | None = None) -> EncodedImage:
-        """Run the encoder on one image.
-
-        Args:
-            image: as in ``__call__``.
-            detector: False leaves out what only ``detect`` needs.
-            config: settings of this call; only ``normalize`` matters here.
-
-        Raises:
-            InputError: an image that cannot be used, or a detector asked of engines that have none.
-        """
-        if detector and not self.manifest.has_detector:
-            raise InputError(
-                "these engines have no detector (plain SAM weights). Give the boxes: segmenter(image, boxes=...)."
-            )
-        normalized = self._normalized(image, config or self.config)
-        branches = preprocess.branch_inputs(normalized, self.manifest, detector=detector)
-        outputs = self._run_encoder("encoder", branches.mask)
-        features: F32 | None = None
-        if branches.box is not None:
-            name: EngineName = "detector_encoder" if self.manifest.trunk == "separate" else "encoder"
-            one_pass = name == "encoder" and branches.box is branches.mask
-            features = (outputs if one_pass else self._run_encoder(name, branches.box))["patch_features"]
-        height, width = normalized.shape[:2]
-        return EncodedImage((height, width), outputs["image_embedding"], features)
-
-    @staticmethod
-    def _normalized(image: ArrayLike, config: SegmentConfig) -> F32:
-        return preprocess.normalize_contrast(image) if config.normalize else preprocess.take_normalized(image)
-
-    def _run_encoder(self, name: EngineName, pixel_values: F32) -> dict[str, F32]:
-        return self._engines[name]({"pixel_values": pixel_values[None]})
+        shown = (_Shown(0, size_hw, view, None, True) for view in views)
+        return next(self._results(shown, config or self.config))
 
     def detect(self, encoded: EncodedImage, *, config: SegmentConfig | None = None) -> Detections:
         """Find the boxes of all cells of an encoded image.
@@ -279,13 +233,7 @@ class Segmenter:
         Raises:
             InputError: the image was encoded with ``detector=False``.
         """
-        if encoded.patch_features is None:
-            raise InputError("this image was encoded with detector=False; encode it again to detect cells.")
-        outputs = self._engines["cellfinder"]({"patch_features": encoded.patch_features})
-        boxes, scores, threshold = select_boxes(
-            outputs["boxes_cxcywh_norm"][0], outputs["logits"][0], config or self.config
-        )
-        return Detections(scale_xyxy(boxes, (1, 1), encoded.size_hw), scores, threshold)
+        return self._detect([encoded], config or self.config)[0]
 
     def decode(
         self,
@@ -332,98 +280,118 @@ class Segmenter:
             InputError: boxes that cannot be used.
         """
         prompts = check_boxes(boxes, encoded.size_hw)
-        decoded = {index: mask for _, index, mask in self._decoded([encoded], [prompts], config or self.config)}
+        full = (config or self.config).mask_window == "full"
+        decoded = {index: mask for _, index, mask in self._chain.decode([encoded], [prompts], full=full)}
         return [decoded[index] for index in range(len(prompts))]
 
+    @staticmethod
+    def _normalized(image: ArrayLike, config: SegmentConfig) -> F32:
+        return preprocess.normalize_contrast(image) if config.normalize else preprocess.take_normalized(image)
+
+    def _encode(self, normalized: Sequence[F32], *, detector: bool = True) -> list[EncodedImage]:
+        """Encode images whose contrast is normalised."""
+        if detector and not self.manifest.has_detector:
+            raise InputError(
+                "these engines have no detector (plain SAM weights). Give the boxes: segmenter(image, boxes=...)."
+            )
+        inputs = [preprocess.branch_inputs(image, self.manifest, detector=detector) for image in normalized]
+        return self._chain.encode(inputs, [(image.shape[0], image.shape[1]) for image in normalized])
+
+    def _show(
+        self, images: Sequence[ArrayLike], boxes: Sequence[ArrayLike] | None, config: SegmentConfig
+    ) -> Iterator[_Shown]:
+        """The views of all images, image by image."""
+        if boxes is None and config.view_diameter_px is not None:
+            for number, image in enumerate(images):
+                normalized = self._normalized(image, config)
+                size_hw = (normalized.shape[0], normalized.shape[1])
+                for view in self._views(normalized, config):
+                    yield _Shown(number, size_hw, view, None, True)
+            return
+        together = self._chain.images_per_call
+        for start in range(0, len(images), together):
+            group = [self._normalized(image, config) for image in images[start : start + together]]
+            for number, encoded in enumerate(self._encode(group, detector=boxes is None), start=start):
+                prompts = None if boxes is None else check_boxes(boxes[number], encoded.size_hw)
+                yield _Shown(number, encoded.size_hw, EncodedView((0, 0), encoded), prompts, False)
+
+    def _views(self, normalized: F32, config: SegmentConfig) -> Iterator[EncodedView]:
+        """``encode_views`` of an image whose contrast is normalised, a few at a time."""
+        whole_or_grid = self._choose_views(normalized, config)
+        if isinstance(whole_or_grid, EncodedView):
+            yield whole_or_grid
+            return
+        origins, together = whole_or_grid.origins, self._chain.images_per_call
+        for start in range(0, len(origins), together):
+            part = origins[start : start + together]
+            encoded = self._encode([cut_tile(normalized, origin, whole_or_grid.side) for origin in part])
+            yield from map(EncodedView, part, encoded)
+
+    def _choose_views(self, normalized: F32, config: SegmentConfig) -> EncodedView | TileGrid:
+        """The whole image, where its cells are large enough in one view or none is found; else the tiles."""
+        wanted_px, diameter = config.view_diameter_px, config.diameter_px
+        if wanted_px is None:
+            raise ConfigError("view_diameter_px is None; expected the median cell diameter of a view, model pixels.")
+        size_hw, model_size = (normalized.shape[0], normalized.shape[1]), self.manifest.image_size
+        if diameter is None:
+            looked: list[EncodedImage] = []
+
+            def find_boxes(view: F32) -> F64:
+                looked.extend(self._encode([view]))
+                return self._detect(looked[-1:], config)[0].boxes
+
+            measured = measure_diameter(normalized, model_size, find_boxes)
+            diameter = measured.diameter_px
+            shown_px = 0.0 if diameter is None else diameter * model_size / max(size_hw)
+            if diameter is None or (measured.whole and config.whole_view_diameter_px <= shown_px <= 2 * wanted_px):
+                return EncodedView((0, 0), looked[0])
+        side = max(model_size * diameter / wanted_px, model_size / _LARGEST_SCALE)
+        return tile_grid(size_hw, side, min(OVERLAP_DIAMETERS * diameter, side / 2))
+
+    def _results(self, shown: Iterator[_Shown], config: SegmentConfig) -> Iterator[Segmentation]:
+        """One result per image, in order; the boxes of several views, and images, share decoder calls."""
+        tiles: list[TileCells] = []
+        size_hw, number = (0, 0), 0
+        while group := list(islice(shown, _VIEWS_TOGETHER)):
+            for one, result in zip(group, self._segment_together(group, config), strict=True):
+                if tiles and one.number != number:
+                    yield stitch(tiles, size_hw, min_area_px=config.min_area_px)
+                    tiles = []
+                size_hw, number = one.size_hw, one.number
+                if one.stitched:
+                    tiles.append(tile_cells(result, one.view.origin_yx, size_hw))
+                else:
+                    yield result
+        if tiles:
+            yield stitch(tiles, size_hw, min_area_px=config.min_area_px)
+
+    def _segment_together(self, group: Sequence[_Shown], config: SegmentConfig) -> list[Segmentation]:
+        encoded = [one.view.image for one in group]
+        if group[0].prompts is None:
+            found = self._detect(encoded, config)
+            prompts, scores = [f.boxes for f in found], [f.scores for f in found]
+        else:
+            prompts = [one.prompts for one in group if one.prompts is not None]
+            scores = [np.full(len(p), np.nan, np.float32) for p in prompts]
+        # The features are by far the largest tensor, and only detection reads them.
+        return self._decode([replace(e, patch_features=None) for e in encoded], prompts, scores, config)
+
+    def _detect(self, encoded: Sequence[EncodedImage], config: SegmentConfig) -> list[Detections]:
+        if any(one.patch_features is None for one in encoded):
+            raise InputError("this image was encoded with detector=False; encode it again to detect cells.")
+        found = []
+        for one, (candidates, logits) in zip(encoded, self._chain.detect(encoded), strict=True):
+            boxes, scores, threshold = select_boxes(candidates, logits, config)
+            found.append(Detections(scale_xyxy(boxes, (1, 1), one.size_hw), scores, threshold))
+        return found
+
     def _decode(
-        self, encoded: list[EncodedImage], boxes: list[F64], scores: list[F32], config: SegmentConfig
+        self, encoded: Sequence[EncodedImage], boxes: Sequence[F64], scores: Sequence[F32], config: SegmentConfig
     ) -> list[Segmentation]:
         """Decode the boxes of several images in shared calls, then assemble each image."""
-        canvases = [LabelCanvas(image.size_hw, config) for image in encoded]
-        masks: list[dict[int, MaskCrop]] = [{} for _ in encoded]
-        iou = [np.full(len(b), -np.inf, np.float32) for b in boxes]
-        logits_side = LOGITS_PER_TOKEN * self.manifest.grid_size
-        for image, index, mask in self._decoded(encoded, boxes, config):
-            iou[image][index] = mask.iou_prediction
-            if mask.iou_prediction < config.iou_threshold:
-                continue
-            height, width = encoded[image].size_hw
-            axes = (
-                resize_axis(logits_side, self.manifest.image_size, height),
-                resize_axis(logits_side, self.manifest.image_size, width),
-            )
-            pixels, offset = upsample_window(mask.logits, mask.origin_yx, axes)
-            masks[image][index] = canvases[image].add(index, pixels, offset)
-        return [
-            _assemble(canvas, crops, b, s, i, config)
-            for canvas, crops, b, s, i in zip(canvases, masks, boxes, scores, iou, strict=True)
-        ]
-
-    def _decoded(
-        self, encoded: list[EncodedImage], boxes: list[F64], config: SegmentConfig
-    ) -> Iterator[tuple[int, int, MaskLogits]]:
-        """Yield image, index and mask of every box, in any order."""
-        size, grid = self.manifest.image_size, self.manifest.grid_size
-        in_model = [
-            scale_xyxy(b, image.size_hw, (size, size)).astype(np.float32)
-            for b, image in zip(boxes, encoded, strict=True)
-        ]
-        windows = [token_windows(b, size, grid, full=config.mask_window == "full") for b in in_model]
-        for chunk in _chunks(windows, self._boxes_per_call):
-            outputs = self._run_decoder(chunk, encoded, in_model)
-            for k in range(len(chunk.index)):
-                row, column = (int(token) * LOGITS_PER_TOKEN for token in chunk.origin[k])
-                mask = MaskLogits(outputs["mask_logits"][k], (row, column), float(outputs["iou_predictions"][k]))
-                yield int(chunk.image[k]), int(chunk.index[k]), mask
-
-    def _run_decoder(self, chunk: _Chunk, encoded: list[EncodedImage], in_model: list[F32]) -> dict[str, F32]:
-        """Decode one chunk; the images it needs are sent once each."""
-        images, image_index = np.unique(chunk.image, return_inverse=True)
-        tokens = np.arange(chunk.side)
-        boxes = [in_model[i][j] for i, j in zip(chunk.image, chunk.index, strict=True)]
-        outputs = self._engines["mask_decoder"](
-            {
-                "image_embedding": np.concatenate([encoded[i].image_embedding for i in images]),
-                "image_index": image_index.astype(np.int64),
-                "boxes_xyxy_model": np.stack(boxes),
-                "window_rows": chunk.origin[:, :1] + tokens,
-                "window_cols": chunk.origin[:, 1:] + tokens,
-            }
-        )
-        if not all(np.isfinite(array).all() for array in outputs.values()):
-            raise BackendError(
-                "the mask decoder gave NaN or infinite values: the engine's precision does not suit these weights. "
-                "Run 'cellsam-engine verify', or export with --precision fp32."
-            )
-        return outputs
-
-
-def _chunks(windows: list[tuple[I64, I64]], boxes_per_call: int) -> Iterator[_Chunk]:
-    """Group the boxes of all images by window size into calls of at most ``boxes_per_call``."""
-    if not windows:
-        return
-    image = np.concatenate([np.full(len(side), i, np.int64) for i, (_, side) in enumerate(windows)])
-    index = np.concatenate([np.arange(len(side), dtype=np.int64) for _, side in windows])
-    origin = np.concatenate([o for o, _ in windows])
-    sides = np.concatenate([s for _, s in windows])
-    for side in np.unique(sides):
-        members = np.flatnonzero(sides == side)
-        for start in range(0, len(members), boxes_per_call):
-            part = members[start : start + boxes_per_call]
-            yield _Chunk(image[part], index[part], origin[part], int(side))
-
-
-def _assemble(
-    canvas: LabelCanvas, crops: dict[int, MaskCrop], boxes: F64, scores: F32, iou: F32, config: SegmentConfig
-) -> Segmentation:
-    """Finish one image: the label map, and the instances that passed the IoU cut."""
-    labels, ids = finish_labels(canvas.owner, len(boxes), config)
-    kept = np.array(sorted(crops), np.int64)
-    return Segmentation(
-        labels=labels,
-        boxes=boxes[kept].reshape(-1, 4),
-        scores=scores[kept],
-        iou_predictions=iou[kept],
-        ids=ids[kept],
-        masks=tuple(crops[k] for k in kept),
-    )
+        full = config.mask_window == "full"
+        sides = (LOGITS_PER_TOKEN * self.manifest.grid_size, self.manifest.image_size)
+        assemblies = [Assembly(e.size_hw, sides, len(b), config) for e, b in zip(encoded, boxes, strict=True)]
+        for image, index, mask in self._chain.decode(encoded, boxes, full=full):
+            assemblies[image].add(index, mask)
+        return [a.finish(b, s) for a, b, s in zip(assemblies, boxes, scores, strict=True)]

@@ -34,6 +34,8 @@ Arrays = dict[str, NDArray[Any]]
 Tensors = dict[str, Tensor]
 
 BACKENDS = ("auto", "cpu", "openvino")
+ON_GPU = ("cuda", "tensorrt")
+"""Those whose tensors stay on a GPU between the engines."""
 
 CpuPrecision = Literal["auto", "fp32", "bf16"]
 

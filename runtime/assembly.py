@@ -1,0 +1,57 @@
+"""From the masks of one image's boxes to its result."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.config import SegmentConfig
+from runtime.masks import LabelCanvas, MaskCrop, finish_labels, resize_axis, upsample_window
+from runtime.results import MaskLogits, Segmentation
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+
+class Assembly:
+    """Collects the masks of one image, in any order, and makes its label map."""
+
+    def __init__(self, size_hw: tuple[int, int], sides: tuple[int, int], count: int, config: SegmentConfig) -> None:
+        """Prepare the resizes.
+
+        Args:
+            size_hw: the image.
+            sides: of the whole map of logits, and of the model input, pixels.
+            count: boxes of the image.
+            config: thresholds and the rule for overlaps.
+        """
+        self._config = config
+        self._axes = resize_axis(*sides, size_hw[0]), resize_axis(*sides, size_hw[1])
+        self._canvas = LabelCanvas(size_hw, config)
+        self._crops: dict[int, MaskCrop] = {}
+        self._iou = np.full(count, -np.inf, np.float32)
+
+    def add(self, index: int, mask: MaskLogits) -> None:
+        """Enter the mask of box ``index``; one with too low an IoU estimate leaves no trace."""
+        self._iou[index] = mask.iou_prediction
+        if mask.iou_prediction >= self._config.iou_threshold:
+            pixels, offset = upsample_window(mask.logits, mask.origin_yx, self._axes)
+            self._crops[index] = self._canvas.add(index, pixels, offset)
+
+    def finish(self, boxes: F64, scores: F32) -> Segmentation:
+        """The label map, and the instances that passed the IoU cut.
+
+        Args:
+            boxes: (K, 4) xyxy, image pixels.
+            scores: (K)
+        """
+        labels, ids = finish_labels(self._canvas.owner, len(boxes), self._config)
+        kept = np.array(sorted(self._crops), np.int64)
+        return Segmentation(
+            labels=labels,
+            boxes=boxes[kept].reshape(-1, 4),
+            scores=scores[kept],
+            iou_predictions=self._iou[kept],
+            ids=ids[kept],
+            masks=tuple(self._crops[k] for k in kept),
+        )

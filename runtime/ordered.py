@@ -1,0 +1,41 @@
+"""Work on a stream of items in threads, with results in order and bounded memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_order(
+    work: Callable[[list[Item]], list[Result]], items: Iterable[Item], *, together: int, workers: int
+) -> Iterator[Result]:
+    """Yield the results of ``work`` on groups of items, in their order.
+
+    At most ``2 workers`` groups are taken from ``items`` before their results are. An exception of ``work`` is raised
+    where its first result would come; what waits behind it is not begun.
+
+    Args:
+        work: called in a thread, on ``together`` items or, at the end, fewer.
+        items: read in the caller's thread.
+        together: items of one group.
+        workers: groups in work at a time.
+    """
+    source = iter(items)
+    waiting: deque[Future[list[Result]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="segment") as pool:
+        try:
+            while group := list(islice(source, together)):
+                waiting.append(pool.submit(work, group))
+                if len(waiting) >= 2 * workers:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
