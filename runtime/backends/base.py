@@ -33,7 +33,7 @@ Tensor = NDArray[Any] | DeviceTensor
 Arrays = dict[str, NDArray[Any]]
 Tensors = dict[str, Tensor]
 
-BACKENDS = ("auto", "cpu", "openvino")
+BACKENDS = ("auto", "cpu", "openvino", "cuda")
 ON_GPU = ("cuda", "tensorrt")
 """Those whose tensors stay on a GPU between the engines."""
 
@@ -80,7 +80,11 @@ class BackendOptions:
     cpu_precision: CpuPrecision = "auto"
     """``openvino`` only: what it computes in; auto is bf16 on processors that have it, else fp32."""
 
+    device: int = 0
+    """``cuda``: number of the GPU."""
+
     def __post_init__(self) -> None:
+        check_whole("device", self.device, least=0)
         if self.cpu_precision not in get_args(CpuPrecision):
             raise ConfigError(
                 f"cpu_precision is {self.cpu_precision!r}; expected one of "
@@ -128,10 +132,10 @@ def _load(path: Path, backend: str, options: BackendOptions) -> Engine:
         from runtime.backends.openvino import OpenVinoEngine
 
         return OpenVinoEngine(path, options)
-    from runtime.backends.ort import OrtEngine
+    from runtime.backends.ort import OrtCudaEngine, OrtEngine
 
-    assert backend == "cpu", "resolve_backend comes first"
-    return OrtEngine(path, options)
+    assert backend in ("cpu", "cuda"), "resolve_backend comes first"
+    return OrtCudaEngine(path, options) if backend == "cuda" else OrtEngine(path, options)
 
 
 def _comparable(tensors: tuple[TensorSpec, ...]) -> list[tuple[str, tuple[int | None, ...], str]]:

@@ -1,16 +1,17 @@
-"""onnxruntime on the CPU."""
+"""onnxruntime: on the CPU, and on an NVIDIA GPU with tensors that stay there between the engines."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 from runtime.backends.base import BackendOptions, Engine, Tensor, Tensors
-from runtime.errors import BackendError
+from runtime.errors import BackendError, OutOfMemoryError
 from runtime.manifest import TensorSpec
 
 _DTYPES = {
@@ -21,9 +22,19 @@ _DTYPES = {
     "tensor(bool)": "bool",
 }
 
+_NO_MEMORY = ("failed to allocate memory", "out of memory", "alloc_failed", "bad_alloc", "bad allocation")
+"""What onnxruntime, CUDA, cuBLAS and C++ say of it, in lower case."""
+
+CUDA = "CUDAExecutionProvider"
+
+INSTALL_GPU = (
+    "Install the GPU build in place of the CPU one: pip uninstall onnxruntime, then "
+    "pip install --force-reinstall 'onnxruntime-gpu[cuda,cudnn]'."
+)
+
 
 class OrtEngine(Engine):
-    """One ONNX file in an onnxruntime session."""
+    """One ONNX file in an onnxruntime session on the CPU."""
 
     def __init__(self, path: Path, options: BackendOptions) -> None:
         """Load the file.
@@ -31,30 +42,127 @@ class OrtEngine(Engine):
         Raises:
             BackendError: onnxruntime cannot load it.
         """
-        settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 3
-        # Attention maps of one call are not kept for the next: the arena would hold gigabytes between images.
-        settings.enable_cpu_mem_arena = False
-        if options.threads is not None:
-            settings.intra_op_num_threads = options.threads
         self._name = path.name
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises bare Exception subclasses of its own
-            raise BackendError(f"onnxruntime {onnxruntime.__version__} cannot load {path}: {error}") from error
+        self._session = self._load(path, _settings(options), options)
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
 
+    def _load(self, path: Path, settings: onnxruntime.SessionOptions, options: BackendOptions) -> Any:
+        # Attention maps of one call are not kept for the next: the arena would hold gigabytes between images.
+        settings.enable_cpu_mem_arena = False
+        return _session(path, settings, ["CPUExecutionProvider"])
+
     def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
         """See ``Engine``."""
-        contiguous = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+        arrays = {name: np.ascontiguousarray(tensor) for name, tensor in feeds.items()}
         names = [output.name for output in self.outputs]
         try:
-            arrays = self._session.run(names, contiguous)
+            return dict(zip(names, self._session.run(names, arrays), strict=True))
         except Exception as error:
-            shapes = ", ".join(f"{name} {array.shape}" for name, array in contiguous.items())
-            raise BackendError(f"onnxruntime failed in {self._name} with {shapes}: {error}") from error
-        return dict(zip(names, arrays, strict=True))
+            raise _failure(self._name, arrays, error) from error
+
+
+class OnDevice:
+    """An output in the device's memory."""
+
+    def __init__(self, value: Any) -> None:
+        """Args: value: an ``onnxruntime.OrtValue``."""
+        self.value = value
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See ``DeviceTensor``."""
+        return tuple(self.value.shape())
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """See ``DeviceTensor``."""
+        array: NDArray[Any] = self.value.numpy()
+        return array if dtype is None else array.astype(dtype)
+
+
+class OrtDeviceEngine(OrtEngine):
+    """One ONNX file whose inputs and outputs are bound to a device's memory.
+
+    Source: onnxruntime, "I/O Binding".
+    """
+
+    device = "cpu"
+
+    def __init__(self, path: Path, options: BackendOptions) -> None:
+        """See ``OrtEngine``."""
+        super().__init__(path, options)
+        self._device_id = options.device
+
+    def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
+        """See ``Engine``."""
+        binding = self._session.io_binding()
+        # The binding refers to the arrays' memory without holding them.
+        arrays = {n: np.ascontiguousarray(t) for n, t in feeds.items() if not isinstance(t, OnDevice)}
+        try:
+            for name, tensor in feeds.items():
+                if isinstance(tensor, OnDevice):
+                    binding.bind_ortvalue_input(name, tensor.value)
+                else:
+                    binding.bind_cpu_input(name, arrays[name])
+            for output in self.outputs:
+                device = self.device if output.name in keep else "cpu"
+                binding.bind_output(output.name, device, self._device_id if output.name in keep else 0)
+            self._session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+            values = dict(zip((output.name for output in self.outputs), binding.get_outputs(), strict=True))
+            return {name: OnDevice(value) if name in keep else value.numpy() for name, value in values.items()}
+        except Exception as error:
+            raise _failure(self._name, feeds, error) from error
+
+
+class OrtCudaEngine(OrtDeviceEngine):
+    """One ONNX file on an NVIDIA GPU."""
+
+    device = "cuda"
+
+    def _load(self, path: Path, settings: onnxruntime.SessionOptions, options: BackendOptions) -> Any:
+        if CUDA not in onnxruntime.get_available_providers():
+            raise BackendError(f"onnxruntime {onnxruntime.__version__} here has no CUDA provider. {INSTALL_GPU}")
+        if hasattr(onnxruntime, "preload_dlls"):  # finds CUDA and cuDNN of pip's packages; from 1.21
+            onnxruntime.preload_dlls()
+        provider = {
+            "device_id": str(options.device),
+            "arena_extend_strategy": "kSameAsRequested",
+            "cudnn_conv_algo_search": "HEURISTIC",
+            "use_tf32": "0",  # float32 engines compute in float32
+        }
+        session = _session(path, settings, [(CUDA, provider)])
+        # onnxruntime takes the CPU when the provider cannot be loaded, and only logs it.
+        if CUDA not in session.get_providers():
+            raise BackendError(
+                f"onnxruntime {onnxruntime.__version__} cannot use GPU {options.device}: its CUDA provider did not "
+                "load, most often because CUDA or cuDNN is missing or of another version than it was built for. "
+                f"{INSTALL_GPU}"
+            )
+        return session
+
+
+def _settings(options: BackendOptions) -> onnxruntime.SessionOptions:
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    if options.threads is not None:
+        settings.intra_op_num_threads = options.threads
+    return settings
+
+
+def _session(path: Path, settings: onnxruntime.SessionOptions, providers: Sequence[Any]) -> Any:
+    try:
+        return onnxruntime.InferenceSession(str(path), settings, providers=list(providers))
+    except Exception as error:  # onnxruntime raises bare Exception subclasses of its own
+        raise BackendError(f"onnxruntime {onnxruntime.__version__} cannot load {path}: {error}") from error
+
+
+def _failure(name: str, feeds: Mapping[str, Tensor], error: Exception) -> BackendError:
+    shapes = ", ".join(f"{name} {tensor.shape}" for name, tensor in feeds.items())
+    message = f"onnxruntime failed in {name} with {shapes}: {error}"
+    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY):
+        return OutOfMemoryError(f"{message}. Lower images_per_call or boxes_per_call.")
+    return BackendError(message)
 
 
 def _spec(node: Any) -> TensorSpec:
