@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import resource
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from multiprocessing.connection import Connection
@@ -40,13 +40,14 @@ class Measured:
         totals = [sum(run.values()) for run in self.runs]
         return {
             "runs": len(self.runs),
-            "total_ms": _percentiles(totals),
-            "stages_ms": {stage: _percentiles([run[stage] for run in self.runs]) for stage in self.runs[0]},
+            "total_ms": percentiles_ms(totals),
+            "stages_ms": {stage: percentiles_ms([run[stage] for run in self.runs]) for stage in self.runs[0]},
             "peak_mib": round(self.peak_mib),
         }
 
 
-def _percentiles(seconds: list[float]) -> dict[str, float]:
+def percentiles_ms(seconds: list[float]) -> dict[str, float]:
+    """p50, p90 and p99 of times in seconds, in ms."""
     return {f"p{p}": round(float(np.percentile(seconds, p)) * 1e3, 1) for p in (50, 90, 99)}
 
 
@@ -120,16 +121,24 @@ def _serve(make: Callable[[], Variant], pipe: Connection) -> None:
         pipe.send(error)
 
 
-def write_record(out: Path, case: str, content: dict[str, Any]) -> Path:
-    """Write ``CASE_DEVICE_DATE.json`` with what is needed to judge and repeat the result."""
+def write_record(out: Path, case: str, content: dict[str, Any], *, command: Sequence[str] | None = None) -> Path:
+    """Write ``CASE_DEVICE_DATE.json`` with what is needed to judge and repeat the result.
+
+    Args:
+        out: directory; made if need be.
+        case: what was measured.
+        content: the figures.
+        command: what was run, without its options; default, this package's module of the case's name.
+    """
     environment = describe_environment()
     device = environment["gpus"][0].split(",")[0] if environment["gpus"] else f"cpu{environment['cpu_count']}"
+    arguments = sys.argv[1:] if command is None else sys.argv[len(command) :]
     path = out / f"{case}_{device.replace(' ', '-').lower()}_{date.today().isoformat()}.json"
     record = {
         "schema": SCHEMA,
         "case": case,
         "date": date.today().isoformat(),
-        "command": portable_command(["python", "-m", f"benchmarks.{case}", *sys.argv[1:]]),
+        "command": portable_command([*(command or ("python", "-m", f"benchmarks.{case}")), *arguments]),
         "environment": environment,
         **content,
     }

@@ -1,0 +1,206 @@
+"""``cellsam-engine bench``: how fast this machine segments, by stage, image size, cells per image and backend.
+
+Latency is that of one image after another, by stage; throughput that of ``Segmenter.stream``. Backends take turns, so
+that a machine whose speed drifts slows each of them alike. The boxes of the cells are given, spread over a real image:
+their number is what is varied.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measure import Stages, percentiles_ms, write_record
+from runtime import BackendOptions, SegmentConfig, Segmenter
+from runtime.assembly import Assembly
+from runtime.backends.base import CpuPrecision
+from runtime.boxes import LOGITS_PER_TOKEN
+from runtime.builtin import sample_images
+from runtime.console import fail
+from runtime.errors import SegmenterError
+from runtime.files import read_image
+from runtime.preprocess import normalize_contrast
+
+STAGES = ("prepare", "encode", "detect", "decode", "assemble")
+"""Contrast; model input and image encoder; CellFinder and the choice of boxes; mask decoder; label map."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is segmented."""
+
+    side: int
+    cells: int
+
+    def image(self) -> NDArray[np.generic]:
+        """A sample image of nuclei, mirrored or cut to (side, side)."""
+        small = next(read_image(path) for path in sample_images() if "u2os" in path.name)
+        missing = [(0, max(0, self.side - length)) for length in small.shape[:2]]
+        return np.pad(small, missing, mode="symmetric")[: self.side, : self.side]
+
+    def boxes(self) -> NDArray[np.float64]:
+        """(cells, 4) xyxy: on a grid, of 0.8 of its spacing, at most 64 pixels."""
+        columns = max(1, int(np.ceil(np.sqrt(self.cells))))
+        pitch = self.side / columns
+        rows, places = np.divmod(np.arange(self.cells), columns)
+        centres = (np.stack((places, rows), axis=1) + 0.5) * pitch
+        half = min(0.4 * pitch, 32.0)
+        return np.concatenate((centres - half, centres + half), axis=1).reshape(-1, 4)
+
+
+def time_stages(segmenter: Segmenter, case: Case) -> Stages:
+    """Seconds by stage of one image; every mask is kept, whatever its IoU estimate."""
+    config = replace(segmenter.config, normalize=False, iou_threshold=-1e9)
+    image, boxes, stages = case.image(), case.boxes(), Stages()
+    last = time.perf_counter()
+
+    def done(stage: str) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        stages[stage], last = now - last, now
+
+    normalized = normalize_contrast(image)
+    done("prepare")
+    encoded = segmenter.encode(normalized, config=config, detector=segmenter.manifest.has_detector)
+    done("encode")
+    if segmenter.manifest.has_detector:
+        segmenter.detect(encoded, config=config)
+    done("detect")
+    masks = segmenter.decode_logits(encoded, boxes, config=config)
+    done("decode")
+    sides = (LOGITS_PER_TOKEN * segmenter.manifest.grid_size, segmenter.manifest.image_size)
+    assembly = Assembly(encoded.size_hw, sides, len(boxes), config)
+    for index, mask in enumerate(masks):
+        assembly.add(index, mask)
+    assembly.finish(boxes, np.ones(len(boxes), np.float32))
+    done("assemble")
+    return stages
+
+
+def images_per_second(segmenter: Segmenter, side: int, images: int) -> tuple[float, float]:
+    """Images and cells per second of ``Segmenter.stream``, cells found by the model itself.
+
+    Each image is the sample turned and mirrored another way.
+    """
+    image = Case(side, 0).image()
+    views = [np.rot90(image if n % 8 < 4 else image[:, ::-1], n % 4) for n in range(images)]
+    start = time.perf_counter()
+    cells = sum(result.count for result in segmenter.stream(views, config=whole_views(segmenter.config)))
+    seconds = time.perf_counter() - start
+    return images / seconds, cells / seconds
+
+
+def whole_views(config: SegmentConfig) -> SegmentConfig:
+    """One view per image: the work then depends on the number of images alone."""
+    return replace(config, view_diameter_px=None, diameter_px=None)
+
+
+def bench_command(
+    engine: Annotated[
+        Path | None, typer.Option(help="Engine directory; default: the built-in nano model.", metavar="DIR")
+    ] = None,
+    backend: Annotated[list[str] | None, typer.Option(help="Repeatable; default: auto.")] = None,
+    cpu_precision: Annotated[CpuPrecision, typer.Option(help="As in 'segment'.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default, one per core.", min=1)] = None,
+    size: Annotated[list[int] | None, typer.Option(help="Side of the images, pixels; repeatable; 512.", min=16)] = None,
+    cells: Annotated[
+        list[int] | None, typer.Option(help="Cells per image; repeatable; 0, 10, 100, 300, 1000.", min=0)
+    ] = None,
+    runs: Annotated[int, typer.Option(help="Counted runs of every case.", min=1)] = 5,
+    images: Annotated[int, typer.Option(help="Images of a throughput run; 0 for none.", min=0)] = 16,
+    out: Annotated[Path | None, typer.Option(help="Directory for the record and plots.", metavar="DIR")] = None,
+) -> None:
+    """Measure latency by stage and throughput of an engine directory on this machine."""
+    names = backend or ["auto"]
+    options = BackendOptions(threads=threads, cpu_precision=cpu_precision)
+    try:
+        segmenters = {name: Segmenter(engine, backend=name, options=options) for name in names}
+        latency = measure_latency(segmenters, size or [512], cells or [0, 10, 100, 300, 1000], runs)
+        throughput = measure_throughput(segmenters, size or [512], images)
+    except SegmenterError as error:
+        fail(error)
+    _show(latency, throughput)
+    if out is not None:
+        first = next(iter(segmenters.values()))
+        content = {
+            "runs": runs,
+            "precision": first.manifest.precision,
+            "image_size": first.manifest.image_size,
+            "chosen_backends": {name: segmenter.backend for name, segmenter in segmenters.items()},
+            "latency": latency,
+            "throughput": throughput,
+        }
+        path = write_record(out, "bench", content, command=["cellsam-engine", "bench"])
+        from benchmarks.plots import plot_latency
+
+        plot_latency(path.with_suffix(".png"), latency)
+        typer.echo(path)
+
+
+def measure_latency(
+    segmenters: dict[str, Segmenter], sizes: list[int], cells: list[int], runs: int
+) -> list[dict[str, Any]]:
+    """Percentiles in ms by stage and in all, for every backend, size and number of cells."""
+    records = []
+    for case in (Case(side, count) for side in sizes for count in cells):
+        found: dict[str, list[Stages]] = {name: [] for name in segmenters}
+        for turn in range(runs + 1):  # the first warms up
+            for name, segmenter in segmenters.items():
+                stages = time_stages(segmenter, case)
+                if turn:
+                    found[name].append(stages)
+        records += [
+            {
+                "backend": name,
+                "side_px": case.side,
+                "cells": case.cells,
+                "total_ms": percentiles_ms([sum(one.values()) for one in stages_of]),
+                "stages_ms": {stage: percentiles_ms([one[stage] for one in stages_of]) for stage in STAGES},
+            }
+            for name, stages_of in found.items()
+        ]
+    return records
+
+
+def measure_throughput(segmenters: dict[str, Segmenter], sizes: list[int], images: int) -> list[dict[str, Any]]:
+    """Images, megapixels and cells per second of a stream, for every backend and size."""
+    records: list[dict[str, Any]] = []
+    for side in sizes if images else []:
+        for name, segmenter in segmenters.items():
+            if segmenter.manifest.has_detector:
+                rate, cell_rate = images_per_second(segmenter, side, images)
+                records.append(
+                    {
+                        "backend": name,
+                        "side_px": side,
+                        "images": images,
+                        "images_per_s": round(rate, 3),
+                        "megapixels_per_s": round(rate * side**2 / 1e6, 3),
+                        "cells_per_s": round(cell_rate, 1),
+                    }
+                )
+    return records
+
+
+def _show(latency: list[dict[str, Any]], throughput: list[dict[str, Any]]) -> None:
+    console = Console()
+    table = Table("backend", "side", "cells", "p50 ms", "p90 ms", *(f"{stage} ms" for stage in STAGES))
+    for row in latency:
+        stages = [f"{row['stages_ms'][stage]['p50']:.1f}" for stage in STAGES]
+        total = [f"{row['total_ms'][p]:.1f}" for p in ("p50", "p90")]
+        table.add_row(row["backend"], str(row["side_px"]), str(row["cells"]), *total, *stages)
+    console.print(table)
+    if throughput:
+        rates = Table("backend", "side", "images/s", "megapixels/s", "cells/s")
+        for row in throughput:
+            values = (f"{row[key]:.2f}" for key in ("images_per_s", "megapixels_per_s", "cells_per_s"))
+            rates.add_row(row["backend"], str(row["side_px"]), *values)
+        console.print(rates)

@@ -1,0 +1,94 @@
+"""``bench`` runs all its cases and writes a record; arithmetic is counted by hand. No time is asserted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from typer.testing import CliRunner
+
+from benchmarks.arithmetic import engine_flop, matrix_product_rate
+from benchmarks.bench import STAGES, Case
+from runtime.cli import app
+
+
+def test_the_command_measures_every_case(small_engines: Path, tmp_path: Path) -> None:
+    command = ["bench", "--engine", str(small_engines), "--backend", "cpu", "--size", "64", "--size", "96"]
+    command += ["--cells", "0", "--cells", "5", "--runs", "2", "--images", "2", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "images/s" in result.stdout
+    (path,) = tmp_path.glob("bench_*.json")
+    record = json.loads(path.read_text())
+    assert record["chosen_backends"] == {"cpu": "cpu"}
+    cases = [(row["side_px"], row["cells"]) for row in record["latency"]]
+    assert cases == [(64, 0), (64, 5), (96, 0), (96, 5)]
+    for row in record["latency"]:
+        assert tuple(row["stages_ms"]) == STAGES
+        assert 0 < row["total_ms"]["p50"] <= row["total_ms"]["p99"]
+    assert [row["side_px"] for row in record["throughput"]] == [64, 96]
+    for row in record["throughput"]:
+        assert row["megapixels_per_s"] == pytest.approx(row["images_per_s"] * row["side_px"] ** 2 / 1e6, abs=2e-3)
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert str(tmp_path) not in path.read_text(), "no paths of this machine"
+
+
+def test_an_unknown_backend_is_refused(small_engines: Path) -> None:
+    result = CliRunner().invoke(app, ["bench", "--engine", str(small_engines), "--backend", "gpu"])
+    assert result.exit_code == 1
+    assert "backend is 'gpu'" in result.output
+
+
+@pytest.mark.parametrize("cells", [0, 1, 7, 300])
+def test_boxes_lie_in_the_image_apart(cells: int) -> None:
+    case = Case(200, cells)
+    boxes = case.boxes()
+    assert boxes.shape == (cells, 4)
+    assert (boxes[:, :2] < boxes[:, 2:]).all()
+    assert boxes.min(initial=0) >= 0
+    assert boxes.max(initial=0) <= 200
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    assert len(np.unique(centres.round(6), axis=0)) == cells
+    assert case.image().shape[:2] == (200, 200)
+
+
+def test_arithmetic_by_hand(tmp_path: Path) -> None:
+    """A 3x3 convolution of 2 to 4 channels on 8x8 pixels, then a product of (N, 256) and (256, 5)."""
+    weights = [
+        helper.make_tensor("kernel", TensorProto.FLOAT, (4, 2, 3, 3), np.zeros(72)),
+        helper.make_tensor("matrix", TensorProto.FLOAT, (256, 5), np.zeros(1280)),
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "kernel"], ["features"], pads=[1, 1, 1, 1]),
+        helper.make_node("Flatten", ["features"], ["rows"]),
+        helper.make_node("MatMul", ["rows", "matrix"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("batch", 2, 8, 8))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ("batch", 5))],
+        weights,
+    )
+    path = tmp_path / "g.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), path)
+    assert engine_flop(path, {"batch": 3}) == 3 * 2 * (8 * 8 * 4 * 2 * 9 + 256 * 5)
+    with pytest.raises(ValueError, match="has a dimension 'batch'; expected its size"):
+        engine_flop(path, {})
+
+
+def test_every_engine_can_be_counted(small_engines: Path) -> None:
+    one = engine_flop(small_engines / "encoder.onnx", {"batch": 1})
+    assert engine_flop(small_engines / "encoder.onnx", {"batch": 3}) == 3 * one > 1e6
+    shape = {"batch": 1, "boxes": 2, "window_height": 8, "window_width": 8}
+    two = engine_flop(small_engines / "mask_decoder.onnx", shape)
+    assert engine_flop(small_engines / "mask_decoder.onnx", {**shape, "boxes": 20}) == 10 * two > 1e6
+
+
+def test_the_rate_is_a_rate() -> None:
+    assert matrix_product_rate("fp32", side=256, seconds=0.05) > 1e8
+    assert matrix_product_rate("bf16", side=256, seconds=0.05) > 1e7
