@@ -3,7 +3,8 @@
     python -m benchmarks.latency --checkpoint cellsam_general.pt --engines engines
 
 The baseline runs the ViT once per branch, decodes one box at a time and resizes each mask to the whole image, as the
-released CellSAM code (commit 35bc6e0) does. Both get the same image and the same boxes to decode.
+released CellSAM code (commit 35bc6e0) does. All get the same image and the same boxes to decode. The record also says
+what share of this machine's rate of matrix products each run of the engines reaches.
 """
 
 from __future__ import annotations
@@ -20,14 +21,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.arithmetic import engine_flop, matrix_product_rate
 from benchmarks.measure import Stages, Variant, measure_in_turn, write_record
 from export.verify import verification_image
 from runtime import SegmentConfig, Segmenter
-from runtime.boxes import scale_xyxy, select_boxes
+from runtime.boxes import scale_xyxy, select_boxes, token_windows
+from runtime.config import MaskWindow
+from runtime.manifest import read_manifest
 from runtime.masks import LabelCanvas, finish_labels
 from runtime.preprocess import branch_inputs, normalize_contrast
 from training.checkpoint import load_checkpoint
+from training.evaluation.matching import find_overlaps
 
+BASELINE = "released procedure, PyTorch"
+FULL = "engines, onnxruntime, full masks"
+TOGETHER = 32
+"""Boxes of one call where PyTorch batches them."""
 KEEP_ALL = SegmentConfig(iou_threshold=-1e9, mask_window="box")
 
 
@@ -67,10 +76,10 @@ class Clock:
         return result
 
 
-def engines(directory: Path, case: Case, window: str) -> Variant:
+def engines(directory: Path, case: Case, window: MaskWindow, backend: str) -> Variant:
     """The runtime on an engine directory."""
-    config = replace(KEEP_ALL, mask_window=window)  # type: ignore[arg-type]
-    segmenter, image, boxes = Segmenter(directory, backend="cpu"), case.image(), case.prompts()
+    config = replace(KEEP_ALL, mask_window=window)
+    segmenter, image, boxes = Segmenter(directory, backend=backend), case.image(), case.prompts()
 
     def run() -> tuple[Stages, NDArray[np.int32]]:
         clock = Clock()
@@ -82,10 +91,54 @@ def engines(directory: Path, case: Case, window: str) -> Variant:
     return run
 
 
+def enter(canvas: LabelCanvas, first: int, logits: torch.Tensor, *sizes_hw: tuple[int, int]) -> None:
+    """Resize whole masks (K, 1, h, w) from size to size, as SAM does, and enter them from index ``first`` on."""
+    for size_hw in sizes_hw:
+        logits = torch.nn.functional.interpolate(logits, size_hw, mode="bilinear", align_corners=False)
+    for index, mask in enumerate(logits[:, 0].numpy(), start=first):
+        canvas.add(index, mask, (0, 0))
+
+
+def batched_bfloat16(checkpoint: Path, directory: Path, case: Case) -> Variant:
+    """PyTorch at its best without another code: bfloat16, one ViT pass for equal inputs, all boxes in one call."""
+    manifest, model = read_manifest(directory), load_checkpoint(checkpoint).model
+    image, boxes = case.image(), case.prompts()
+    size_hw = (image.shape[0], image.shape[1])
+    prompts = torch.from_numpy(scale_xyxy(boxes, size_hw, (manifest.image_size,) * 2).astype(np.float32))
+
+    def encode() -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = branch_inputs(normalize_contrast(image), manifest)
+        assert inputs.box is not None
+        mask = model.encode(torch.from_numpy(inputs.mask[None]))
+        if inputs.box is inputs.mask and manifest.trunk == "shared":
+            return mask.image_embedding, mask.patch_features
+        return mask.image_embedding, model.detector_features(torch.from_numpy(inputs.box[None]))
+
+    def detect(features: torch.Tensor) -> None:
+        found = model.detect(features)
+        select_boxes(found.boxes_cxcywh_norm[0].float().numpy(), found.logits[0].float().numpy(), KEEP_ALL)
+
+    def decode(embedding: torch.Tensor) -> NDArray[np.int32]:
+        canvas = LabelCanvas(size_hw, KEEP_ALL)
+        for start in range(0, len(prompts), TOGETHER):
+            logits = model.decode(embedding, prompts[start : start + TOGETHER]).low_res_masks.float()
+            enter(canvas, start, logits, (manifest.image_size,) * 2, size_hw)
+        return finish_labels(canvas.owner, len(prompts), KEEP_ALL)[0]
+
+    @torch.inference_mode()
+    def run() -> tuple[Stages, NDArray[np.int32]]:
+        clock = Clock()
+        with torch.autocast("cpu", torch.bfloat16):
+            embedding, features = clock.time("encode", encode)
+            clock.time("detect", lambda: detect(features))
+            labels = clock.time("decode", lambda: decode(embedding))
+        return clock.stages, labels
+
+    return run
+
+
 def released_procedure(checkpoint: Path, directory: Path, case: Case) -> Variant:
     """PyTorch in float32, in the steps of the released code."""
-    from runtime.manifest import read_manifest
-
     manifest, model = read_manifest(directory), load_checkpoint(checkpoint).model
     image, boxes = case.image(), case.prompts()
     size_hw = (image.shape[0], image.shape[1])
@@ -105,9 +158,7 @@ def released_procedure(checkpoint: Path, directory: Path, case: Case) -> Variant
         canvas = LabelCanvas(size_hw, KEEP_ALL)
         for index, box in enumerate(prompts):
             logits = model.decode(embedding, box[None]).low_res_masks
-            for target in ((manifest.image_size,) * 2, size_hw):
-                logits = torch.nn.functional.interpolate(logits, target, mode="bilinear", align_corners=False)
-            canvas.add(index, logits[0, 0].numpy(), (0, 0))
+            enter(canvas, index, logits, (manifest.image_size,) * 2, size_hw)
         return finish_labels(canvas.owner, len(prompts), KEEP_ALL)[0]
 
     @torch.inference_mode()
@@ -119,6 +170,37 @@ def released_procedure(checkpoint: Path, directory: Path, case: Case) -> Variant
         return clock.stages, labels
 
     return run
+
+
+def arithmetic(directory: Path, case: Case) -> dict[str, int]:
+    """FLOP of the engines by stage; every box's window counts with its own side."""
+    manifest = read_manifest(directory)
+    files = {name: directory / spec.file for name, spec in manifest.engines.items()}
+    passes = 1 if manifest.profile == "paper" and manifest.trunk == "shared" else 2
+    sides = token_windows(
+        scale_xyxy(case.prompts(), (case.size_px,) * 2, (manifest.image_size,) * 2).astype(np.float32),
+        manifest.image_size,
+        manifest.grid_size,
+        full=False,
+    )[1]
+    decode = 0
+    for side in np.unique(sides):
+        count = int((sides == side).sum())
+        shape = {"batch": 1, "boxes": max(2, count), "window_height": int(side), "window_width": int(side)}
+        decode += engine_flop(files["mask_decoder"], shape) * count // max(2, count)
+    return {
+        "encode": passes * engine_flop(files["encoder"], {"batch": 1}),
+        "detect": engine_flop(files["cellfinder"], {"batch": 1}),
+        "decode": decode,
+    }
+
+
+def agreement(one: NDArray[np.int32], other: NDArray[np.int32]) -> dict[str, float]:
+    """Mean IoU of the instances that match at 0.5, and the share of instances that do."""
+    overlaps = find_overlaps(one, other)
+    matched = [iou for iou in overlaps.iou if iou > 0.5]
+    largest = max(len(overlaps.truth_ids), len(overlaps.predicted_ids), 1)
+    return {"mean_iou": round(float(np.mean(matched)), 4), "matched": round(len(matched) / largest, 4)}
 
 
 def main() -> None:
@@ -134,23 +216,38 @@ def main() -> None:
     options = parser.parse_args()
     case = Case(options.size, options.boxes)
     variants = {
-        "released procedure, PyTorch": partial(released_procedure, options.checkpoint, options.engines, case),
-        "engines, full masks": partial(engines, options.engines, case, "full"),
-        "engines": partial(engines, options.engines, case, "box"),
+        BASELINE: partial(released_procedure, options.checkpoint, options.engines, case),
+        "PyTorch, bfloat16, boxes batched": partial(batched_bfloat16, options.checkpoint, options.engines, case),
+        FULL: partial(engines, options.engines, case, "full", "cpu"),
+        "engines, onnxruntime": partial(engines, options.engines, case, "box", "cpu"),
+        "engines, OpenVINO": partial(engines, options.engines, case, "box", "openvino"),
     }
     measured = measure_in_turn(variants, warmup=options.warmup, runs=options.runs)
-    baseline, full = measured["released procedure, PyTorch"], measured["engines, full masks"]
+    baseline = measured[BASELINE]
     summaries = {name: result.summary() for name, result in measured.items()}
-    slow = summaries["released procedure, PyTorch"]["total_ms"]["p50"]
+    slow = summaries[BASELINE]["total_ms"]["p50"]
+    flop = arithmetic(options.engines, case)
+    rates = {precision: matrix_product_rate(precision) for precision in ("fp32", "bf16")}
     content = {
         "image_px": [case.size_px, case.size_px],
         "boxes": case.boxes,
         "batch": 1,
         "warmup": options.warmup,
-        "baseline": "released procedure, PyTorch",
+        "profile": read_manifest(options.engines).profile,
+        "baseline": BASELINE,
         "variants": summaries,
         "speedup": {name: round(slow / s["total_ms"]["p50"], 2) for name, s in summaries.items()},
-        "labels_equal_to_baseline_full_masks": float((baseline.labels == full.labels).mean()),
+        "labels_equal_to_baseline_full_masks": float((baseline.labels == measured[FULL].labels).mean()),
+        "labels_against_onnxruntime": {
+            name: agreement(measured["engines, onnxruntime"].labels, measured[name].labels)
+            for name in ("engines, OpenVINO",)
+        },
+        "arithmetic_gflop": {stage: round(count / 1e9, 1) for stage, count in flop.items()},
+        "matrix_products_gflop_per_s": {precision: round(rate / 1e9, 1) for precision, rate in rates.items()},
+        "share_of_matrix_product_rate": {
+            name: round(sum(flop.values()) / summaries[name]["total_ms"]["p50"] * 1e3 / rates[precision], 3)
+            for name, precision in (("engines, onnxruntime", "fp32"), ("engines, OpenVINO", "bf16"))
+        },
     }
     print(write_record(options.out, "latency", content))  # noqa: T201
 

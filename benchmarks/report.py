@@ -37,7 +37,7 @@ def latency_table(record: dict[str, Any]) -> str:
     versions = environment["versions"]
     lines = [
         f"One image of {record['image_px'][0]} x {record['image_px'][1]} pixels with {record['boxes']} boxes, ViT-B, "
-        f"float32, {environment['cpu_count']} cores ({environment['cpu']}), onnxruntime {versions['onnxruntime']}, "
+        f"{environment['cpu_count']} cores ({environment['cpu']}), onnxruntime {versions['onnxruntime']}, "
         f"PyTorch {versions['torch']}; medians in seconds ({record['command'].split(' --')[0]}, {record['date']}).",
         "",
         "| | encode | detect | decode | total | peak memory | speed-up |",
@@ -50,6 +50,19 @@ def latency_table(record: dict[str, Any]) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} | {memory} | {record['speedup'][name]:.2f}x |")
     equal = record["labels_equal_to_baseline_full_masks"]
     lines += ["", f"Labels of the engines with full masks equal the baseline's on {equal:.3%} of the pixels."]
+    for name, labels in record.get("labels_against_onnxruntime", {}).items():
+        lines.append(
+            f"Cells of {name} match those of onnxruntime at a mean IoU of {labels['mean_iou']:.3f} "
+            f"({labels['matched']:.1%} of them at 0.5 or more)."
+        )
+    if "arithmetic_gflop" in record:
+        rates = record["matrix_products_gflop_per_s"]
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in record["share_of_matrix_product_rate"].items())
+        lines.append(
+            f"The engines compute {sum(record['arithmetic_gflop'].values()):.0f} GFLOP; this machine multiplies "
+            f"matrices at {rates['fp32']:.0f} GFLOP/s in fp32 and {rates['bf16']:.0f} in bf16. Share of that rate, end "
+            f"to end: {shares}."
+        )
     return "\n".join(lines)
 
 

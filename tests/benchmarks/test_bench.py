@@ -86,7 +86,8 @@ def test_every_engine_can_be_counted(small_engines: Path) -> None:
     assert engine_flop(small_engines / "encoder.onnx", {"batch": 3}) == 3 * one > 1e6
     shape = {"batch": 1, "boxes": 2, "window_height": 8, "window_width": 8}
     two = engine_flop(small_engines / "mask_decoder.onnx", shape)
-    assert engine_flop(small_engines / "mask_decoder.onnx", {**shape, "boxes": 20}) == 10 * two > 1e6
+    twenty = engine_flop(small_engines / "mask_decoder.onnx", {**shape, "boxes": 20})
+    assert 1e6 < 5 * two < twenty <= 10 * two, "what the boxes of an image share is done once"
 
 
 def test_the_rate_is_a_rate() -> None:
