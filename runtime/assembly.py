@@ -35,7 +35,8 @@ class Assembly:
         """Enter the mask of box ``index``; one with too low an IoU estimate leaves no trace."""
         self._iou[index] = mask.iou_prediction
         if mask.iou_prediction >= self._config.iou_threshold:
-            pixels, offset = upsample_window(mask.logits, mask.origin_yx, self._axes)
+            threshold = self._config.mask_threshold_logit
+            pixels, offset = upsample_window(mask.logits, mask.origin_yx, self._axes, threshold)
             self._crops[index] = self._canvas.add(index, pixels, offset)
 
     def finish(self, boxes: F64, scores: F32) -> Segmentation:

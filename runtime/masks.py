@@ -45,15 +45,22 @@ class ResizeAxis:
 
     weights: F32
     """(size of the image, size of the logits)."""
-    first: I64
-    """(size of the image): first logit that each image pixel reads."""
-    last: I64
-    """(size of the image): last one."""
+    first: tuple[int, ...]
+    """First logit that each image pixel reads; rises with the pixel."""
+    last: tuple[int, ...]
+    """Last one."""
+    starts: tuple[int, ...]
+    """First image pixel that reads no logit before this one; one entry per logit, and one more."""
+    stops: tuple[int, ...]
+    """First image pixel that reads this logit or a later one; one entry per logit, and one more."""
 
     def inside(self, start: int, stop: int) -> slice:
         """The image pixels that read nothing but the logits in ``start:stop``."""
-        complete = np.flatnonzero((self.first >= start) & (self.last < stop))
-        return slice(int(complete[0]), int(complete[-1]) + 1) if complete.size else slice(0, 0)
+        return slice(self.starts[start], max(self.starts[start], self.stops[stop]))
+
+    def reading(self, start: int, stop: int) -> slice:
+        """The image pixels that read at least one of the logits in ``start:stop``."""
+        return slice(self.stops[start], max(self.stops[start], self.starts[stop]))
 
 
 @lru_cache(maxsize=16)
@@ -64,10 +71,14 @@ def resize_axis(logits: int, model: int, image: int) -> ResizeAxis:
     """
     weights = (_bilinear(model, image) @ _bilinear(logits, model)).astype(np.float32).toarray()
     used = weights != 0
+    first, last = used.argmax(axis=1), logits - 1 - used[:, ::-1].argmax(axis=1)
+    borders = np.arange(logits + 1)
     return ResizeAxis(
         weights=weights,
-        first=used.argmax(axis=1).astype(np.int64),
-        last=(logits - 1 - used[:, ::-1].argmax(axis=1)).astype(np.int64),
+        first=tuple(first.tolist()),
+        last=tuple(last.tolist()),
+        starts=tuple(np.searchsorted(first, borders).tolist()),
+        stops=tuple(np.searchsorted(last, borders).tolist()),
     )
 
 
@@ -83,7 +94,7 @@ def _bilinear(size_in: int, size_out: int) -> sparse.csr_array:
 
 
 def upsample_window(
-    logits: F32, origin_yx: tuple[int, int], axes: tuple[ResizeAxis, ResizeAxis]
+    logits: F32, origin_yx: tuple[int, int], axes: tuple[ResizeAxis, ResizeAxis], threshold: float = -np.inf
 ) -> tuple[F32, tuple[int, int]]:
     """Resize the logits of one window to image pixels.
 
@@ -91,16 +102,27 @@ def upsample_window(
         logits: (h, w), mask logits of the window.
         origin_yx: its first logit in the whole map.
         axes: the resizes along y and x.
+        threshold: image pixels that read no logit above it are left out where they are at the edge: a mean of
+            logits cannot exceed it there.
 
     Returns:
         Logits at the image pixels that depend on this window alone, (H', W'), and the first such pixel (y, x).
     """
-    parts = []
-    for axis, start, size in zip(axes, origin_yx, logits.shape, strict=True):
-        pixels = axis.inside(start, start + size)
-        parts.append((int(pixels.start), axis.weights[pixels, start : start + size]))
-    (top, rows), (left, columns) = parts
-    return (rows @ logits @ columns.T).astype(np.float32, copy=False), (top, left)
+    bounds = _bounds(logits > threshold)
+    if bounds is None:
+        return np.zeros((0, 0), np.float32), (0, 0)
+    pixels, matrices, parts = [], [], []
+    for axis, start, size, active in zip(axes, origin_yx, logits.shape, bounds, strict=True):
+        inner = axis.inside(start, start + size)
+        near = axis.reading(start + active.start, start + active.stop)
+        low = min(max(inner.start, near.start), inner.stop)
+        high = max(low, min(inner.stop, near.stop))
+        read = slice(axis.first[low], axis.last[high - 1] + 1) if high > low else slice(start, start)
+        pixels.append(low)
+        matrices.append(axis.weights[low:high, read])
+        parts.append(slice(read.start - start, read.stop - start))
+    rows, columns = matrices
+    return (rows @ logits[parts[0], parts[1]] @ columns.T).astype(np.float32, copy=False), (pixels[0], pixels[1])
 
 
 class LabelCanvas:
@@ -204,10 +226,9 @@ def _around_holes(labels: I32, count: int) -> Bool:
     for edge in (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]):
         open_pieces[edge] = True
     open_pieces[0] = True  # the cells themselves
-    closed = ~open_pieces[pieces]
     beside = np.zeros(count + 1, np.bool_)
-    if closed.any():
-        beside[labels[ndimage.binary_dilation(closed)]] = True
+    if not open_pieces.all():
+        beside[labels[ndimage.binary_dilation(~open_pieces[pieces])]] = True
     return beside
 
 

@@ -55,6 +55,32 @@ def test_a_window_equals_the_same_pixels_of_the_whole(origin: Any, length: Any, 
         assert part.shape == size_hw
 
 
+@given(
+    seed=st.integers(0, 999),
+    origin=st.tuples(st.integers(0, 30), st.integers(0, 30)),
+    length=st.tuples(st.integers(1, 10), st.integers(1, 10)),
+    size_hw=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    threshold=st.floats(-1, 4),
+)
+def test_nothing_above_the_threshold_is_left_out(
+    seed: int, origin: Any, length: Any, size_hw: Any, threshold: float
+) -> None:
+    logits = np.random.default_rng(seed).normal(size=length).astype(np.float32)
+    axes = (resize_axis(40, 160, size_hw[0]), resize_axis(40, 160, size_hw[1]))
+
+    def above(least: float) -> np.ndarray:
+        found, (top, left) = upsample_window(logits, origin, axes, least)
+        full = np.full(size_hw, -np.inf, np.float32)
+        full[top : top + found.shape[0], left : left + found.shape[1]] = found
+        return full
+
+    whole, part = above(-np.inf), above(threshold)
+    far = np.abs(whole - threshold) > 1e-5
+    np.testing.assert_array_equal((whole > threshold)[far], (part > threshold)[far])
+    shown = np.isfinite(part)
+    np.testing.assert_allclose(part[shown], whole[shown], atol=1e-5)
+
+
 def canvas_of(masks: list[tuple[np.ndarray, tuple[int, int]]], config: SegmentConfig, order: Any = None) -> Any:
     canvas = LabelCanvas((24, 24), config)
     crops = {k: canvas.add(k, *masks[k]) for k in (range(len(masks)) if order is None else order)}
