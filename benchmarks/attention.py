@@ -1,0 +1,263 @@
+"""Forms of the ViT's attention with relative positions, timed on every backend here: which one the engines should use.
+
+    python -m benchmarks.attention
+
+The inputs are queries, keys and values after their projections and the bias of each query's row and column, as SAM's
+ViT-B has them: 12 heads of 64 channels over 64 x 64 tokens, or over 25 windows of 14 x 14. All forms compute the same.
+
+``bias``       logits plus the bias, broadcast over rows and columns (Li et al. 2022, section 4.1).
+``folded``     the bias inside the product: queries extended by it, keys by one-hot codes of their row and column.
+``Attention``  the folded queries and keys in one ``Attention`` operator of ONNX opset 23.
+``MultiHeadAttention``  the same in onnxruntime's operator of that name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from benchmarks.measure import percentiles_ms, write_record
+from runtime.errors import BackendError
+
+F32 = NDArray[np.float32]
+Feeds = Mapping[str, F32]
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """One attention."""
+
+    name: str
+    groups: int
+    """Images times windows."""
+    side: int
+    """Tokens per side."""
+    heads: int = 12
+    channels: int = 64
+
+    @property
+    def tokens(self) -> int:
+        """Of a group."""
+        return self.side**2
+
+    def feeds(self, seed: int = 0) -> dict[str, F32]:
+        """Random queries, keys, values (G, H, N, D) and biases (G, H, N, side)."""
+        rng = np.random.default_rng(seed)
+        shape = (self.groups, self.heads, self.tokens)
+        drawn = {name: rng.standard_normal((*shape, self.channels), np.float32) for name in ("q", "k", "v")}
+        return drawn | {name: rng.standard_normal((*shape, self.side), np.float32) for name in ("rows", "columns")}
+
+
+SIZES = (Size("global", 1, 64), Size("windows", 25, 14))
+
+
+def bias_form(size: Size) -> onnx.ModelProto:
+    """See the module."""
+    grid = (size.groups, size.heads, size.tokens, size.side, size.side)
+    nodes = [
+        *_scaled_queries(size),
+        helper.make_node("Transpose", ["k"], ["k_t"], perm=[0, 1, 3, 2]),
+        helper.make_node("MatMul", ["q_s", "k_t"], ["plain"]),
+        helper.make_node("Reshape", ["plain", "grid"], ["plain_grid"]),
+        helper.make_node("Unsqueeze", ["rows", "last"], ["rows_grid"]),
+        helper.make_node("Unsqueeze", ["columns", "before_last"], ["columns_grid"]),
+        helper.make_node("Add", ["plain_grid", "rows_grid"], ["with_rows"]),
+        helper.make_node("Add", ["with_rows", "columns_grid"], ["with_both"]),
+        helper.make_node("Reshape", ["with_both", "flat"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["shares"], axis=-1),
+        helper.make_node("MatMul", ["shares", "v"], ["out"]),
+    ]
+    flat = (size.groups, size.heads, size.tokens, size.tokens)
+    return _model(size, nodes, {"grid": grid, "flat": flat, "last": (4,), "before_last": (3,)})
+
+
+def folded_form(size: Size) -> onnx.ModelProto:
+    """See the module."""
+    nodes = [
+        *_folded(size),
+        helper.make_node("Transpose", ["keys"], ["keys_t"], perm=[0, 1, 3, 2]),
+        helper.make_node("MatMul", ["queries", "keys_t"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["shares"], axis=-1),
+        helper.make_node("MatMul", ["shares", "v"], ["out"]),
+    ]
+    return _model(size, nodes, {})
+
+
+def attention_form(size: Size) -> onnx.ModelProto:
+    """See the module."""
+    nodes = [*_folded(size), helper.make_node("Attention", ["queries", "keys", "v"], ["out"], scale=1.0)]
+    return _model(size, nodes, {}, opset=23)
+
+
+def multi_head_form(size: Size) -> onnx.ModelProto:
+    """See the module; its tensors are (G, N, H D)."""
+    wide = size.channels + 2 * size.side
+    nodes = [*_folded(size)]
+    for name in ("queries", "keys", "v"):
+        nodes.append(helper.make_node("Transpose", [name], [f"{name}_n"], perm=[0, 2, 1, 3]))
+        nodes.append(helper.make_node("Reshape", [f"{name}_n", f"{name}_shape"], [f"{name}_flat"]))
+    nodes += [
+        helper.make_node(
+            "MultiHeadAttention",
+            ["queries_flat", "keys_flat", "v_flat"],
+            ["flat"],
+            domain="com.microsoft",
+            num_heads=size.heads,
+            scale=1.0,
+        ),
+        helper.make_node("Reshape", ["flat", "split"], ["out_n"]),
+        helper.make_node("Transpose", ["out_n"], ["out"], perm=[0, 2, 1, 3]),
+    ]
+    flat = (size.groups, size.tokens)
+    shapes = {
+        "queries_shape": (*flat, size.heads * wide),
+        "keys_shape": (*flat, size.heads * wide),
+        "v_shape": (*flat, size.heads * size.channels),
+        "split": (*flat, size.heads, size.channels),
+    }
+    return _model(size, nodes, shapes)
+
+
+FORMS: Mapping[str, Callable[[Size], onnx.ModelProto]] = {
+    "bias": bias_form,
+    "folded": folded_form,
+    "Attention": attention_form,
+    "MultiHeadAttention": multi_head_form,
+}
+
+
+def _scaled_queries(size: Size) -> list[Any]:
+    scale = numpy_helper.from_array(np.array(size.channels**-0.5, np.float32), "scale_value")
+    return [
+        helper.make_node("Constant", [], ["scale"], value=scale),
+        helper.make_node("Mul", ["q", "scale"], ["q_s"]),
+    ]
+
+
+def _folded(size: Size) -> list[Any]:
+    """Queries and keys (G, H, N, D + 2 side), extended by the bias and by codes of row and column."""
+    code = np.eye(size.side, dtype=np.float32)
+    codes = np.concatenate((np.repeat(code, size.side, axis=0), np.tile(code, (size.side, 1))), axis=1)
+    spread = np.broadcast_to(codes, (size.groups, size.heads, *codes.shape))
+    return [
+        *_scaled_queries(size),
+        helper.make_node("Constant", [], ["codes"], value=numpy_helper.from_array(np.ascontiguousarray(spread), "c")),
+        helper.make_node("Concat", ["q_s", "rows", "columns"], ["queries"], axis=-1),
+        helper.make_node("Concat", ["k", "codes"], ["keys"], axis=-1),
+    ]
+
+
+def _model(size: Size, nodes: list[Any], shapes: Mapping[str, tuple[int, ...]], opset: int = 18) -> onnx.ModelProto:
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape) for name, array in size.feeds().items()
+    ]
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, size.feeds()["v"].shape)
+    weights = [numpy_helper.from_array(np.array(shape, np.int64), name) for name, shape in shapes.items()]
+    graph = helper.make_graph(nodes, "attention", inputs, [out], weights)
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+def onnxruntime_runner(provider: str) -> Callable[[bytes], Callable[[Feeds], F32]]:
+    """Loads a model for one execution provider."""
+
+    def load(model: bytes) -> Callable[[Feeds], F32]:
+        import onnxruntime
+
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = 3
+        session = onnxruntime.InferenceSession(model, settings, providers=[provider])
+        if provider not in session.get_providers():
+            raise BackendError(f"{provider} did not load.")
+        return lambda feeds: np.asarray(session.run(None, dict(feeds))[0])
+
+    return load
+
+
+def openvino_runner(precision: str) -> Callable[[bytes], Callable[[Feeds], F32]]:
+    """Loads a model for OpenVINO on the CPU."""
+
+    def load(model: bytes) -> Callable[[Feeds], F32]:
+        import openvino
+
+        core = openvino.Core()
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+        request = core.compile_model(core.read_model(model), "CPU", settings).create_infer_request()
+
+        def run(feeds: Feeds) -> F32:
+            request.infer(dict(feeds), share_inputs=True)
+            out: F32 = request.get_tensor("out").data
+            return out
+
+        return run
+
+    return load
+
+
+def backends() -> dict[str, Callable[[bytes], Callable[[Feeds], F32]]]:
+    """What is installed here."""
+    import onnxruntime
+
+    found = {"onnxruntime CPU": onnxruntime_runner("CPUExecutionProvider")}
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        found["onnxruntime CUDA"] = onnxruntime_runner("CUDAExecutionProvider")
+    try:
+        import openvino  # noqa: F401
+    except ImportError:
+        return found
+    return found | {f"OpenVINO {name}": openvino_runner(hint) for name, hint in (("fp32", "f32"), ("bf16", "bf16"))}
+
+
+def measure(size: Size, runs: int) -> list[dict[str, Any]]:
+    """Time every form on every backend, in turn; a form that a backend cannot load keeps the reason."""
+    feeds = size.feeds()
+    records: list[dict[str, Any]] = []
+    ready = []
+    for backend, load in backends().items():
+        for form, build in FORMS.items():
+            record: dict[str, Any] = {"size": size.name, "backend": backend, "form": form}
+            records.append(record)
+            try:
+                run = load(build(size).SerializeToString())
+                record["output"] = run(feeds).copy()
+            except Exception as error:  # each backend raises its own kinds
+                record["refused"] = str(error).strip().splitlines()[0][:200]
+            else:
+                ready.append((record, run))
+    seconds: dict[int, list[float]] = {id(record): [] for record, _ in ready}
+    for _ in range(runs):
+        for record, run in ready:
+            start = time.perf_counter()
+            run(feeds)
+            seconds[id(record)].append(time.perf_counter() - start)
+    reference = records[0]["output"]
+    for record, _ in ready:
+        record["ms"] = percentiles_ms(seconds[id(record)])
+        record["largest_difference"] = float(np.abs(record.pop("output") - reference).max())
+    return records
+
+
+def main() -> None:
+    """Measure, print a table and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    options = parser.parse_args()
+    records = [record for size in SIZES for record in measure(size, options.runs)]
+    for record in records:
+        result = f"{record['ms']['p50']:.1f} ms" if "ms" in record else f"refused: {record['refused']}"
+        print(f"{record['size']:8} {record['backend']:17} {record['form']:19} {result}")  # noqa: T201
+    print(write_record(options.out, "attention", {"runs": options.runs, "results": records}))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

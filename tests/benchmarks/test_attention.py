@@ -1,0 +1,38 @@
+"""All forms of the attention compute the same. No time is asserted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.attention import FORMS, Size, measure, onnxruntime_runner
+
+TINY = Size("tiny", 2, 3, heads=2, channels=4)
+
+
+def by_hand(size: Size) -> np.ndarray:
+    """In float64, with the bias tensor written out."""
+    feeds = {name: array.astype(np.float64) for name, array in size.feeds().items()}
+    y, x = np.divmod(np.arange(size.tokens), size.side)
+    logits = feeds["q"] @ feeds["k"].swapaxes(-1, -2) / np.sqrt(size.channels)
+    logits += feeds["rows"][..., y] + feeds["columns"][..., x]
+    shares = np.exp(logits - logits.max(-1, keepdims=True))
+    return shares / shares.sum(-1, keepdims=True) @ feeds["v"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_equals_the_definition(form: str) -> None:
+    run = onnxruntime_runner("CPUExecutionProvider")(FORMS[form](TINY).SerializeToString())
+    np.testing.assert_allclose(run(TINY.feeds()), by_hand(TINY), atol=1e-5)
+
+
+def test_every_backend_and_form_is_in_the_record() -> None:
+    records = measure(TINY, runs=2)
+    assert {record["form"] for record in records} == set(FORMS)
+    assert "onnxruntime CPU" in {record["backend"] for record in records}
+    for record in records:
+        if "refused" not in record:
+            assert 0 <= record["ms"]["p50"] <= record["ms"]["p99"]
+            assert record["largest_difference"] < 0.1
+        assert "output" not in record
+    assert all("ms" in record for record in records if record["backend"] == "onnxruntime CPU")
