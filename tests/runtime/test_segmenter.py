@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -374,3 +376,28 @@ def test_tiny_images_at_scale(segmenter: Segmenter, shape: tuple[int, int]) -> N
     config = replace(OPEN, view_diameter_px=40.0, diameter_px=20.0)
     tiny = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
     check_invariants(segmenter(tiny, config=config), shape)
+
+
+def labels_in_a_process(directory: Path, image: Any, out: Any) -> None:
+    out.put(Segmenter(directory)(image, boxes=BOXES, config=OPEN).labels)
+
+
+def test_threads_and_processes_get_the_same_labels(segmenter: Segmenter, small_engines: Path, image: Any) -> None:
+    crops = [image, image[:300], image[200:], image[:, 40:]]
+    expected = [segmenter(crop, boxes=BOXES[:1], config=OPEN) for crop in crops]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(2):
+            found = list(pool.map(lambda crop: segmenter(crop, boxes=BOXES[:1], config=OPEN), crops))
+            for mine, other in zip(found, expected, strict=True):
+                assert_same(mine, other)
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    workers = [context.Process(target=labels_in_a_process, args=(small_engines, image, queue)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    both = [queue.get(timeout=300) for _ in workers]
+    for worker in workers:
+        worker.join()
+    alone = segmenter(image, boxes=BOXES, config=OPEN).labels
+    for labels in both:
+        np.testing.assert_array_equal(labels, alone)

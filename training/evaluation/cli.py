@@ -106,6 +106,7 @@ def tune(
     dataset: Datasets = None,
     split: Split = "val",
     iou: Annotated[float, typer.Option(help="IoU of the F1 that is raised.")] = PRIMARY_IOU,
+    backend: Annotated[str, typer.Option(help="As in 'segment'.")] = "auto",
     scale: Annotated[
         bool, typer.Option(help="Also choose the diameter at which cells are shown: whole images or tiles.")
     ] = False,
@@ -121,7 +122,9 @@ def tune(
         start = SegmentConfig(box_threshold_mode="fixed", normalize=samples[0].tile_hw is None)
         views = VIEWS if scale else ()
         with _progress("encoding", len(samples) * (1 + len(views))) as step:
-            tuned = tune_settings(Segmenter(engine), samples, start, views=views, iou=iou, on_image=step)
+            tuned = tune_settings(
+                Segmenter(engine, backend=backend), samples, start, views=views, iou=iou, on_image=step
+            )
         chosen = asdict(replace(tuned.config, normalize=True))
         write_whole(out, lambda temporary: temporary.write_text(json.dumps(chosen, indent=2) + "\n", encoding="utf-8"))
         for subset, f1 in tuned.f1.items():
