@@ -22,18 +22,15 @@ from runtime.errors import ConfigError, InputError
 from runtime.manifest import check_files, read_manifest
 from runtime.ordered import in_order
 from runtime.results import Detections, EncodedImage, EncodedView, MaskLogits, Segmentation
-from runtime.scale import measure_diameter
+from runtime.scale import measure_diameter, one_view_will_do
 from runtime.stitching import TileCells, stitch, tile_cells
-from runtime.tiling import OVERLAP_DIAMETERS, TileGrid, cut_tile, tile_grid
+from runtime.tiling import TileGrid, cut_tile, grid_at_scale
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 _VIEWS_TOGETHER = 8
 """Views whose boxes share decoder calls; bounds what a long batch holds at a time."""
-
-_LARGEST_SCALE = 4.0
-"""Images are not enlarged by more than this: there is nothing more to see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +221,8 @@ class Segmenter:
             size_hw: size of the image.
             config: settings of this call.
         """
-        shown = (_Shown(0, size_hw, view, None, True) for view in views)
-        return next(self._results(shown, config or self.config))
+        config = config or self.config
+        return stitch(list(self.cells_of_views(views, size_hw, config=config)), size_hw, min_area_px=config.min_area_px)
 
     def detect(self, encoded: EncodedImage, *, config: SegmentConfig | None = None) -> Detections:
         """Find the boxes of all cells of an encoded image.
@@ -342,11 +339,24 @@ class Segmenter:
 
             measured = measure_diameter(normalized, model_size, find_boxes)
             diameter = measured.diameter_px
-            shown_px = 0.0 if diameter is None else diameter * model_size / max(size_hw)
-            if diameter is None or (measured.whole and config.whole_view_diameter_px <= shown_px <= 2 * wanted_px):
+            if diameter is None or one_view_will_do(
+                measured, max(size_hw), model_size, wanted_px, config.whole_view_diameter_px
+            ):
                 return EncodedView((0, 0), looked[0])
-        side = max(model_size * diameter / wanted_px, model_size / _LARGEST_SCALE)
-        return tile_grid(size_hw, side, min(OVERLAP_DIAMETERS * diameter, side / 2))
+        return grid_at_scale(size_hw, diameter, model_size, wanted_px)
+
+    def cells_of_views(
+        self, views: Iterable[EncodedView], size_hw: tuple[int, int], *, config: SegmentConfig | None = None
+    ) -> Iterator[TileCells]:
+        """``segment_views`` before the cells are stitched: those of each view, in order.
+
+        The boxes of several views share decoder calls.
+        """
+        config = config or self.config
+        shown = (_Shown(0, size_hw, view, None, True) for view in views)
+        while group := list(islice(shown, _VIEWS_TOGETHER)):
+            for one, result in zip(group, self._segment_together(group, config), strict=True):
+                yield tile_cells(result, one.view.origin_yx, size_hw)
 
     def _results(self, shown: Iterator[_Shown], config: SegmentConfig) -> Iterator[Segmentation]:
         """One result per image, in order; the boxes of several views, and images, share decoder calls."""
