@@ -74,8 +74,8 @@ class Segmenter:
         Args:
             engine_dir: a directory written by ``cellsam-engine export``; None for the built-in ``nano``, whose model
                 card says what it was trained on.
-            backend: ``cpu`` (onnxruntime), ``openvino`` (also the CPU, in bfloat16 where it has that), or ``auto``,
-                which is ``cpu``.
+            backend: ``cpu`` (onnxruntime), ``openvino`` (also the CPU, in bfloat16 where it has that), ``cuda``
+                (onnxruntime on an NVIDIA GPU), or ``auto``, the fastest one that can run here; the log says which.
             config: settings of calls that bring none; default, those of the manifest.
             boxes_per_call: most boxes decoded together; bounds the decoder's memory. Default: 16, on a GPU 128.
             images_per_call: most images encoded together. Default: 1, on a GPU 4.
@@ -90,7 +90,7 @@ class Segmenter:
             if value is not None:
                 check_whole(name, value, least=1)
         directory = builtin_engine() if engine_dir is None else Path(engine_dir)
-        self.backend = resolve_backend(backend)
+        self.backend = resolve_backend(backend, directory)
         self.manifest = read_manifest(directory)
         check_files(directory, self.manifest)
         self.config = config or self.manifest.config

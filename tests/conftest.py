@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from export.verify import verification_image
 from runtime import Segmenter
 from tests.golden.cases import NAMES, GoldenCase, make_case
 from tests.small import SMALL, save_small
+
+os.environ["CELLSAM_BACKEND"] = "cpu"  # exact, and the same on every machine; processes that tests start inherit it
 
 settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no deadline")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.backends.choice import choose_backend
 from runtime.config import check_whole
 from runtime.errors import BackendError, ConfigError, EngineError
 from runtime.manifest import EngineFile, TensorSpec
@@ -36,6 +38,9 @@ Tensors = dict[str, Tensor]
 BACKENDS = ("auto", "cpu", "openvino", "cuda")
 ON_GPU = ("cuda", "tensorrt")
 """Those whose tensors stay on a GPU between the engines."""
+
+ENVIRONMENT = "CELLSAM_BACKEND"
+"""Environment variable that says what ``auto`` stands for."""
 
 CpuPrecision = Literal["auto", "fp32", "bf16"]
 
@@ -94,18 +99,30 @@ class BackendOptions:
             check_whole("threads", self.threads, least=1)
 
 
-def resolve_backend(name: str) -> str:
+def resolve_backend(name: str, directory: Path) -> str:
     """The backend that ``name`` stands for.
+
+    ``auto`` is the one that the environment variable ``CELLSAM_BACKEND`` names or, without it, the fastest one that can
+    run here; the log says which and why.
+
+    Args:
+        name: one of ``BACKENDS``.
+        directory: the engines.
 
     Raises:
         BackendError: no such backend.
     """
+    said = "backend"
+    if name == "auto" and ENVIRONMENT in os.environ:
+        said, name = ENVIRONMENT, os.environ[ENVIRONMENT]
     if name not in BACKENDS:
-        raise BackendError(f"backend is {name!r}; expected one of {', '.join(map(repr, BACKENDS))}.")
-    if name == "auto":
-        _log.info("backend 'auto' is 'cpu': onnxruntime on the CPU.")
-        return "cpu"
-    return name
+        raise BackendError(f"{said} is {name!r}; expected one of {', '.join(map(repr, BACKENDS))}.")
+    if name != "auto":
+        return name
+    chosen, reason = choose_backend(has_plans=(directory / "tensorrt").is_dir())
+    level = logging.WARNING if "not used" in reason else logging.INFO
+    _log.log(level, "backend 'auto' is %r: %s.", chosen, reason)
+    return chosen
 
 
 def load_engine(path: Path, spec: EngineFile, *, backend: str, options: BackendOptions) -> Engine:

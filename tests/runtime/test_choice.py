@@ -1,0 +1,87 @@
+"""``auto`` takes the fastest backend that can run, and says why."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from runtime import BackendError
+from runtime.backends import choice
+from runtime.backends.base import resolve_backend
+
+
+@pytest.mark.parametrize(
+    ("gpus", "plans", "packages", "cuda", "expected", "reason"),
+    [
+        (1, True, {"tensorrt", "openvino"}, True, "tensorrt", "plans are here"),
+        (1, True, {"openvino"}, True, "cuda", "CUDA provider"),
+        (2, False, {"tensorrt"}, True, "cuda", "CUDA provider"),
+        (0, True, {"tensorrt", "openvino"}, True, "openvino", "faster on a CPU"),
+        (0, False, set(), False, "cpu", "always works"),
+        (1, False, set(), False, "cpu", "the GPU is not used.*install onnxruntime-gpu"),
+        (1, False, {"openvino"}, False, "openvino", "the GPU is not used"),
+    ],
+)
+def test_choice(
+    gpus: int,
+    plans: bool,
+    packages: set[str],
+    cuda: bool,
+    expected: str,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(choice, "count_gpus", lambda: gpus)
+    monkeypatch.setattr(choice, "find_spec", lambda name: name if name in packages else None)
+    monkeypatch.setattr(choice, "_onnxruntime_has_cuda", lambda: cuda)
+    name, why = choice.choose_backend(has_plans=plans)
+    assert name == expected
+    assert re.search(reason, why)
+
+
+@pytest.mark.parametrize(("init", "found"), [(0, 3), (100, 0)])
+def test_gpus_are_counted_by_the_driver(init: int, found: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def count(pointer: Any) -> int:
+        pointer._obj.value = 3
+        return 0
+
+    driver = SimpleNamespace(cuInit=lambda flags: init, cuDeviceGetCount=count)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
+    assert choice.count_gpus() == found
+
+
+def test_no_driver_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    assert choice.count_gpus() == 0
+
+
+def test_the_environment_says_what_auto_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CELLSAM_BACKEND", "openvino")
+    assert resolve_backend("auto", tmp_path) == "openvino"
+    assert resolve_backend("cpu", tmp_path) == "cpu"
+    monkeypatch.setenv("CELLSAM_BACKEND", "gpu")
+    with pytest.raises(BackendError, match="CELLSAM_BACKEND is 'gpu'; expected one of 'auto', 'cpu'"):
+        resolve_backend("auto", tmp_path)
+
+
+def test_the_log_says_what_was_chosen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("CELLSAM_BACKEND", raising=False)
+    monkeypatch.setattr(choice, "count_gpus", lambda: 1)
+    monkeypatch.setattr(choice, "find_spec", lambda name: None)
+    monkeypatch.setattr(choice, "_onnxruntime_has_cuda", lambda: False)
+    assert resolve_backend("auto", tmp_path) == "cpu"
+    assert "the GPU is not used" in caplog.text, "a warning, seen without asking for the log"
+    monkeypatch.setattr(choice, "_onnxruntime_has_cuda", lambda: True)
+    with caplog.at_level("INFO"):
+        assert resolve_backend("auto", tmp_path) == "cuda"
+    assert "'auto' is 'cuda': a GPU and onnxruntime's CUDA provider are here" in caplog.text
