@@ -203,6 +203,24 @@ def agreement(one: NDArray[np.int32], other: NDArray[np.int32]) -> dict[str, flo
     return {"mean_iou": round(float(np.mean(matched)), 4), "matched": round(len(matched) / largest, 4)}
 
 
+def cellpose_network(case: Case) -> Variant:
+    """The network of Cellpose-SAM with random weights on the tiles that Cellpose cuts; flows to masks not included."""
+    from cellpose.core import run_net
+    from cellpose.vit import CPSAM
+
+    network = CPSAM().eval()
+    image = normalize_contrast(case.image())[None]
+
+    @torch.inference_mode()
+    def run() -> tuple[Stages, NDArray[np.int32]]:
+        clock = Clock()
+        clock.time("encode", lambda: run_net(network, image, bsize=256))
+        clock.stages.update(detect=0.0, decode=0.0)
+        return clock.stages, np.zeros((case.size_px, case.size_px), np.int32)
+
+    return run
+
+
 def main() -> None:
     """Measure and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -210,6 +228,9 @@ def main() -> None:
     parser.add_argument("--engines", type=Path, required=True, help="engine directory")
     parser.add_argument("--size", type=int, default=512, help="side of the image, pixels")
     parser.add_argument("--boxes", type=int, default=100, help="boxes to decode")
+    parser.add_argument(
+        "--cellpose", action="store_true", help="also time Cellpose-SAM's network (pip install cellpose)"
+    )
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
@@ -222,6 +243,8 @@ def main() -> None:
         "engines, onnxruntime": partial(engines, options.engines, case, "box", "cpu"),
         "engines, OpenVINO": partial(engines, options.engines, case, "box", "openvino"),
     }
+    if options.cellpose:
+        variants["Cellpose-SAM, network only, PyTorch"] = partial(cellpose_network, case)
     measured = measure_in_turn(variants, warmup=options.warmup, runs=options.runs)
     baseline = measured[BASELINE]
     summaries = {name: result.summary() for name, result in measured.items()}
