@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +25,7 @@ from runtime.builtin import builtin_engine, sample_images
 from runtime.commands import Commands, missing_packages_named
 from runtime.config import BoxThresholdMode, MaskWindow, Overlap, SegmentConfig
 from runtime.console import errors, fail
-from runtime.errors import ConfigError, EngineError, InputError, SegmenterError
+from runtime.errors import ConfigError, EngineError, SegmenterError
 from runtime.manifest import Manifest, TensorSpec, describe_check, read_manifest
 from runtime.results import Segmentation
 
@@ -71,10 +70,42 @@ def _options(
 @app.command()
 def segment(
     images: Annotated[
-        list[Path], typer.Argument(help="Images: PNG, JPEG, TIFF or npy.", metavar="IMAGE...", readable=False)
+        list[Path],
+        typer.Argument(
+            help="Images: TIFF, OME-TIFF, OME-Zarr, PNG, JPEG, npy or whole slides; directories of them; patterns.",
+            metavar="IMAGE...",
+            readable=False,
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="Directory for label images and tables; made if need be.", metavar="DIR")],
+    out: Annotated[Path, typer.Option(help="Directory for the results; made if need be.", metavar="DIR")],
     engine: EngineDir = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="What is written, several with commas or repeated: tiff and csv (the default), ome-tiff, ome-zarr, "
+            "geojson (QuPath), parquet.",
+            metavar="NAME,...",
+        ),
+    ] = None,
+    nuclear: Annotated[
+        str | None, typer.Option(help="Channel of the nuclei, by name or number from 0.", metavar="CHANNEL")
+    ] = None,
+    membrane: Annotated[
+        str | None, typer.Option(help="Channel of whole cells (membrane, cytoplasm).", metavar="CHANNEL")
+    ] = None,
+    rgb: Annotated[
+        bool, typer.Option("--rgb", help="Colour image: all three planes as they are; files that say so need it not.")
+    ] = False,
+    time: Annotated[int | None, typer.Option(help="Time point of a series, from 0.", min=0)] = None,
+    z: Annotated[int | None, typer.Option("--z", help="Plane of a stack, from 0.", min=0)] = None,
+    series: Annotated[
+        str | None, typer.Option(help="Image of a file that holds several, by name or number from 0.")
+    ] = None,
+    pixel_size: Annotated[
+        float | None, typer.Option(help="Side of a pixel, micrometres; default: what the file says.")
+    ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Look into directories of directories.")] = False,
     overlay: Annotated[bool, typer.Option(help="Also write NAME_overlay.png: the image with outlined cells.")] = False,
     backend: Annotated[
         str, typer.Option(help="What runs the engines: auto, cpu (onnxruntime) or openvino (CPU).")
@@ -137,12 +168,16 @@ def segment(
 ) -> None:
     """Segment images: NAME_labels.tif (0 = background, 1..n cells) and NAME_cells.csv (boxes and scores) each.
 
-    Images of the package to try it on: 'cellsam-engine samples'.
+    Other files: --format. Images of the package to try it on: 'cellsam-engine samples'.
 
     Settings not given come from the engine's manifest. An image that cannot be segmented is reported at the end, with
     exit code 1; the others are written.
     """
     from runtime.backends import BackendOptions
+    from runtime.formats import Plane
+    from runtime.inputs import find_images, result_stems
+    from runtime.outputs.formats import check_packages, parse_formats
+    from runtime.segment_files import FileOptions
     from runtime.segmenter import Segmenter
 
     given = {
@@ -159,7 +194,20 @@ def segment(
         "fill_holes": fill_holes,
     }
     try:
-        targets = _targets(images, out)
+        files = FileOptions(
+            series=series,
+            plane=Plane(time=time, z=z, pages_are_channels=nuclear is not None or membrane is not None),
+            nuclear=nuclear,
+            membrane=membrane,
+            rgb=rgb,
+            pixel_size_um=pixel_size,
+            formats=parse_formats(formats or ()),
+            overlay=overlay,
+            overwrite=overwrite,
+        )
+        check_packages(files.formats)
+        found = find_images(images, recursive=recursive, out=out, endings=files.endings)
+        targets = result_stems(found, out, files.endings)
         engine = engine or builtin_engine()
         config = _config(engine, read_manifest(engine), given)
         options = BackendOptions(threads=threads, cpu_precision=cpu_precision)
@@ -173,7 +221,7 @@ def segment(
     try:
         _each(
             targets,
-            lambda path, stem: _segment_file(segmenter, path, stem, overwrite=overwrite, overlay=overlay),
+            lambda path, stem: _segment_file(segmenter, path, stem, options=files),
             failed,
         )
     except KeyboardInterrupt:
@@ -274,42 +322,6 @@ def _config(engine: Path, manifest: Manifest, given: Mapping[str, Any]) -> Segme
     return replace(manifest.config, **changes)
 
 
-def _targets(images: list[Path], out: Path) -> list[Target]:
-    """Each image with the path its results begin with.
-
-    Raises:
-        InputError: an image is given twice, two would write the same files, or results would replace an image.
-    """
-    targets: dict[str, Target] = {}
-    inputs: dict[str, Path] = {}
-    for image in images:
-        real = os.path.realpath(image)
-        if real in inputs:
-            raise InputError(f"{_named(inputs[real], image)} given twice; give each image once.")
-        inputs[real] = image
-        # Many file systems do not tell A from a.
-        stem, key = out / image.stem, image.stem.casefold()
-        if key in targets:
-            raise InputError(f"{targets[key][0]} and {image} would both write {stem}_labels.tif; rename one of them.")
-        targets[key] = (image, stem)
-    folded = {real.casefold(): image for real, image in inputs.items()}
-    for image, stem in targets.values():
-        for result in _results(stem):
-            replaced = folded.get(os.path.realpath(result).casefold())
-            if replaced is not None:
-                raise InputError(f"the result of {image} would replace the image {replaced}; choose another --out.")
-    return list(targets.values())
-
-
-def _named(first: Path, again: Path) -> str:
-    return f"{first} is" if first == again else f"{first} and {again} are one file,"
-
-
-def _results(stem: Path) -> tuple[Path, Path, Path]:
-    """Label image, table and overlay of an image."""
-    return Path(f"{stem}_labels.tif"), Path(f"{stem}_cells.csv"), Path(f"{stem}_overlay.png")
-
-
 def _each(
     targets: list[Target], work: Callable[[Path, Path], tuple[Segmentation, Path]], failed: list[Failure]
 ) -> None:
@@ -353,24 +365,10 @@ def _report(failed: list[Failure], count: int) -> None:
         errors.print(f"  {reason}" if reason.startswith(f"{path} ") else f"  {path}: {reason}", markup=False)
 
 
-def _segment_file(
-    segmenter: Any, path: Path, stem: Path, *, overwrite: bool, overlay: bool
-) -> tuple[Segmentation, Path]:
-    from runtime.files import read_image, write_labels, write_table
-    from runtime.overlay import write_overlay
+def _segment_file(segmenter: Any, path: Path, stem: Path, *, options: Any) -> tuple[Segmentation, Path]:
+    from runtime.segment_files import segment_file
 
-    labels, table, picture = _results(stem)
-    wanted = (labels, table, picture) if overlay else (labels, table)
-    existing = [str(result) for result in wanted if result.exists()]
-    if existing and not overwrite:
-        raise InputError(f"{' and '.join(existing)} exist; pass --overwrite to replace them.")
-    image = read_image(path)
-    result: Segmentation = segmenter(image)
-    write_labels(labels, result.labels)
-    write_table(table, result)
-    if overlay:
-        write_overlay(picture, image, result.labels)
-    return result, labels
+    return segment_file(segmenter, path, stem, options)
 
 
 def main() -> None:

@@ -1,0 +1,151 @@
+"""Which plane of a stack is the image. Pure functions on axis names and shapes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import InputError
+
+Array = NDArray[np.generic]
+
+_log = logging.getLogger(__name__)
+
+UNNAMED = "QI"
+"""Axes of pages of which a TIFF says nothing (tifffile's letters)."""
+
+NAMED_FEW = 3
+"""Up to so many unnamed pages are taken as channels unasked, since the model takes three."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plane:
+    """Which plane of a stack is wanted; the first is 0."""
+
+    time: int | None = None
+    """Time point; needed where there are several."""
+    z: int | None = None
+    """Z plane; needed where there are several."""
+    pages_are_channels: bool = False
+    """Take pages of which the file says nothing as channels, however many they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneAxes:
+    """Where a plane lies in an array of several axes."""
+
+    y: int
+    x: int
+    channel: int | None
+    """The axis along which the channels lie, be they pages or samples of a pixel; None for a single one."""
+    fixed: dict[int, int]
+    """Index along each of the other axes."""
+
+    def index(self, rows: slice, columns: slice, channel: int) -> tuple[slice | int, ...]:
+        """The index of a part of one channel into the array."""
+        places: dict[int, slice | int] = {**self.fixed, self.y: rows, self.x: columns}
+        if self.channel is not None:
+            places[self.channel] = channel
+        return tuple(places[axis] for axis in range(len(places)))
+
+
+def find_plane(axes: str, shape: Sequence[int], plane: Plane, name: str) -> PlaneAxes:
+    """Find the plane that is wanted among the axes of an array.
+
+    Args:
+        axes: a letter each: Y, X, C (channels), S (samples of a pixel), T, Z, Q or I (pages without a name); others may
+            have length 1.
+        shape: of the array.
+        plane: what is wanted.
+        name: of the file, for messages.
+
+    Raises:
+        InputError: a choice is missing, is out of range, or would be one along an axis that is not there; axes that are
+            not those of an image. The message names the axes.
+    """
+    came = f"{name} has axes {axes} with shape {tuple(shape)}"
+    if axes.count("Y") != 1 or axes.count("X") != 1:
+        raise InputError(f"{came}; expected one Y and one X axis. Save the plane to segment as an image.")
+    meaning = _named(axes, shape, plane, came)
+    wanted = {"T": plane.time, "Z": plane.z}
+    fixed: dict[int, int] = {}
+    channel: int | None = None
+    missing: list[str] = []
+    for axis, (letter, size) in enumerate(zip(meaning, shape, strict=True)):
+        if letter in "YX":
+            continue
+        if letter in "CS" and size > 1:
+            if channel is not None:
+                raise InputError(f"{came}; expected one axis of channels. Save the channels to segment as an image.")
+            channel = axis
+        elif letter in wanted and (chosen := wanted.pop(letter)) is not None:
+            if not 0 <= chosen < size:
+                raise InputError(f"{came}; {_OPTIONS[letter]} is {chosen}, expected 0 to {size - 1}.")
+            fixed[axis] = chosen
+        elif size == 1:
+            fixed[axis] = 0
+        elif letter in _OPTIONS:
+            missing.append(f"{_OPTIONS[letter]} 0..{size - 1}")
+        else:
+            raise InputError(
+                f"{came}; expected one plane of channels. Axis {letter} cannot be chosen from: save a part."
+            )
+    if missing:
+        raise InputError(f"{came}; expected one plane. Choose it: {' and '.join(missing)}.")
+    for letter, chosen in wanted.items():
+        if chosen:
+            raise InputError(f"{came}; {_OPTIONS[letter]} is {chosen}, but there is no axis {letter}. Leave it out.")
+    return PlaneAxes(axes.index("Y"), axes.index("X"), channel, fixed)
+
+
+_OPTIONS = {"T": "--time", "Z": "--z"}
+"""Command line options, by which messages call the fields of ``Plane``."""
+
+
+def _named(axes: str, shape: Sequence[int], plane: Plane, came: str) -> str:
+    """The axes, with a name for pages that have none: the plane that is asked for, or channels."""
+    unnamed = [axis for axis, letter in enumerate(axes) if letter in UNNAMED and shape[axis] > 1]
+    if not unnamed:
+        return axes
+    pages = shape[unnamed[0]]
+    has_channels = any(letter in "CS" and size > 1 for letter, size in zip(axes, shape, strict=True))
+    if plane.z is not None and "Z" not in axes:
+        letter = "Z"
+    elif plane.time is not None and "T" not in axes:
+        letter = "T"
+    else:
+        letter = "C" if not has_channels and (plane.pages_are_channels or pages <= NAMED_FEW) else ""
+    if not letter or len(unnamed) > 1:
+        raise InputError(
+            f"{came} and does not say what its {pages} pages are; expected one plane of up to three channels. Say what "
+            f"they are: --z or --time 0..{pages - 1} takes one of them, --nuclear and --membrane choose channels."
+        )
+    if letter == "C" and not plane.pages_are_channels:
+        _log.warning(
+            "%s and does not say what its %d pages are; they are taken as channels. If they are time points or planes, "
+            "choose one: --time or --z.",
+            came,
+            pages,
+        )
+    return axes[: unnamed[0]] + letter + axes[unnamed[0] + 1 :]
+
+
+def part_of_array(
+    array: Any, axes: PlaneAxes, part: tuple[int, int, int, int], channels: Sequence[int]
+) -> NDArray[np.generic]:
+    """The part (top, left, height, width) of a plane, (h, w, C) in native byte order.
+
+    ``array`` is of numpy or zarr: only what is asked for is read.
+    """
+    top, left, height, width = part
+    planes = []
+    for channel in channels:
+        found: Array = np.asarray(array[axes.index(slice(top, top + height), slice(left, left + width), channel)])
+        planes.append(found if axes.y < axes.x else found.T)
+    stacked: Array = np.stack(planes, axis=2)
+    return stacked.astype(stacked.dtype.newbyteorder("="), copy=False)

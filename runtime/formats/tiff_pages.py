@@ -1,0 +1,145 @@
+"""Parts of a TIFF page: only the tiles or strips that hold them are read and decoded."""
+
+from __future__ import annotations
+
+import math
+import struct
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import InputError
+
+Array = NDArray[np.generic]
+
+CACHE_BYTES = 256 << 20
+"""Decoded segments that are kept: parts that lie side by side share strips as wide as the image."""
+
+
+class Segment(NamedTuple):
+    """A tile or strip of a page."""
+
+    number: int
+    plane: int
+    """Its sample where each sample has segments of its own, else 0."""
+    y: int
+    x: int
+    """Its first pixel."""
+
+
+class PageParts:
+    """Reads parts of the pages of one file and keeps the latest decoded segments; several threads may use it."""
+
+    def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
+        self._limit = limit_bytes
+        self._kept: OrderedDict[object, Array] = OrderedDict()
+        self._size = 0
+        self._lock = threading.Lock()
+        self._file_lock = threading.Lock()
+
+    def read(self, page: Any, part: tuple[int, int, int, int], samples: tuple[int, ...]) -> Array:
+        """Read a part of one page.
+
+        Args:
+            page: a ``tifffile.TiffPage`` or ``TiffFrame`` of depth 1.
+            part: top, left, height and width, within the page.
+            samples: the samples of a pixel that are wanted, in order.
+
+        Returns:
+            (height, width, len(samples)).
+
+        Raises:
+            InputError: the file ends before a segment does.
+        """
+        top, left, height, width = part
+        out = np.zeros((height, width, len(samples)), page.keyframe.dtype)
+        for segment in _segments(page.keyframe, part, samples):
+            pixels = self._decoded(page, segment)
+            y0, y1 = max(top, segment.y), min(top + height, segment.y + pixels.shape[0])
+            x0, x1 = max(left, segment.x), min(left + width, segment.x + pixels.shape[1])
+            found = pixels[y0 - segment.y : y1 - segment.y, x0 - segment.x : x1 - segment.x]
+            for place, sample in enumerate(samples):
+                if segment.plane <= sample < segment.plane + found.shape[2]:
+                    out[y0 - top : y1 - top, x0 - left : x1 - left, place] = found[..., sample - segment.plane]
+        return out
+
+    def _decoded(self, page: Any, segment: Segment) -> Array:
+        """(h, w, samples) of one segment, without padding."""
+        keyframe, offset = page.keyframe, page.dataoffsets[segment.number]
+        # The offset stands for the segment: pages are objects that tifffile makes again at times.
+        key = (page.parent.filehandle.path, offset)
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        raw = self._raw(page.parent.filehandle, offset, page.databytecounts[segment.number])
+        tables = {"jpegtables": page.jpegtables, "jpegheader": keyframe.jpegheader}
+        data, _, (_, h, w, samples) = keyframe.decode(raw, segment.number, **tables)
+        if data is None:  # left out: nothing but the value for no data
+            return np.full((h, w, samples), keyframe.nodata, keyframe.dtype)
+        pixels: Array = data[0, :h, :w, :samples]
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = pixels
+                self._size += pixels.nbytes
+            while self._size > self._limit and len(self._kept) > 1:
+                self._size -= self._kept.popitem(last=False)[1].nbytes
+        return pixels
+
+    def _raw(self, file: Any, offset: int, size: int) -> bytes | None:
+        """The encoded bytes of a segment; None for one that is left out."""
+        if not offset or not size:
+            return None
+        with self._file_lock:
+            if file.closed:  # tifffile closes the further files of an OME-TIFF until they are read
+                file.open()
+            file.seek(offset)
+            data: bytes = file.read(size)
+        if len(data) < size:
+            raise InputError(
+                f"{file.path} ends {size - len(data)} bytes before its image does; it is cut off. Copy it again."
+            )
+        return data
+
+
+def _segments(keyframe: Any, part: tuple[int, int, int, int], samples: tuple[int, ...]) -> Iterator[Segment]:
+    """The tiles or strips that hold a part."""
+    top, left, height, width = part
+    planes, _, length, across, _ = keyframe.shaped
+    tile_h, tile_w = (keyframe.tilelength, keyframe.tilewidth) if keyframe.is_tiled else (keyframe.rowsperstrip, across)
+    rows, columns = math.ceil(length / tile_h), math.ceil(across / tile_w)
+    for plane in range(planes) if planes == 1 else sorted(set(samples)):
+        for row in range(top // tile_h, (top + height - 1) // tile_h + 1):
+            for column in range(left // tile_w, (left + width - 1) // tile_w + 1):
+                yield Segment((plane * rows + row) * columns + column, plane, row * tile_h, column * tile_w)
+
+
+def check_page_chain(tiff: Any) -> None:
+    """Raise an ``InputError`` if a page is followed by one beyond the end of the file.
+
+    tifffile takes such a file, which is cut off, for one of fewer pages.
+    """
+    layout, file = tiff.tiff, tiff.filehandle
+    if layout.is_ndpi or not len(tiff.pages):
+        return
+    following = _after_tags(tiff.pages[-1].offset, layout, file)
+    next_page = _number(following, layout.offsetformat, file)
+    if next_page and (_after_tags(next_page, layout, file) + layout.offsetsize > file.size):
+        raise InputError(f"{file.path} lacks its last pages; it is cut off. Copy it again.")
+
+
+def _after_tags(offset: int, layout: Any, file: Any) -> int:
+    """Where the tags of the page at ``offset`` end; beyond the file if it has none there."""
+    if offset + layout.tagnosize > file.size:
+        return int(file.size)
+    return offset + int(layout.tagnosize) + _number(offset, layout.tagnoformat, file) * int(layout.tagsize)
+
+
+def _number(offset: int, form: str, file: Any) -> int:
+    file.seek(offset)
+    (number,) = struct.unpack(form, file.read(struct.calcsize(form)))
+    return int(number)

@@ -1,0 +1,1 @@
+"""Results as files of other programs: polygons, OME-TIFF, OME-Zarr, tables."""

@@ -1,0 +1,95 @@
+"""Label maps as OME-TIFF and OME-Zarr."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.files import write_whole
+from runtime.formats.base import optional_package
+from runtime.outputs.pyramid import label_dtype, label_levels, level_count
+
+TILE_PX = 512
+"""Side of OME-TIFF's tiles and OME-Zarr's chunks."""
+
+LABEL_NAME = "cells"
+
+_UM_PER_CM = 1e4
+_BIG_BYTES = 2**32 - 2**25
+"""From this size on, compressed or not, a TIFF is written as BigTIFF."""
+
+
+def write_ome_tiff(path: Path, labels: NDArray[np.integer], pixel_size_um: float | None = None) -> None:
+    """Write a label map as a tiled, compressed OME-TIFF, a pyramid where it is large; the file appears whole.
+
+    Args:
+        path: the file.
+        labels: (H, W), 0 background.
+        pixel_size_um: side of a pixel; None where it is not known.
+    """
+    import tifffile
+
+    dtype = label_dtype(labels)
+    metadata: dict[str, Any] = {"axes": "YX", "Channel": {"Name": [LABEL_NAME]}}
+    options: dict[str, Any] = {"compression": "zlib", "photometric": "minisblack", "tile": (TILE_PX, TILE_PX)}
+    if pixel_size_um is not None:
+        for axis in "XY":
+            metadata |= {f"PhysicalSize{axis}": pixel_size_um, f"PhysicalSize{axis}Unit": "\u00b5m"}
+        options["resolutionunit"] = "CENTIMETER"
+    big = 4 / 3 * labels.size * dtype.itemsize > _BIG_BYTES
+    levels = level_count((labels.shape[0], labels.shape[1])) - 1
+
+    def write(temporary: Path) -> None:
+        with tifffile.TiffWriter(temporary, ome=True, bigtiff=big) as tiff:
+            for number, level in enumerate(label_levels(labels)):
+                if pixel_size_um is not None:
+                    options["resolution"] = (_UM_PER_CM / (pixel_size_um * 2**number),) * 2
+                kind = {"subifds": levels, "metadata": metadata} if not number else {"subfiletype": 1, "metadata": None}
+                tiff.write(level.astype(dtype), **kind, **options)
+
+    write_whole(path, write)
+
+
+def write_ome_zarr(path: Path, labels: NDArray[np.integer], pixel_size_um: float | None = None) -> None:
+    """Write a label map as the one label image, 'cells', of an OME-Zarr labels group; the directory appears whole.
+
+    Viewers open it by itself; moved to ``IMAGE.zarr/labels`` it belongs to that image.
+
+    Args:
+        path: the directory.
+        labels: (H, W), 0 background.
+        pixel_size_um: side of a pixel; None where it is not known.
+
+    Raises:
+        InputError: zarr is not installed.
+
+    Source: NGFF 0.4, which today's viewers all read (ngff.openmicroscopy.org/0.4).
+    """
+    zarr = optional_package("zarr", "zarr", "OME-Zarr")
+    dtype = label_dtype(labels)
+    unit = {"unit": "micrometer"} if pixel_size_um is not None else {}
+    axes = [{"name": name, "type": "space", **unit} for name in "yx"]
+
+    def write(temporary: Path) -> None:
+        group: Any = zarr.open_group(str(temporary), mode="w", zarr_format=2, attributes={"labels": [LABEL_NAME]})
+        image = group.create_group(LABEL_NAME)
+        datasets = []
+        for number, level in enumerate(label_levels(labels)):
+            array = image.create_array(
+                str(number),
+                shape=level.shape,
+                chunks=(min(TILE_PX, level.shape[0]), min(TILE_PX, level.shape[1])),
+                dtype=dtype,
+                chunk_key_encoding={"name": "v2", "separator": "/"},
+                fill_value=0,
+            )
+            array[:] = level.astype(dtype)
+            scale = [float(2**number * (pixel_size_um or 1.0))] * 2
+            datasets.append({"path": str(number), "coordinateTransformations": [{"type": "scale", "scale": scale}]})
+        multiscale = {"version": "0.4", "name": LABEL_NAME, "axes": axes, "datasets": datasets, "type": "nearest"}
+        image.attrs.update({"multiscales": [multiscale], "image-label": {"version": "0.4"}})
+
+    write_whole(path, write)
