@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.measure import Stages, Variant, measure_in_turn, write_record
-from export.verify import verification_image
+from export.sample_image import verification_image
 from runtime import SegmentConfig, Segmenter
 from runtime.boxes import scale_xyxy, select_boxes
 from runtime.masks import LabelCanvas, finish_labels
