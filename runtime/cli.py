@@ -77,7 +77,11 @@ def segment(
     engine: EngineDir = None,
     overlay: Annotated[bool, typer.Option(help="Also write NAME_overlay.png: the image with outlined cells.")] = False,
     backend: Annotated[
-        str, typer.Option(help="What runs the engines: auto, cpu (onnxruntime) or openvino (CPU).")
+        str,
+        typer.Option(
+            help="What runs the engines: auto, cpu (onnxruntime), openvino (CPU), or tensorrt (NVIDIA GPU, with plans "
+            "that 'build' made on this machine)."
+        ),
     ] = "auto",
     cpu_precision: Annotated[
         CpuPrecision, typer.Option(help="openvino: compute in fp32 or bf16; auto, bf16 where the processor has it.")

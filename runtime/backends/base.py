@@ -33,7 +33,7 @@ Tensor = NDArray[Any] | DeviceTensor
 Arrays = dict[str, NDArray[Any]]
 Tensors = dict[str, Tensor]
 
-BACKENDS = ("auto", "cpu", "openvino")
+BACKENDS = ("auto", "cpu", "openvino", "tensorrt")
 
 CpuPrecision = Literal["auto", "fp32", "bf16"]
 
@@ -126,6 +126,10 @@ def _load(path: Path, backend: str, options: BackendOptions) -> Engine:
         from runtime.backends.openvino import OpenVinoEngine
 
         return OpenVinoEngine(path, options)
+    if backend == "tensorrt":
+        from runtime.backends.tensorrt import TensorRtEngine
+
+        return TensorRtEngine(path, options)
     from runtime.backends.ort import OrtEngine
 
     assert backend == "cpu", "resolve_backend comes first"
