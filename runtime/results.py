@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.backends.base import Tensor
 from runtime.masks import MaskCrop
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
-Float = NDArray[np.floating[Any]]
 I32 = NDArray[np.int32]
 
 
@@ -20,14 +19,15 @@ I32 = NDArray[np.int32]
 class EncodedImage:
     """One image after the encoder; feeds ``detect`` and any number of ``decode`` calls.
 
-    The arrays are float16 where the engines compute in it, else float32.
+    float16 where the engines compute in it, else float32: arrays, or tensors that stayed on the backend's device
+    (``numpy.asarray`` copies them).
     """
 
     size_hw: tuple[int, int]
     """Size of the caller's image."""
-    image_embedding: Float
+    image_embedding: Tensor
     """(1, 256, 64, 64) for the ViT-B: input of the mask decoder."""
-    patch_features: Float | None
+    patch_features: Tensor | None
     """(1, 768, 64, 64) for the ViT-B: input of CellFinder; None when encoded for the user's own boxes only."""
 
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from runtime import preprocess
 from runtime.backends import BackendOptions, Engine, load_engine
-from runtime.backends.base import resolve_backend
+from runtime.backends.base import Tensor, Tensors, resolve_backend
 from runtime.boxes import LOGITS_PER_TOKEN, check_boxes, scale_xyxy, select_boxes, token_windows
 from runtime.builtin import builtin_engine
 from runtime.config import SegmentConfig, check_whole
@@ -74,8 +74,9 @@ class Segmenter:
         Args:
             engine_dir: a directory written by ``cellsam-engine export``; None for the built-in ``nano``, whose model
                 card says what it was trained on.
-            backend: ``cpu`` (onnxruntime), ``openvino`` (also the CPU, in bfloat16 where it has that), or ``auto``,
-                which is ``cpu``.
+            backend: ``cpu`` (onnxruntime), ``openvino`` (also the CPU, in bfloat16 where it has that), ``tensorrt`` (an
+                NVIDIA GPU, with plans that ``cellsam-engine build`` made on this machine), or ``auto``, which is
+                ``cpu``.
             config: settings of calls that bring none; default, those of the manifest.
             boxes_per_call: boxes decoded together; bounds the decoder's memory.
             options: threads and the like.
@@ -258,7 +259,7 @@ class Segmenter:
         normalized = self._normalized(image, config or self.config)
         branches = preprocess.branch_inputs(normalized, self.manifest, detector=detector)
         outputs = self._run_encoder("encoder", branches.mask)
-        features: F32 | None = None
+        features: Tensor | None = None
         if branches.box is not None:
             name: EngineName = "detector_encoder" if self.manifest.trunk == "separate" else "encoder"
             one_pass = name == "encoder" and branches.box is branches.mask
@@ -270,8 +271,9 @@ class Segmenter:
     def _normalized(image: ArrayLike, config: SegmentConfig) -> F32:
         return preprocess.normalize_contrast(image) if config.normalize else preprocess.take_normalized(image)
 
-    def _run_encoder(self, name: EngineName, pixel_values: F32) -> dict[str, F32]:
-        return self._engines[name]({"pixel_values": pixel_values[None]})
+    def _run_encoder(self, name: EngineName, pixel_values: F32) -> Tensors:
+        """What the encoder gives goes on to other engines, so it stays where they run."""
+        return self._engines[name].run({"pixel_values": pixel_values[None]}, keep=("patch_features", "image_embedding"))
 
     def detect(self, encoded: EncodedImage, *, config: SegmentConfig | None = None) -> Detections:
         """Find the boxes of all cells of an encoded image.
@@ -381,9 +383,10 @@ class Segmenter:
         images, image_index = np.unique(chunk.image, return_inverse=True)
         tokens = np.arange(chunk.side)
         boxes = [in_model[i][j] for i, j in zip(chunk.image, chunk.index, strict=True)]
+        embeddings = [encoded[i].image_embedding for i in images]
         outputs = self._engines["mask_decoder"](
             {
-                "image_embedding": np.concatenate([encoded[i].image_embedding for i in images]),
+                "image_embedding": embeddings[0] if len(embeddings) == 1 else np.concatenate(embeddings),
                 "image_index": image_index.astype(np.int64),
                 "boxes_xyxy_model": np.stack(boxes),
                 "window_rows": chunk.origin[:, :1] + tokens,
