@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from benchmarks.arithmetic import engine_flop, matrix_product_rate
 from benchmarks.measure import Stages, Variant, measure_in_turn, write_record
-from export.verify import verification_image
+from export.sample_image import verification_image
 from runtime import SegmentConfig, Segmenter
 from runtime.boxes import scale_xyxy, select_boxes, token_windows
 from runtime.config import MaskWindow

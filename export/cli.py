@@ -60,12 +60,12 @@ def export_command(
             settings=SegmentConfig() if settings is None else read_settings(settings),
             force=force,
         )
-        verified_on = _read(image)  # before the work, which takes minutes
-        manifest = export_engines(checkpoint, out, config, image=verified_on, progress=_say)
+        verified_on = read_given(image)  # before the work, which takes minutes
+        manifest = export_engines(checkpoint, out, config, image=verified_on, progress=say)
     except (SegmenterError, OSError) as error:
         fail(error)
     for output in manifest.verification["outputs"]:
-        _say(describe_check(output))
+        say(describe_check(output))
     typer.echo(out)
 
 
@@ -78,16 +78,18 @@ def verify_command(
     from export.exporter import verify_directory
 
     try:
-        checks = verify_directory(directory, checkpoint, image=_read(image), progress=_say)
+        checks = verify_directory(directory, checkpoint, image=read_given(image), progress=say)
     except (SegmenterError, OSError) as error:
         fail(error)
     for check in checks:
         typer.echo(check)
 
 
-def _read(image: Path | None) -> NDArray[Any] | None:
+def read_given(image: Path | None) -> NDArray[Any] | None:
+    """The image of ``--image``, if there is one."""
     return None if image is None else read_image(image)
 
 
-def _say(message: str) -> None:
+def say(message: str) -> None:
+    """A line of progress, on stderr."""
     errors.print(message, markup=False)

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import ExportError, VerificationError
+from export.gates import GateCheck, HalfTolerance
 from export.onnx_file import write_onnx
 from export.placing import check_target, move_into_place
 from export.stages import Stage, stages_of
 from export.verify import OutputCheck, Tolerance, verify_engines
-from export.verify_half import GateCheck, HalfTolerance, verify_half_engines
+from export.verify_half import verify_half_engines
 from runtime.backends.base import BackendOptions
 from runtime.backends.ort import OrtEngine
 from runtime.config import SegmentConfig

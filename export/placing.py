@@ -9,9 +9,7 @@ from pathlib import Path
 from export.errors import ExportError
 from runtime.errors import EngineError
 from runtime.manifest import MANIFEST_NAME, read_manifest
-
-BUILT = "tensorrt"
-"""Subdirectory with plans built from the engines; it goes when they are replaced."""
+from runtime.plans import PLANS
 
 
 def check_target(out: Path, *, force: bool) -> None:
@@ -36,7 +34,8 @@ def check_target(out: Path, *, force: bool) -> None:
         raise ExportError(
             f"{out} exists and is no engine directory; it will not be replaced. Give another --out."
         ) from error
-    own = {MANIFEST_NAME, BUILT, *(engine.file for engine in manifest.engines.values())}
+    # Plans were built from these engines, and go with them.
+    own = {MANIFEST_NAME, PLANS, *(engine.file for engine in manifest.engines.values())}
     others = sorted(path.name for path in out.iterdir() if path.name not in own)
     if others:
         raise ExportError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from export.errors import VerificationError
+from export.sample_image import FIXED_BOXES, FIXED_IMAGES, verification_image
 from runtime.backends import BackendOptions, Engine, load_engine
 from runtime.boxes import LOGITS_PER_TOKEN, token_windows
-from runtime.files import read_image
 from runtime.manifest import EngineName, Manifest
 from runtime.preprocess import branch_inputs, normalize_contrast
 from training.model import CellSAM
@@ -90,12 +89,6 @@ def compare(stage: str, output: str, reference: F32, found: F32, tolerance: Tole
     )
 
 
-def verification_image() -> NDArray[np.generic]:
-    """The image used where the caller gives none: fluorescent nuclei, (519, 253) uint8, CC0."""
-    with as_file(files("export") / "data" / "verification.png") as path:
-        return read_image(path)
-
-
 def verify_engines(
     directory: Path,
     manifest: Manifest,
@@ -166,20 +159,9 @@ def references(
             "logits": detections.logits.numpy(),
         }
         yield "cellfinder", {"patch_features": features.numpy()}, expected
-    # Two images, the second one mirrored; boxes from a tenth of the image to all of it, some beyond its edge.
-    boxes = torch.tensor(
-        [
-            [0.30, 0.40, 0.36, 0.45],
-            [0.10, 0.60, 0.25, 0.72],
-            [0.50, 0.05, 0.80, 0.50],
-            [0.00, 0.00, 1.00, 1.00],
-            [0.92, 0.90, 1.05, 1.02],
-            [-0.03, 0.20, 0.08, 0.31],
-        ]
-    )
-    mirrored = torch.cat((embedding, embedding.flip(-1)))
-    image_index = torch.tensor([0, 1, 1, 0, 0, 1])
-    yield mask_decoder_reference(model, mirrored, boxes * model.config.image_size, image_index)
+    boxes = torch.from_numpy(FIXED_BOXES * np.float32(model.config.image_size))
+    mirrored = torch.cat((embedding, embedding.flip(-1)))  # two images, the second one mirrored
+    yield mask_decoder_reference(model, mirrored, boxes, torch.from_numpy(FIXED_IMAGES))
 
 
 def mask_decoder_reference(

@@ -108,7 +108,11 @@ def segment(
     recursive: Annotated[bool, typer.Option("--recursive", help="Look into directories of directories.")] = False,
     overlay: Annotated[bool, typer.Option(help="Also write NAME_overlay.png: the image with outlined cells.")] = False,
     backend: Annotated[
-        str, typer.Option(help="What runs the engines: auto, cpu (onnxruntime) or openvino (CPU).")
+        str,
+        typer.Option(
+            help="What runs the engines: cpu (onnxruntime), openvino (CPU), cuda (onnxruntime, NVIDIA GPU), tensorrt "
+            "(NVIDIA GPU, with plans that 'build' made on this machine), or auto, the fastest of them here."
+        ),
     ] = "auto",
     cpu_precision: Annotated[
         CpuPrecision, typer.Option(help="openvino: compute in fp32 or bf16; auto, bf16 where the processor has it.")

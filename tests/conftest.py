@@ -11,11 +11,12 @@ import torch
 from hypothesis import settings
 from numpy.typing import NDArray
 
-from export.exporter import export_engines
-from export.verify import verification_image
+from export.exporter import ExportConfig, export_engines
+from export.sample_image import verification_image
 from runtime import Segmenter
 from tests.golden.cases import NAMES, GoldenCase, make_case
-from tests.small import SMALL, save_small
+from tests.small import SMALL, calm_model, save_small
+from training.checkpoint import save_checkpoint
 
 os.environ["CELLSAM_BACKEND"] = "cpu"  # exact, and the same on every machine; processes that tests start inherit it
 
@@ -40,6 +41,22 @@ def small_engines(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFacto
     """The engines of the small model."""
     out = tmp_path_factory.mktemp("engines") / "small"
     export_engines(small_checkpoint, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def calm_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Our own format, freshly initialised weights."""
+    path = tmp_path_factory.mktemp("half") / "calm.pt"
+    save_checkpoint(path, calm_model(), licence="test weights")
+    return path
+
+
+@pytest.fixture(scope="session")
+def half_engines(calm_checkpoint: Path) -> Path:
+    """Half-precision engines of the calm model."""
+    out = calm_checkpoint.parent / "engines"
+    export_engines(calm_checkpoint, out, ExportConfig(precision="fp16"))
     return out
 
 

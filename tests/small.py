@@ -69,6 +69,17 @@ _GAINS = {
 }
 
 
+CALM = replace(SMALL, classes=1, queries="features", anchors=100, stem=(8, 16, 24), box_prior=True)
+
+
+def calm_model() -> CellSAM:
+    """Freshly initialised weights: activations of the size that trained ones have, which float16 can hold."""
+    torch.manual_seed(0)
+    model = CellSAM(CALM)
+    model.init_local()
+    return model.eval()
+
+
 def save_small(path: Path, config: ModelConfig, seed: int = 0) -> Path:
     save_checkpoint(path, small_model(config, seed), licence="test weights")
     return path

@@ -35,7 +35,7 @@ Tensor = NDArray[Any] | DeviceTensor
 Arrays = dict[str, NDArray[Any]]
 Tensors = dict[str, Tensor]
 
-BACKENDS = ("auto", "cpu", "openvino", "cuda")
+BACKENDS = ("auto", "cpu", "openvino", "cuda", "tensorrt")
 ON_GPU = ("cuda", "tensorrt")
 """Those whose tensors stay on a GPU between the engines."""
 
@@ -149,6 +149,10 @@ def _load(path: Path, backend: str, options: BackendOptions) -> Engine:
         from runtime.backends.openvino import OpenVinoEngine
 
         return OpenVinoEngine(path, options)
+    if backend == "tensorrt":
+        from runtime.backends.tensorrt import TensorRtEngine
+
+        return TensorRtEngine(path, options)
     from runtime.backends.ort import OrtCudaEngine, OrtEngine
 
     assert backend in ("cpu", "cuda"), "resolve_backend comes first"

@@ -15,39 +15,24 @@ from torch import nn
 from export import exporter
 from export.errors import ExportError, VerificationError
 from export.exporter import ExportConfig, export_engines, verify_directory
+from export.gates import GateCheck, HalfTolerance
 from export.graphs import CellFinderGraph, EncoderGraph, MaskDecoderGraph
 from export.graphs.half import halve
-from export.verify_half import GateCheck, HalfTolerance
 from runtime import Segmenter
 from runtime.manifest import read_manifest
-from tests.small import SMALL, small_model
-from training.checkpoint import save_checkpoint
-from training.model import CellSAM
+from tests.small import calm_model, small_model
 
-CONFIG = replace(SMALL, classes=1, queries="features", anchors=100, stem=(8, 16, 24), box_prior=True)
 MULTIPLIED = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 
 
-def calm_model() -> CellSAM:
-    """Freshly initialised weights: activations of the size that trained ones have."""
-    torch.manual_seed(0)
-    model = CellSAM(CONFIG)
-    model.init_local()
-    return model.eval()
+@pytest.fixture(scope="module")
+def checkpoint(calm_checkpoint: Path) -> Path:
+    return calm_checkpoint
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("half") / "calm.pt"
-    save_checkpoint(path, calm_model(), licence="test weights")
-    return path
-
-
-@pytest.fixture(scope="module")
-def engines(checkpoint: Path) -> Path:
-    out = checkpoint.parent / "engines"
-    export_engines(checkpoint, out, ExportConfig(precision="fp16"))
-    return out
+def engines(half_engines: Path) -> Path:
+    return half_engines
 
 
 def test_halving_leaves_the_model_as_it_was() -> None:

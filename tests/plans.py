@@ -1,0 +1,24 @@
+"""Engine directories that tests build plans in."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from export.plan_builder import BuildOptions
+from export.plans import build_plans
+from runtime.plans import PLANS
+
+FEW = BuildOptions(max_batch=2, max_boxes=16)
+
+
+def copy_engines(source: Path, out: Path) -> Path:
+    """A copy of an engine directory, without plans, that may be written to."""
+    return Path(shutil.copytree(source, out, ignore=shutil.ignore_patterns(PLANS)))
+
+
+def with_plans(source: Path, out: Path) -> Path:
+    """A copy with plans for the machine that is doubled."""
+    directory = copy_engines(source, out)
+    build_plans(directory, FEW)
+    return directory

@@ -1,0 +1,155 @@
+"""A double of ``cuda.bindings.runtime``: memory in a dictionary, and streams that do nothing until waited for.
+
+Work put on a stream is done when the stream is synchronised, and no earlier, so that reading a result too soon, freeing
+memory too soon, or not waiting at all shows.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BASE = 0x7000_0000_0000
+"""Device addresses begin here, where no process has memory: using one on the host ends the test run."""
+
+
+class cudaError_t(IntEnum):
+    cudaSuccess = 0
+    cudaErrorInvalidValue = 1
+    cudaErrorMemoryAllocation = 2
+    cudaErrorInsufficientDriver = 35
+    cudaErrorNoDevice = 100
+    cudaErrorInvalidResourceHandle = 400
+    cudaErrorIllegalAddress = 700
+
+
+class cudaMemcpyKind(IntEnum):
+    cudaMemcpyHostToHost = 0
+    cudaMemcpyHostToDevice = 1
+    cudaMemcpyDeviceToHost = 2
+    cudaMemcpyDeviceToDevice = 3
+
+
+OK, INVALID = cudaError_t.cudaSuccess, cudaError_t.cudaErrorInvalidValue
+
+
+class Handle:
+    """A stream, as the bindings give it."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __int__(self) -> int:
+        return self._number
+
+
+@dataclass
+class Gpu:
+    """The machine's GPU; tests change its fields."""
+
+    name: str = "NVIDIA H100 80GB HBM3"
+    sm: tuple[int, int] = (9, 0)
+    driver: int = 13000
+    runtime: int = 13000
+    count: int = 1
+    memory: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    streams: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
+    host_copies: list[tuple[str, int]] = field(default_factory=list)
+    """Kind and bytes of every copy to or from the host."""
+    free_bytes: int = 1 << 34
+
+    def __post_init__(self) -> None:
+        self._next = itertools.count(1)
+        self._lock = threading.Lock()
+
+    def block(self, address: int, size_bytes: int) -> NDArray[np.uint8]:
+        """Device memory at an address that was allocated, as many bytes as were."""
+        block = self.memory.get(address)
+        assert block is not None, f"{address:#x} is no device memory, or was freed"
+        assert size_bytes <= block.size, f"{size_bytes} bytes of a block of {block.size}"
+        return block[:size_bytes]
+
+    def enqueue(self, stream: int, work: Callable[[], None]) -> None:
+        assert stream in self.streams, f"{stream} is no stream, or was destroyed"
+        self.streams[stream].append(work)
+
+
+def make_runtime(gpu: Gpu) -> ModuleType:
+    """The module; every function gives a tuple, the error code first."""
+
+    def cudaGetDeviceCount() -> Any:
+        return (OK, gpu.count) if gpu.count else (cudaError_t.cudaErrorNoDevice, None)
+
+    def cudaGetDevice() -> Any:
+        return OK, 0
+
+    def cudaGetDeviceProperties(device: int) -> Any:
+        return OK, SimpleNamespace(name=gpu.name.encode(), major=gpu.sm[0], minor=gpu.sm[1])
+
+    def cudaDriverGetVersion() -> Any:
+        return OK, gpu.driver
+
+    def cudaRuntimeGetVersion() -> Any:
+        return OK, gpu.runtime
+
+    def cudaMalloc(size: int) -> Any:
+        if size > gpu.free_bytes:
+            return cudaError_t.cudaErrorMemoryAllocation, None
+        with gpu._lock:
+            address = BASE + (next(gpu._next) << 32)
+        gpu.memory[address] = np.full(size, 0xA5, np.uint8)
+        return OK, address
+
+    def cudaFree(devPtr: int) -> Any:
+        return (OK if gpu.memory.pop(devPtr, None) is not None else INVALID,)
+
+    def cudaStreamCreateWithFlags(flags: int) -> Any:
+        assert flags == 1
+        with gpu._lock:
+            number = next(gpu._next)
+        gpu.streams[number] = []
+        return OK, Handle(number)
+
+    def cudaStreamSynchronize(stream: Any) -> Any:
+        waiting = gpu.streams[int(stream)]
+        while waiting:
+            waiting.pop(0)()
+        return (OK,)
+
+    def cudaStreamDestroy(stream: Any) -> Any:
+        return (OK if gpu.streams.pop(int(stream), None) is not None else INVALID,)
+
+    def cudaMemcpyAsync(dst: int, src: int, count: int, kind: cudaMemcpyKind, stream: Any) -> Any:
+        gpu.host_copies.append((kind.name, count))
+        if kind == cudaMemcpyKind.cudaMemcpyHostToDevice:
+            target = gpu.block(dst, count)
+            content = np.frombuffer(ctypes.string_at(src, count), np.uint8)  # pageable memory is read at once
+
+            def work() -> None:
+                target[:] = content
+        else:
+            assert kind == cudaMemcpyKind.cudaMemcpyDeviceToHost
+
+            def work() -> None:
+                ctypes.memmove(dst, gpu.block(src, count).ctypes.data, count)
+
+        gpu.enqueue(int(stream), work)
+        return (OK,)
+
+    module = ModuleType("cuda.bindings.runtime")
+    functions = [value for value in locals().values() if callable(value) and value is not gpu]
+    for function in functions:
+        if getattr(function, "__name__", "").startswith("cuda"):
+            setattr(module, function.__name__, function)
+    module.cudaError_t, module.cudaMemcpyKind = cudaError_t, cudaMemcpyKind  # type: ignore[attr-defined]
+    module.cudaStreamNonBlocking = 1  # type: ignore[attr-defined]
+    return module

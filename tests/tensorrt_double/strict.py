@@ -1,0 +1,40 @@
+"""What is documented of TensorRT's Python API, and a base class that has nothing else."""
+
+from __future__ import annotations
+
+import json
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+API: dict[str, Any] = json.loads((Path(__file__).parent / "api.json").read_text("utf-8"))["versions"]
+
+VERSIONS = {"10.3.0": "10.3.0", "11.1": "11.1.0.106"}
+"""Documented versions, and what ``tensorrt.__version__`` says in them."""
+
+ENUM_VALUES = {
+    # NvInfer.h: 11.x moved it to where EXPLICIT_BATCH was.
+    ("10.3.0", "NetworkDefinitionCreationFlag"): {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1},
+    ("11.1", "NetworkDefinitionCreationFlag"): {"STRONGLY_TYPED": 0},
+}
+
+
+def make_enum(version: str, name: str) -> Any:
+    """An enumeration with the documented members."""
+    members = ENUM_VALUES.get((version, name))
+    return IntEnum(name, members or {member: i for i, member in enumerate(API[version]["enums"][name])})
+
+
+class Strict:
+    """Refuses to set what the documentation does not call a property."""
+
+    documented: str
+    """Name of the class in the documentation."""
+    version: str
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not name.startswith("_"):
+            kind = API[self.version]["classes"][self.documented].get(name)
+            if kind != "property":
+                raise AttributeError(f"{self.documented} {self.version} has no property {name!r} that can be set")
+        object.__setattr__(self, name, value)

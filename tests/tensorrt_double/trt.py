@@ -1,0 +1,437 @@
+"""A double of the module ``tensorrt``: the documented names alone, in the order that the documentation asks for.
+
+A plan is the ONNX file itself behind a header; executing it runs onnxruntime on the contents of the GPU's (doubled)
+memory, so that results can be compared.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from tests.tensorrt_double.gpu import Gpu
+from tests.tensorrt_double.inspector import engine_information
+from tests.tensorrt_double.strict import API, VERSIONS, Strict, make_enum
+
+MAGIC = b"double of a plan\n"
+CACHE = b"double of a timing cache\n"
+
+_NUMPY = {1: "FLOAT", 10: "HALF", 7: "INT64", 6: "INT32", 9: "BOOL"}
+"""ONNX element types under TensorRT's names."""
+
+
+@dataclass
+class Double:
+    """What a test sees and changes of TensorRT's behaviour."""
+
+    version: str
+    gpu: Gpu
+    parser_errors: list[str] = field(default_factory=list)
+    """If any, the parser fails with these."""
+    build_fails: bool = False
+    all_float32: bool = False
+    """Plans compute in float32 throughout, as when TensorRT ignores what was asked for."""
+    noise: float = 0.0
+    """Relative error of all float outputs."""
+    calls: list[str] = field(default_factory=list)
+    caches: list[bytes] = field(default_factory=list)
+    """Contents of the timing caches that builds began with."""
+
+
+def make_tensorrt(double: Double) -> ModuleType:
+    """The module."""
+    rt = ModuleType("tensorrt")
+    rt.__version__ = VERSIONS[double.version]  # type: ignore[attr-defined]
+    enums = {name: make_enum(double.version, name) for name in API[double.version]["enums"]}
+    severity = enums.pop("Severity")
+    for name, enum in enums.items():
+        setattr(rt, name, enum)
+    types = enums["DataType"]
+    numpy_of = {
+        types.FLOAT: np.float32,
+        types.HALF: np.float16,
+        types.INT64: np.int64,
+        types.INT32: np.int32,
+        types.BOOL: np.bool_,
+    }
+    rt.nptype = lambda trt_type: numpy_of[trt_type]  # type: ignore[attr-defined]
+    modes, location = enums["TensorIOMode"], enums["TensorLocation"]
+
+    class Base(Strict):
+        version = double.version
+
+    class ILogger:
+        Severity = severity
+
+        def __init__(self) -> None:
+            self._made = True
+
+        def log(self, severity: Any, msg: str) -> None:
+            raise NotImplementedError("a logger must say what to do with messages")
+
+    class IProgressMonitor:
+        def __init__(self) -> None:
+            self._made = True
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            raise NotImplementedError
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            raise NotImplementedError
+
+        def phase_finish(self, phase_name: str) -> None:
+            raise NotImplementedError
+
+    class IHostMemory(Base):
+        """TensorRT's has the buffer protocol, which classes in Python get with 3.12 only; bytes() does for both."""
+
+        documented = "IHostMemory"
+
+        def __init__(self, content: bytes) -> None:
+            self._content = content
+
+        def __bytes__(self) -> bytes:
+            return self._content
+
+        @property
+        def nbytes(self) -> int:
+            return len(self._content)
+
+    class ITimingCache(Base):
+        documented = "ITimingCache"
+
+        def __init__(self, content: bytes) -> None:
+            self._content = content
+
+        def serialize(self) -> IHostMemory:
+            return IHostMemory(self._content)
+
+    class IOptimizationProfile(Base):
+        documented = "IOptimizationProfile"
+
+        def __init__(self) -> None:
+            self._shapes: dict[str, Any] = {}
+
+        def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
+            if not all(0 <= low <= best <= high for low, best, high in zip(min, opt, max, strict=True)):
+                raise ValueError(f"shapes of {input} are not in order")
+            self._shapes[input] = (tuple(min), tuple(opt), tuple(max))
+
+        def __bool__(self) -> bool:
+            return bool(self._shapes)
+
+    class IBuilderConfig(Base):
+        documented = "IBuilderConfig"
+
+        def __init__(self) -> None:
+            self._flags = {enums["BuilderFlag"].TF32}  # on by default
+            self._profiles: list[IOptimizationProfile] = []
+            self._limits: dict[Any, int] = {}
+            self._cache: ITimingCache | None = None
+            self.builder_optimization_level = 3
+            self.profiling_verbosity = enums["ProfilingVerbosity"].LAYER_NAMES_ONLY
+            self.progress_monitor: Any = None
+
+        def clear_flag(self, flag: Any) -> None:
+            self._flags.discard(enums["BuilderFlag"](flag))
+
+        def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
+            self._limits[enums["MemoryPoolType"](pool)] = pool_size
+
+        def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
+            if not profile:
+                return -1
+            self._profiles.append(profile)
+            return len(self._profiles) - 1
+
+        def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache | None:
+            if serialized_timing_cache and not serialized_timing_cache.startswith(CACHE):
+                return None
+            return ITimingCache(serialized_timing_cache)
+
+        def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
+            """A cache measured on another GPU is refused."""
+            content = cache._content
+            if content and not ignore_mismatch and double.gpu.name.encode() not in content:
+                return False
+            double.caches.append(content)
+            self._cache = cache
+            return True
+
+        def get_timing_cache(self) -> ITimingCache | None:
+            return self._cache
+
+    class INetworkDefinition(Base):
+        documented = "INetworkDefinition"
+
+        def __init__(self, strongly_typed: bool) -> None:
+            self._strongly_typed = strongly_typed
+            self._model: onnx.ModelProto | None = None
+
+    class ParserError(Base):
+        documented = "ParserError"
+
+        def __init__(self, message: str) -> None:
+            self._message = message
+
+        def desc(self) -> str:
+            return self._message
+
+        def __str__(self) -> str:
+            return f"In node 0 with name: n and operator: Op (parse): UNSUPPORTED_NODE: {self._message}"
+
+    class OnnxParser(Base):
+        documented = "OnnxParser"
+
+        def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
+            assert logger._made, "ILogger.__init__ was not called"
+            self._network = network
+            self._errors: list[ParserError] = []
+
+        def parse_from_file(self, model: str) -> bool:
+            assert isinstance(model, str), "the bindings take a string"
+            double.calls.append("parse")
+            self._errors = [ParserError(message) for message in double.parser_errors]
+            if not self._errors:
+                self._network._model = onnx.load(model)
+            return not self._errors
+
+        @property
+        def num_errors(self) -> int:
+            return len(self._errors)
+
+        def get_error(self, index: int) -> ParserError:
+            return self._errors[index]
+
+    class Builder(Base):
+        documented = "Builder"
+
+        def __init__(self, logger: ILogger) -> None:
+            assert logger._made, "ILogger.__init__ was not called"
+            self._logger = logger
+
+        def create_network(self, flags: int = 0) -> INetworkDefinition:
+            flag = 1 << int(enums["NetworkDefinitionCreationFlag"].STRONGLY_TYPED)
+            return INetworkDefinition(double.version.startswith("11") or bool(flags & flag))
+
+        def create_builder_config(self) -> IBuilderConfig:
+            return IBuilderConfig()
+
+        def create_optimization_profile(self) -> IOptimizationProfile:
+            return IOptimizationProfile()
+
+        def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> IHostMemory | None:
+            double.calls.append("build")
+            assert network._model is not None, "built before it was parsed"
+            assert network._strongly_typed, "a weakly typed network computes in float32"
+            assert config._profiles, "inputs with dimensions that vary need a profile"
+            assert enums["BuilderFlag"].TF32 not in config._flags
+            profile = config._profiles[0]._shapes
+            inputs = {value.name: _dims(value) for value in network._model.graph.input}
+            assert profile.keys() == inputs.keys()
+            for name, shapes in profile.items():
+                for shape in shapes:
+                    assert len(shape) == len(inputs[name])
+                    assert all(want in (-1, dim) for dim, want in zip(shape, inputs[name], strict=True)), name
+            if config.progress_monitor is not None:
+                assert config.progress_monitor._made
+                config.progress_monitor.phase_start("Building Engine", None, 2)
+                config.progress_monitor.phase_start("Tactics", "Building Engine", 9)
+                assert config.progress_monitor.step_complete("Building Engine", 0) is True
+                config.progress_monitor.phase_finish("Tactics")
+                config.progress_monitor.phase_finish("Building Engine")
+            self._logger.log(severity.WARNING, "a warning")
+            if double.build_fails:
+                self._logger.log(severity.ERROR, "out of memory for tactic 7")
+                return None
+            assert config._cache is not None
+            entries = config._cache._content or CACHE + double.gpu.name.encode()
+            config._cache._content = entries + b"\nentry"
+            header = {
+                "version": VERSIONS[double.version],
+                "sm": double.gpu.sm,
+                "profile": profile,
+                "detailed": config.profiling_verbosity == enums["ProfilingVerbosity"].DETAILED,
+                "level": config.builder_optimization_level,
+                "workspace": config._limits.get(enums["MemoryPoolType"].WORKSPACE),
+            }
+            return IHostMemory(MAGIC + json.dumps(header).encode() + b"\n" + network._model.SerializeToString())
+
+    class EngineInspector(Base):
+        documented = "EngineInspector"
+
+        def __init__(self, engine: ICudaEngine) -> None:
+            self._engine = engine
+
+        def get_engine_information(self, format: Any) -> str:
+            assert format == enums["LayerInformationFormat"].JSON
+            detailed = self._engine._header["detailed"]
+            model = self._engine._model
+            return engine_information(model, double.version, detailed=detailed, all_float32=double.all_float32)
+
+    class IExecutionContext(Base):
+        documented = "IExecutionContext"
+
+        def __init__(self, engine: ICudaEngine) -> None:
+            self._engine = engine
+            self._thread = threading.get_ident()
+            self._shapes: dict[str, tuple[int, ...]] = {}
+            self._addresses: dict[str, int] = {}
+
+        def _check_thread(self) -> None:
+            assert threading.get_ident() == self._thread, "a context was used by two threads"
+
+        def set_input_shape(self, name: str, shape: Any) -> bool:
+            self._check_thread()
+            low, _, high = self._engine._header["profile"][name]
+            shape = tuple(shape)
+            if not all(a <= dim <= b for a, dim, b in zip(low, shape, high, strict=True)):
+                self._engine._logger.log(severity.ERROR, f"{name}: {shape} is not in the profile")
+                return False
+            self._shapes[name] = shape
+            return True
+
+        def set_tensor_address(self, name: str, memory: int) -> bool:
+            self._check_thread()
+            assert memory % 256 == 0
+            self._addresses[name] = memory
+            return name in self._engine._tensors
+
+        def infer_shapes(self) -> list[str]:
+            return [name for name in self._engine._header["profile"] if name not in self._shapes]
+
+        def get_tensor_shape(self, name: str) -> Dims:
+            """Outputs' sizes follow from the inputs' through the names of dimensions in the ONNX file."""
+            value = self._engine._tensors[name]
+            if name in self._shapes:
+                return Dims(self._shapes[name])
+            sizes: dict[str, int] = {}
+            for given, shape in self._shapes.items():
+                for dim, size in zip(self._engine._tensors[given].type.tensor_type.shape.dim, shape, strict=True):
+                    assert sizes.setdefault(dim.dim_param or str(size), size) == size, (
+                        f"{given}: unequal {dim.dim_param}"
+                    )
+            dims = value.type.tensor_type.shape.dim
+            return Dims([eval(dim.dim_param, {}, sizes) if dim.dim_param else dim.dim_value for dim in dims])
+
+        def execute_async_v3(self, stream_handle: int) -> bool:
+            self._check_thread()
+            assert not self.infer_shapes(), "executed before all shapes were set"
+            shapes = {name: tuple(self.get_tensor_shape(name)) for name in self._engine._tensors}
+            addresses = dict(self._addresses)
+            blocks = {
+                name: double.gpu.block(addresses[name], int(np.prod(shapes[name])) * self._engine._dtype(name).itemsize)
+                for name in self._engine._tensors
+            }
+
+            def work() -> None:
+                feeds = {
+                    name: blocks[name].view(self._engine._dtype(name)).reshape(shapes[name]).copy()
+                    for name in self._engine._header["profile"]
+                }
+                for name in addresses:
+                    assert addresses[name] in double.gpu.memory, f"{name} was freed before the stream was waited for"
+                outputs = [value.name for value in self._engine._model.graph.output]
+                for name, array in zip(outputs, self._engine._session.run(outputs, feeds), strict=True):
+                    changed = array * array.dtype.type(1 + double.noise) if array.dtype.kind == "f" else array
+                    blocks[name][:] = np.frombuffer(np.ascontiguousarray(changed).tobytes(), np.uint8)
+
+            double.gpu.enqueue(int(stream_handle), work)
+            double.calls.append("execute")
+            return True
+
+    class Dims(Base):
+        documented = "Dims"
+
+        def __init__(self, shape: Any) -> None:
+            self._shape = tuple(shape)
+
+        def __len__(self) -> int:
+            return len(self._shape)
+
+        def __getitem__(self, index: int) -> int:
+            return self._shape[index]
+
+    class ICudaEngine(Base):
+        documented = "ICudaEngine"
+
+        def __init__(self, header: dict[str, Any], content: bytes, logger: Any) -> None:
+            self._header, self._logger = header, logger
+            self._model = onnx.load_model_from_string(content)
+            self._tensors = {v.name: v for v in (*self._model.graph.input, *self._model.graph.output)}
+            settings = onnxruntime.SessionOptions()
+            settings.intra_op_num_threads = 1
+            settings.log_severity_level = 3
+            self._session = onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
+
+        def _dtype(self, name: str) -> np.dtype[Any]:
+            return np.dtype(numpy_of[self.get_tensor_dtype(name)])
+
+        @property
+        def num_io_tensors(self) -> int:
+            return len(self._tensors)
+
+        def get_tensor_name(self, index: int) -> str:
+            return list(self._tensors)[::-1][index]  # no order is promised
+
+        def get_tensor_mode(self, name: str) -> Any:
+            return modes.INPUT if name in self._header["profile"] else modes.OUTPUT
+
+        def get_tensor_location(self, name: str) -> Any:
+            return location.DEVICE
+
+        def get_tensor_dtype(self, name: str) -> Any:
+            return types[_NUMPY[self._tensors[name].type.tensor_type.elem_type]]
+
+        def get_tensor_shape(self, name: str) -> Dims:
+            return Dims(_dims(self._tensors[name]))
+
+        def create_execution_context(self, strategy: Any = None) -> IExecutionContext:
+            double.calls.append("context")
+            return IExecutionContext(self)
+
+        def create_engine_inspector(self) -> EngineInspector:
+            return EngineInspector(self)
+
+    class Runtime(Base):
+        documented = "Runtime"
+
+        def __init__(self, logger: ILogger) -> None:
+            assert logger._made, "ILogger.__init__ was not called"
+            self._logger = logger
+
+        def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
+            double.calls.append("deserialize")
+            if not serialized_engine.startswith(MAGIC):
+                self._logger.log(severity.ERROR, "Serialization assertion magicTagRead == kMAGIC_TAG failed.")
+                return None
+            header, content = serialized_engine[len(MAGIC) :].split(b"\n", 1)
+            described = json.loads(header)
+            if described["version"] != VERSIONS[double.version] or tuple(described["sm"]) != double.gpu.sm:
+                self._logger.log(severity.ERROR, "Serialization assertion stdVersionRead == kVERSION failed.")
+                return None
+            return ICudaEngine(described, content, self._logger)
+
+    for value in list(locals().values()):
+        if isinstance(value, type) and value not in (Base, ILogger) and value.__name__[0].isupper():
+            setattr(rt, value.__name__, value)
+    rt.ILogger = ILogger  # type: ignore[attr-defined]
+    return rt
+
+
+def _dims(value: onnx.ValueInfoProto) -> list[int]:
+    return [dim.dim_value if dim.HasField("dim_value") else -1 for dim in value.type.tensor_type.shape.dim]
+
+
+def plan_header(plan: Path) -> dict[str, Any]:
+    """What a doubled plan was built with."""
+    header: dict[str, Any] = json.loads(plan.read_bytes()[len(MAGIC) :].split(b"\n", 1)[0])
+    return header
