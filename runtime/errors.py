@@ -19,3 +19,7 @@ class EngineError(SegmenterError):
 
 class BackendError(SegmenterError):
     """A backend that is not installed, not known, or failed to run an engine."""
+
+
+class JobError(SegmenterError):
+    """A job on a slide that cannot be begun, gone on with or finished."""

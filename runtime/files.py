@@ -6,7 +6,7 @@ import csv
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -223,10 +223,17 @@ def write_table(path: Path, result: Segmentation) -> None:
             writer.writerow(TABLE_COLUMNS)
             rows = zip(result.ids, result.boxes, result.scores, result.iou_predictions, result.masks, strict=True)
             for label, box, score, iou, mask in rows:
-                numbers = [*(f"{v:.2f}" for v in box), f"{score:.5f}", f"{iou:.5f}"]
-                writer.writerow([int(label), *numbers, mask.area_px, int(areas[label]) if label else 0])
+                label_area = int(areas[label]) if label else 0
+                writer.writerow(table_row(int(label), box, (score, iou), (mask.area_px, label_area)))
 
     write_whole(path, write)
+
+
+def table_row(
+    label: int, box: Iterable[float], scores: tuple[float, float], areas_px: tuple[int, int]
+) -> list[int | str]:
+    """One row of the table, in the order of ``TABLE_COLUMNS``."""
+    return [label, *(f"{value:.2f}" for value in box), *(f"{value:.5f}" for value in scores), *areas_px]
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -30,6 +30,23 @@ class Measured:
     """It was measured in the view of the whole image."""
 
 
+def one_view_will_do(
+    measured: Measured, longest_px: int, model_size: int, view_diameter_px: float, whole_view_diameter_px: float
+) -> bool:
+    """Whether an image is shown whole: nothing was found in it, or the view it was measured in has a fitting scale.
+
+    Args:
+        measured: of the image.
+        longest_px: its longer side.
+        model_size: side of the model input, pixels.
+        view_diameter_px, whole_view_diameter_px: see ``SegmentConfig``.
+    """
+    if measured.diameter_px is None:
+        return True
+    shown_px = measured.diameter_px * model_size / longest_px
+    return measured.whole and whole_view_diameter_px <= shown_px <= 2 * view_diameter_px
+
+
 def measure_diameter(image: F32, model_size: int, find_boxes: Callable[[F32], F64]) -> Measured:
     """Measure the median cell diameter, first on the whole image, then on ever smaller parts with the most contrast.
 

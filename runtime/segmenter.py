@@ -20,9 +20,9 @@ from runtime.errors import BackendError, ConfigError, InputError
 from runtime.manifest import EngineName, check_files, read_manifest
 from runtime.masks import LabelCanvas, MaskCrop, finish_labels, resize_axis, upsample_window
 from runtime.results import Detections, EncodedImage, EncodedView, MaskLogits, Segmentation
-from runtime.scale import measure_diameter
-from runtime.stitching import stitch, tile_cells
-from runtime.tiling import OVERLAP_DIAMETERS, cut_tile, tile_grid
+from runtime.scale import measure_diameter, one_view_will_do
+from runtime.stitching import TileCells, stitch, tile_cells
+from runtime.tiling import cut_tile, grid_at_scale
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -30,9 +30,6 @@ I64 = NDArray[np.int64]
 
 _IMAGES_TOGETHER = 8
 """Images whose boxes share decoder calls; bounds what a long batch holds at a time."""
-
-_LARGEST_SCALE = 4.0
-"""Images are not enlarged by more than this: there is nothing more to see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,28 +196,35 @@ class Segmenter:
 
             measured = measure_diameter(normalized, model_size, find_boxes)
             diameter = measured.diameter_px
-            shown_px = 0.0 if diameter is None else diameter * model_size / longest
-            if diameter is None or (measured.whole and config.whole_view_diameter_px <= shown_px <= 2 * wanted_px):
+            if diameter is None or one_view_will_do(
+                measured, longest, model_size, wanted_px, config.whole_view_diameter_px
+            ):
                 yield EncodedView((0, 0), looked[0])
                 return
-        side = max(model_size * diameter / wanted_px, model_size / _LARGEST_SCALE)
-        size_hw = (normalized.shape[0], normalized.shape[1])
-        grid = tile_grid(size_hw, side, min(OVERLAP_DIAMETERS * diameter, side / 2))
+        grid = grid_at_scale((normalized.shape[0], normalized.shape[1]), diameter, model_size, wanted_px)
         for origin in grid.origins:
             yield EncodedView(origin, self.encode(cut_tile(normalized, origin, grid.side), config=config))
 
     def _segment_views(
         self, views: Iterable[EncodedView], size_hw: tuple[int, int], config: SegmentConfig
     ) -> Segmentation:
-        """The boxes of several views share decoder calls."""
-        cells = []
+        cells = self.cells_of_views(views, size_hw, config=config)
+        return stitch(list(cells), size_hw, min_area_px=config.min_area_px)
+
+    def cells_of_views(
+        self, views: Iterable[EncodedView], size_hw: tuple[int, int], *, config: SegmentConfig | None = None
+    ) -> Iterator[TileCells]:
+        """``segment_views`` before the cells are stitched: those of each view, in order.
+
+        The boxes of several views share decoder calls.
+        """
+        config = config or self.config
         waiting = iter(views)
         while group := list(islice(waiting, _IMAGES_TOGETHER)):
             found = [self.detect(view.image, config=config) for view in group]
             encoded = [replace(view.image, patch_features=None) for view in group]
             results = self._decode(encoded, [f.boxes for f in found], [f.scores for f in found], config)
-            cells += [tile_cells(r, view.origin_yx, size_hw) for r, view in zip(results, group, strict=True)]
-        return stitch(cells, size_hw, min_area_px=config.min_area_px)
+            yield from (tile_cells(r, view.origin_yx, size_hw) for r, view in zip(results, group, strict=True))
 
     def _segment(
         self, images: Sequence[ArrayLike], boxes: Sequence[ArrayLike] | None, config: SegmentConfig

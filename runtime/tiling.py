@@ -16,6 +16,9 @@ OVERLAP_DIAMETERS = 2.5
 STRETCH = 0.15
 """A tile may be larger by this share where that saves a row or column of tiles."""
 
+LARGEST_SCALE = 4.0
+"""Images are not enlarged by more than this: there is nothing more to see."""
+
 
 @dataclass(frozen=True, slots=True)
 class TileGrid:
@@ -53,6 +56,19 @@ def tile_grid(size_hw: tuple[int, int], side: float, overlap: float) -> TileGrid
         for length, count in zip(size_hw, counts, strict=True)
     )
     return TileGrid(size_hw, whole_side, tops, lefts)
+
+
+def grid_at_scale(size_hw: tuple[int, int], diameter_px: float, model_size: int, view_diameter_px: float) -> TileGrid:
+    """Tiles in which cells have the wanted diameter.
+
+    Args:
+        size_hw: the image.
+        diameter_px: median cell diameter, image pixels.
+        model_size: side of the model input, pixels.
+        view_diameter_px: wanted median cell diameter, model pixels.
+    """
+    side = max(model_size * diameter_px / view_diameter_px, model_size / LARGEST_SCALE)
+    return tile_grid(size_hw, side, min(OVERLAP_DIAMETERS * diameter_px, side / 2))
 
 
 def cut_tile(image: F32, origin_yx: tuple[int, int], side: int) -> F32:
