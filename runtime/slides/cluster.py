@@ -12,6 +12,9 @@ from runtime.slides.work import BatchDone, TileWork
 
 LOCAL = "local"
 
+CONNECT_SECONDS = 30
+"""How long a scheduler may take to answer."""
+
 QUEUED_PER_WORKER = 4
 """Batches that wait for each worker; all of a large slide would fill the scheduler."""
 
@@ -43,7 +46,7 @@ def run_on_cluster(
         else:
             address = cluster
         try:
-            client = stack.enter_context(Client(address, set_as_default=False))
+            client = stack.enter_context(Client(address, set_as_default=False, timeout=CONNECT_SECONDS))
         except OSError as error:
             raise JobError(f"cluster {cluster} cannot be reached ({error}); check its address.") from error
         slots = max(1, sum(client.nthreads().values()))
