@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,31 @@ Key = tuple[int, int]
 """A cell: place of its tile among the tiles sorted by extent, and its label there less 1."""
 
 Rank = tuple[bool, int, Key]
+
+Links = tuple[dict[int, list[Key]], dict[int, list[Key]]]
+"""By label of a tile: partners that are the same cell, and partners of which one covers the other."""
+
+Pairs = tuple[list[tuple[int, int]], list[tuple[int, int]]]
+"""The same for two tiles, as pairs of labels."""
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class _Recent(Generic[K, V]):
+    """What was worked out last. Unlike a cached method it holds no reference to its owner, so that the tiles behind it
+    are let go of as soon as the owner is."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._items: dict[K, V] = {}
+
+    def get(self, key: K, make: Callable[[K], V]) -> V:
+        value = self._items.pop(key) if key in self._items else make(key)
+        self._items[key] = value
+        if self._limit is not None and len(self._items) > self._limit:
+            del self._items[next(iter(self._items))]
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +141,21 @@ class JoinedCells:
         self._extents = np.array(extents, np.int64).reshape(-1, 4)
         self._size_hw = size_hw
         self.tile = tile
-        self.cells = lru_cache(remembered)(self._cells)
-        self._links = lru_cache(remembered)(self._links_of)
-        self._pair = lru_cache(None if remembered is None else 8 * remembered)(self._pair_of)
+        self._cells = _Recent[int, tuple[Cell, ...]](remembered)
+        self._links = _Recent[int, Links](remembered)
+        self._pairs = _Recent[tuple[int, int], Pairs](remembered and 8 * remembered)
+        self._kept = _Recent[Group, bool](remembered and 64 * remembered)
         self._many: dict[Key, Group] = {}
-        self._is_kept = lru_cache(4096)(self._decide)
+
+    def cells(self, place: int) -> tuple[Cell, ...]:
+        """The cells of one tile, by label."""
+        return self._cells.get(place, self._find_cells)
 
     def shown(self, place: int) -> Iterator[tuple[Cell, Group]]:
         """The labels of a tile that are shown, each with the cell it is of or a part of."""
         for cell in self.cells(place):
             group = self.group(cell.key)
-            if any(cell.key == part.key for part in group.parts) and self._is_kept(group):
+            if any(cell.key == part.key for part in group.parts) and self._kept.get(group, self._decide):
                 yield cell, group
 
     def at(self, extent: Extent) -> list[int]:
@@ -142,7 +171,7 @@ class JoinedCells:
         found, waiting = {key}, [key]
         while waiting:
             place, n = waiting.pop()
-            others = [other for other in self._links(place)[0].get(n, ()) if other not in found]
+            others = [other for other in self._links.get(place, self._find_links)[0].get(n, ()) if other not in found]
             found.update(others)
             waiting += others
         parts = sorted((self.cells(p)[n] for p, n in found), key=lambda cell: (-cell.margin, cell.key))
@@ -157,7 +186,7 @@ class JoinedCells:
 
     def _rivals(self, group: Group) -> Iterator[Group]:
         for part in group.parts:
-            for key in self._links(part.key[0])[1].get(part.key[1], ()):
+            for key in self._links.get(part.key[0], self._find_links)[1].get(part.key[1], ()):
                 rival = self.group(key)
                 stands = any(key == other.key for other in rival.parts)
                 if stands and rival.key != group.key and not self._is_fragment(rival):
@@ -178,7 +207,7 @@ class JoinedCells:
                 return True
         return False
 
-    def _cells(self, place: int) -> tuple[Cell, ...]:
+    def _find_cells(self, place: int) -> tuple[Cell, ...]:
         """The cells of one tile with their extents in the image."""
         tile = self.tile(place)
         top, left, bottom, right = tile.extent
@@ -198,20 +227,22 @@ class JoinedCells:
             cells.append(Cell((place, n), int(areas[n + 1]), extent, min(margins)))
         return tuple(cells)
 
-    def _links_of(self, place: int) -> tuple[dict[int, list[Key]], dict[int, list[Key]]]:
+    def _find_links(self, place: int) -> Links:
         """By label of a tile: labels of other tiles that are the same cell, and those that cover it or it covers."""
-        links: tuple[dict[int, list[Key]], dict[int, list[Key]]] = ({}, {})
+        links: Links = ({}, {})
         for other in self.at(tuple(self._extents[place].tolist())):
             if other == place:
                 continue
-            for found, pairs in zip(links, self._pair(min(place, other), max(place, other)), strict=True):
+            both = self._pairs.get((min(place, other), max(place, other)), self._compare)
+            for found, pairs in zip(links, both, strict=True):
                 for i, j in pairs:
                     own, partner = (i, j) if place < other else (j, i)
                     found.setdefault(own, []).append((other, partner))
         return links
 
-    def _pair_of(self, a: int, b: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    def _compare(self, places: tuple[int, int]) -> Pairs:
         """Labels of two tiles that are one cell, and pairs of which one covers the other."""
+        a, b = places
         cells_a, cells_b = self.cells(a), self.cells(b)
         same: list[tuple[int, int]] = []
         covers: list[tuple[int, int]] = []

@@ -49,27 +49,27 @@ def run_on_cluster(
             client = stack.enter_context(Client(address, set_as_default=False, timeout=CONNECT_SECONDS))
         except OSError as error:
             raise JobError(f"cluster {cluster} cannot be reached ({error}); check its address.") from error
-        slots = max(1, sum(client.nthreads().values()))
         waiting = iter(batches)
 
         def submit(batch: int) -> Any:
             # Not pure: a batch of an earlier run must not stand for this one.
             return client.submit(work.run, batch, key=f"tiles-{client.id}-{batch}", pure=False)
 
-        of = {}
+        of: dict[str, int] = {}
         running = as_completed()
-        for batch in islice(waiting, QUEUED_PER_WORKER * slots):
-            future = submit(batch)
-            of[future.key] = batch
-            running.add(future)
-        for future in running:
-            batch = of.pop(future.key)
-            yield _outcome(work, batch, future)
-            future.release()
-            for following in islice(waiting, 1):
-                future = submit(following)
-                of[future.key] = following
+
+        def fill() -> None:
+            slots = max(1, sum(client.nthreads().values()))  # workers come and go
+            for batch in islice(waiting, max(0, QUEUED_PER_WORKER * slots - len(of))):
+                future = submit(batch)
+                of[future.key] = batch
                 running.add(future)
+
+        fill()
+        for future in running:
+            yield _outcome(work, of.pop(future.key), future)
+            future.release()
+            fill()
 
 
 def _outcome(work: TileWork, batch: int, future: Any) -> BatchDone:

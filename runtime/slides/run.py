@@ -14,7 +14,7 @@ from runtime.joining import TileCells
 from runtime.readers import ImageReader
 from runtime.slides.cluster import run_on_cluster
 from runtime.slides.engines import EngineSource, EngineSpec, loaded
-from runtime.slides.jobs import Job, begin_job, disk_full_named, existing_job, locked, request_of
+from runtime.slides.jobs import JOB_NAME, Job, begin_job, disk_full_named, existing_job, locked, request_of
 from runtime.slides.join import SlideJoin
 from runtime.slides.outputs import check_format, labels_path, write_blocks, write_cells
 from runtime.slides.plan import make_plan
@@ -120,7 +120,7 @@ def segment_slide(
 def _check_results(results: Iterable[Path], directory: Path, options: RunOptions) -> None:
     """Results may be replaced by the job that is writing them, or where the caller says so."""
     existing = [str(path) for path in results if path.exists()]
-    if existing and not options.overwrite and not directory.exists():
+    if existing and not options.overwrite and not (directory / JOB_NAME).exists():
         raise InputError(f"{' and '.join(existing)} exist; pass --overwrite to replace them.")
 
 
@@ -135,7 +135,7 @@ def _opened(
     """The job that is there, or a new one."""
     request = request_of(reader, engines.identity(), config, settings)
     if options.restart:
-        (directory / "job.json").unlink(missing_ok=True)
+        (directory / JOB_NAME).unlink(missing_ok=True)
     job = existing_job(directory, request)
     if job is None:
         job = begin_job(directory, request, make_plan(reader, loaded(engines), config, settings))
