@@ -56,7 +56,7 @@ def run_on_cluster(
             return client.submit(work.run, batch, key=f"tiles-{client.id}-{batch}", pure=False)
 
         of: dict[str, int] = {}
-        running = as_completed()
+        running = as_completed(loop=client.loop)
 
         def fill() -> None:
             slots = max(1, sum(client.nthreads().values()))  # workers come and go

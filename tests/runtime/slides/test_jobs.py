@@ -54,9 +54,9 @@ def test_killed_at_random_moments_and_gone_on_with(tmp_path: Path, expected: dic
     while kills < 20:
         jobs += 1
         out = tmp_path / str(jobs)
-        for _ in range(50):
-            # At a random step, and a little after it.
-            last, later = int(rng.integers(1, 20)), float(rng.uniform(0, 0.01))
+        for attempt in range(50):
+            # At a random step, and a little after it; first among the tiles, then anywhere.
+            last, later = int(rng.integers(1, 20 if attempt else 5)), float(rng.uniform(0, 0.01))
             steps = iter(range(last))
 
             def stop(what: str, done: int, of: int, steps: Any = steps, later: float = later) -> None:
