@@ -15,6 +15,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
+U16 = NDArray[np.uint16]
 
 BINS = 256
 GRAY_LEVELS = 1 << 14
@@ -48,6 +49,15 @@ def equalize(bins: U8, kernel: int, clip_limit: float = CLIP_LIMIT) -> F32:
     Returns:
         (H, W) float32, from 0 to 1.
     """
+    levels = equalized_levels(bins, kernel, clip_limit)
+    return unit_levels(levels, int(levels.min()), int(levels.max()))
+
+
+def equalized_levels(bins: U8, kernel: int, clip_limit: float = CLIP_LIMIT) -> U16:
+    """``equalize`` before the levels are spread over [0, 1]: (H, W), gray levels below ``GRAY_LEVELS``.
+
+    The level of a pixel depends on the tiles of ``kernel`` pixels between whose centres it lies, nothing else.
+    """
     height, width = bins.shape
     maps = _tile_maps(bins, kernel, clip_limit)  # (tiles down, tiles across, BINS)
     tiles_down, tiles_across = maps.shape[:2]
@@ -67,10 +77,14 @@ def equalize(bins: U8, kernel: int, clip_limit: float = CLIP_LIMIT) -> F32:
                 mapped *= column_weight * row_weight[rows, None]
                 total += mapped.astype(np.float32)
         levels[rows] = total.astype(np.uint16)
-    low, high = int(levels.min()), int(levels.max())
+    return levels
+
+
+def unit_levels(levels: U16, low: int, high: int) -> F32:
+    """Spread the gray levels from ``low`` to ``high`` over [0, 1]; those beyond are cut off."""
     if low == high:
-        return np.full((height, width), min(low, 1), np.float32)
-    table = (np.arange(high + 1, dtype=np.float64) - low) / (high - low)
+        return np.full(levels.shape, min(low, 1), np.float32)
+    table = ((np.arange(GRAY_LEVELS, dtype=np.float64) - low) / (high - low)).clip(0.0, 1.0)
     out: F32 = table.astype(np.float32).take(levels)
     return out
 

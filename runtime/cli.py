@@ -28,6 +28,7 @@ from runtime.console import errors, fail
 from runtime.errors import ConfigError, EngineError, SegmenterError
 from runtime.manifest import Manifest, TensorSpec, describe_check, read_manifest
 from runtime.results import Segmentation
+from runtime.slides.cli import segment_slide_command
 
 EngineDir = Annotated[
     Path | None,
@@ -277,6 +278,9 @@ def samples(
             except OSError as error:
                 fail(error)
         typer.echo(path)
+
+
+app.command("segment-slide")(segment_slide_command)
 
 
 def _describe(directory: Path, manifest: Manifest, *, checked: bool) -> Iterator[str]:

@@ -23,3 +23,7 @@ class BackendError(SegmenterError):
 
 class OutOfMemoryError(BackendError):
     """A call that does not fit into the memory of the device or the host."""
+
+
+class JobError(SegmenterError):
+    """A job on a slide that cannot be begun, gone on with or finished."""

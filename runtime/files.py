@@ -124,17 +124,22 @@ def table_rows(result: Segmentation, pixel_size_um: float | None = None) -> Iter
 
 def write_table(path: Path, result: Segmentation, pixel_size_um: float | None = None) -> None:
     """Write ``table_rows`` as CSV; what is not known stays empty. The file appears whole."""
-    decimals = {"score": 5, "iou_prediction": 5, "area_um2": 3}
 
     def write(temporary: Path) -> None:
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(TABLE_COLUMNS)
-            for row in table_rows(result, pixel_size_um):
-                named = zip(TABLE_COLUMNS, row, strict=True)
-                writer.writerow([f"{v:.{decimals.get(name, 2)}f}" if isinstance(v, float) else v for name, v in named])
+            writer.writerows(map(written_row, table_rows(result, pixel_size_um)))
 
     write_whole(path, write)
+
+
+def written_row(row: Row) -> list[int | str]:
+    """A row of the table as CSV has it: rounded, empty where there is no value."""
+    decimals = {"score": 5, "iou_prediction": 5, "area_um2": 3}
+    named = zip(TABLE_COLUMNS, row, strict=True)
+    texts = ((f"{v:.{decimals.get(name, 2)}f}" if isinstance(v, float) else v) for name, v in named)
+    return ["" if text is None else text for text in texts]
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -104,40 +104,58 @@ def normalize_contrast(image: ArrayLike) -> F32:
     """
     checked = check_image(image)
     out = np.zeros((*checked.shape[:2], 3), np.float32)
-    for index, target in enumerate(_targets(checked)):
+    for index, target in enumerate(channel_targets(checked.shape[2])):
         # One channel at a time bounds the memory.
         plane = checked[..., index]
-        bins = _bins_by_table(plane) if plane.dtype in _TABLED else _bins(plane)
-        if bins is not None:
-            out[..., target] = equalize(bins, CLAHE_KERNEL_PX)
+        span = channel_range(plane)
+        if span is not None:
+            out[..., target] = equalize(bins_within(plane, span), CLAHE_KERNEL_PX)
     return out
 
 
-_TABLED = (np.dtype(np.uint8), np.dtype(np.uint16))
+TABLED = (np.dtype(np.uint8), np.dtype(np.uint16))
+"""Types of few possible values: everything is worked out once per value instead of once per pixel."""
+
+Range = tuple[float, float]
+"""Lowest value, and the highest after clipping, of a channel."""
 
 
-def _bins(plane: NDArray[np.generic]) -> NDArray[np.uint8] | None:
-    """Histogram bins of a channel after clipping and rescaling; None for one that is constant."""
+def channel_range(plane: NDArray[np.generic]) -> Range | None:
+    """Range of a channel, (H, W) or (n); None for one that is constant.
+
+    Raises:
+        InputError: values that float64 cannot hold.
+    """
+    if plane.dtype in TABLED:
+        return counted_range(np.bincount(plane.ravel(), minlength=2))
     channel = _channel(plane)
     values = channel[channel != 0]
     if values.size == 0:
         return None
-    np.minimum(channel, np.percentile(values, CLIP_PERCENTILE), out=channel)
-    low, high = channel.min(), channel.max()
-    return None if low == high else gray_bins((channel - low) / (high - low))
+    clip = float(np.percentile(values, CLIP_PERCENTILE))
+    low, high = min(float(channel.min()), clip), min(float(channel.max()), clip)
+    return None if low == high else (low, high)
 
 
-def _bins_by_table(plane: NDArray[np.generic]) -> NDArray[np.uint8] | None:
-    """``_bins`` for few possible values: everything is worked out once per value instead of once per pixel."""
-    counts = np.bincount(plane.ravel(), minlength=2)
+def counted_range(counts: NDArray[np.intp]) -> Range | None:
+    """``channel_range`` of the values 0, 1, ... that occur ``counts`` times each, not all of them 0 times."""
     present = np.flatnonzero(counts)
-    values = np.arange(len(counts), dtype=np.float64)
-    np.minimum(values, _percentile_of_counts(counts[1:], CLIP_PERCENTILE) if present[-1] else 0.0, out=values)
-    low, high = values[present[0]], values[present[-1]]
-    if low == high:
-        return None
-    table = gray_bins(np.clip((values - low) / (high - low), 0.0, 1.0))
-    return table.take(plane.astype(np.intp))
+    clip = _percentile_of_counts(counts[1:], CLIP_PERCENTILE) if present[-1] else 0.0
+    low, high = min(float(present[0]), clip), min(float(present[-1]), clip)
+    return None if low == high else (low, high)
+
+
+def bins_within(plane: NDArray[np.generic], span: Range) -> NDArray[np.uint8]:
+    """Histogram bins of a channel that is rescaled so that its range is [0, 1], and cut off there."""
+    if plane.dtype in TABLED:
+        values = np.arange(1 << 8 * plane.dtype.itemsize, dtype=np.float64)
+        return _bins(values, span).take(plane.astype(np.intp))
+    return _bins(_channel(plane), span)
+
+
+def _bins(values: NDArray[np.float64], span: Range) -> NDArray[np.uint8]:
+    low, high = span
+    return gray_bins((np.clip(values, low, high) - low) / (high - low))
 
 
 def _percentile_of_counts(counts: NDArray[np.intp], percentile: float) -> float:
@@ -150,9 +168,9 @@ def _percentile_of_counts(counts: NDArray[np.intp], percentile: float) -> float:
     return float(before + (after - before) * share if share < 0.5 else after - (after - before) * (1 - share))
 
 
-def _targets(image: NDArray[np.generic]) -> range:
+def channel_targets(count: int) -> range:
     """Where each channel goes: right-aligned into (blank, nuclear, whole-cell), as in the paper's Appendix A."""
-    return range(3 - image.shape[2], 3)
+    return range(3 - count, 3)
 
 
 def take_normalized(image: ArrayLike) -> F32:
@@ -175,7 +193,7 @@ def take_normalized(image: ArrayLike) -> F32:
             "Leave normalize=True for raw images."
         )
     out = np.zeros((*checked.shape[:2], 3), np.float32)
-    out[..., list(_targets(checked))] = checked
+    out[..., list(channel_targets(checked.shape[2]))] = checked
     return out
 
 

@@ -78,7 +78,7 @@ class Segmenter:
                 (onnxruntime on an NVIDIA GPU), ``tensorrt`` (there too, with plans that ``cellsam-engine build`` made
                 on this machine), or ``auto``, the fastest one that can run here; the log says which.
             config: settings of calls that bring none; default, those of the manifest.
-            boxes_per_call: most boxes decoded together; bounds the decoder's memory. Default: 16, on a GPU 128.
+            boxes_per_call: most boxes decoded together; bounds the decoder's memory. Default: 16, on a GPU 64.
             images_per_call: most images encoded together. Default: 1, on a GPU 4.
             options: threads and the like.
 
@@ -104,7 +104,7 @@ class Segmenter:
             engines,
             self.manifest,
             images_per_call=images_per_call or (4 if self.backend in ON_GPU else 1),
-            boxes_per_call=boxes_per_call or (128 if self.backend in ON_GPU else 16),
+            boxes_per_call=boxes_per_call or (64 if self.backend in ON_GPU else 16),
         )
 
     def __call__(

@@ -59,6 +59,11 @@ def test_readme(tmp_path: Path, small_checkpoint: Path, image: Any) -> None:
     assert (tmp_path / "labels" / "cells_labels.tif").is_file()
 
 
+def test_slides_page(tmp_path: Path) -> None:
+    assert run_blocks(ROOT / "docs" / "slides.md", tmp_path) == {"python": 2, "bash": 4}
+    assert (tmp_path / "found" / "slide_labels.zarr").is_dir()
+
+
 def test_training_readme(tmp_path: Path) -> None:
     """With few images, a small model and few steps; the recipe shown must be one."""
     shown = next(content for language, content in blocks(ROOT / "training" / "README.md") if language == "json")

@@ -1,0 +1,141 @@
+"""A slide of any size whose cells are known, made where it is read, and a segmenter that sees them as they are.
+
+For measuring and testing what is around the model: reading, tiles, stitching, writing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from runtime.config import SegmentConfig
+from runtime.joining import TileCells
+from runtime.results import Segmentation
+from runtime.slides.engines import OriginTile, TileSegmenter
+from runtime.stitching import tile_cells
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+AS_MADE = SegmentConfig(normalize=False, min_area_px=0)
+"""The pixels are 0 and 1 and are taken as they are."""
+
+
+@dataclass(frozen=True)
+class MadeSlide:
+    """Ellipses that do not touch, one at most in each square of a lattice: an ``ImageReader``."""
+
+    size_hw: tuple[int, int]
+    pitch_px: int = 40
+    """Side of the lattice's squares."""
+    share: float = 0.7
+    """Squares that hold a cell."""
+    seed: int = 0
+    name: str = "made"
+    channels: tuple[str, ...] = ("0",)
+    pixel_size_um: float | None = None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of its values, 0 and 1."""
+        return np.dtype(np.uint8)
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.generic]:
+        """The part (height, width, 1) whose first pixel is (top, left)."""
+        return (self.truth(top, left, height, width) > 0).astype(np.uint8)[..., None]
+
+    def truth(self, top: int, left: int, height: int, width: int) -> I64:
+        """Number of the cell at each pixel of a part, 0 on the ground; a cell has one number in all parts."""
+        y, x = np.arange(top, top + height), np.arange(left, left + width)
+        down, across = np.unique(y // self.pitch_px), np.unique(x // self.pitch_px)
+        across_count = -(-self.size_hw[1] // self.pitch_px)
+        square = down[:, None] * across_count + across
+        uniform = self._uniform(square)
+        # Inside its square with a pixel to spare on every side, whatever its angle.
+        radius = self.pitch_px / 2 - 2
+        a, b = radius * (0.45 + 0.4 * uniform[0]), radius * (0.35 + 0.3 * uniform[1])
+        reach = radius - np.maximum(a, b)
+        centre_y = (down[:, None] + 0.5) * self.pitch_px + (2 * uniform[2] - 1) * reach
+        centre_x = (across + 0.5) * self.pitch_px + (2 * uniform[3] - 1) * reach
+        angle = np.pi * uniform[4]
+        out = np.zeros((height, width), np.int64)
+        for i, j in np.argwhere(uniform[5] < self.share).tolist():
+            at_y, at_x = (
+                slice(*np.searchsorted(axis, [n * self.pitch_px, (n + 1) * self.pitch_px]))
+                for axis, n in ((y, down[i]), (x, across[j]))
+            )
+            dy, dx = y[at_y, None] - centre_y[i, j], x[at_x] - centre_x[i, j]
+            cos, sin = np.cos(angle[i, j]), np.sin(angle[i, j])
+            inside = ((dy * cos + dx * sin) / a[i, j]) ** 2 + ((dx * cos - dy * sin) / b[i, j]) ** 2 < 1
+            out[at_y, at_x][inside] = square[i, j] + 1
+        return out
+
+    def _uniform(self, square: I64) -> list[F64]:
+        """Six numbers in [0, 1) for each square: the mixing steps of SplitMix64 (Steele et al. 2014)."""
+        numbers = []
+        for stream in range(6):
+            with np.errstate(over="ignore"):
+                state = square.astype(np.uint64) * np.uint64(6) + np.uint64(stream + 7919 * self.seed)
+                state = (state + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+                state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+                state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            numbers.append(((state ^ (state >> np.uint64(31))) >> np.uint64(11)) / 2.0**53)
+        return numbers
+
+
+@dataclass(frozen=True)
+class PerfectEngines:
+    """An ``EngineSource`` whose cells are the separate bright pieces of a tile."""
+
+    seconds_per_tile: float = 0.0
+
+    def load(self) -> TileSegmenter:
+        """No file is needed."""
+        return PerfectTiles(self.seconds_per_tile)
+
+    def default_config(self) -> SegmentConfig:
+        """For slides of 0 and 1."""
+        return AS_MADE
+
+    def identity(self) -> dict[str, str]:
+        """There is but one."""
+        return {"engines": "perfect"}
+
+
+@dataclass(frozen=True)
+class PerfectTiles:
+    """What ``PerfectEngines`` loads."""
+
+    seconds_per_tile: float
+    model_size: int = 256
+
+    def find_boxes(self, view: F32, config: SegmentConfig) -> F64:
+        """Around the bright pieces."""
+        return perfect_result(view).boxes
+
+    def segment_tiles(
+        self, tiles: Sequence[OriginTile], size_hw: tuple[int, int], config: SegmentConfig
+    ) -> list[TileCells]:
+        """The bright pieces of each tile."""
+        time.sleep(self.seconds_per_tile * len(tiles))
+        return [tile_cells(perfect_result(tile), origin, size_hw) for origin, tile in tiles]
+
+    def segment_whole(self, image: NDArray[np.generic], config: SegmentConfig) -> TileCells:
+        """The bright pieces of an image."""
+        return tile_cells(perfect_result(image.astype(np.float32)), (0, 0), (image.shape[0], image.shape[1]))
+
+
+def perfect_result(image: F32) -> Segmentation:
+    """Pieces of an (H, W, C) image that are brighter than 0.5 in its last channel."""
+    labels, count = ndimage.label(image[..., -1] > 0.5, structure=np.ones((3, 3)))
+    extents = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(labels)]
+    one = np.ones(count, np.float32)
+    ids = np.arange(1, count + 1, dtype=np.int32)
+    return Segmentation(labels.astype(np.int32), np.array(extents, float).reshape(-1, 4), one, one, ids, ())

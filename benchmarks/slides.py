@@ -1,0 +1,115 @@
+"""Memory and speed of whole slides: does memory grow with the slide, and what do tiles and stitching cost.
+
+    python -m benchmarks.slides                              # 10 000 and 40 000 pixels a side, and the built-in model
+    python -m benchmarks.slides --sides 500 1000 --tiles 4   # a try
+
+Memory: made slides with known cells, segmented by a double that takes no time, each in a process of its own. Speed:
+the built-in model (or ``--engine``) on a made slide, against ``Segmenter`` on single tiles of the same size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.made_slide import MadeSlide, PerfectEngines
+from benchmarks.measure import write_record
+from runtime import Segmenter
+from runtime.slides import ArrayReader, EngineSpec, SlideSettings, segment_slide
+
+TILE_PX = 512
+OVERLAP_PX = 90
+CUT = SlideSettings(tile_px=TILE_PX, overlap_px=OVERLAP_PX)
+
+
+def in_memory_of_its_own(side: int, pitch_px: int) -> dict[str, Any]:
+    """Segment a made slide with the double; peak memory of the process."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_made, (side, pitch_px))
+
+
+def _made(side: int, pitch_px: int) -> dict[str, Any]:
+    slide = MadeSlide((side, side), pitch_px=pitch_px)
+    with tempfile.TemporaryDirectory() as out:
+        start = time.perf_counter()
+        done = segment_slide(slide, out, engines=PerfectEngines(), settings=CUT)
+        seconds = time.perf_counter() - start
+        label_bytes = done.labels.stat().st_size
+    return {
+        "side_px": side,
+        "tiles": done.tiles,
+        "cells": done.cells,
+        "seconds": round(seconds, 2),
+        "megapixels_per_second": round(side * side / seconds / 1e6, 2),
+        "label_mib": round(label_bytes / (1 << 20), 1),
+        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    }
+
+
+def speed(engine: Path | None, tiles: int) -> dict[str, Any]:
+    """Megapixels a second of a slide of ``tiles`` x ``tiles`` tiles, and of ``Segmenter`` on its tiles one by one."""
+    step = TILE_PX - OVERLAP_PX
+    side = TILE_PX + step * (tiles - 1)
+    rng = np.random.default_rng(0)
+    cells = MadeSlide((side, side), pitch_px=48).truth(0, 0, side, side) > 0
+    image = (40 + 120 * cells + rng.normal(0, 8, cells.shape)).clip(0, 255).astype(np.uint8)
+    segmenter = Segmenter(engine)
+    corners = [(y, x) for y in range(0, step * tiles, step) for x in range(0, step * tiles, step)]
+    parts = [image[y : y + TILE_PX, x : x + TILE_PX] for y, x in corners]
+    segmenter(parts[0])  # warm
+    start = time.perf_counter()
+    for part in parts:
+        segmenter(part)
+    alone = time.perf_counter() - start
+    with tempfile.TemporaryDirectory() as out:
+        start = time.perf_counter()
+        done = segment_slide(ArrayReader(image, "speed"), out, engines=EngineSpec(engine_dir=engine), settings=CUT)
+        whole = time.perf_counter() - start
+    assert done.tiles == len(parts), "both see the same tiles"
+    # Per pixel of a tile, so that overlaps count for both alike.
+    shown = len(parts) * TILE_PX**2 / 1e6
+    return {
+        "side_px": side,
+        "tiles": len(parts),
+        "cells": done.cells,
+        "single_tiles_megapixels_per_second": round(shown / alone, 3),
+        "slide_megapixels_per_second": round(shown / whole, 3),
+        "share": round(alone / whole, 3),
+    }
+
+
+def main() -> None:
+    """Measure and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sides", type=int, nargs="+", default=[10_000, 40_000], help="sides of the slides, pixels")
+    parser.add_argument("--pitch", type=int, default=40, help="distance of the cells, pixels")
+    parser.add_argument("--engine", type=Path, help="engine directory for the speed; default: the built-in model")
+    parser.add_argument("--tiles", type=int, default=6, help="tiles along each side of the slide whose speed is taken")
+    parser.add_argument("--runs", type=int, default=3, help="runs of the speed; the median counts")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    options = parser.parse_args()
+    memory = [in_memory_of_its_own(side, options.pitch) for side in options.sides]
+    runs = [run() for run in [partial(speed, options.engine, options.tiles)] * options.runs]
+    content = {
+        "tile_px": TILE_PX,
+        "overlap_px": OVERLAP_PX,
+        "memory": memory,
+        "peak_growth": round(memory[-1]["peak_mib"] / memory[0]["peak_mib"], 3),
+        "speed_runs": runs,
+        "share_of_single_tiles": statistics.median(run["share"] for run in runs),
+    }
+    print(write_record(options.out, "slides", content))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+"""Slides of any size: read in parts, segmented tile by tile in a job that can be interrupted, stitched as a stream.
+
+>>> from runtime.slides import ArrayReader, segment_slide
+>>> done = segment_slide(ArrayReader(image, "slide"), "found")
+>>> done.labels, done.cells  # found/slide_labels.tif, and how many cells it shows
+"""
+
+from runtime.slides.arrays import ArrayReader
+from runtime.slides.engines import EngineSpec
+from runtime.slides.run import RunOptions, SlideResult, segment_slide
+from runtime.slides.settings import SlideSettings
+
+__all__ = ["ArrayReader", "EngineSpec", "RunOptions", "SlideResult", "SlideSettings", "segment_slide"]

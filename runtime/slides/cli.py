@@ -1,0 +1,202 @@
+"""The command ``segment-slide``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from runtime.backends.base import BackendOptions, CpuPrecision
+from runtime.console import errors, fail
+from runtime.errors import ConfigError, SegmenterError
+
+if TYPE_CHECKING:
+    from runtime.slides.estimate import Estimate
+
+SECONDS_BETWEEN_LINES = 10.0
+"""Where stderr is no terminal, progress comes as lines, this far apart."""
+
+
+def segment_slide_command(
+    slide: Annotated[
+        Path, typer.Argument(help="Slide: what 'segment' takes; only the parts that are needed are read.")
+    ],
+    out: Annotated[Path, typer.Option(help="Directory of the results and the job; made if need be.", metavar="DIR")],
+    engine: Annotated[
+        Path | None, typer.Option(help="Engine directory; default: the built-in nano model.", metavar="DIR")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="What runs the engines; see 'segment'.")] = "auto",
+    cpu_precision: Annotated[CpuPrecision, typer.Option(help="openvino: compute in fp32 or bf16.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads of each process.", min=1)] = None,
+    nuclear: Annotated[str | None, typer.Option(help="As in 'segment'.", metavar="CHANNEL")] = None,
+    membrane: Annotated[str | None, typer.Option(help="As in 'segment'.", metavar="CHANNEL")] = None,
+    rgb: Annotated[bool, typer.Option("--rgb", help="As in 'segment'.")] = False,
+    diameter: Annotated[
+        float | None, typer.Option(help="Median diameter of the cells, slide pixels; default: measured.", min=0.1)
+    ] = None,
+    view_diameter: Annotated[
+        float | None,
+        typer.Option(
+            help="Median diameter at which the model sees cells, model pixels; 0 shows the slide pixel by pixel; "
+            "default: the manifest's.",
+            min=0,
+        ),
+    ] = None,
+    tile: Annotated[
+        int | None, typer.Option(help="Side of the tiles, slide pixels; default: by the diameter.", min=16)
+    ] = None,
+    overlap: Annotated[
+        int | None, typer.Option(help="Least overlap of tiles, slide pixels; default: 2.5 diameters.", min=0)
+    ] = None,
+    box_threshold: Annotated[
+        float | None, typer.Option(help="Base cut on box scores; default: the manifest's.")
+    ] = None,
+    min_area: Annotated[
+        int | None, typer.Option(help="Least area of a cell, pixels; default: the manifest's.", min=0)
+    ] = None,
+    min_contrast: Annotated[
+        float | None,
+        typer.Option(help="Skip tiles that vary by less than this share of the slide's range; 0: only constant ones."),
+    ] = None,
+    labels_format: Annotated[str, typer.Option(help="Label image: tiff (tiled BigTIFF) or zarr.")] = "tiff",
+    cluster: Annotated[
+        str | None, typer.Option(help="'local': worker processes here; else the address of a Dask scheduler.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes of a local cluster; default: one a core.", min=1)
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option(help="Say how many tiles, how long and how much memory; write nothing.")
+    ] = False,
+    partial: Annotated[bool, typer.Option(help="Write results even where tiles failed.")] = False,
+    restart: Annotated[bool, typer.Option(help="Forget the job that is there and begin anew.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
+    keep_job: Annotated[bool, typer.Option(help="Keep the results of the tiles when all is done.")] = False,
+) -> None:
+    """Segment a slide of any size: NAME_labels.tif (uint32) and NAME_cells.csv, with memory that does not grow.
+
+    A job that is stopped, however it is, goes on when the same command is given again. A tile that fails is tried
+    again, then reported by its position, with exit code 1; no result is written then unless --partial says so.
+    """
+    from runtime.slides.engines import EngineSpec
+    from runtime.slides.estimate import estimate
+    from runtime.slides.run import RunOptions, segment_slide
+    from runtime.slides.settings import SlideSettings
+    from runtime.slides.slide_file import SlideFile
+
+    given = {
+        "diameter_px": diameter,
+        "view_diameter_px": view_diameter,
+        "box_threshold": box_threshold,
+        "min_area_px": min_area,
+    }
+    of_tiles: dict[str, Any] = {"tile_px": tile, "overlap_px": overlap, "min_contrast": min_contrast}
+    try:
+        spec = EngineSpec(
+            engine_dir=engine, backend=backend, options=BackendOptions(threads=threads, cpu_precision=cpu_precision)
+        )
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if view_diameter == 0:
+            changes["view_diameter_px"] = None
+        config = replace(spec.default_config(), **changes)
+        settings = SlideSettings(
+            labels_format=labels_format,  # type: ignore[arg-type]
+            **{name: value for name, value in of_tiles.items() if value is not None},
+        )
+        reader = SlideFile(slide, nuclear=nuclear, membrane=membrane, rgb=rgb)
+        if dry_run:
+            _print_estimate(estimate(reader, spec, config, settings))
+            return
+        with _Progress(reader.size_hw) as progress:
+            options = RunOptions(
+                cluster=cluster,
+                workers=workers,
+                restart=restart,
+                overwrite=overwrite,
+                partial=partial,
+                keep_job=keep_job,
+                progress=progress.step,
+            )
+            result = segment_slide(reader, out, engines=spec, config=config, settings=settings, options=options)
+    except ConfigError as error:
+        fail(error, code=2)
+    except (SegmenterError, OSError, MemoryError) as error:
+        fail(error)
+    except KeyboardInterrupt:
+        errors.print("interrupted; the same command goes on from here", style="bold red")
+        raise typer.Exit(130) from None
+    typer.echo(f"{slide}\t{result.cells} cells\t{result.labels}")
+    if result.skipped:
+        errors.print(f"{result.skipped} of {result.tiles} tiles have no signal and were skipped")
+    if result.failed:
+        errors.print(f"{len(result.failed)} of {result.tiles} tiles failed:", style="bold red")
+        for line in result.failed:
+            errors.print(f"  {line}", markup=False)
+        raise typer.Exit(1)
+
+
+def _print_estimate(found: Estimate) -> None:
+    plan = found.plan
+    height, width = plan.grid.size_hw
+    memory = "unknown" if found.memory_mib is None else f"about {found.memory_mib / 1024:.1f} GiB a process"
+    measured = "not known" if plan.diameter_px is None else f"{plan.diameter_px:.1f} px"
+    rows = {
+        "slide": f"{width} x {height} px",
+        "cells": f"median diameter {measured}",
+        "tiles": f"{found.tiles} of {plan.grid.side} x {plan.grid.side} px",
+        "time": f"at most about {_duration(found.seconds)} in one process ({found.seconds_per_tile:.2f} s a tile)",
+        "memory": memory,
+    }
+    for name, value in rows.items():
+        typer.echo(f"{name:<8} {value}")
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = int(seconds // 60), int(seconds // 3600)
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min {int(seconds % 60)} s"
+
+
+class _Progress:
+    """Steps done, rate and time left on stderr: a bar on a terminal, else lines."""
+
+    def __init__(self, size_hw: tuple[int, int]) -> None:
+        self._megapixels = size_hw[0] * size_hw[1] / 1e6
+        self._begun: dict[str, tuple[float, int]] = {}
+        self._said = 0.0
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[rate]}"),
+        )
+        self._bar = Progress(*columns, console=errors, disable=not errors.is_terminal, redirect_stdout=False)
+
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def step(self, what: str, done: int, steps: int) -> None:
+        """See ``runtime.slides.run.Step``."""
+        now = time.monotonic()
+        new = what not in self._begun
+        begun, before = self._begun.setdefault(what, (now, done))
+        # What an earlier run did says nothing about this one's speed.
+        per_second = (done - before) / max(now - begun, 1e-9)
+        rate = f"{per_second * self._megapixels / steps:.1f} Mpx/s" if done > before else ""
+        if not self._bar.disable:
+            task = self._bar.add_task(what, total=steps, rate="") if new else self._bar.task_ids[-1]
+            self._bar.update(task, completed=done, rate=rate)
+        elif new or done == steps or now - self._said >= SECONDS_BETWEEN_LINES:
+            self._said = now
+            left = f", {rate}, {_duration((steps - done) / per_second)} left" if rate else ""
+            print(f"{what}: {done} of {steps}{left}", file=sys.stderr, flush=True)  # noqa: T201

@@ -1,0 +1,149 @@
+"""The engines of a slide: what every process loads for itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.backends.base import BackendOptions, resolve_backend
+from runtime.builtin import builtin_engine
+from runtime.config import SegmentConfig
+from runtime.errors import EngineError
+from runtime.joining import TileCells
+from runtime.manifest import MANIFEST_NAME, read_manifest
+from runtime.results import EncodedView
+from runtime.segmenter import Segmenter
+from runtime.stitching import tile_cells
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+OriginTile = tuple[tuple[int, int], F32]
+"""First pixel (y, x) of a tile in the slide, and the tile (side, side, 3), normalised."""
+
+
+class TileSegmenter(Protocol):
+    """What segments the tiles of a slide; a ``Segmenter`` behind ``EngineSpec``."""
+
+    @property
+    def model_size(self) -> int:
+        """Side of the model input, pixels."""
+        ...
+
+    def find_boxes(self, view: F32, config: SegmentConfig) -> F64:
+        """Boxes of the cells of a normalised square image (S, S, 3), (K, 4) xyxy in its pixels."""
+        ...
+
+    def segment_tiles(
+        self, tiles: Sequence[OriginTile], size_hw: tuple[int, int], config: SegmentConfig
+    ) -> list[TileCells]:
+        """Cells of tiles of a slide of this size, one result per tile. Must depend on the tiles given alone."""
+        ...
+
+    def segment_whole(self, image: NDArray[np.generic], config: SegmentConfig) -> TileCells:
+        """Cells of a raw image that is no larger than a tile."""
+        ...
+
+
+class EngineSource(Protocol):
+    """Engines that every process loads for itself; can be pickled, and be compared as a key of a cache."""
+
+    def load(self) -> TileSegmenter:
+        """The engines; a process asks once."""
+        ...
+
+    def default_config(self) -> SegmentConfig:
+        """Settings where the caller gives none."""
+        ...
+
+    def identity(self) -> dict[str, str]:
+        """What its results depend on; a job is not gone on with by other engines."""
+        ...
+
+    def __hash__(self) -> int:
+        """Of what ``load`` depends on."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineSpec:
+    """The arguments of a ``Segmenter``."""
+
+    engine_dir: Path | None = None
+    """None: the built-in model."""
+    backend: str = "auto"
+    boxes_per_call: int = 16
+    options: BackendOptions = field(default_factory=BackendOptions)
+
+    @property
+    def directory(self) -> Path:
+        """Where the engines are."""
+        return builtin_engine() if self.engine_dir is None else self.engine_dir
+
+    def load(self) -> TileSegmenter:
+        """Load the engines.
+
+        Raises:
+            EngineError, BackendError, ConfigError: as ``Segmenter``.
+        """
+        return _SegmenterTiles(
+            Segmenter(self.engine_dir, backend=self.backend, boxes_per_call=self.boxes_per_call, options=self.options)
+        )
+
+    def default_config(self) -> SegmentConfig:
+        """The manifest's.
+
+        Raises:
+            EngineError: no usable manifest, or engines without a detector.
+        """
+        manifest = read_manifest(self.directory)
+        if not manifest.has_detector:
+            raise EngineError(f"{self.directory} has no detector, which a slide needs; export with CellFinder weights.")
+        return manifest.config
+
+    def identity(self) -> dict[str, str]:
+        """Hash of the manifest, which holds those of the files, and how the engines are run."""
+        content = (self.directory / MANIFEST_NAME).read_bytes()
+        return {
+            "manifest_sha256": hashlib.sha256(content).hexdigest(),
+            "backend": resolve_backend(self.backend, self.directory),
+            "cpu_precision": self.options.cpu_precision,
+            "boxes_per_call": str(self.boxes_per_call),
+        }
+
+
+@lru_cache(maxsize=1)
+def loaded(source: EngineSource) -> TileSegmenter:
+    """The engines of this process, loaded once."""
+    return source.load()
+
+
+class _SegmenterTiles:
+    """A ``Segmenter`` as a ``TileSegmenter``."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self._segmenter = segmenter
+
+    @property
+    def model_size(self) -> int:
+        return self._segmenter.manifest.image_size
+
+    def find_boxes(self, view: F32, config: SegmentConfig) -> F64:
+        return self._segmenter.detect(self._segmenter.encode(view, config=config), config=config).boxes
+
+    def segment_tiles(
+        self, tiles: Sequence[OriginTile], size_hw: tuple[int, int], config: SegmentConfig
+    ) -> list[TileCells]:
+        views = (EncodedView(origin, self._segmenter.encode(tile, config=config)) for origin, tile in tiles)
+        return list(self._segmenter.cells_of_views(views, size_hw, config=config))
+
+    def segment_whole(self, image: NDArray[np.generic], config: SegmentConfig) -> TileCells:
+        result = self._segmenter(image, config=config)
+        return tile_cells(result, (0, 0), (image.shape[0], image.shape[1]))

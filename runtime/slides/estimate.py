@@ -1,0 +1,64 @@
+"""What a job will take, from one tile."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, replace
+
+from runtime.config import SegmentConfig
+from runtime.readers import ImageReader
+from runtime.slides.engines import EngineSource, loaded
+from runtime.slides.join import TILES_BYTES
+from runtime.slides.plan import SlidePlan, make_plan, read_tile
+from runtime.slides.settings import SlideSettings
+
+_NORMALIZED_BYTES = 12
+"""Of one pixel of a tile: three channels of float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Tiles, time and memory of a job in one process."""
+
+    plan: SlidePlan
+    tiles: int
+    seconds_per_tile: float
+    """Of a tile with cells, read, segmented and not written."""
+    memory_mib: float | None
+    """Peak of a process; None where the system does not tell."""
+
+    @property
+    def seconds(self) -> float:
+        """For all tiles, none being empty."""
+        return self.tiles * self.seconds_per_tile
+
+
+def estimate(reader: ImageReader, engines: EngineSource, config: SegmentConfig, settings: SlideSettings) -> Estimate:
+    """Plan a job and time one of its tiles, the one that varies most.
+
+    Raises:
+        InputError: a slide that cannot be segmented, or whose tile cannot be read.
+    """
+    segmenter = loaded(engines)
+    plan = make_plan(reader, segmenter, config, settings)
+    in_view = replace(config, normalize=False)
+    seconds = 0.0
+    for _ in range(2):  # the first run also warms up
+        start = time.perf_counter()
+        tile = read_tile(reader, plan, plan.busiest, config, settings)
+        if tile is not None:
+            segmenter.segment_tiles([(plan.origin(plan.busiest), tile)], plan.grid.size_hw, in_view)
+        seconds = time.perf_counter() - start
+    return Estimate(plan, len(plan.grid), seconds, _memory_mib(plan, settings))
+
+
+def _memory_mib(plan: SlidePlan, settings: SlideSettings) -> float | None:
+    """The peak so far, the tiles that are held together, and what stitching keeps."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    together = settings.tiles_together * plan.grid.side**2 * _NORMALIZED_BYTES
+    return kib / 1024 + (together + TILES_BYTES) / (1 << 20)

@@ -1,0 +1,206 @@
+"""``segment_slide``: a slide in, a label image and a table of its cells out."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.config import SegmentConfig
+from runtime.errors import InputError, JobError
+from runtime.joining import TileCells
+from runtime.readers import ImageReader
+from runtime.slides.cluster import run_on_cluster
+from runtime.slides.engines import EngineSource, EngineSpec, loaded
+from runtime.slides.jobs import JOB_NAME, Job, begin_job, disk_full_named, existing_job, locked, request_of
+from runtime.slides.join import SlideJoin
+from runtime.slides.outputs import check_format, labels_path, write_blocks, write_cells
+from runtime.slides.plan import make_plan
+from runtime.slides.settings import SlideSettings
+from runtime.slides.work import BatchDone, TileWork, no_cells
+
+Step = Callable[[str, int, int], None]
+"""Told what is under way, how many of its steps are done, and how many there are."""
+
+SHOWN_FAILURES = 20
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunOptions:
+    """How a job is run; its result does not depend on it."""
+
+    cluster: str | None = None
+    """None for this process, ``local`` for worker processes of this machine, or the address of a Dask scheduler."""
+    workers: int | None = None
+    """Processes of a local cluster."""
+    restart: bool = False
+    """Forget the job that is there."""
+    overwrite: bool = False
+    """Replace results that exist."""
+    partial: bool = False
+    """Write results even where tiles failed; their places then show only what their neighbours saw."""
+    keep_job: bool = False
+    """Keep the results of the tiles when all is done."""
+    progress: Step | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SlideResult:
+    """What became of a slide."""
+
+    labels: Path
+    """Label image, uint32; 0 background, 1..cells in reading order."""
+    table: Path
+    """One row per cell."""
+    cells: int
+    tiles: int
+    skipped: int
+    """Tiles without signal that this run skipped."""
+    failed: tuple[str, ...]
+    """With ``partial``: tiles without a result, and why."""
+
+
+def segment_slide(
+    reader: ImageReader,
+    out: str | Path,
+    *,
+    engines: EngineSource | None = None,
+    config: SegmentConfig | None = None,
+    settings: SlideSettings | None = None,
+    options: RunOptions | None = None,
+) -> SlideResult:
+    """Segment a slide of any size into ``NAME_labels.tif`` and ``NAME_cells.csv``.
+
+    Each tile's result is kept in ``NAME_job``: the same call goes on where an earlier one was stopped, and ends with
+    the same files, byte for byte.
+
+    Args:
+        reader: the slide. For a cluster it must be possible to pickle it.
+        out: directory of the results; made if need be.
+        engines: default, the built-in model.
+        config: settings of the segmentation; default, those of the engines' manifest.
+        settings: how the slide is cut.
+        options: how the job is run.
+
+    Raises:
+        InputError: a slide that cannot be segmented; results that exist.
+        JobError: the job was begun otherwise, another process has it, tiles failed, or the disk is full.
+        ConfigError, EngineError, BackendError: as ``Segmenter``.
+    """
+    engines, settings, options = engines or EngineSpec(), settings or SlideSettings(), options or RunOptions()
+    config = config or engines.default_config()
+    check_format(settings.labels_format)
+    out, stem = Path(out), Path(reader.name).stem
+    directory = out / f"{stem}_job"
+    labels, table = labels_path(out, stem, settings.labels_format), out / f"{stem}_cells.csv"
+    with disk_full_named(directory):
+        _check_results((labels, table), directory, options)
+        with locked(directory):
+            job = _opened(directory, reader, engines, config, settings, options)
+            work = TileWork(reader, engines, config, settings, job)
+            skipped, failed = _run_tiles(work, options)
+            _check_failed(failed, job, options)
+            join = _join(job, {place for place, _ in failed}, config, options)
+            write_blocks(labels, join.blocks(), reader.size_hw, settings.labels_format, job.stitching)
+            write_cells(table, join.cells(), job.stitching, reader.pixel_size_um)
+            if not options.keep_job and not failed:
+                job.remove()
+            else:
+                shutil.rmtree(job.stitching, ignore_errors=True)
+    if not join.cell_count:
+        _log.warning("no cells in %s: %d of %d tiles have no signal", reader.name, skipped, len(job.plan.grid))
+    lines = tuple(_described(job, place, reason) for place, reason in failed)
+    return SlideResult(labels, table, join.cell_count, len(job.plan.grid), skipped, lines)
+
+
+def _check_results(results: Iterable[Path], directory: Path, options: RunOptions) -> None:
+    """Results may be replaced by the job that is writing them, or where the caller says so."""
+    existing = [str(path) for path in results if path.exists()]
+    if existing and not options.overwrite and not (directory / JOB_NAME).exists():
+        raise InputError(f"{' and '.join(existing)} exist; pass --overwrite to replace them.")
+
+
+def _opened(
+    directory: Path,
+    reader: ImageReader,
+    engines: EngineSource,
+    config: SegmentConfig,
+    settings: SlideSettings,
+    options: RunOptions,
+) -> Job:
+    """The job that is there, or a new one."""
+    request = request_of(reader, engines.identity(), config, settings)
+    if options.restart:
+        (directory / JOB_NAME).unlink(missing_ok=True)
+    job = existing_job(directory, request)
+    if job is None:
+        job = begin_job(directory, request, make_plan(reader, loaded(engines), config, settings))
+    return job
+
+
+def _run_tiles(work: TileWork, options: RunOptions) -> tuple[int, list[tuple[int, str]]]:
+    """Finish all batches; the number of tiles skipped, and the tiles that failed with why."""
+    waiting = [batch for batch in range(work.batches) if not work.finished(batch)]
+    tiles = len(work.job.plan.grid)
+    done = tiles - sum(len(work.places(batch)) for batch in waiting)
+    if done:
+        _log.info("%d of %d tiles are there from an earlier run", done, tiles)
+    skipped: int = 0
+    failed: list[tuple[int, str]] = []
+    _tell(options, "tiles", done, tiles)
+    for batch in _batches(work, waiting, options):
+        done += batch.tiles
+        skipped += batch.skipped
+        failed += batch.failed
+        _tell(options, "tiles", done, tiles)
+    return skipped, sorted(failed)
+
+
+def _batches(work: TileWork, waiting: list[int], options: RunOptions) -> Iterator[BatchDone]:
+    if options.cluster is None or not waiting:
+        return map(work.run, waiting)
+    return run_on_cluster(work, waiting, cluster=options.cluster, workers=options.workers)
+
+
+def _tell(options: RunOptions, what: str, done: int, steps: int) -> None:
+    if options.progress is not None:
+        options.progress(what, done, steps)
+
+
+def _described(job: Job, place: int, reason: str) -> str:
+    top, left, bottom, right = job.plan.extent(place)
+    return f"tile at rows {top}-{bottom}, columns {left}-{right}: {reason}"
+
+
+def _check_failed(failed: list[tuple[int, str]], job: Job, options: RunOptions) -> None:
+    """Raises:
+    JobError: tiles failed, and partial results are not wanted.
+    """
+    if not failed or options.partial:
+        return
+    lines = [_described(job, place, reason) for place, reason in failed[:SHOWN_FAILURES]]
+    if len(failed) > SHOWN_FAILURES:
+        lines.append(f"and {len(failed) - SHOWN_FAILURES} more")
+    raise JobError(
+        f"{len(failed)} of {len(job.plan.grid)} tiles failed, so that no result is written; the others are kept. Run "
+        "the same command again to try these once more, or pass --partial to leave their places out.\n  "
+        + "\n  ".join(lines)
+    )
+
+
+def _join(job: Job, missing: set[int], config: SegmentConfig, options: RunOptions) -> SlideJoin:
+    """The second pass, anew at every run."""
+    shutil.rmtree(job.stitching, ignore_errors=True)
+    job.stitching.mkdir()
+
+    def read_tile(place: int) -> TileCells:
+        return no_cells(job.plan.extent(place)) if place in missing else job.read_tile(place)
+
+    join = SlideJoin(job.plan, read_tile, job.stitching, min_area_px=config.min_area_px)
+    for done in join.run():
+        _tell(options, "stitching", done, join.steps)
+    return join

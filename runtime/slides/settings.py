@@ -1,0 +1,64 @@
+"""Settings of one slide."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from runtime.config import check_whole
+from runtime.errors import ConfigError
+
+LabelsFormat = Literal["tiff", "zarr"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlideSettings:
+    """How a slide is cut, and what becomes of its tiles.
+
+    Raises:
+        ConfigError: a value outside its range.
+    """
+
+    tile_px: int | None = None
+    """Side of the tiles, slide pixels; None takes it from the diameter of the cells, or shows the slide to the model
+    pixel by pixel where the engines name no ``view_diameter_px``."""
+
+    overlap_px: int | None = None
+    """Least overlap of neighbouring tiles, slide pixels; None: 2.5 cell diameters, or a quarter of the tile where no
+    diameter is known."""
+
+    min_contrast: float = 2 / 256
+    """Tiles whose channels all vary by less than this share of the slide's range are taken to be empty; 0 skips only
+    those that are constant. The default is two of the gray levels that the equalisation tells apart."""
+
+    tiles_together: int = 8
+    """Tiles that share decoder calls; the piece of work that is repeated after an interruption."""
+
+    retries: int = 2
+    """Times that a tile which failed is tried again."""
+
+    labels_format: LabelsFormat = "tiff"
+    """``tiff``, a tiled BigTIFF; ``zarr``, a zarr array (needs the package zarr)."""
+
+    def __post_init__(self) -> None:
+        if self.labels_format not in get_args(LabelsFormat):
+            raise ConfigError(
+                f"labels_format is {self.labels_format!r}; expected one of {', '.join(get_args(LabelsFormat))}."
+            )
+        check_whole("tiles_together", self.tiles_together, least=1)
+        check_whole("retries", self.retries, least=0)
+        if self.tile_px is not None:
+            check_whole("tile_px", self.tile_px, least=16)
+        if self.overlap_px is not None:
+            check_whole("overlap_px", self.overlap_px, least=0)
+        if self.tile_px is not None and self.overlap_px is not None and 2 * self.overlap_px > self.tile_px:
+            raise ConfigError(
+                f"overlap_px is {self.overlap_px} and tile_px {self.tile_px}; expected an overlap of half a tile at "
+                "most."
+            )
+        if not 0.0 <= self.min_contrast < 1.0:
+            raise ConfigError(f"min_contrast is {self.min_contrast}; expected a value from 0 to below 1.")
+
+    def of_tiles(self) -> dict[str, Any]:
+        """The settings that tiles depend on."""
+        return {name: value for name, value in asdict(self).items() if name not in ("retries", "labels_format")}

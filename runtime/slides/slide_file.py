@@ -1,0 +1,70 @@
+"""A slide in a file, as the processes of a cluster share it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.formats import choose_channels, open_image
+
+
+class SlideFile:
+    """An image file and the channels that are wanted of it, as an ``ImageReader``.
+
+    Sent to another process, it opens the file there: nothing but the path travels.
+    """
+
+    def __init__(
+        self, path: str | Path, *, nuclear: str | None = None, membrane: str | None = None, rgb: bool = False
+    ) -> None:
+        """Open the file.
+
+        Args:
+            path: what ``open_image`` takes.
+            nuclear, membrane, rgb: see ``choose_channels``.
+
+        Raises:
+            InputError: the file cannot be used, or a choice is missing or not there.
+        """
+        self._path = Path(path)
+        self._choice: dict[str, Any] = {"nuclear": nuclear, "membrane": membrane, "rgb": rgb}
+        self._reader = choose_channels(open_image(self._path), **self._choice)
+
+    @property
+    def name(self) -> str:
+        """The file."""
+        return self._reader.name
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width, pixels."""
+        return self._reader.size_hw
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of its values."""
+        return self._reader.dtype
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Those that are wanted."""
+        return self._reader.channels
+
+    @property
+    def pixel_size_um(self) -> float | None:
+        """As the file says."""
+        return self._reader.pixel_size_um
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.generic]:
+        """The part (height, width, C) whose first pixel is (top, left)."""
+        return self._reader.read(top, left, height, width)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened, (self._path, self._choice)
+
+
+def _opened(path: Path, choice: dict[str, Any]) -> SlideFile:
+    return SlideFile(path, **choice)

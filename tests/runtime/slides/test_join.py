@@ -1,0 +1,140 @@
+"""The streamed second pass gives what the one in memory gives, and a slide's cells come back whole, once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from benchmarks.made_slide import AS_MADE, MadeSlide, PerfectEngines
+from runtime.joining import TileCells
+from runtime.masks import relabel
+from runtime.slides import ArrayReader, RunOptions, SlideSettings, segment_slide
+from runtime.slides.join import SlideJoin
+from runtime.slides.plan import SlidePlan
+from runtime.stitching import stitch
+from runtime.tiling import tile_grid
+
+I32 = NDArray[np.int32]
+
+
+def rough_tile(rng: np.random.Generator, extent: tuple[int, int, int, int]) -> TileCells:
+    """Cells that follow no plan: what neighbouring tiles see of a place may agree, overlap in part, or not at all."""
+    height, width = extent[2] - extent[0], extent[3] - extent[1]
+    labels = np.zeros((height, width), np.int32)
+    y, x = np.mgrid[extent[0] : extent[2], extent[1] : extent[3]]
+    shared = np.random.default_rng(0).uniform(0, 260, (25, 2))  # centres that all tiles know
+    for number, (cy, cx) in enumerate(shared, start=1):
+        dy, dx = rng.normal(0, 2, 2)
+        a, b = rng.uniform(5, 30, 2)
+        if rng.random() < 0.85:
+            labels[((y - cy - dy) / a) ** 2 + ((x - cx - dx) / b) ** 2 < 1] = number
+    labels, _ = relabel(labels, 40)
+    count = int(labels.max())
+    boxes = rng.uniform(0, 200, (count, 4))
+    return TileCells(extent, labels, boxes, rng.random(count, np.float32), rng.random(count, np.float32))
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10_000), side=st.integers(60, 150), share=st.floats(0.1, 0.5), min_area=st.integers(0, 200))
+def test_streamed_and_in_memory_agree(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, side: int, share: float, min_area: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    grid = tile_grid((250, 230), side, side * share)
+    plan = SlidePlan(grid, (None,), None, False, 0)
+    tiles = [rough_tile(rng, plan.extent(place)) for place in range(len(grid))]
+    expected = stitch(tiles, grid.size_hw, min_area_px=min_area)
+
+    join = SlideJoin(plan, tiles.__getitem__, tmp_path_factory.mktemp("join"), min_area_px=min_area)
+    assert list(join.run())[-1] == join.steps
+    labels = np.zeros(grid.size_hw, np.int32)
+    for (top, left, bottom, right), block in join.blocks():
+        labels[top:bottom, left:right] = block
+    np.testing.assert_array_equal(labels, expected.labels)
+    cells = list(join.cells())
+    assert [cell.label for cell in cells] == list(range(1, expected.count + 1))
+    assert join.cell_count == expected.count
+    np.testing.assert_array_equal(np.array([cell.box for cell in cells]).reshape(-1, 4), expected.boxes)
+    np.testing.assert_array_equal(np.array([cell.score for cell in cells], np.float32), expected.scores)
+    assert [cell.area_px for cell in cells] == [mask.area_px for mask in expected.masks]
+
+
+def same_cells(labels: NDArray[np.integer], truth: NDArray[np.integer]) -> bool:
+    """Whether two label maps show the same cells, whatever their numbers."""
+    pairs = np.unique(np.stack((labels.ravel(), truth.ravel())), axis=1)
+    one_to_one = len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
+    return one_to_one and bool(((labels > 0) == (truth > 0)).all())
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(128, 44), (200, 100), (512, 44)])
+def test_cells_at_seams_are_found_as_all_others(tmp_path: Path, tile: int, overlap: int) -> None:
+    slide = MadeSlide((940, 1070))
+    truth = slide.truth(0, 0, *slide.size_hw)
+    reader = ArrayReader(truth > 0)
+    cut = SlideSettings(tile_px=tile, overlap_px=overlap)
+    done = segment_slide(reader, tmp_path, engines=PerfectEngines(), settings=cut)
+    labels = tifffile.imread(done.labels)
+    assert labels.dtype == np.uint32
+    assert same_cells(labels, truth), "every cell once, whole: none at a seam is lost, doubled or cut"
+    assert done.cells == labels.max() == len(np.unique(truth)) - 1
+    grid = tile_grid(slide.size_hw, tile, overlap)
+    rows = [top + edge for top in grid.tops for edge in (0, grid.side) if 0 < top + edge < slide.size_hw[0]]
+    assert rows, "there are seams"
+    assert len(np.unique(truth[rows])) > 20, "and cells on them"
+    # In reading order of their extents.
+    firsts = [tuple(np.argwhere(labels == n).min(axis=0)) for n in range(1, 60)]
+    assert firsts == sorted(firsts)
+    assert len(done.table.read_text().splitlines()) == done.cells + 1
+
+
+def test_a_cell_larger_than_all_tiles_around_it(tmp_path: Path) -> None:
+    """A fibre across the slide and a loop around most of it, through far more tiles than are held at a time."""
+    image = np.zeros((700, 700), np.uint8)
+    image[340:352] = 1
+    image[20:680, 20:30] = image[20:680, 670:680] = image[20:30, 20:680] = 1
+    image[335:357, 10:40] = image[335:357, 660:690] = 0
+    image[100:120, 100:130] = 1
+    done = segment_slide(
+        ArrayReader(image), tmp_path, engines=PerfectEngines(), settings=SlideSettings(tile_px=64, overlap_px=20)
+    )
+    truth, count = ndimage.label(image, structure=np.ones((3, 3)))
+    assert done.cells == count
+    assert same_cells(tifffile.imread(done.labels), truth)
+
+
+def test_zarr_shows_the_same_labels(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    slide = MadeSlide((530, 400))
+    cut = {"tile_px": 200, "overlap_px": 60}
+    tiff = segment_slide(slide, tmp_path, engines=PerfectEngines(), settings=SlideSettings(**cut))
+    as_zarr = SlideSettings(labels_format="zarr", **cut)
+    stored = segment_slide(
+        slide, tmp_path, engines=PerfectEngines(), settings=as_zarr, options=RunOptions(overwrite=True)
+    )
+    np.testing.assert_array_equal(zarr.open_array(stored.labels, mode="r")[:], tifffile.imread(tiff.labels))
+
+
+def test_small_cells_are_left_out_and_numbers_have_no_gaps(tmp_path: Path) -> None:
+    slide = MadeSlide((500, 500))
+    truth = slide.truth(0, 0, 500, 500)
+    areas = np.bincount(truth.ravel())
+    least = int(np.median(areas[areas > 0][1:]))
+    done = segment_slide(
+        slide,
+        tmp_path,
+        engines=PerfectEngines(),
+        config=replace(AS_MADE, min_area_px=least),
+        settings=SlideSettings(tile_px=150, overlap_px=50),
+    )
+    labels = tifffile.imread(done.labels)
+    kept = np.flatnonzero(areas >= least)[1:]
+    assert same_cells(labels, np.where(np.isin(truth, kept), truth, 0))
+    assert labels.max() == len(kept) == done.cells < len(areas[areas > 0]) - 1

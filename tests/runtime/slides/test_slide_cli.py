@@ -1,0 +1,67 @@
+"""``segment-slide`` with the built-in model, and that a small image is segmented as ``Segmenter`` does it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from typer.testing import CliRunner
+
+from runtime import Segmenter
+from runtime.builtin import sample_images
+from runtime.cli import app
+from runtime.files import read_image
+from runtime.slides import ArrayReader, segment_slide
+
+
+@pytest.fixture(scope="module")
+def nuclei() -> NDArray[np.generic]:
+    return read_image(next(path for path in sample_images() if path.name.startswith("fluorescence")))
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory, nuclei: NDArray[np.generic]) -> Path:
+    """Nuclei in two corners of a dark slide."""
+    array = np.full((700, 800), int(nuclei.min()), nuclei.dtype)
+    array[: nuclei.shape[0], : nuclei.shape[1]] = nuclei
+    array[-nuclei.shape[0] :, -nuclei.shape[1] :] = nuclei
+    path = tmp_path_factory.mktemp("slide") / "made.npy"
+    np.save(path, array)
+    return path
+
+
+def test_a_small_image_is_segmented_as_an_image(tmp_path: Path, nuclei: NDArray[np.generic]) -> None:
+    done = segment_slide(ArrayReader(nuclei, "small"), tmp_path)
+    labels, expected = tifffile.imread(done.labels), Segmenter()(nuclei)
+    assert done.tiles == 1
+    assert done.cells == expected.count > 5
+    pairs = np.unique(np.stack((labels.ravel(), expected.labels.ravel())), axis=1)
+    assert pairs.shape[1] == expected.count + 1, "the same cells, numbered in reading order"
+
+
+def test_command(tmp_path: Path, slide: Path) -> None:
+    runner = CliRunner()
+    cut = ["--tile", "400", "--overlap", "80"]
+    planned = runner.invoke(app, ["segment-slide", str(slide), "--out", str(tmp_path), "--dry-run", *cut])
+    assert planned.exit_code == 0, planned.stderr
+    assert "800 x 700 px" in planned.stdout
+    assert "4 of 4" in planned.stdout
+    assert "GiB a process" in planned.stdout
+    assert not list(tmp_path.iterdir()), "a dry run writes nothing"
+
+    done = runner.invoke(app, ["segment-slide", str(slide), "--out", str(tmp_path), *cut])
+    assert done.exit_code == 0, done.stderr
+    labels = tifffile.imread(tmp_path / "made_labels.tif")
+    assert f"{labels.max()} cells" in done.stdout
+    assert labels.max() > 10
+    assert "tiles: 4 of 4" in done.stderr
+    assert "Mpx/s" in done.stderr
+
+    again = runner.invoke(app, ["segment-slide", str(slide), "--out", str(tmp_path), *cut])
+    assert again.exit_code == 1
+    assert "pass --overwrite" in again.stderr
+    wrong = runner.invoke(app, ["segment-slide", str(slide), "--out", str(tmp_path), "--tile", "90", "--overlap", "80"])
+    assert wrong.exit_code == 2
