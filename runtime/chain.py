@@ -51,9 +51,12 @@ class Chain:
     def __init__(
         self, engines: Mapping[EngineName, Engine], manifest: Manifest, *, images_per_call: int, boxes_per_call: int
     ) -> None:
-        """Args: images_per_call, boxes_per_call: most images and boxes of one engine call."""
+        """Args: images_per_call, boxes_per_call: most images and boxes of one engine call, where engines take them."""
         self._engines, self._manifest = engines, manifest
-        self.images_per_call, self._boxes_per_call = images_per_call, boxes_per_call
+        encoders = [engine for name, engine in engines.items() if name.endswith("encoder")]
+        bounds = [engine.most("pixel_values") or images_per_call for engine in encoders]
+        self.images_per_call = min(images_per_call, *bounds)
+        self._boxes_per_call = min(boxes_per_call, engines["mask_decoder"].most("boxes_xyxy_model") or boxes_per_call)
 
     def encode(self, inputs: Sequence[BranchInputs], sizes_hw: Sequence[tuple[int, int]]) -> list[EncodedImage]:
         """Encode images, several in a call.

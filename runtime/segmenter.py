@@ -29,6 +29,9 @@ from runtime.tiling import TileGrid, cut_tile, grid_at_scale
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
+IMAGES_ON_GPU, BOXES_ON_GPU = 4, 64
+"""Images and boxes of one engine call there, unless the caller says otherwise."""
+
 _VIEWS_TOGETHER = 8
 """Views whose boxes share decoder calls; bounds what a long batch holds at a time."""
 
@@ -103,8 +106,8 @@ class Segmenter:
         self._chain = Chain(
             engines,
             self.manifest,
-            images_per_call=images_per_call or (4 if self.backend in ON_GPU else 1),
-            boxes_per_call=boxes_per_call or (64 if self.backend in ON_GPU else 16),
+            images_per_call=images_per_call or (IMAGES_ON_GPU if self.backend in ON_GPU else 1),
+            boxes_per_call=boxes_per_call or (BOXES_ON_GPU if self.backend in ON_GPU else 16),
         )
 
     def __call__(

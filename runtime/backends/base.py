@@ -53,6 +53,10 @@ class Engine(Protocol):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
+    def most(self, name: str) -> int | None:
+        """Most images or boxes that an input takes in one call; None where the engine knows no bound."""
+        return None
+
     def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
         """Run once: tensors by input name in, tensors by output name out.
 

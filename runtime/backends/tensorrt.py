@@ -208,6 +208,10 @@ class TensorRtEngine(Engine):
         modes = self._tensorrt.TensorIOMode
         return [*((spec, modes.INPUT) for spec in self.inputs), *((spec, modes.OUTPUT) for spec in self.outputs)]
 
+    def most(self, name: str) -> int | None:
+        """See ``Engine``: as the plan's profile has it."""
+        return self._plan.ranges[name][2][0] if name in self._plan.ranges else None
+
     def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
         """See ``Engine``."""
         own = self._of_thread()

@@ -35,13 +35,13 @@ class Small(Engine):
     """An engine with so little memory that ``most`` images or boxes fit, whose kept tensors stay on its device."""
 
     def __init__(self, engine: Engine, most: int, calls: list[int]) -> None:
-        self.engine, self.most, self.calls = engine, most, calls
+        self.engine, self.limit, self.calls = engine, most, calls
         self.inputs, self.outputs = engine.inputs, engine.outputs
 
     def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
         size = feeds.get("boxes_xyxy_model", feeds[self.inputs[0].name]).shape[0]
         self.calls.append(size)
-        if size > self.most:
+        if size > self.limit:
             raise OutOfMemoryError(f"{size} do not fit")
         outputs = self.engine({n: t.array if isinstance(t, OnDevice) else t for n, t in feeds.items()})
         return {name: OnDevice(array) if name in keep else array for name, array in outputs.items()}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.plan_builder import DECODER_IMAGES
+from export.plan_builder import DECODER_IMAGES, BuildOptions
 from export.sample_image import verification_image
 from runtime import BackendError, BackendOptions, SegmentConfig, Segmenter, segmenter
 from runtime.backends.base import load_engine
@@ -239,5 +239,6 @@ def test_inputs_are_checked(built: Path, double: Double) -> None:
         encoder({"pixels": np.zeros((1, 3, side, side), np.float32)})
 
 
-def test_the_decoder_takes_as_many_images_as_the_runtime_sends() -> None:
-    assert segmenter._IMAGES_TOGETHER <= DECODER_IMAGES
+def test_plans_take_what_the_runtime_sends() -> None:
+    assert segmenter.IMAGES_ON_GPU <= BuildOptions().max_batch <= DECODER_IMAGES
+    assert BuildOptions().max_boxes >= segmenter.BOXES_ON_GPU
