@@ -116,9 +116,11 @@ class PerfectTiles:
     seconds_per_tile: float
     model_size: int = 256
 
-    def find_boxes(self, view: F32, config: SegmentConfig) -> F64:
-        """Around the bright pieces."""
-        return perfect_result(view).boxes
+    def cell_diameters(self, view: F32, config: SegmentConfig) -> F64:
+        """Of the bright pieces."""
+        areas = np.bincount(perfect_result(view).labels.ravel())[1:]
+        diameters: F64 = 2 * np.sqrt(areas / np.pi)
+        return diameters
 
     def segment_tiles(
         self, tiles: Sequence[OriginTile], size_hw: tuple[int, int], config: SegmentConfig

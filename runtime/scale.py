@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,62 +13,62 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 RELIABLE_PX = 12.0
-"""Boxes with a smaller median, model pixels, are too coarse to measure: the detector looks closer."""
+"""Cells with a smaller median, model pixels, are too coarse to measure: the detector looks closer."""
 
 VIEWS = 2
 """Views that the detector looks at, at every step closer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """The scale of one image."""
-
-    diameter_px: float | None
-    """Median over the cells of the root of their box's area, image pixels; None where no cell was found."""
-    whole: bool
-    """It was measured in the view of the whole image."""
-
-
 def one_view_will_do(
-    measured: Measured, longest_px: int, model_size: int, view_diameter_px: float, whole_view_diameter_px: float
+    diameter_px: float | None, longest_px: int, model_size: int, view_diameter_px: float, whole_view_diameter_px: float
 ) -> bool:
-    """Whether an image is shown whole: nothing was found in it, or the view it was measured in has a fitting scale.
+    """Whether an image is shown whole: nothing was found in it, or its cells are large enough so, and not too large.
 
     Args:
-        measured: of the image.
+        diameter_px: median of its cells, image pixels.
         longest_px: its longer side.
         model_size: side of the model input, pixels.
         view_diameter_px, whole_view_diameter_px: see ``SegmentConfig``.
     """
-    if measured.diameter_px is None:
+    if diameter_px is None:
         return True
-    shown_px = measured.diameter_px * model_size / longest_px
-    return measured.whole and whole_view_diameter_px <= shown_px <= 2 * view_diameter_px
+    return whole_view_diameter_px <= diameter_px * model_size / longest_px <= 2 * view_diameter_px
 
 
-def measure_diameter(image: F32, model_size: int, find_boxes: Callable[[F32], F64]) -> Measured:
-    """Measure the median cell diameter, first on the whole image, then on ever smaller parts with the most contrast.
+def measure_diameter(
+    image: F32, model_size: int, find_diameters: Callable[[F32], F64], *, view_diameter_px: float
+) -> float | None:
+    """Measure the median cell diameter, image pixels.
+
+    The detector looks at the whole image, then at ever smaller parts with the most contrast, until nothing is shrunk or
+    one step after cells are large enough to measure. A detector misses small cells first, so that a view at a small
+    scale gives too large a median; of all views, the one whose cells appear nearest to the wanted diameter counts.
 
     Args:
         image: (H, W, C) float32, as the detector takes it.
         model_size: side of the model input, pixels.
-        find_boxes: detects the cells of a square image, (K, 4) xyxy in its pixels.
+        find_diameters: diameters of the cells of a square image, (K) in its pixels.
+        view_diameter_px: diameter at which the detector works best, model pixels.
+
+    Returns:
+        None where no cell was found.
     """
     side = max(image.shape[:2])
-    views = [cut_tile(image, (0, 0), side)]
-    whole, rough = True, None
+    views, found, confirmed = [cut_tile(image, (0, 0), side)], [], False
     while views:
-        sides = [boxes[:, 2:] - boxes[:, :2] for boxes in map(find_boxes, views)]
-        diameters = np.sqrt(np.concatenate(sides).prod(axis=1))
+        diameters = np.concatenate([find_diameters(view) for view in views])
+        reliable = False
         if len(diameters):
-            rough = float(np.median(diameters))
-            if rough * model_size / side >= RELIABLE_PX:
-                return Measured(rough, whole)
-        if side <= model_size:  # nothing was shrunk
+            diameter = float(np.median(diameters))
+            shown = diameter * model_size / side
+            found.append((abs(np.log(shown / view_diameter_px)), diameter))
+            reliable = shown >= RELIABLE_PX
+        if side <= model_size or confirmed:
             break
-        side, whole = max(side // 2, min(side, model_size)), False
+        confirmed = reliable
+        side = max(side // 2, min(side, model_size))
         views = _most_contrast(image, side)
-    return Measured(rough, whole)
+    return min(found)[1] if found else None
 
 
 def _most_contrast(image: F32, side: int) -> list[F32]:

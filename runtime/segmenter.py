@@ -32,6 +32,9 @@ F64 = NDArray[np.float64]
 IMAGES_ON_GPU, BOXES_ON_GPU = 4, 64
 """Images and boxes of one engine call there, unless the caller says otherwise."""
 
+_MEASURED = 32
+"""About as many cells of a view are measured."""
+
 _VIEWS_TOGETHER = 8
 """Views whose boxes share decoder calls; bounds what a long batch holds at a time."""
 
@@ -337,17 +340,38 @@ class Segmenter:
         if diameter is None:
             looked: list[EncodedImage] = []
 
-            def find_boxes(view: F32) -> F64:
+            def find_diameters(view: F32) -> F64:
                 looked.extend(self._encode([view]))
-                return self._detect(looked[-1:], config)[0].boxes
+                return self._diameters(looked[-1], config)
 
-            measured = measure_diameter(normalized, model_size, find_boxes)
-            diameter = measured.diameter_px
+            diameter = measure_diameter(normalized, model_size, find_diameters, view_diameter_px=wanted_px)
             if diameter is None or one_view_will_do(
-                measured, max(size_hw), model_size, wanted_px, config.whole_view_diameter_px
+                diameter, max(size_hw), model_size, wanted_px, config.whole_view_diameter_px
             ):
                 return EncodedView((0, 0), looked[0])
         return grid_at_scale(size_hw, diameter, model_size, wanted_px)
+
+    def cell_diameters(self, view: ArrayLike, *, config: SegmentConfig | None = None) -> F64:
+        """Diameters of the cells of one view, of some of them where there are many; what a scale is measured by.
+
+        Args:
+            view: a square image.
+            config: settings of this call.
+
+        Returns:
+            (K), of discs of the masks' areas, image pixels.
+        """
+        config = config or self.config
+        return self._diameters(self.encode(view, config=config), config)
+
+    def _diameters(self, encoded: EncodedImage, config: SegmentConfig) -> F64:
+        boxes = self._detect([encoded], config)[0].boxes
+        some = boxes[:: max(1, len(boxes) // _MEASURED)]
+        decoded = self._chain.decode([encoded], [some], full=config.mask_window == "full")
+        kept = [mask.logits for _, _, mask in decoded if mask.iou_prediction >= config.iou_threshold]
+        areas = np.array([np.count_nonzero(logits > config.mask_threshold_logit) for logits in kept], np.float64)
+        logit_px = encoded.size_hw[0] / (LOGITS_PER_TOKEN * self.manifest.grid_size)
+        return 2 * np.sqrt(areas[areas > 0] / np.pi) * logit_px
 
     def cells_of_views(
         self, views: Iterable[EncodedView], size_hw: tuple[int, int], *, config: SegmentConfig | None = None

@@ -37,8 +37,8 @@ class TileSegmenter(Protocol):
         """Side of the model input, pixels."""
         ...
 
-    def find_boxes(self, view: F32, config: SegmentConfig) -> F64:
-        """Boxes of the cells of a normalised square image (S, S, 3), (K, 4) xyxy in its pixels."""
+    def cell_diameters(self, view: F32, config: SegmentConfig) -> F64:
+        """Diameters of the cells of a normalised square image (S, S, 3), (K) in its pixels."""
         ...
 
     def segment_tiles(
@@ -135,8 +135,9 @@ class _SegmenterTiles:
     def model_size(self) -> int:
         return self._segmenter.manifest.image_size
 
-    def find_boxes(self, view: F32, config: SegmentConfig) -> F64:
-        return self._segmenter.detect(self._segmenter.encode(view, config=config), config=config).boxes
+    def cell_diameters(self, view: F32, config: SegmentConfig) -> F64:
+        """See ``TileSegmenter``."""
+        return self._segmenter.cell_diameters(view, config=config)
 
     def segment_tiles(
         self, tiles: Sequence[OriginTile], size_hw: tuple[int, int], config: SegmentConfig

@@ -14,7 +14,7 @@ from runtime.errors import InputError
 from runtime.joining import Extent
 from runtime.preprocess import take_normalized
 from runtime.readers import ImageReader
-from runtime.scale import Measured, measure_diameter, one_view_will_do
+from runtime.scale import measure_diameter, one_view_will_do
 from runtime.slides.contrast import (
     SMALL_PX,
     ChannelContrast,
@@ -166,10 +166,10 @@ def _measured(
     assert config.view_diameter_px is not None, "nothing is measured without a wanted diameter"
     in_view = replace(config, normalize=False)
 
-    def find_boxes(view: F32) -> F64:
-        return engines.find_boxes(view, in_view)
+    def find_diameters(view: F32) -> F64:
+        return engines.cell_diameters(view, in_view)
 
-    found: list[Measured] = []
+    found: list[float | None] = []
     small = reader.size_hw[0] * reader.size_hw[1] <= SMALL_PX
     extents = [(0, 0, *reader.size_hw)] if small else _windows(reader, sample, WINDOW_VIEWS * engines.model_size)
     for extent in extents:
@@ -178,8 +178,9 @@ def _measured(
         except InputError as error:
             _log.warning("cells of %s at %s cannot be measured: %s", reader.name, extent, error)
             continue
-        found.append(measure_diameter(part, engines.model_size, find_boxes))
-    diameters = [measured.diameter_px for measured in found if measured.diameter_px is not None]
+        wanted_px = config.view_diameter_px
+        found.append(measure_diameter(part, engines.model_size, find_diameters, view_diameter_px=wanted_px))
+    diameters = [diameter for diameter in found if diameter is not None]
     if small and found:
         one_view = one_view_will_do(
             found[0],
@@ -188,7 +189,7 @@ def _measured(
             config.view_diameter_px,
             config.whole_view_diameter_px,
         )
-        return found[0].diameter_px, one_view
+        return found[0], one_view
     if not diameters:
         _log.warning(
             "no cell was found to measure in %s; its tiles are shown at the model's own size. Give --diameter if it "

@@ -170,27 +170,38 @@ def test_measured_diameter(size: tuple[int, int], radius: int) -> None:
             image[(y - cy) ** 2 + (x - cx) ** 2 <= radius**2] = 1.0
     looks = []
 
-    def find_boxes(view: NDArray[np.float32]) -> NDArray[np.float64]:
+    def find_diameters(view: NDArray[np.float32]) -> NDArray[np.float64]:
         side = view.shape[0]
         assert view.shape == (side, side, 3)
         looks.append(side)
-        boxes = [r.bbox for r in regionprops(label(view[..., 0] > 0.5))]
-        found = np.array([(b[1], b[0], b[3], b[2]) for b in boxes], float).reshape(-1, 4)
-        return found[(found[:, 2] - found[:, 0]) * 128 / side >= 8]
+        found = np.array([r.equivalent_diameter_area for r in regionprops(label(view[..., 0] > 0.5))])
+        return found[found * 128 / side >= 8]
 
-    measured = measure_diameter(image, 128, find_boxes)
-    assert measured.diameter_px == pytest.approx(2 * radius + 1, rel=0.1)
-    assert measured.whole == ((2 * radius + 1) * 128 / max(size) >= 12)
+    measured = measure_diameter(image, 128, find_diameters, view_diameter_px=20)
+    assert measured == pytest.approx(2 * radius + 1, rel=0.1)
     assert looks[0] == max(size)
+
+
+def test_the_view_nearest_to_the_wanted_scale_counts() -> None:
+    """Half of the cells are small and seen from close by only; far off, the large ones alone would be the median."""
+    image = np.zeros((512, 512, 3), np.float32)
+    y, x = np.mgrid[:512, :512]
+    for number, (cy, cx) in enumerate((cy, cx) for cy in range(40, 500, 64) for cx in range(40, 500, 64)):
+        image[(y - cy) ** 2 + (x - cx) ** 2 <= (30 if number % 3 == 0 else 10) ** 2] = 1.0
+
+    def find_diameters(view: NDArray[np.float32]) -> NDArray[np.float64]:
+        found = np.array([r.equivalent_diameter_area for r in regionprops(label(view[..., 0] > 0.5))])
+        return found[found * 128 / view.shape[0] >= 8]
+
+    assert measure_diameter(image, 128, find_diameters, view_diameter_px=12) == pytest.approx(21, abs=1)
 
 
 def test_nothing_to_measure() -> None:
     looks = []
 
-    def find_boxes(view: NDArray[np.float32]) -> NDArray[np.float64]:
+    def find_diameters(view: NDArray[np.float32]) -> NDArray[np.float64]:
         looks.append(view.shape[0])
-        return np.zeros((0, 4))
+        return np.zeros(0)
 
-    measured = measure_diameter(np.zeros((500, 500, 3), np.float32), 128, find_boxes)
-    assert measured.diameter_px is None
+    assert measure_diameter(np.zeros((500, 500, 3), np.float32), 128, find_diameters, view_diameter_px=20) is None
     assert looks == [500], "nothing but ground is looked at once"
