@@ -15,7 +15,7 @@ import pytest
 
 from export.plan_builder import DECODER_IMAGES, BuildOptions
 from export.sample_image import verification_image
-from runtime import BackendError, BackendOptions, SegmentConfig, Segmenter, segmenter
+from runtime import BackendError, BackendOptions, SegmentConfig, Segmenter, stages
 from runtime.backends.base import load_engine
 from runtime.backends.cuda import CudaTensor
 from runtime.manifest import read_manifest
@@ -240,5 +240,5 @@ def test_inputs_are_checked(built: Path, double: Double) -> None:
 
 
 def test_plans_take_what_the_runtime_sends() -> None:
-    assert segmenter.IMAGES_ON_GPU <= BuildOptions().max_batch <= DECODER_IMAGES
-    assert BuildOptions().max_boxes >= segmenter.BOXES_ON_GPU
+    assert stages.IMAGES_ON_GPU <= BuildOptions().max_batch <= DECODER_IMAGES
+    assert BuildOptions().max_boxes >= stages.BOXES_ON_GPU
