@@ -28,6 +28,7 @@ from runtime.console import fail
 from runtime.errors import SegmenterError
 from runtime.files import read_image
 from runtime.preprocess import normalize_contrast
+from training.evaluation.matching import find_overlaps
 
 STAGES = ("prepare", "encode", "detect", "decode", "assemble")
 """Contrast; model input and image encoder; CellFinder and the choice of boxes; mask decoder; label map."""
@@ -125,9 +126,11 @@ def bench_command(
         segmenters = {name: Segmenter(engine, backend=name, options=options) for name in names}
         latency = measure_latency(segmenters, size or [512], cells or [0, 10, 100, 300, 1000], runs)
         throughput = measure_throughput(segmenters, size or [512], images)
+        with_boxes = {name: one for name, one in segmenters.items() if one.manifest.has_detector}
+        agreement = measure_agreement(with_boxes) if with_boxes else []
     except SegmenterError as error:
         fail(error)
-    _show(latency, throughput)
+    _show(latency, throughput, agreement)
     if out is not None:
         first = next(iter(segmenters.values()))
         content = {
@@ -137,6 +140,7 @@ def bench_command(
             "chosen_backends": {name: segmenter.backend for name, segmenter in segmenters.items()},
             "latency": latency,
             "throughput": throughput,
+            "agreement": agreement,
         }
         path = write_record(out, "bench", content, command=["cellsam-engine", "bench"])
         from benchmarks.plots import plot_latency
@@ -190,9 +194,35 @@ def measure_throughput(segmenters: dict[str, Segmenter], sizes: list[int], image
     return records
 
 
-def _show(latency: list[dict[str, Any]], throughput: list[dict[str, Any]]) -> None:
+def measure_agreement(segmenters: dict[str, Segmenter]) -> list[dict[str, Any]]:
+    """How the cells of each backend compare with the first one's, over the sample images.
+
+    Mean IoU of those that match at 0.5, and their share of all: 2 matched / (cells of the one + cells of the other).
+    """
+    first, *others = segmenters
+    records = []
+    for name in others:
+        matched: list[float] = []
+        cells = 0
+        for image in map(read_image, sample_images()):
+            overlaps = find_overlaps(segmenters[first](image).labels, segmenters[name](image).labels)
+            matched += [iou for iou in overlaps.iou if iou > 0.5]
+            cells += len(overlaps.truth_ids) + len(overlaps.predicted_ids)
+        records.append(
+            {
+                "backend": name,
+                "against": first,
+                "cells": cells,
+                "mean_iou": round(float(np.mean(matched)), 4) if matched else None,
+                "matched": round(2 * len(matched) / max(cells, 1), 4),
+            }
+        )
+    return records
+
+
+def _show(latency: list[dict[str, Any]], throughput: list[dict[str, Any]], agreement: list[dict[str, Any]]) -> None:
     console = Console()
-    table = Table("backend", "side", "cells", "p50 ms", "p90 ms", *(f"{stage} ms" for stage in STAGES))
+    table = Table("backend", "side", "cells", "p50", "p90", *STAGES, title="ms of one image; stages: median")
     for row in latency:
         stages = [f"{row['stages_ms'][stage]['p50']:.1f}" for stage in STAGES]
         total = [f"{row['total_ms'][p]:.1f}" for p in ("p50", "p90")]
@@ -204,3 +234,8 @@ def _show(latency: list[dict[str, Any]], throughput: list[dict[str, Any]]) -> No
             values = (f"{row[key]:.2f}" for key in ("images_per_s", "megapixels_per_s", "cells_per_s"))
             rates.add_row(row["backend"], str(row["side_px"]), *values)
         console.print(rates)
+    for row in agreement:
+        console.print(
+            f"{row['matched']:.1%} of the cells of {row['backend']} and {row['against']} match, at a mean IoU of "
+            f"{row['mean_iou']}"
+        )

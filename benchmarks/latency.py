@@ -31,7 +31,6 @@ from runtime.manifest import read_manifest
 from runtime.masks import LabelCanvas, finish_labels
 from runtime.preprocess import branch_inputs, normalize_contrast
 from training.checkpoint import load_checkpoint
-from training.evaluation.matching import find_overlaps
 
 BASELINE = "released procedure, PyTorch"
 FULL = "engines, onnxruntime, full masks"
@@ -195,14 +194,6 @@ def arithmetic(directory: Path, case: Case) -> dict[str, int]:
     }
 
 
-def agreement(one: NDArray[np.int32], other: NDArray[np.int32]) -> dict[str, float]:
-    """Mean IoU of the instances that match at 0.5, and the share of instances that do."""
-    overlaps = find_overlaps(one, other)
-    matched = [iou for iou in overlaps.iou if iou > 0.5]
-    largest = max(len(overlaps.truth_ids), len(overlaps.predicted_ids), 1)
-    return {"mean_iou": round(float(np.mean(matched)), 4), "matched": round(len(matched) / largest, 4)}
-
-
 def cellpose_network(case: Case) -> Variant:
     """The network of Cellpose-SAM with random weights on the tiles that Cellpose cuts; flows to masks not included."""
     from cellpose.core import run_net
@@ -261,10 +252,6 @@ def main() -> None:
         "variants": summaries,
         "speedup": {name: round(slow / s["total_ms"]["p50"], 2) for name, s in summaries.items()},
         "labels_equal_to_baseline_full_masks": float((baseline.labels == measured[FULL].labels).mean()),
-        "labels_against_onnxruntime": {
-            name: agreement(measured["engines, onnxruntime"].labels, measured[name].labels)
-            for name in ("engines, OpenVINO",)
-        },
         "arithmetic_gflop": {stage: round(count / 1e9, 1) for stage, count in flop.items()},
         "matrix_products_gflop_per_s": {precision: round(rate / 1e9, 1) for precision, rate in rates.items()},
         "share_of_matrix_product_rate": {

@@ -50,11 +50,6 @@ def latency_table(record: dict[str, Any]) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} | {memory} | {record['speedup'][name]:.2f}x |")
     equal = record["labels_equal_to_baseline_full_masks"]
     lines += ["", f"Labels of the engines with full masks equal the baseline's on {equal:.3%} of the pixels."]
-    for name, labels in record.get("labels_against_onnxruntime", {}).items():
-        lines.append(
-            f"Cells of {name} match those of onnxruntime at a mean IoU of {labels['mean_iou']:.3f} "
-            f"({labels['matched']:.1%} of them at 0.5 or more)."
-        )
     if "arithmetic_gflop" in record:
         rates = record["matrix_products_gflop_per_s"]
         shares = ", ".join(f"{name} {share:.0%}" for name, share in record["share_of_matrix_product_rate"].items())
@@ -63,6 +58,33 @@ def latency_table(record: dict[str, Any]) -> str:
             f"matrices at {rates['fp32']:.0f} GFLOP/s in fp32 and {rates['bf16']:.0f} in bf16. Share of that rate, end "
             f"to end: {shares}."
         )
+    return "\n".join(lines)
+
+
+def bench_table(record: dict[str, Any]) -> str:
+    """Median time of one image by number of cells, throughput, and how the backends' cells compare."""
+    environment = record["environment"]
+    sides = sorted({row["side_px"] for row in record["latency"]})
+    counts = sorted({row["cells"] for row in record["latency"]})
+    lines = [
+        f"The built-in model, images of {sides[0]} x {sides[0]} pixels, {environment['cpu_count']} cores "
+        f"({environment['cpu']}); median ms of one image by its number of cells ({record['date']}).",
+        "",
+        f"| backend | {' | '.join(map(str, counts))} | images/s of a stream | megapixels/s |",
+        f"|---|{'---:|' * (len(counts) + 2)}",
+    ]
+    rates = {row["backend"]: row for row in record["throughput"] if row["side_px"] == sides[0]}
+    for name in record["chosen_backends"]:
+        rows = {r["cells"]: r for r in record["latency"] if (r["backend"], r["side_px"]) == (name, sides[0])}
+        times = [f"{rows[count]['total_ms']['p50']:.0f}" for count in counts]
+        speed = [f"{rates[name][key]:.2f}" for key in ("images_per_s", "megapixels_per_s")]
+        lines.append(f"| {name} | {' | '.join([*times, *speed])} |")
+    lines.append("")
+    lines += [
+        f"On the sample images {row['matched']:.1%} of the cells of {row['backend']} and {row['against']} match, at a "
+        f"mean IoU of {row['mean_iou']:.3f}."
+        for row in record["agreement"]
+    ]
     return "\n".join(lines)
 
 
@@ -91,6 +113,7 @@ def rendered(text: str) -> str:
     """A document with its tables brought up to date."""
     tables = {
         "latency": latency_table(newest("latency")),
+        "bench": bench_table(newest("bench")),
         "quality": quality_table(newest("nano"), newest("baseline_classical")),
     }
     for case, table in tables.items():

@@ -17,20 +17,35 @@ from runtime.cli import app
 
 
 def test_the_command_measures_every_case(small_engines: Path, tmp_path: Path) -> None:
-    command = ["bench", "--engine", str(small_engines), "--backend", "cpu", "--size", "64", "--size", "96"]
+    command = [
+        "bench",
+        "--engine",
+        str(small_engines),
+        "--backend",
+        "cpu",
+        "--backend",
+        "openvino",
+        "--size",
+        "64",
+        "--size",
+        "96",
+    ]
     command += ["--cells", "0", "--cells", "5", "--runs", "2", "--images", "2", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "images/s" in result.stdout
     (path,) = tmp_path.glob("bench_*.json")
     record = json.loads(path.read_text())
-    assert record["chosen_backends"] == {"cpu": "cpu"}
-    cases = [(row["side_px"], row["cells"]) for row in record["latency"]]
+    assert record["chosen_backends"] == {"cpu": "cpu", "openvino": "openvino"}
+    cases = [(row["side_px"], row["cells"]) for row in record["latency"] if row["backend"] == "cpu"]
     assert cases == [(64, 0), (64, 5), (96, 0), (96, 5)]
+    ((agreement),) = record["agreement"]
+    assert (agreement["backend"], agreement["against"]) == ("openvino", "cpu")
+    assert 0 <= agreement["matched"] <= 1
     for row in record["latency"]:
         assert tuple(row["stages_ms"]) == STAGES
         assert 0 < row["total_ms"]["p50"] <= row["total_ms"]["p99"]
-    assert [row["side_px"] for row in record["throughput"]] == [64, 96]
+    assert [row["side_px"] for row in record["throughput"]] == [64, 64, 96, 96]
     for row in record["throughput"]:
         assert row["megapixels_per_s"] == pytest.approx(row["images_per_s"] * row["side_px"] ** 2 / 1e6, abs=2e-3)
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
