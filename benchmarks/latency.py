@@ -90,6 +90,14 @@ def engines(directory: Path, case: Case, window: MaskWindow, backend: str) -> Va
     return run
 
 
+def in_model_frame(case: Case, image_size: int) -> tuple[NDArray[np.generic], tuple[int, int], torch.Tensor]:
+    """Image, its size, and the prompts in model pixels, (K, 4) float32."""
+    image = case.image()
+    size_hw = (image.shape[0], image.shape[1])
+    boxes = scale_xyxy(case.prompts(), size_hw, (image_size, image_size))
+    return image, size_hw, torch.from_numpy(boxes.astype(np.float32))
+
+
 def enter(canvas: LabelCanvas, first: int, logits: torch.Tensor, *sizes_hw: tuple[int, int]) -> None:
     """Resize whole masks (K, 1, h, w) from size to size, as SAM does, and enter them from index ``first`` on."""
     for size_hw in sizes_hw:
@@ -101,9 +109,7 @@ def enter(canvas: LabelCanvas, first: int, logits: torch.Tensor, *sizes_hw: tupl
 def batched_bfloat16(checkpoint: Path, directory: Path, case: Case) -> Variant:
     """PyTorch at its best without another code: bfloat16, one ViT pass for equal inputs, all boxes in one call."""
     manifest, model = read_manifest(directory), load_checkpoint(checkpoint).model
-    image, boxes = case.image(), case.prompts()
-    size_hw = (image.shape[0], image.shape[1])
-    prompts = torch.from_numpy(scale_xyxy(boxes, size_hw, (manifest.image_size,) * 2).astype(np.float32))
+    image, size_hw, prompts = in_model_frame(case, manifest.image_size)
 
     def encode() -> tuple[torch.Tensor, torch.Tensor]:
         inputs = branch_inputs(normalize_contrast(image), manifest)
@@ -139,9 +145,7 @@ def batched_bfloat16(checkpoint: Path, directory: Path, case: Case) -> Variant:
 def released_procedure(checkpoint: Path, directory: Path, case: Case) -> Variant:
     """PyTorch in float32, in the steps of the released code."""
     manifest, model = read_manifest(directory), load_checkpoint(checkpoint).model
-    image, boxes = case.image(), case.prompts()
-    size_hw = (image.shape[0], image.shape[1])
-    prompts = torch.from_numpy(scale_xyxy(boxes, size_hw, (manifest.image_size,) * 2).astype(np.float32))
+    image, size_hw, prompts = in_model_frame(case, manifest.image_size)
 
     def encode() -> tuple[torch.Tensor, torch.Tensor]:
         inputs = branch_inputs(normalize_contrast(image), manifest)
