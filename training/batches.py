@@ -191,13 +191,15 @@ def _turned(plane: NDArray[Any], turns: int, mirror: bool) -> NDArray[Any]:
 
 def _view_sides(labels: I32, size: int, config: AugmentConfig, rng: np.random.Generator) -> tuple[float, float]:
     """Height and width of the part of the field that is shown, pixels of the field."""
-    stretch = np.exp(rng.uniform(-config.aspect, config.aspect) / 2)
     areas = np.bincount(labels.ravel())[1:]
     areas = areas[areas > 0]
+    # The order of the draws is that of the recorded trainings.
     if config.diameter_px is None or not len(areas):
         zoom = np.exp(rng.uniform(*np.log(config.zoom)))
+        stretch = np.exp(rng.uniform(-config.aspect, config.aspect) / 2)
         height, width = labels.shape[0] / zoom, labels.shape[1] / zoom
     else:
+        stretch = np.exp(rng.uniform(-config.aspect, config.aspect) / 2)
         wanted = np.exp(rng.uniform(*np.log(config.diameter_px)))
         diameter = 2 * np.sqrt(np.median(areas) / np.pi)
         height = width = min(size * diameter / wanted, MOST_PADDED * max(labels.shape))
