@@ -57,9 +57,18 @@ def move_into_place(partial: Path, out: Path, *, force: bool) -> None:
     """
     check_target(out, force=force)
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial.chmod(0o755)  # temporary directories are private
     if out.is_dir() and not any(out.iterdir()):
         out.rmdir()
+    replace_directory(partial, out)
+
+
+def replace_directory(partial: Path, out: Path) -> None:
+    """Rename ``partial``, made as a temporary directory, to ``out``; what stood there goes only once the new one does.
+
+    Raises:
+        ExportError: it could not be put back after a failure; it is then named and kept.
+    """
+    partial.chmod(0o755)  # temporary directories are private
     if not out.exists():
         partial.rename(out)
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,11 +14,13 @@ from numpy.typing import NDArray
 
 from export.errors import ExportError, VerificationError
 from export.gates import GateCheck
+from export.placing import replace_directory
 from export.plan_builder import BuildOptions, build_plan, profile_ranges
 from export.plan_check import check_plans
 from export.plan_layers import LayerTypes, check_half, read_layers
 from export.plan_operators import find_problems, float32_nodes, half_products, operator_table
 from runtime.backends.tensorrt import TensorRtEngine, load_tensorrt, machine_key
+from runtime.files import write_whole
 from runtime.manifest import EngineName, Manifest, check_files, read_manifest, sha256_file
 from runtime.plans import PLANS, PlanFile, PlanRecord
 from runtime.preprocess import check_image
@@ -116,7 +117,7 @@ def build_plans(
         )
         record.write(partial)
         place = directory / PLANS / name
-        _move(partial, place)
+        replace_directory(partial, place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return place, record
@@ -153,7 +154,7 @@ def _build(
     ranges = profile_ranges(spec, manifest.grid_size, options)
     earlier = cache.read_bytes() if cache.is_file() else b""
     content, timings = build_plan(path, ranges, options, earlier, progress)
-    _write_whole(cache, timings)
+    write_whole(cache, lambda temporary: temporary.write_bytes(timings))
     file = partial / f"{name}.plan"
     file.write_bytes(content)
     plan = PlanFile(
@@ -185,26 +186,3 @@ def _refuse_failed(checks: list[GateCheck]) -> None:
     failed = [str(check) for check in checks if not check.passed]
     if failed:
         raise VerificationError("the plans do not agree with onnxruntime on the CPU:\n  " + "\n  ".join(failed))
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that nobody ever reads half of it."""
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(path)
-
-
-def _move(partial: Path, place: Path) -> None:
-    """Rename ``partial`` to ``place``; plans that stood there go only once the new ones stand there."""
-    partial.chmod(0o755)  # temporary directories are private
-    if not place.exists():
-        partial.rename(place)
-        return
-    old = place.with_name(f".{place.name}-old-{os.getpid()}")
-    place.rename(old)
-    try:
-        partial.rename(place)
-    except BaseException:  # Ctrl-C too
-        old.rename(place)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

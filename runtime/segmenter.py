@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -13,7 +14,7 @@ from runtime.boxes import check_boxes
 from runtime.config import SegmentConfig, check_whole
 from runtime.errors import ConfigError, InputError
 from runtime.ordered import in_order
-from runtime.results import EncodedImage, EncodedView, Segmentation
+from runtime.results import Detections, EncodedImage, EncodedView, Segmentation
 from runtime.scale import measure_diameter, one_view_will_do
 from runtime.stages import Stages
 from runtime.stitching import TileCells, stitch, tile_cells
@@ -35,8 +36,8 @@ class _Shown:
     size_hw: tuple[int, int]
     """Of the image."""
     view: EncodedView
-    prompts: F64 | None
-    """The user's boxes."""
+    found: Detections | None
+    """The user's boxes, or those that were found while the scale was measured; None has them detected."""
     stitched: bool
     """The view keeps the image's aspect, and may be one of several."""
 
@@ -142,7 +143,18 @@ class Segmenter(Stages):
             ConfigError: ``view_diameter_px`` is None.
         """
         config = config or self.config
-        return list(self._views(self._normalized(image, config), config))
+        return [view for view, _ in self._views(self._normalized(image, config), config)]
+
+    def encode_tiles(self, tiles: Iterable[tuple[tuple[int, int], F32]]) -> Iterator[EncodedView]:
+        """Encode tiles of an image, several in a call.
+
+        Args:
+            tiles: first pixel (y, x) of each, and the tile, (side, side, 3) float32 in [0, 1], contrast normalised.
+        """
+        waiting = iter(tiles)
+        while part := list(islice(waiting, self._chain.images_per_call)):
+            encoded = self._encode([tile for _, tile in part])
+            yield from (EncodedView(origin, image) for (origin, _), image in zip(part, encoded, strict=True))
 
     def segment_views(
         self, views: Iterable[EncodedView], size_hw: tuple[int, int], *, config: SegmentConfig | None = None
@@ -165,46 +177,45 @@ class Segmenter(Stages):
             for number, image in enumerate(images):
                 normalized = self._normalized(image, config)
                 size_hw = (normalized.shape[0], normalized.shape[1])
-                for view in self._views(normalized, config):
-                    yield _Shown(number, size_hw, view, None, True)
+                for view, found in self._views(normalized, config):
+                    yield _Shown(number, size_hw, view, found, True)
             return
         together = self._chain.images_per_call
         for start in range(0, len(images), together):
             group = [self._normalized(image, config) for image in images[start : start + together]]
             for number, encoded in enumerate(self._encode(group, detector=boxes is None), start=start):
-                prompts = None if boxes is None else check_boxes(boxes[number], encoded.size_hw)
-                yield _Shown(number, encoded.size_hw, EncodedView((0, 0), encoded), prompts, False)
+                given = None if boxes is None else _given(check_boxes(boxes[number], encoded.size_hw))
+                yield _Shown(number, encoded.size_hw, EncodedView((0, 0), encoded), given, False)
 
-    def _views(self, normalized: F32, config: SegmentConfig) -> Iterator[EncodedView]:
-        """``encode_views`` of an image whose contrast is normalised, a few at a time."""
-        whole_or_grid = self._choose_views(normalized, config)
-        if isinstance(whole_or_grid, EncodedView):
-            yield whole_or_grid
+    def _views(self, normalized: F32, config: SegmentConfig) -> Iterator[tuple[EncodedView, Detections | None]]:
+        """``encode_views`` of an image whose contrast is normalised, a few at a time, and what was found in them."""
+        chosen = self._choose_views(normalized, config)
+        if not isinstance(chosen, TileGrid):
+            yield chosen
             return
-        origins, together = whole_or_grid.origins, self._chain.images_per_call
-        for start in range(0, len(origins), together):
-            part = origins[start : start + together]
-            encoded = self._encode([cut_tile(normalized, origin, whole_or_grid.side) for origin in part])
-            yield from map(EncodedView, part, encoded)
+        tiles = ((origin, cut_tile(normalized, origin, chosen.side)) for origin in chosen.origins)
+        yield from ((view, None) for view in self.encode_tiles(tiles))
 
-    def _choose_views(self, normalized: F32, config: SegmentConfig) -> EncodedView | TileGrid:
+    def _choose_views(self, normalized: F32, config: SegmentConfig) -> tuple[EncodedView, Detections] | TileGrid:
         """The whole image, where its cells are large enough in one view or none is found; else the tiles."""
         wanted_px, diameter = config.view_diameter_px, config.diameter_px
         if wanted_px is None:
             raise ConfigError("view_diameter_px is None; expected the median cell diameter of a view, model pixels.")
         size_hw, model_size = (normalized.shape[0], normalized.shape[1]), self.manifest.image_size
         if diameter is None:
-            looked: list[EncodedImage] = []
+            looked: list[tuple[EncodedImage, Detections]] = []
 
             def find_diameters(view: F32) -> F64:
-                looked.extend(self._encode([view]))
-                return self._diameters(looked[-1], config)
+                (encoded,) = self._encode([view])
+                looked.append((encoded, self._detect([encoded], config)[0]))
+                return self._diameters(*looked[-1], config)
 
             diameter = measure_diameter(normalized, model_size, find_diameters, view_diameter_px=wanted_px)
             if diameter is None or one_view_will_do(
                 diameter, max(size_hw), model_size, wanted_px, config.whole_view_diameter_px
             ):
-                return EncodedView((0, 0), looked[0])
+                encoded, found = looked[0]
+                return EncodedView((0, 0), encoded), found
         return grid_at_scale(size_hw, diameter, model_size, wanted_px)
 
     def cells_of_views(
@@ -216,34 +227,35 @@ class Segmenter(Stages):
         """
         config = config or self.config
         shown = (_Shown(0, size_hw, view, None, True) for view in views)
-        while group := list(islice(shown, _VIEWS_TOGETHER)):
-            for one, result in zip(group, self._segment_together(group, config), strict=True):
-                yield tile_cells(result, one.view.origin_yx, size_hw)
+        return (tile_cells(result, one.view.origin_yx, size_hw) for one, result in self._segmented(shown, config))
 
     def _results(self, shown: Iterator[_Shown], config: SegmentConfig) -> Iterator[Segmentation]:
         """One result per image, in order; the boxes of several views, and images, share decoder calls."""
         tiles: list[TileCells] = []
         size_hw, number = (0, 0), 0
-        while group := list(islice(shown, _VIEWS_TOGETHER)):
-            for one, result in zip(group, self._segment_together(group, config), strict=True):
-                if tiles and one.number != number:
-                    yield stitch(tiles, size_hw, min_area_px=config.min_area_px)
-                    tiles = []
-                size_hw, number = one.size_hw, one.number
-                if one.stitched:
-                    tiles.append(tile_cells(result, one.view.origin_yx, size_hw))
-                else:
-                    yield result
+        for one, result in self._segmented(shown, config):
+            if tiles and one.number != number:
+                yield stitch(tiles, size_hw, min_area_px=config.min_area_px)
+                tiles = []
+            size_hw, number = one.size_hw, one.number
+            if one.stitched:
+                tiles.append(tile_cells(result, one.view.origin_yx, size_hw))
+            else:
+                yield result
         if tiles:
             yield stitch(tiles, size_hw, min_area_px=config.min_area_px)
 
-    def _segment_together(self, group: Sequence[_Shown], config: SegmentConfig) -> list[Segmentation]:
-        encoded = [one.view.image for one in group]
-        if group[0].prompts is None:
-            found = self._detect(encoded, config)
-            prompts, scores = [f.boxes for f in found], [f.scores for f in found]
-        else:
-            prompts = [one.prompts for one in group if one.prompts is not None]
-            scores = [np.full(len(p), np.nan, np.float32) for p in prompts]
-        # The features are by far the largest tensor, and only detection reads them.
-        return self._decode([replace(e, patch_features=None) for e in encoded], prompts, scores, config)
+    def _segmented(self, shown: Iterator[_Shown], config: SegmentConfig) -> Iterator[tuple[_Shown, Segmentation]]:
+        """Every view with its own result."""
+        while group := list(islice(shown, _VIEWS_TOGETHER)):
+            unseen = iter(self._detect([one.view.image for one in group if one.found is None], config))
+            found = [one.found if one.found is not None else next(unseen) for one in group]
+            # The features are by far the largest tensor, and only detection reads them.
+            encoded = [replace(one.view.image, patch_features=None) for one in group]
+            results = self._decode(encoded, [f.boxes for f in found], [f.scores for f in found], config)
+            yield from zip(group, results, strict=True)
+
+
+def _given(boxes: F64) -> Detections:
+    """The user's boxes: they have no scores."""
+    return Detections(boxes, np.full(len(boxes), np.nan, np.float32), math.nan)

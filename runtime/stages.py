@@ -162,7 +162,8 @@ class Stages:
             (K), of discs of the masks' areas, image pixels.
         """
         config = config or self.config
-        return self._diameters(self.encode(view, config=config), config)
+        encoded = self.encode(view, config=config)
+        return self._diameters(encoded, self.detect(encoded, config=config), config)
 
     @staticmethod
     def _normalized(image: ArrayLike, config: SegmentConfig) -> F32:
@@ -197,9 +198,8 @@ class Stages:
             assemblies[image].add(index, mask)
         return [a.finish(b, s) for a, b, s in zip(assemblies, boxes, scores, strict=True)]
 
-    def _diameters(self, encoded: EncodedImage, config: SegmentConfig) -> F64:
-        boxes = self._detect([encoded], config)[0].boxes
-        some = boxes[:: max(1, len(boxes) // _MEASURED)]
+    def _diameters(self, encoded: EncodedImage, found: Detections, config: SegmentConfig) -> F64:
+        some = found.boxes[:: max(1, len(found.boxes) // _MEASURED)]
         decoded = self._chain.decode([encoded], [some], full=config.mask_window == "full")
         kept = [mask.logits for _, _, mask in decoded if mask.iou_prediction >= config.iou_threshold]
         areas = np.array([np.count_nonzero(logits > config.mask_threshold_logit) for logits in kept], np.float64)

@@ -9,5 +9,6 @@ from runtime.slides.arrays import ArrayReader
 from runtime.slides.engines import EngineSpec
 from runtime.slides.run import RunOptions, SlideResult, segment_slide
 from runtime.slides.settings import SlideSettings
+from runtime.slides.slide_file import SlideFile
 
-__all__ = ["ArrayReader", "EngineSpec", "RunOptions", "SlideResult", "SlideSettings", "segment_slide"]
+__all__ = ["ArrayReader", "EngineSpec", "RunOptions", "SlideFile", "SlideResult", "SlideSettings", "segment_slide"]

@@ -1,4 +1,4 @@
-"""An array, in memory or mapped from a file, as an ``ImageReader``."""
+"""An array in memory as an ``ImageReader``; a file, npy too, is a ``SlideFile``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from runtime.errors import InputError
 
 
 class ArrayReader:
-    """An (H, W) or (H, W, C) array as an ``ImageReader``.
-
-    A memory-mapped ``npy`` file is mapped again where the reader is unpickled, so that a cluster's workers read the
-    file instead of being sent the pixels.
-    """
+    """An (H, W) or (H, W, C) array as an ``ImageReader``."""
 
     def __init__(self, array: NDArray[np.generic], name: str = "image") -> None:
         """Raises:
@@ -49,21 +45,3 @@ class ArrayReader:
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.generic]:
         """The part (height, width, C) whose first pixel is (top, left)."""
         return np.array(self._array[top : top + height, left : left + width])
-
-    @classmethod
-    def mapped(cls, path: str) -> ArrayReader:
-        """An npy file, read as it is needed.
-
-        Raises:
-            InputError: it cannot be mapped.
-        """
-        try:
-            array: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be mapped ({error}); expected an npy file of numbers.") from error
-        return _MappedReader(array, path)
-
-
-class _MappedReader(ArrayReader):
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ArrayReader.mapped, (self.name,)

@@ -118,7 +118,7 @@ def _ranges(reader: ImageReader) -> list[Range | None]:
                 counts[channel] += np.bincount(raw[..., channel].ravel(), minlength=counts.shape[1])
         return [counted_range(of_channel) for of_channel in counts]
     # Values of other types cannot be counted; every fourth of a large slide will do.
-    step = 1 if _is_small(reader) else 2
+    step = 1 if is_small(reader.size_hw) else 2
     values: list[list[Raw]] = [[] for _ in channels]
     for _, raw in _parts(reader):
         for channel in channels:
@@ -126,8 +126,9 @@ def _ranges(reader: ImageReader) -> list[Range | None]:
     return [channel_range(np.concatenate(of_channel)) for of_channel in values]
 
 
-def _is_small(reader: ImageReader) -> bool:
-    return reader.size_hw[0] * reader.size_hw[1] <= SMALL_PX
+def is_small(size_hw: tuple[int, int]) -> bool:
+    """Whether an image is looked at whole."""
+    return size_hw[0] * size_hw[1] <= SMALL_PX
 
 
 def _parts(reader: ImageReader) -> Iterator[tuple[Extent, Raw]]:
@@ -154,7 +155,7 @@ def _parts(reader: ImageReader) -> Iterator[tuple[Extent, Raw]]:
 
 def part_extents(size_hw: tuple[int, int]) -> list[Extent]:
     """Extents of the parts of a slide that are looked at."""
-    if size_hw[0] * size_hw[1] <= SMALL_PX:
+    if is_small(size_hw):
         return [(0, 0, *size_hw)]
     tops, lefts = (
         sorted({round(first / CLAHE_KERNEL_PX) * CLAHE_KERNEL_PX for first in np.linspace(0, last, count)})

@@ -18,7 +18,6 @@ from runtime.config import SegmentConfig
 from runtime.errors import EngineError
 from runtime.joining import TileCells
 from runtime.manifest import MANIFEST_NAME, read_manifest
-from runtime.results import EncodedView
 from runtime.segmenter import Segmenter
 from runtime.stitching import tile_cells
 
@@ -142,8 +141,7 @@ class _SegmenterTiles:
     def segment_tiles(
         self, tiles: Sequence[OriginTile], size_hw: tuple[int, int], config: SegmentConfig
     ) -> list[TileCells]:
-        views = (EncodedView(origin, self._segmenter.encode(tile, config=config)) for origin, tile in tiles)
-        return list(self._segmenter.cells_of_views(views, size_hw, config=config))
+        return list(self._segmenter.cells_of_views(self._segmenter.encode_tiles(tiles), size_hw, config=config))
 
     def segment_whole(self, image: NDArray[np.generic], config: SegmentConfig) -> TileCells:
         result = self._segmenter(image, config=config)

@@ -16,12 +16,12 @@ from runtime.preprocess import take_normalized
 from runtime.readers import ImageReader
 from runtime.scale import measure_diameter, one_view_will_do
 from runtime.slides.contrast import (
-    SMALL_PX,
     ChannelContrast,
     Sample,
     SlideContrast,
     context_of,
     has_signal,
+    is_small,
     normalize_part,
     read_extent,
     sample_slide,
@@ -170,7 +170,7 @@ def _measured(
         return engines.cell_diameters(view, in_view)
 
     found: list[float | None] = []
-    small = reader.size_hw[0] * reader.size_hw[1] <= SMALL_PX
+    small = is_small(reader.size_hw)
     extents = [(0, 0, *reader.size_hw)] if small else _windows(reader, sample, WINDOW_VIEWS * engines.model_size)
     for extent in extents:
         try:
