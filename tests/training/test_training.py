@@ -413,9 +413,15 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(whole_run: Path, data: Pat
     for step, loss in found:
         assert loss == pytest.approx(expected[step], rel=1e-6), step
     assert found[-1][0] == 5
-    final = weights_of(out / "stage1.pt")
-    for key, value in weights_of(whole_run / "stage1.pt").items():
-        torch.testing.assert_close(final[key], value, rtol=1e-5, atol=1e-6, msg=key)
+    # Sums of several threads round differently from run to run, and Adam turns that into steps of full length where a
+    # gradient is nearly 0: one thread ends 0.4 % of the way that training went from two, a lost optimizer state 16 %.
+    start, whole = initial_model(TINY, None).state_dict(), weights_of(whole_run / "stage1.pt")
+    assert distance(weights_of(out / "stage1.pt"), whole) < 0.02 * distance(start, whole)
+
+
+def distance(first: dict[str, Any], second: dict[str, Any]) -> float:
+    """Euclidean distance of two models' weights."""
+    return sum(float((first[key].double() - second[key].double()).square().sum()) for key in second) ** 0.5
 
 
 def test_two_processes_equal_one(whole_run: Path, data: Path, tmp_path: Path) -> None:
