@@ -9,11 +9,14 @@ ViT-B has them: 12 heads of 64 channels over 64 x 64 tokens, or over 25 windows 
 ``folded``     the bias inside the product: queries extended by it, keys by one-hot codes of their row and column.
 ``Attention``  the folded queries and keys in one ``Attention`` operator of ONNX opset 23.
 ``MultiHeadAttention``  the same in onnxruntime's operator of that name.
+
+The first two are also timed in the whole ViT-B encoder (random weights), where what precedes and follows them counts.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,11 +25,16 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.measure import percentiles_ms, write_record
+from export.graphs import EncoderGraph
+from export.onnx_file import write_onnx
+from export.stages import Stage
 from runtime.errors import BackendError
+from training.model import CellSAM, ModelConfig
 
 F32 = NDArray[np.float32]
 Feeds = Mapping[str, F32]
@@ -178,7 +186,7 @@ def onnxruntime_runner(provider: str) -> Callable[[bytes], Callable[[Feeds], F32
         session = onnxruntime.InferenceSession(model, settings, providers=[provider])
         if provider not in session.get_providers():
             raise BackendError(f"{provider} did not load.")
-        return lambda feeds: np.asarray(session.run(None, dict(feeds))[0])
+        return lambda feeds: np.asarray(session.run([session.get_outputs()[0].name], dict(feeds))[0])
 
     return load
 
@@ -195,7 +203,7 @@ def openvino_runner(precision: str) -> Callable[[bytes], Callable[[Feeds], F32]]
 
         def run(feeds: Feeds) -> F32:
             request.infer(dict(feeds), share_inputs=True)
-            out: F32 = request.get_tensor("out").data
+            out: F32 = request.get_output_tensor(0).data
             return out
 
         return run
@@ -217,17 +225,47 @@ def backends() -> dict[str, Callable[[bytes], Callable[[Feeds], F32]]]:
     return found | {f"OpenVINO {name}": openvino_runner(hint) for name, hint in (("fp32", "f32"), ("bf16", "bf16"))}
 
 
-def measure(size: Size, runs: int) -> list[dict[str, Any]]:
+def encoder_form(model: CellSAM, *, folded: bool) -> bytes:
+    """The whole encoder of a model as an engine."""
+    side = model.config.image_size
+    stage = Stage(
+        name="encoder",
+        graph=EncoderGraph(model.encoder, features=True, embedding=True, folded=folded),
+        inputs={"pixel_values": torch.zeros(2, 3, side, side)},
+        outputs=("patch_features", "image_embedding"),
+        dynamic={"pixel_values": {0: "batch"}},
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / stage.file
+        write_onnx(stage, path)
+        return path.read_bytes()
+
+
+def measure_attention(size: Size, runs: int) -> list[dict[str, Any]]:
+    """Time every form of one attention."""
+    forms = {form: build(size).SerializeToString() for form, build in FORMS.items()}
+    return measure(size.name, forms, size.feeds(), runs)
+
+
+def measure_encoder(config: ModelConfig, runs: int) -> list[dict[str, Any]]:
+    """Time the whole encoder of random weights with the bias added and folded, on one image."""
+    torch.manual_seed(0)
+    model = CellSAM(config).eval()
+    forms = {form: encoder_form(model, folded=form == "folded") for form in ("bias", "folded")}
+    pixels = np.random.default_rng(0).standard_normal((1, 3, *2 * (model.config.image_size,)), np.float32)
+    return measure("encoder", forms, {"pixel_values": pixels}, runs)
+
+
+def measure(name: str, forms: Mapping[str, bytes], feeds: Feeds, runs: int) -> list[dict[str, Any]]:
     """Time every form on every backend, in turn; a form that a backend cannot load keeps the reason."""
-    feeds = size.feeds()
     records: list[dict[str, Any]] = []
     ready = []
     for backend, load in backends().items():
-        for form, build in FORMS.items():
-            record: dict[str, Any] = {"size": size.name, "backend": backend, "form": form}
+        for form, model in forms.items():
+            record: dict[str, Any] = {"size": name, "backend": backend, "form": form}
             records.append(record)
             try:
-                run = load(build(size).SerializeToString())
+                run = load(model)
                 record["output"] = run(feeds).copy()
             except Exception as error:  # each backend raises its own kinds
                 record["refused"] = str(error).strip().splitlines()[0][:200]
@@ -252,7 +290,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
-    records = [record for size in SIZES for record in measure(size, options.runs)]
+    records = [record for size in SIZES for record in measure_attention(size, options.runs)]
+    records += measure_encoder(ModelConfig(), options.runs)
     for record in records:
         result = f"{record['ms']['p50']:.1f} ms" if "ms" in record else f"refused: {record['refused']}"
         print(f"{record['size']:8} {record['backend']:17} {record['form']:19} {result}")  # noqa: T201

@@ -57,7 +57,7 @@ def _stages(model: CellSAM) -> list[Stage]:
     stages = [
         Stage(
             name="encoder",
-            graph=EncoderGraph(model.encoder, features=shared, embedding=True),
+            graph=EncoderGraph(model.encoder, features=shared, embedding=True, folded=True),
             inputs={"pixel_values": pixel_values},
             outputs=encoder_outputs,
             dynamic={"pixel_values": {0: "batch"}},
@@ -67,7 +67,7 @@ def _stages(model: CellSAM) -> list[Stage]:
         stages.append(
             Stage(
                 name="detector_encoder",
-                graph=EncoderGraph(model.detector_encoder, features=True, embedding=False),
+                graph=EncoderGraph(model.detector_encoder, features=True, embedding=False, folded=True),
                 inputs={"pixel_values": pixel_values},
                 outputs=("patch_features",),
                 dynamic={"pixel_values": {0: "batch"}},

@@ -1,4 +1,4 @@
-"""SAM's ViT with the relative-position terms folded into the attention product.
+"""SAM's ViT with the relative-position terms added to the attention's logits or folded into its product.
 
 Shape legend: B images, H heads, N tokens of an attention group, D head channels, C model width, G grid side,
 P window side.
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from training.model import ImageEncoder
 
 
-class _FoldedAttention(nn.Module):
-    """Self-attention with decomposed relative positions as one plain attention.
+class _Attention(nn.Module):
+    """Self-attention with decomposed relative positions, in one of two forms that compute the same.
 
-    The bias of query q and key (y, x) is ``q . R_h[qy, y] + q . R_w[qx, x]``. It equals a dot product of
-    ``[q . R_h[qy], q . R_w[qx]]`` with the one-hot codes of y and x, so extending the queries by the former and the
-    keys by the latter gives the biased logits without an (N, N) bias tensor.
+    The bias of query q and key (y, x) is ``q . R_h[qy, y] + q . R_w[qx, x]``. Added to the logits it takes a pass over
+    the (N, N) of them; but it also equals a dot product of ``[q . R_h[qy], q . R_w[qx]]`` with the one-hot codes of y
+    and x, so extending the queries by the former and the keys by the latter gives the biased logits as one plain
+    attention, which GPU kernels compute without any (N, N) tensor. ``python -m benchmarks.attention`` compares them.
 
     Source: Li et al. 2022 (MViTv2, arXiv:2112.01526), section 4.1, for the bias; the folding is algebra.
     """
@@ -29,19 +30,18 @@ class _FoldedAttention(nn.Module):
     rel_w: Tensor
     key_code: Tensor
 
-    def __init__(self, attention: Any, side: int) -> None:
+    def __init__(self, attention: Any, side: int, *, folded: bool) -> None:
         super().__init__()
         self.heads: int = attention.num_heads
         self.side = side
         self.scale: float = attention.scale
         self.qkv = attention.qkv
         self.proj = attention.proj
+        self.folded = folded
         self.register_buffer("rel_h", _relative_table(attention.rel_pos_h, side))
         self.register_buffer("rel_w", _relative_table(attention.rel_pos_w, side))
-        code = torch.eye(side)
-        rows = code[:, None].expand(side, side, side)
-        columns = code[None].expand(side, side, side)
-        self.register_buffer("key_code", torch.cat((rows, columns), -1).reshape(side * side, 2 * side))
+        if folded:
+            self.register_buffer("key_code", _key_code(side))
 
     def forward(self, tokens_BNC: Tensor) -> Tensor:
         batch, count, width = tokens_BNC.shape
@@ -52,12 +52,26 @@ class _FoldedAttention(nn.Module):
         # (B, H, y, x, D) @ (y, D, P): the table row of the query's own y; likewise for x.
         rel_h = q_grid @ self.rel_h.transpose(-1, -2)
         rel_w = (q_grid.transpose(2, 3) @ self.rel_w.transpose(-1, -2)).transpose(2, 3)
-        query = torch.cat((q_grid * self.scale, rel_h, rel_w), -1).reshape(batch, self.heads, count, -1)
-        code = self.key_code.expand(batch, self.heads, count, 2 * side)
-        key = torch.cat((k, code), -1)
-        attended = (query @ key.transpose(-1, -2)).softmax(-1) @ v
+        if self.folded:
+            query = torch.cat((q_grid * self.scale, rel_h, rel_w), -1).reshape(batch, self.heads, count, -1)
+            key = torch.cat((k, self.key_code.expand(batch, self.heads, count, 2 * side)), -1)
+            logits = query @ key.transpose(-1, -2)
+        else:
+            plain = ((q * self.scale) @ k.transpose(-1, -2)).reshape(batch, self.heads, count, side, side)
+            rows = rel_h.reshape(batch, self.heads, count, side, 1)
+            columns = rel_w.reshape(batch, self.heads, count, 1, side)
+            logits = (plain + rows + columns).reshape(batch, self.heads, count, count)
+        attended = logits.softmax(-1) @ v
         out: Tensor = self.proj(attended.transpose(1, 2).reshape(batch, count, width))
         return out
+
+
+def _key_code(side: int) -> Tensor:
+    """(N, 2 side): one-hot codes of each key's row and column."""
+    code = torch.eye(side)
+    rows = code[:, None].expand(side, side, side)
+    columns = code[None].expand(side, side, side)
+    return torch.cat((rows, columns), -1).reshape(side * side, 2 * side)
 
 
 def _relative_table(rel_pos: Tensor, side: int) -> Tensor:
@@ -72,12 +86,12 @@ def _relative_table(rel_pos: Tensor, side: int) -> Tensor:
 class _Block(nn.Module):
     """One transformer block, global or over windows."""
 
-    def __init__(self, block: Any, grid: int) -> None:
+    def __init__(self, block: Any, grid: int, *, folded: bool) -> None:
         super().__init__()
         self.window: int = block.window_size
         self.grid = grid
         self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
-        self.attention = _FoldedAttention(block.attn, self.window or grid)
+        self.attention = _Attention(block.attn, self.window or grid, folded=folded)
 
     def forward(self, tokens_BGGC: Tensor) -> Tensor:
         normed = self.norm1(tokens_BGGC)
@@ -112,15 +126,16 @@ class EncoderGraph(nn.Module):
     """The encoder engine.
 
     ``features`` and ``embedding`` choose the outputs: both for a shared trunk; only ``patch_features`` for the box
-    branch's own trunk and only ``image_embedding`` for the mask branch's beside it.
+    branch's own trunk and only ``image_embedding`` for the mask branch's beside it. ``folded`` chooses the form of the
+    attention.
     """
 
-    def __init__(self, encoder: ImageEncoder, *, features: bool, embedding: bool) -> None:
+    def __init__(self, encoder: ImageEncoder, *, features: bool, embedding: bool, folded: bool) -> None:
         super().__init__()
         grid = encoder.pos_embed.shape[1]
         self.patch_embed = encoder.patch_embed
         self.pos_embed = encoder.pos_embed
-        self.blocks = nn.ModuleList(_Block(block, grid) for block in encoder.blocks)
+        self.blocks = nn.ModuleList(_Block(block, grid, folded=folded) for block in encoder.blocks)
         self.neck = encoder.neck if embedding else None
         self.features = features
 

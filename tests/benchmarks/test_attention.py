@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.attention import FORMS, Size, measure, onnxruntime_runner
+from benchmarks.attention import FORMS, Size, measure_attention, measure_encoder, onnxruntime_runner
+from tests.small import SMALL
 
 TINY = Size("tiny", 2, 3, heads=2, channels=4)
 
@@ -27,7 +28,7 @@ def test_a_form_equals_the_definition(form: str) -> None:
 
 
 def test_every_backend_and_form_is_in_the_record() -> None:
-    records = measure(TINY, runs=2)
+    records = measure_attention(TINY, runs=2)
     assert {record["form"] for record in records} == set(FORMS)
     assert "onnxruntime CPU" in {record["backend"] for record in records}
     for record in records:
@@ -36,3 +37,10 @@ def test_every_backend_and_form_is_in_the_record() -> None:
             assert record["largest_difference"] < 0.1
         assert "output" not in record
     assert all("ms" in record for record in records if record["backend"] == "onnxruntime CPU")
+
+
+def test_both_forms_of_the_encoder_are_in_the_record() -> None:
+    records = measure_encoder(SMALL, runs=1)
+    assert {record["form"] for record in records} == {"bias", "folded"}
+    assert all("ms" in record for record in records)
+    assert all(record["largest_difference"] < 1e-3 for record in records if "bf16" not in record["backend"])

@@ -31,12 +31,13 @@ from training.model import ModelConfig
     "config",
     [SMALL, replace(SMALL, window_size=5, global_attention_blocks=()), replace(SMALL, stem=(8, 16, 24))],
 )
-def test_encoder_graph_equals_the_model(config: ModelConfig) -> None:
+@pytest.mark.parametrize("folded", [False, True])
+def test_encoder_graph_equals_the_model(config: ModelConfig, *, folded: bool) -> None:
     model = small_model(config)
     pixels = torch.randn(2, 3, 160, 160)
     with torch.inference_mode():
         expected = model.encode(pixels)
-        found = EncoderGraph(model.encoder, features=True, embedding=True)(pixels)
+        found = EncoderGraph(model.encoder, features=True, embedding=True, folded=folded)(pixels)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
