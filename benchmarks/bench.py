@@ -75,12 +75,12 @@ def time_stages(segmenter: Segmenter, case: Case) -> Stages:
     if segmenter.manifest.has_detector:
         segmenter.detect(encoded, config=config)
     done("detect")
-    masks = segmenter.decode_logits(encoded, boxes, config=config)
+    masks = [part for _, part in segmenter.chain.decode([encoded], [boxes], full=config.mask_window == "full")]
     done("decode")
     sides = (LOGITS_PER_TOKEN * segmenter.manifest.grid_size, segmenter.manifest.image_size)
     assembly = Assembly(encoded.size_hw, sides, len(boxes), config)
-    for index, mask in enumerate(masks):
-        assembly.add(index, mask)
+    for part in masks:
+        assembly.add(part)
     assembly.finish(boxes, np.ones(len(boxes), np.float32))
     done("assemble")
     return stages

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.chain import DecodedMasks
 from runtime.config import SegmentConfig
-from runtime.masks import LabelCanvas, MaskCrop, finish_labels, resize_axis, upsample_window
-from runtime.results import MaskLogits, Segmentation
+from runtime.masks import LabelCanvas, MaskCrop, finish_labels, resize_axis
+from runtime.results import Segmentation
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -31,13 +32,12 @@ class Assembly:
         self._crops: dict[int, MaskCrop] = {}
         self._iou = np.full(count, -np.inf, np.float32)
 
-    def add(self, index: int, mask: MaskLogits) -> None:
-        """Enter the mask of box ``index``; one with too low an IoU estimate leaves no trace."""
-        self._iou[index] = mask.iou_prediction
-        if mask.iou_prediction >= self._config.iou_threshold:
-            threshold = self._config.mask_threshold_logit
-            pixels, offset = upsample_window(mask.logits, mask.origin_yx, self._axes, threshold)
-            self._crops[index] = self._canvas.add(index, pixels, offset)
+    def add(self, masks: DecodedMasks) -> None:
+        """Enter masks; those with too low an IoU estimate leave no trace."""
+        self._iou[masks.index] = masks.iou_predictions
+        passed = masks.part(masks.iou_predictions >= self._config.iou_threshold)
+        crops = self._canvas.add_windows(passed.index, passed.logits, passed.origins, self._axes)
+        self._crops.update(zip(passed.index.tolist(), crops, strict=True))
 
     def finish(self, boxes: F64, scores: F32) -> Segmentation:
         """The label map, and the instances that passed the IoU cut.

@@ -15,7 +15,7 @@ from runtime.boxes import LOGITS_PER_TOKEN, scale_xyxy, token_windows
 from runtime.errors import BackendError, OutOfMemoryError
 from runtime.manifest import EngineName, Manifest
 from runtime.preprocess import BranchInputs
-from runtime.results import EncodedImage, MaskLogits
+from runtime.results import EncodedImage
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -40,6 +40,28 @@ class _Chunk:
     def part(self, members: slice) -> _Chunk:
         """Some of its boxes."""
         return _Chunk(self.image[members], self.index[members], self.origin[members], self.side)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedMasks:
+    """Masks of one image as the decoder gives them. Arrays run over K boxes."""
+
+    index: I64
+    """Place of each box among its image's boxes."""
+    logits: F32
+    """(K, h, w), a window each."""
+    origins: I64
+    """(K, 2), first logit (y, x) of each window in the map of the whole image."""
+    iou_predictions: F32
+    """The decoder's own estimates, not clamped."""
+
+    def part(self, members: NDArray[np.bool_]) -> DecodedMasks:
+        """Some of them."""
+        if members.all():
+            return self
+        return DecodedMasks(
+            self.index[members], self.logits[members], self.origins[members], self.iou_predictions[members]
+        )
 
 
 class Chain:
@@ -103,8 +125,8 @@ class Chain:
 
     def decode(
         self, encoded: Sequence[EncodedImage], boxes: Sequence[F64], *, full: bool
-    ) -> Iterator[tuple[int, int, MaskLogits]]:
-        """Yield image, index and mask of every box, in any order.
+    ) -> Iterator[tuple[int, DecodedMasks]]:
+        """Yield the masks of every box, with the place of their image; in any order, some at a time.
 
         Args:
             encoded: the images.
@@ -124,7 +146,7 @@ class Chain:
 
     def _decode_part(
         self, chunk: _Chunk, encoded: Sequence[EncodedImage], in_model: list[F32], members: Sequence[int]
-    ) -> list[tuple[int, int, MaskLogits]]:
+    ) -> list[tuple[int, DecodedMasks]]:
         part = chunk.part(slice(members[0], members[-1] + 1))
         return list(self._decode_together(part, encoded, in_model))
 
@@ -149,7 +171,7 @@ class Chain:
 
     def _decode_together(
         self, chunk: _Chunk, encoded: Sequence[EncodedImage], in_model: list[F32]
-    ) -> Iterator[tuple[int, int, MaskLogits]]:
+    ) -> Iterator[tuple[int, DecodedMasks]]:
         """One call of the mask decoder; the images it needs are sent once each."""
         images, place = np.unique(chunk.image, return_inverse=True)
         tensors = {id(encoded[i].image_embedding): encoded[i].image_embedding for i in images}
@@ -168,10 +190,11 @@ class Chain:
                 "window_cols": chunk.origin[:, 1:] + tokens,
             }
         )
-        for k in range(len(chunk.index)):
-            row, column = (int(token) * LOGITS_PER_TOKEN for token in chunk.origin[k])
-            mask = MaskLogits(outputs["mask_logits"][k], (row, column), float(outputs["iou_predictions"][k]))
-            yield int(chunk.image[k]), int(chunk.index[k]), mask
+        masks = DecodedMasks(
+            chunk.index, outputs["mask_logits"], chunk.origin * LOGITS_PER_TOKEN, outputs["iou_predictions"]
+        )
+        for image in images.tolist():
+            yield image, masks.part(chunk.image == image)
 
     def _checked(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
         outputs = self._engines["mask_decoder"](feeds)

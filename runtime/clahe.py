@@ -3,13 +3,15 @@
 Source: scikit-image 0.26, ``skimage.exposure.equalize_adapthist``, for the result: 14-bit gray levels, the
 redistribution of clipped counts and the rounding of the interpolation; Zuiderveld 1994 (Graphics Gems IV) for the
 method. What is done otherwise: the image is reduced to its 8-bit histogram bins at once, by table where it holds
-integers; all tiles are counted in one pass; nothing is padded or rearranged to interpolate.
+integers; the loops over pixels are compiled, and nothing is padded or rearranged to interpolate.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+
+from runtime.compiled import compiled
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -59,25 +61,11 @@ def equalized_levels(bins: U8, kernel: int, clip_limit: float = CLIP_LIMIT) -> U
     The level of a pixel depends on the tiles of ``kernel`` pixels between whose centres it lies, nothing else.
     """
     height, width = bins.shape
-    maps = _tile_maps(bins, kernel, clip_limit)  # (tiles down, tiles across, BINS)
-    tiles_down, tiles_across = maps.shape[:2]
-    flat = maps.reshape(-1).astype(np.float64)
-    left, across = _neighbours(width, kernel, tiles_across)
-    upper, down = _neighbours(height, kernel, tiles_down)
-    levels = np.empty((height, width), np.uint16)
-    # Strips stay in the cache.
-    for start in range(0, height, _STRIP_ROWS):
-        rows = slice(start, min(start + _STRIP_ROWS, height))
-        strip = bins[rows].astype(np.intp)
-        total = np.zeros(strip.shape, np.float32)
-        for row_tile, row_weight in zip(upper, (1 - down, down), strict=True):
-            for column_tile, column_weight in zip(left, (1 - across, across), strict=True):
-                offset = (row_tile[rows, None] * tiles_across + column_tile) * BINS
-                mapped = flat.take(strip + offset)
-                mapped *= column_weight * row_weight[rows, None]
-                total += mapped.astype(np.float32)
-        levels[rows] = total.astype(np.uint16)
-    return levels
+    counts = _clipped(_counts(bins, kernel), max(int(clip_limit * kernel * kernel), 1))
+    sums = np.cumsum(counts, axis=-1) * ((GRAY_LEVELS - 1) / (kernel * kernel))
+    maps = np.trunc(np.minimum(sums, GRAY_LEVELS - 1))
+    down, across = (_neighbours(size, kernel, tiles) for size, tiles in zip((height, width), maps.shape, strict=False))
+    return _interpolated(bins, maps, *down, *across)
 
 
 def unit_levels(levels: U16, low: int, high: int) -> F32:
@@ -89,52 +77,94 @@ def unit_levels(levels: U16, low: int, high: int) -> F32:
     return out
 
 
-_STRIP_ROWS = 64
-
-
-def _neighbours(size: int, kernel: int, tiles: int) -> tuple[tuple[I64, I64], F64]:
+def _neighbours(size: int, kernel: int, tiles: int) -> tuple[I64, I64, F64]:
     """The two tiles between whose centres each pixel lies, and the weight of the second."""
     place = np.arange(size) + kernel // 2
     block = place // kernel
     last = tiles - 1
-    return (np.clip(block - 1, 0, last), np.clip(block, 0, last)), (place % kernel) / kernel
+    return np.clip(block - 1, 0, last), np.clip(block, 0, last), (place % kernel) / kernel
 
 
-def _tile_maps(bins: U8, kernel: int, clip_limit: float) -> I64:
-    """Gray level of every bin, tile by tile: (tiles down, tiles across, BINS)."""
-    padding = [(0, -size % kernel) for size in bins.shape]
-    padded = np.pad(bins, padding, mode="reflect") if any(end for _, end in padding) else bins
-    down, across = (size // kernel for size in padded.shape)
-    tile = np.repeat(np.arange(down) * across, kernel)[:, None] + np.repeat(np.arange(across), kernel)
-    counts = np.bincount((tile * BINS + padded).ravel(), minlength=down * across * BINS).reshape(-1, BINS)
-    limit = max(int(clip_limit * kernel * kernel), 1)
-    for histogram in counts:
-        _clip(histogram, limit)
-    levels = np.cumsum(counts, axis=1) * ((GRAY_LEVELS - 1) / (kernel * kernel))
-    maps: I64 = np.minimum(levels, GRAY_LEVELS - 1).astype(np.int64).reshape(down, across, BINS)
-    return maps
+@compiled
+def _counts(bins: U8, kernel: int) -> I64:
+    """Histogram of every tile, (tiles down, tiles across, BINS); the last ones are filled up by reflection."""
+    height, width = bins.shape
+    down, across = (height + kernel - 1) // kernel, (width + kernel - 1) // kernel
+    counts = np.zeros((down, across, BINS), np.int64)
+    rows, columns = _reflected(height, down * kernel), _reflected(width, across * kernel)
+    for y in range(down * kernel):
+        for x in range(across * kernel):
+            counts[y // kernel, x // kernel, bins[rows[y], columns[x]]] += 1
+    return counts
 
 
+@compiled
+def _reflected(size: int, padded: int) -> I64:
+    """Index of each pixel of an axis that is continued by reflection, to and fro, without repeating the edge."""
+    period = max(2 * (size - 1), 1)
+    places = np.arange(padded) % period
+    return np.where(places < size, places, period - places)
+
+
+@compiled
+def _clipped(counts: I64, limit: int) -> I64:
+    """Cut counts above the limit and share them out among the bins below it, tile by tile."""
+    counts = counts.copy()
+    for row in range(counts.shape[0]):
+        for column in range(counts.shape[1]):
+            _clip(counts[row, column], limit)
+    return counts
+
+
+@compiled
 def _clip(histogram: I64, limit: int) -> None:
-    """Cut counts above the limit and share them out among the bins below it, in place."""
-    excess = int((histogram - limit).clip(min=0).sum())
-    np.minimum(histogram, limit, out=histogram)
+    excess = 0
+    for b in range(BINS):
+        if histogram[b] > limit:
+            excess += histogram[b] - limit
+            histogram[b] = limit
     share = excess // BINS
-    low = histogram < limit - share
-    excess -= share * int(low.sum())
-    histogram[low] += share
-    middle = (histogram >= limit - share) & (histogram < limit)
-    excess -= int((limit - histogram[middle]).sum())
-    histogram[middle] = limit
+    for b in range(BINS):
+        if histogram[b] < limit - share:
+            histogram[b] += share
+            excess -= share
+        if limit - share <= histogram[b] < limit:
+            excess -= limit - histogram[b]
+            histogram[b] = limit
     while excess > 0:
         before = excess
         for first in range(BINS):
-            below = histogram < limit
-            step = max(1, int(below.sum()) // excess)
-            chosen = below[first::step]
-            histogram[first::step][chosen] += 1
-            excess -= int(chosen.sum())
+            below = 0
+            for b in range(BINS):
+                below += histogram[b] < limit
+            step = max(1, below // excess)
+            for b in range(first, BINS, step):
+                if histogram[b] < limit:
+                    histogram[b] += 1
+                    excess -= 1
             if excess <= 0:
                 break
         if excess == before:
             break
+
+
+@compiled
+def _interpolated(
+    bins: U8, maps: F64, upper: I64, lower: I64, down: F64, left: I64, right: I64, across: F64
+) -> U16:  # fmt: skip
+    """Gray level of each pixel by the maps of the four tiles around it; rounded as scikit-image does, in its order."""
+    height, width = bins.shape
+    levels = np.empty((height, width), np.uint16)
+    for y in range(height):
+        below = down[y]
+        above = 1 - below
+        top, bottom = maps[upper[y]], maps[lower[y]]
+        for x in range(width):
+            b, after = bins[y, x], across[x]
+            before = 1 - after
+            total = np.float32(top[left[x], b] * (before * above))
+            total += np.float32(top[right[x], b] * (after * above))
+            total += np.float32(bottom[left[x], b] * (before * below))
+            total += np.float32(bottom[right[x], b] * (after * below))
+            levels[y, x] = np.uint16(total)
+    return levels

@@ -10,11 +10,22 @@ from numpy.typing import NDArray
 from scipy import ndimage, sparse
 
 from runtime.config import SegmentConfig
+from runtime.mask_kernels import (
+    ResizeAxis,
+    areas_of,
+    beside,
+    enter,
+    enter_windows,
+    mapped,
+    window_pixels,
+)
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
+Axes = tuple[ResizeAxis, ResizeAxis]
+"""The resizes along y and x."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,46 +50,26 @@ class MaskCrop:
         return full
 
 
-@dataclass(frozen=True, slots=True)
-class ResizeAxis:
-    """Two bilinear resizes along one axis, logits to model input to image, as one banded matrix."""
-
-    weights: F32
-    """(size of the image, size of the logits)."""
-    first: tuple[int, ...]
-    """First logit that each image pixel reads; rises with the pixel."""
-    last: tuple[int, ...]
-    """Last one."""
-    starts: tuple[int, ...]
-    """First image pixel that reads no logit before this one; one entry per logit, and one more."""
-    stops: tuple[int, ...]
-    """First image pixel that reads this logit or a later one; one entry per logit, and one more."""
-
-    def inside(self, start: int, stop: int) -> slice:
-        """The image pixels that read nothing but the logits in ``start:stop``."""
-        return slice(self.starts[start], max(self.starts[start], self.stops[stop]))
-
-    def reading(self, start: int, stop: int) -> slice:
-        """The image pixels that read at least one of the logits in ``start:stop``."""
-        return slice(self.stops[start], max(self.stops[start], self.starts[stop]))
-
-
 @lru_cache(maxsize=16)
 def resize_axis(logits: int, model: int, image: int) -> ResizeAxis:
     """The resize of SAM's post-processing, ``logits`` -> ``model`` -> ``image`` pixels, along one axis.
 
     Both steps are bilinear with half-pixel centres and no antialiasing, hence linear, and so is their product.
     """
-    weights = (_bilinear(model, image) @ _bilinear(logits, model)).astype(np.float32).toarray()
-    used = weights != 0
-    first, last = used.argmax(axis=1), logits - 1 - used[:, ::-1].argmax(axis=1)
+    matrix = (_bilinear(model, image) @ _bilinear(logits, model)).astype(np.float32).tocsr()
+    matrix.sum_duplicates()
+    matrix.eliminate_zeros()
+    first, last = matrix.indices[matrix.indptr[:-1]], matrix.indices[matrix.indptr[1:] - 1]
+    rows = np.repeat(np.arange(image), np.diff(matrix.indptr))
+    taps = np.zeros((image, int((last - first).max()) + 1), np.float32)
+    taps[rows, matrix.indices - first[rows]] = matrix.data
     borders = np.arange(logits + 1)
     return ResizeAxis(
-        weights=weights,
-        first=tuple(first.tolist()),
-        last=tuple(last.tolist()),
-        starts=tuple(np.searchsorted(first, borders).tolist()),
-        stops=tuple(np.searchsorted(last, borders).tolist()),
+        taps=taps,
+        first=first.astype(np.int64),
+        last=last.astype(np.int64),
+        starts=np.searchsorted(first, borders),
+        stops=np.searchsorted(last, borders),
     )
 
 
@@ -94,7 +85,7 @@ def _bilinear(size_in: int, size_out: int) -> sparse.csr_array:
 
 
 def upsample_window(
-    logits: F32, origin_yx: tuple[int, int], axes: tuple[ResizeAxis, ResizeAxis], threshold: float = -np.inf
+    logits: F32, origin_yx: tuple[int, int], axes: Axes, threshold: float = -np.inf
 ) -> tuple[F32, tuple[int, int]]:
     """Resize the logits of one window to image pixels.
 
@@ -108,21 +99,8 @@ def upsample_window(
     Returns:
         Logits at the image pixels that depend on this window alone, (H', W'), and the first such pixel (y, x).
     """
-    bounds = _bounds(logits > threshold)
-    if bounds is None:
-        return np.zeros((0, 0), np.float32), (0, 0)
-    pixels, matrices, parts = [], [], []
-    for axis, start, size, active in zip(axes, origin_yx, logits.shape, bounds, strict=True):
-        inner = axis.inside(start, start + size)
-        near = axis.reading(start + active.start, start + active.stop)
-        low = min(max(inner.start, near.start), inner.stop)
-        high = max(low, min(inner.stop, near.stop))
-        read = slice(axis.first[low], axis.last[high - 1] + 1) if high > low else slice(start, start)
-        pixels.append(low)
-        matrices.append(axis.weights[low:high, read])
-        parts.append(slice(read.start - start, read.stop - start))
-    rows, columns = matrices
-    return (rows @ logits[parts[0], parts[1]] @ columns.T).astype(np.float32, copy=False), (pixels[0], pixels[1])
+    pixels, y, x = window_pixels(logits, origin_yx, axes, float(np.float32(threshold)))
+    return pixels, (y, x)
 
 
 class LabelCanvas:
@@ -133,7 +111,7 @@ class LabelCanvas:
 
     def __init__(self, size_hw: tuple[int, int], config: SegmentConfig) -> None:
         """Args: size_hw: the image's size. config: the mask threshold and the rule for overlaps."""
-        self._threshold = np.float32(config.mask_threshold_logit)
+        self._threshold = float(np.float32(config.mask_threshold_logit))
         self._argmax = config.overlap == "argmax"
         self._owner = np.zeros(size_hw, np.int32)  # index + 1 of the owner, 0 = background
         self._best = np.full(size_hw if self._argmax else (0, 0), self._threshold, np.float32)
@@ -154,30 +132,26 @@ class LabelCanvas:
         Returns:
             The thresholded mask, before overlaps.
         """
-        inside = logits > self._threshold
-        crop = _bounds(inside)
-        if crop is None:
-            return MaskCrop(np.zeros((0, 0), np.bool_), offset_yx)
-        (top, left), inside, logits = (crop[0].start, crop[1].start), inside[crop], logits[crop]
-        top, left = top + offset_yx[0], left + offset_yx[1]
-        region = (slice(top, top + inside.shape[0]), slice(left, left + inside.shape[1]))
-        owner = self._owner[region]
-        if self._argmax:
-            best = self._best[region]
-            # Equal logits go to the lower index, whatever the order of arrival.
-            wins = (logits > best) | ((logits == best) & (index + 1 < owner))
-            best[wins] = logits[wins]
-        else:
-            wins = inside & (owner < index + 1)
-        owner[wins] = index + 1
-        return MaskCrop(inside.copy(), (top, left))
+        settled = (self._threshold, self._argmax, self._owner, self._best)
+        top, bottom, left, right = enter(index + 1, logits, offset_yx, *settled)
+        inside = logits[top:bottom, left:right] > np.float32(self._threshold)
+        return MaskCrop(inside, (offset_yx[0] + top, offset_yx[1] + left))
 
+    def add_windows(self, indices: I64, windows: F32, origins: I64, axes: Axes) -> list[MaskCrop]:
+        """Resize and enter the masks of several windows.
 
-def _bounds(mask: Bool) -> tuple[slice, slice] | None:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not rows.size:
-        return None
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+        Args:
+            indices: (K), as in ``add``.
+            windows: (K, h, w) mask logits.
+            origins: (K, 2), first logit (y, x) of each window in the whole map.
+            axes: the resizes along y and x.
+
+        Returns:
+            The thresholded masks, before overlaps.
+        """
+        settled = (self._threshold, self._argmax, self._owner, self._best)
+        offsets, masks = enter_windows(indices + 1, windows, origins, axes, *settled)
+        return [MaskCrop(mask, (y, x)) for mask, (y, x) in zip(masks, offsets.tolist(), strict=True)]
 
 
 def finish_labels(owner: I32, count: int, config: SegmentConfig) -> tuple[I32, I32]:
@@ -193,18 +167,19 @@ def finish_labels(owner: I32, count: int, config: SegmentConfig) -> tuple[I32, I
     Returns:
         Labels (H, W), dense and in the order of the masks, and the label of each mask (count), 0 where none is left.
     """
-    labels = owner.copy()
-    areas = np.bincount(owner.ravel(), minlength=count + 1)[: count + 1]
+    areas = areas_of(owner, count)
     small = (areas > 0) & (areas < config.min_area_px)
     small[0] = False
+    large = mapped(owner, np.where(small, 0, np.arange(count + 1)).astype(np.int32))
     holed = np.zeros(count + 1, np.bool_)
     if config.fill_holes:
         # Taking over what lies in a hole needs a look at every cell; filling background, only at those around some.
-        holed = areas > 0 if config.overlap == "last" else _around_holes(np.where(small[owner], 0, owner), count)
+        holed = areas > 0 if config.overlap == "last" else _around_holes(large, count)
         holed[0] = False
+    if not holed.any():
+        return relabel(large, count)
+    labels = owner.copy()
     values = np.flatnonzero(small | holed)
-    if not values.size:
-        return relabel(labels, count)
     crops = ndimage.find_objects(owner, max_label=int(values[-1]))
     for value in values:
         region = labels[crops[value - 1]]
@@ -222,14 +197,11 @@ def finish_labels(owner: I32, count: int, config: SegmentConfig) -> tuple[I32, I
 def _around_holes(labels: I32, count: int) -> Bool:
     """(count + 1): cells beside a piece of background that does not reach the image's border; others have no holes."""
     pieces, number = ndimage.label(labels == 0)
-    open_pieces = np.zeros(number + 1, np.bool_)
+    closed = np.ones(number + 1, np.bool_)
     for edge in (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]):
-        open_pieces[edge] = True
-    open_pieces[0] = True  # the cells themselves
-    beside = np.zeros(count + 1, np.bool_)
-    if not open_pieces.all():
-        beside[labels[ndimage.binary_dilation(~open_pieces[pieces])]] = True
-    return beside
+        closed[edge] = False
+    closed[0] = False  # the cells themselves
+    return beside(labels, pieces, closed, count) if closed.any() else np.zeros(count + 1, np.bool_)
 
 
 def relabel(labels: I32, count: int) -> tuple[I32, I32]:
@@ -242,7 +214,6 @@ def relabel(labels: I32, count: int) -> tuple[I32, I32]:
     Returns:
         (H, W) dense labels, and the new number of each of 1..count (count), 0 for those that do not occur.
     """
-    present = np.bincount(labels.ravel(), minlength=count + 1)[1:] > 0
+    present = areas_of(labels, count)[1:] > 0
     ids = np.where(present, np.cumsum(present), 0).astype(np.int32)
-    lookup = np.concatenate((np.zeros(1, np.int32), ids))
-    return lookup[labels], ids
+    return mapped(labels, np.concatenate((np.zeros(1, np.int32), ids))), ids

@@ -199,11 +199,12 @@ def take_normalized(image: ArrayLike) -> F32:
 
 def resize_channels(image: F32, size: int) -> F32:
     """(H, W, 3) float32 to (3, size, size) float32, bilinear, antialiased where it shrinks; aspect is not kept."""
-    planes = [
-        np.asarray(Image.fromarray(np.ascontiguousarray(image[..., c])).resize((size, size), Image.Resampling.BILINEAR))
-        for c in range(3)
-    ]
-    return np.stack(planes)
+    out = np.zeros((3, size, size), np.float32)
+    for c in range(3):
+        plane = np.ascontiguousarray(image[..., c])
+        if plane.any():  # a blank channel stays blank
+            out[c] = np.asarray(Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR))
+    return out
 
 
 class PreprocessSpec(Protocol):

@@ -152,7 +152,7 @@ class Segmenter(Stages):
             tiles: first pixel (y, x) of each, and the tile, (side, side, 3) float32 in [0, 1], contrast normalised.
         """
         waiting = iter(tiles)
-        while part := list(islice(waiting, self._chain.images_per_call)):
+        while part := list(islice(waiting, self.chain.images_per_call)):
             encoded = self._encode([tile for _, tile in part])
             yield from (EncodedView(origin, image) for (origin, _), image in zip(part, encoded, strict=True))
 
@@ -180,7 +180,7 @@ class Segmenter(Stages):
                 for view, found in self._views(normalized, config):
                     yield _Shown(number, size_hw, view, found, True)
             return
-        together = self._chain.images_per_call
+        together = self.chain.images_per_call
         for start in range(0, len(images), together):
             group = [self._normalized(image, config) for image in images[start : start + together]]
             for number, encoded in enumerate(self._encode(group, detector=boxes is None), start=start):

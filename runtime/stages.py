@@ -74,7 +74,7 @@ class Stages:
             name: load_engine(directory / spec.file, spec, backend=self.backend, options=options)
             for name, spec in self.manifest.engines.items()
         }
-        self._chain = Chain(
+        self.chain = Chain(
             engines,
             self.manifest,
             images_per_call=images_per_call or (IMAGES_ON_GPU if self.backend in ON_GPU else 1),
@@ -148,7 +148,17 @@ class Stages:
         """
         prompts = check_boxes(boxes, encoded.size_hw)
         full = (config or self.config).mask_window == "full"
-        decoded = {index: mask for _, index, mask in self._chain.decode([encoded], [prompts], full=full)}
+        decoded = {
+            index: MaskLogits(logits, (y, x), iou)
+            for _, masks in self.chain.decode([encoded], [prompts], full=full)
+            for index, logits, (y, x), iou in zip(
+                masks.index.tolist(),
+                masks.logits,
+                masks.origins.tolist(),
+                masks.iou_predictions.tolist(),
+                strict=True,
+            )
+        }
         return [decoded[index] for index in range(len(prompts))]
 
     def cell_diameters(self, view: ArrayLike, *, config: SegmentConfig | None = None) -> F64:
@@ -176,13 +186,13 @@ class Stages:
                 "these engines have no detector (plain SAM weights). Give the boxes: segmenter(image, boxes=...)."
             )
         inputs = [preprocess.branch_inputs(image, self.manifest, detector=detector) for image in normalized]
-        return self._chain.encode(inputs, [(image.shape[0], image.shape[1]) for image in normalized])
+        return self.chain.encode(inputs, [(image.shape[0], image.shape[1]) for image in normalized])
 
     def _detect(self, encoded: Sequence[EncodedImage], config: SegmentConfig) -> list[Detections]:
         if any(one.patch_features is None for one in encoded):
             raise InputError("this image was encoded with detector=False; encode it again to detect cells.")
         found = []
-        for one, (candidates, logits) in zip(encoded, self._chain.detect(encoded), strict=True):
+        for one, (candidates, logits) in zip(encoded, self.chain.detect(encoded), strict=True):
             boxes, scores, threshold = select_boxes(candidates, logits, config)
             found.append(Detections(scale_xyxy(boxes, (1, 1), one.size_hw), scores, threshold))
         return found
@@ -194,14 +204,15 @@ class Stages:
         full = config.mask_window == "full"
         sides = (LOGITS_PER_TOKEN * self.manifest.grid_size, self.manifest.image_size)
         assemblies = [Assembly(e.size_hw, sides, len(b), config) for e, b in zip(encoded, boxes, strict=True)]
-        for image, index, mask in self._chain.decode(encoded, boxes, full=full):
-            assemblies[image].add(index, mask)
+        for image, masks in self.chain.decode(encoded, boxes, full=full):
+            assemblies[image].add(masks)
         return [a.finish(b, s) for a, b, s in zip(assemblies, boxes, scores, strict=True)]
 
     def _diameters(self, encoded: EncodedImage, found: Detections, config: SegmentConfig) -> F64:
         some = found.boxes[:: max(1, len(found.boxes) // _MEASURED)]
-        decoded = self._chain.decode([encoded], [some], full=config.mask_window == "full")
-        kept = [mask.logits for _, _, mask in decoded if mask.iou_prediction >= config.iou_threshold]
-        areas = np.array([np.count_nonzero(logits > config.mask_threshold_logit) for logits in kept], np.float64)
+        decoded = self.chain.decode([encoded], [some], full=config.mask_window == "full")
+        kept = [masks.logits[masks.iou_predictions >= config.iou_threshold] for _, masks in decoded]
+        inside = [np.count_nonzero(logits > config.mask_threshold_logit, axis=(1, 2)) for logits in kept]
+        areas = np.concatenate([np.zeros(0), *inside])
         logit_px = encoded.size_hw[0] / (LOGITS_PER_TOKEN * self.manifest.grid_size)
         return 2 * np.sqrt(areas[areas > 0] / np.pi) * logit_px

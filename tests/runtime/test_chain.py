@@ -49,11 +49,11 @@ class Small(Engine):
 
 def on_device(segmenter: Segmenter, *, most: int, images_per_call: int, boxes_per_call: int) -> tuple[Segmenter, Any]:
     """The same engines on a device."""
-    calls: dict[str, list[int]] = {name: [] for name in segmenter._chain._engines}
-    engines = {name: Small(engine, most, calls[name]) for name, engine in segmenter._chain._engines.items()}
+    calls: dict[str, list[int]] = {name: [] for name in segmenter.chain._engines}
+    engines = {name: Small(engine, most, calls[name]) for name, engine in segmenter.chain._engines.items()}
     copy = object.__new__(Segmenter)
     copy.__dict__.update(segmenter.__dict__)
-    copy._chain = Chain(engines, segmenter.manifest, images_per_call=images_per_call, boxes_per_call=boxes_per_call)
+    copy.chain = Chain(engines, segmenter.manifest, images_per_call=images_per_call, boxes_per_call=boxes_per_call)
     return copy, calls
 
 

@@ -21,7 +21,7 @@ def with_engines(segmenter: Segmenter, directory: Path, kind: Any) -> Segmenter:
     engines = {name: kind(directory / spec.file, BackendOptions()) for name, spec in segmenter.manifest.engines.items()}
     copy = object.__new__(Segmenter)
     copy.__dict__.update(segmenter.__dict__)
-    copy._chain = Chain(engines, segmenter.manifest, images_per_call=2, boxes_per_call=32)
+    copy.chain = Chain(engines, segmenter.manifest, images_per_call=2, boxes_per_call=32)
     return copy
 
 

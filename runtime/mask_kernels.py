@@ -1,0 +1,228 @@
+"""The loops behind ``runtime.masks``."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.compiled import compiled
+
+F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
+Bool = NDArray[np.bool_]
+
+
+class ResizeAxis(NamedTuple):
+    """Two bilinear resizes along one axis, logits to model input to image, as one banded matrix."""
+
+    taps: F32
+    """(size of the image, T): weights of the logits that each image pixel reads, from its first one on."""
+    first: I64
+    """First logit that each image pixel reads; rises with the pixel."""
+    last: I64
+    """Last one."""
+    starts: I64
+    """First image pixel that reads no logit before this one; one entry per logit, and one more."""
+    stops: I64
+    """First image pixel that reads this logit or a later one; one entry per logit, and one more."""
+
+
+@compiled
+def bounds(logits: F32, threshold: float) -> tuple[int, int, int, int]:
+    """Top, bottom, left, right of what lies above a threshold, ends excluded; all 0 where nothing does."""
+    height, width = logits.shape
+    top, bottom, left, right = height, 0, width, 0
+    for y in range(height):
+        for x in range(width):
+            if logits[y, x] > threshold:
+                top, bottom = min(top, y), y + 1
+                left, right = min(left, x), max(right, x + 1)
+    return (top, bottom, left, right) if bottom else (0, 0, 0, 0)
+
+
+@compiled
+def image_range(axis: ResizeAxis, start: int, size: int, low: int, high: int) -> tuple[int, int]:
+    """Image pixels to be computed from ``size`` logits from ``start`` on.
+
+    Those that read no other logits and at least one of the window's logits ``low:high``.
+    """
+    inner = axis.starts[start]
+    inner_end = max(inner, axis.stops[start + size])
+    near = axis.stops[start + low]
+    near_end = max(near, axis.starts[start + high])
+    first = min(max(inner, near), inner_end)
+    return first, max(first, min(inner_end, near_end))
+
+
+@compiled
+def resample(
+    logits: F32, origin: tuple[int, int], axes: tuple[ResizeAxis, ResizeAxis], rows: tuple[int, int],
+    columns: tuple[int, int],
+) -> F32:  # fmt: skip
+    """Logits at the image pixels ``rows`` x ``columns``, which read none beyond the window (h, w) at ``origin``."""
+    down, across = axes
+    height, width = rows[1] - rows[0], columns[1] - columns[0]
+    out = np.zeros((height, width), np.float32)
+    if height == 0 or width == 0:
+        return out
+    first, stop = down.first[rows[0]] - origin[0], down.last[rows[1] - 1] + 1 - origin[0]
+    wide = np.zeros((stop - first, width), np.float32)
+    for r in range(stop - first):
+        for x in range(width):
+            pixel = columns[0] + x
+            place = across.first[pixel] - origin[1]
+            total = np.float32(0)
+            for t in range(across.last[pixel] - across.first[pixel] + 1):
+                total += across.taps[pixel, t] * logits[first + r, place + t]
+            wide[r, x] = total
+    for y in range(height):
+        pixel = rows[0] + y
+        place = down.first[pixel] - origin[0] - first
+        for t in range(down.last[pixel] - down.first[pixel] + 1):
+            weight = down.taps[pixel, t]
+            for x in range(width):
+                out[y, x] += weight * wide[place + t, x]
+    return out
+
+
+@compiled
+def window_pixels(
+    logits: F32, origin: tuple[int, int], axes: tuple[ResizeAxis, ResizeAxis], threshold: float
+) -> tuple[F32, int, int]:
+    """Image pixels of one window that can lie above a threshold, and the first of them (y, x).
+
+    Raises:
+        ValueError: the window reaches beyond the map.
+    """
+    for start, size, axis in ((origin[0], logits.shape[0], axes[0]), (origin[1], logits.shape[1], axes[1])):
+        if start < 0 or start + size >= len(axis.starts):
+            raise ValueError("a window of logits reaches beyond the whole map.")
+    top, bottom, left, right = bounds(logits, threshold)
+    if bottom == 0:
+        return np.zeros((0, 0), np.float32), 0, 0
+    rows = image_range(axes[0], origin[0], logits.shape[0], top, bottom)
+    columns = image_range(axes[1], origin[1], logits.shape[1], left, right)
+    return resample(logits, origin, axes, rows, columns), rows[0], columns[0]
+
+
+@compiled
+def enter(
+    value: int, logits: F32, offset: tuple[int, int], threshold: float, argmax: bool, owner: I32, best: F32
+) -> tuple[int, int, int, int]:  # fmt: skip
+    """Enter one mask: settle who owns its pixels, in place.
+
+    Args:
+        value: number of the mask, from 1.
+        logits: (h, w) at image pixels.
+        offset: image pixel of ``logits[0, 0]``.
+        threshold: only logits above it are inside.
+        argmax: pixels go to the highest logit, equal ones to the lower number; else to the highest number.
+        owner: (H, W) number of the owner, 0 where there is none.
+        best: (H, W) its logit; read with ``argmax`` only.
+
+    Returns:
+        ``bounds`` of the mask.
+
+    Raises:
+        ValueError: the mask reaches beyond the image.
+    """
+    if (
+        min(offset[0], offset[1]) < 0
+        or offset[0] + logits.shape[0] > owner.shape[0]
+        or offset[1] + logits.shape[1] > owner.shape[1]
+    ):
+        raise ValueError("a mask reaches beyond the image.")
+    top, bottom, left, right = bounds(logits, threshold)
+    for y in range(top, bottom):
+        for x in range(left, right):
+            logit = logits[y, x]
+            if not logit > threshold:
+                continue
+            row, column = offset[0] + y, offset[1] + x
+            if argmax:
+                reigning = best[row, column]
+                if logit > reigning or (logit == reigning and value < owner[row, column]):
+                    best[row, column] = logit
+                    owner[row, column] = value
+            elif owner[row, column] < value:
+                owner[row, column] = value
+    return top, bottom, left, right
+
+
+@compiled
+def enter_windows(
+    values: I64, windows: F32, origins: I64, axes: tuple[ResizeAxis, ResizeAxis], threshold: float, argmax: bool,
+    owner: I32, best: F32,
+) -> tuple[I64, list[Bool]]:  # fmt: skip
+    """Resize and enter the masks of several windows.
+
+    Args:
+        values: (K), as in ``enter``; 0 leaves a mask out.
+        windows: (K, h, w) mask logits.
+        origins: (K, 2) first logit (y, x) of each window in the whole map.
+        axes: the resizes along y and x.
+        threshold, argmax, owner, best: as in ``enter``.
+
+    Returns:
+        First image pixel (y, x) of each mask, (K, 2), and the masks, cut to their own pixels.
+    """
+    offsets = np.zeros((len(values), 2), np.int64)
+    masks = []
+    for k in range(len(values)):
+        if values[k] == 0:
+            masks.append(np.zeros((0, 0), np.bool_))
+            continue
+        pixels, y, x = window_pixels(windows[k], (origins[k, 0], origins[k, 1]), axes, threshold)
+        top, bottom, left, right = enter(values[k], pixels, (y, x), threshold, argmax, owner, best)
+        offsets[k] = y + top, x + left
+        masks.append(pixels[top:bottom, left:right] > threshold)
+    return offsets, masks
+
+
+@compiled
+def mapped(labels: I32, numbers: I32) -> I32:
+    """``numbers`` of the labels."""
+    out = np.empty(labels.shape, np.int32)
+    for y in range(labels.shape[0]):
+        for x in range(labels.shape[1]):
+            out[y, x] = numbers[labels[y, x]]
+    return out
+
+
+@compiled
+def areas_of(labels: I32, count: int) -> I64:
+    """Pixels of each label 0..count.
+
+    Raises:
+        ValueError: there are other labels.
+    """
+    areas = np.zeros(count + 1, np.int64)
+    for y in range(labels.shape[0]):
+        for x in range(labels.shape[1]):
+            label = labels[y, x]
+            if label < 0 or label > count:
+                raise ValueError("a label is below 0 or above the number of masks.")
+            areas[label] += 1
+    return areas
+
+
+@compiled
+def beside(labels: I32, pieces: I32, closed: Bool, count: int) -> Bool:
+    """(count + 1): labels that have a pixel next to one of a closed piece; 0 may be among them."""
+    height, width = labels.shape
+    found = np.zeros(count + 1, np.bool_)
+    for y in range(height):
+        for x in range(width):
+            if closed[pieces[y, x]]:
+                if y > 0:
+                    found[labels[y - 1, x]] = True
+                if y < height - 1:
+                    found[labels[y + 1, x]] = True
+                if x > 0:
+                    found[labels[y, x - 1]] = True
+                if x < width - 1:
+                    found[labels[y, x + 1]] = True
+    return found
