@@ -210,19 +210,49 @@ def areas_of(labels: I32, count: int) -> I64:
 
 
 @compiled
-def beside(labels: I32, pieces: I32, closed: Bool, count: int) -> Bool:
-    """(count + 1): labels that have a pixel next to one of a closed piece; 0 may be among them."""
+def beside_holes(labels: I32, count: int) -> Bool:
+    """(count + 1): labels next to background that does not reach the border by steps along rows and columns."""
     height, width = labels.shape
-    found = np.zeros(count + 1, np.bool_)
+    stride = width + 2
+    unseen = np.zeros((height + 2) * stride, np.bool_)  # a frame around the image spares checks of its border
     for y in range(height):
         for x in range(width):
-            if closed[pieces[y, x]]:
-                if y > 0:
-                    found[labels[y - 1, x]] = True
-                if y < height - 1:
-                    found[labels[y + 1, x]] = True
-                if x > 0:
-                    found[labels[y, x - 1]] = True
-                if x < width - 1:
-                    found[labels[y, x + 1]] = True
+            unseen[(y + 1) * stride + x + 1] = labels[y, x] == 0
+    waiting = np.empty(labels.size, np.int64)
+    number = 0
+    for y in range(1, height + 1):
+        for x in range(1, width + 1, max(width - 1, 1) if 1 < y < height else 1):
+            if unseen[y * stride + x]:
+                unseen[y * stride + x] = False
+                waiting[number] = y * stride + x
+                number += 1
+    while number:
+        number -= 1
+        here = waiting[number]
+        for place in (here - stride, here + stride, here - 1, here + 1):
+            if unseen[place]:
+                unseen[place] = False
+                waiting[number] = place
+                number += 1
+    found = np.zeros(count + 1, np.bool_)
+    for y in range(1, height - 1):
+        for x in range(1, width - 1):
+            if unseen[(y + 1) * stride + x + 1]:
+                found[labels[y - 1, x]] = found[labels[y + 1, x]] = True
+                found[labels[y, x - 1]] = found[labels[y, x + 1]] = True
+    found[0] = False
+    return found
+
+
+@compiled
+def extents(labels: I32, count: int) -> I64:
+    """(count + 1, 4): top, bottom, left, right of each label, ends excluded; bottom 0 for those that do not occur."""
+    height, width = labels.shape
+    found = np.zeros((count + 1, 4), np.int64)
+    found[:, 0], found[:, 2] = height, width
+    for y in range(height):
+        for x in range(width):
+            one = found[labels[y, x]]
+            one[0], one[1] = min(one[0], y), y + 1
+            one[2], one[3] = min(one[2], x), max(one[3], x + 1)
     return found

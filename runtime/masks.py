@@ -13,9 +13,10 @@ from runtime.config import SegmentConfig
 from runtime.mask_kernels import (
     ResizeAxis,
     areas_of,
-    beside,
+    beside_holes,
     enter,
     enter_windows,
+    extents,
     mapped,
     window_pixels,
 )
@@ -174,15 +175,16 @@ def finish_labels(owner: I32, count: int, config: SegmentConfig) -> tuple[I32, I
     holed = np.zeros(count + 1, np.bool_)
     if config.fill_holes:
         # Taking over what lies in a hole needs a look at every cell; filling background, only at those around some.
-        holed = areas > 0 if config.overlap == "last" else _around_holes(large, count)
+        holed = areas > 0 if config.overlap == "last" else beside_holes(large, count)
         holed[0] = False
     if not holed.any():
         return relabel(large, count)
     labels = owner.copy()
     values = np.flatnonzero(small | holed)
-    crops = ndimage.find_objects(owner, max_label=int(values[-1]))
+    boxes = extents(owner, count)
     for value in values:
-        region = labels[crops[value - 1]]
+        top, bottom, left, right = boxes[value]
+        region = labels[top:bottom, left:right]
         cell = region == value
         # A cell of an earlier index may have taken pixels of this one.
         area = np.count_nonzero(cell)
@@ -192,16 +194,6 @@ def finish_labels(owner: I32, count: int, config: SegmentConfig) -> tuple[I32, I
             filled = ndimage.binary_fill_holes(cell)
             region[filled if config.overlap == "last" else filled & (region == 0)] = value
     return relabel(labels, count)
-
-
-def _around_holes(labels: I32, count: int) -> Bool:
-    """(count + 1): cells beside a piece of background that does not reach the image's border; others have no holes."""
-    pieces, number = ndimage.label(labels == 0)
-    closed = np.ones(number + 1, np.bool_)
-    for edge in (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]):
-        closed[edge] = False
-    closed[0] = False  # the cells themselves
-    return beside(labels, pieces, closed, count) if closed.any() else np.zeros(count + 1, np.bool_)
 
 
 def relabel(labels: I32, count: int) -> tuple[I32, I32]:

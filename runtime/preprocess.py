@@ -8,13 +8,14 @@ Pure functions on arrays. Two profiles, chosen in the engine's manifest:
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from runtime.clahe import equalize, gray_bins
+from runtime.compiled import compiled
 from runtime.errors import InputError
 
 F32 = NDArray[np.float32]
@@ -127,7 +128,7 @@ def channel_range(plane: NDArray[np.generic]) -> Range | None:
         InputError: values that float64 cannot hold.
     """
     if plane.dtype in TABLED:
-        return counted_range(np.bincount(plane.ravel(), minlength=2))
+        return counted_range(_value_counts(plane, _value_number(plane)))
     channel = _channel(plane)
     values = channel[channel != 0]
     if values.size == 0:
@@ -148,9 +149,30 @@ def counted_range(counts: NDArray[np.intp]) -> Range | None:
 def bins_within(plane: NDArray[np.generic], span: Range) -> NDArray[np.uint8]:
     """Histogram bins of a channel that is rescaled so that its range is [0, 1], and cut off there."""
     if plane.dtype in TABLED:
-        values = np.arange(1 << 8 * plane.dtype.itemsize, dtype=np.float64)
-        return _bins(values, span).take(plane.astype(np.intp))
+        return _looked_up(plane, _bins(np.arange(_value_number(plane), dtype=np.float64), span))
     return _bins(_channel(plane), span)
+
+
+def _value_number(plane: NDArray[np.generic]) -> int:
+    """Entries of a table of what may occur in a plane of few possible values; 2 at least."""
+    return 256 if plane.dtype == np.uint8 else max(2, int(plane.max()) + 1)
+
+
+@compiled
+def _value_counts(plane: NDArray[Any], number: int) -> NDArray[np.intp]:
+    counts = np.zeros(number, np.intp)
+    for value in plane.flat:
+        counts[value] += 1
+    return counts
+
+
+@compiled
+def _looked_up(plane: NDArray[np.generic], table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    out = np.empty(plane.shape, np.uint8)
+    for y in range(plane.shape[0]):
+        for x in range(plane.shape[1]):
+            out[y, x] = table[plane[y, x]]
+    return out
 
 
 def _bins(values: NDArray[np.float64], span: Range) -> NDArray[np.uint8]:
