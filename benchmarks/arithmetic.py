@@ -56,21 +56,24 @@ _FLOP: dict[str, Callable[[Shape, Shape, Shape], int]] = {
 """Multiplications by operator, from the shapes of the first two inputs and the output."""
 
 
-def matrix_product_rate(precision: str, *, side: int = 4096, seconds: float = 3.0) -> float:
-    """Best rate of square matrix products on the CPU, by PyTorch (oneDNN), FLOP/s.
+def matrix_product_rate(precision: str, device: str = "cpu", *, side: int = 4096, seconds: float = 3.0) -> float:
+    """Best rate of square matrix products by PyTorch (on a CPU, oneDNN), FLOP/s.
 
     Args:
-        precision: ``fp32`` or ``bf16``.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        device: as PyTorch names it.
         side: of the matrices.
         seconds: how long to try.
     """
     import torch
 
-    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16}
-    a, b = (torch.ones(side, side, dtype=kinds[precision]) for _ in range(2))
+    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    a, b = (torch.ones(side, side, dtype=kinds[precision], device=device) for _ in range(2))
     best, end = math.inf, time.perf_counter() + seconds
     while time.perf_counter() < end or best == math.inf:
         start = time.perf_counter()
         torch.mm(a, b)
+        if device != "cpu":
+            torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - start)
     return 2 * side**3 / best

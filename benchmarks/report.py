@@ -35,9 +35,12 @@ def latency_table(record: dict[str, Any]) -> str:
     """Median seconds by stage, memory and speed-up of each variant, and how the labels compare."""
     environment = record["environment"]
     versions = environment["versions"]
+    processor = f"{environment['cpu_count']} cores ({environment['cpu']})"
+    if record.get("device") == "cuda":
+        processor = f"{environment['gpus'][0]}, {processor}"
     lines = [
         f"One image of {record['image_px'][0]} x {record['image_px'][1]} pixels with {record['boxes']} boxes, ViT-B, "
-        f"{environment['cpu_count']} cores ({environment['cpu']}), onnxruntime {versions['onnxruntime']}, "
+        f"{processor}, onnxruntime {versions['onnxruntime']}, "
         f"PyTorch {versions['torch']}; medians in seconds ({record['command'].split(' --')[0]}, {record['date']}).",
         "",
         "| | encode | detect | decode | total | peak memory | speed-up |",

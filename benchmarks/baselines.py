@@ -1,0 +1,188 @@
+"""What the engines are measured against: PyTorch on the same weights, and the network of Cellpose-SAM.
+
+All variants get the same image and the same boxes to decode, and give a label map.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.measure import Stages, Variant
+from export.sample_image import verification_image
+from runtime import SegmentConfig
+from runtime.boxes import scale_xyxy, select_boxes
+from runtime.manifest import read_manifest
+from runtime.masks import LabelCanvas, finish_labels
+from runtime.preprocess import branch_inputs, normalize_contrast
+from training.checkpoint import load_checkpoint
+
+TOGETHER = 32
+"""Boxes of one call where PyTorch batches them."""
+KEEP_ALL = SegmentConfig(iou_threshold=-1e9, mask_window="box")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is segmented."""
+
+    size_px: int
+    boxes: int
+
+    def image(self) -> NDArray[np.generic]:
+        """A real image of nuclei, mirrored to the size."""
+        small = verification_image()
+        return np.pad(small, [(0, max(0, self.size_px - side)) for side in small.shape], mode="reflect")[
+            : self.size_px, : self.size_px
+        ]
+
+    def prompts(self) -> NDArray[np.float64]:
+        """Boxes of the size of nuclei, spread over the image."""
+        rng = np.random.default_rng(0)
+        sides = rng.uniform(0.03, 0.08, (self.boxes, 2)) * self.size_px
+        corner = rng.uniform(0, self.size_px - sides)
+        return np.concatenate((corner, corner + sides), 1)
+
+
+class Clock:
+    """Seconds by stage; work queued on a GPU is waited for."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.stages: Stages = {}
+        self._device = device
+
+    def time(self, stage: str, work: Callable[[], Any]) -> Any:
+        """Run ``work`` as a stage."""
+        start = time.perf_counter()
+        result = work()
+        if self._device != "cpu":
+            torch.cuda.synchronize(self._device)
+        self.stages[stage] = time.perf_counter() - start
+        return result
+
+
+def in_model_frame(case: Case, image_size: int) -> tuple[NDArray[np.generic], tuple[int, int], torch.Tensor]:
+    """Image, its size, and the prompts in model pixels, (K, 4) float32."""
+    image = case.image()
+    size_hw = (image.shape[0], image.shape[1])
+    boxes = scale_xyxy(case.prompts(), size_hw, (image_size, image_size))
+    return image, size_hw, torch.from_numpy(boxes.astype(np.float32))
+
+
+def enter(canvas: LabelCanvas, first: int, logits: torch.Tensor, *sizes_hw: tuple[int, int]) -> None:
+    """Resize whole masks (K, 1, h, w) from size to size, as SAM does, and enter them from index ``first`` on."""
+    for size_hw in sizes_hw:
+        logits = torch.nn.functional.interpolate(logits, size_hw, mode="bilinear", align_corners=False)
+    for index, mask in enumerate(logits[:, 0].cpu().numpy(), start=first):
+        canvas.add(index, mask, (0, 0))
+
+
+def choose(boxes: torch.Tensor, logits: torch.Tensor) -> None:
+    """Choose the boxes of one image, on the host."""
+    select_boxes(boxes[0].float().cpu().numpy(), logits[0].float().cpu().numpy(), KEEP_ALL)
+
+
+def batched_bfloat16(checkpoint: Path, directory: Path, case: Case, device: str, *, compiled: bool = False) -> Variant:
+    """PyTorch at its best without another code: bfloat16, one ViT pass for equal inputs, all boxes in one call.
+
+    Args:
+        checkpoint: the weights.
+        directory: engines of the same weights; their manifest says how images are prepared.
+        case: what is segmented.
+        device: ``cpu`` or ``cuda``.
+        compiled: with ``torch.compile``; the first run compiles.
+    """
+    manifest, model = read_manifest(directory), load_checkpoint(checkpoint).model.to(device)
+    image, size_hw, prompts = in_model_frame(case, manifest.image_size)
+    prompts = prompts.to(device)
+    wrap: Callable[[Any], Any] = torch.compile if compiled else lambda work: work
+    stages = {name: wrap(getattr(model, name)) for name in ("encode", "detector_features", "detect", "decode")}
+
+    def encode() -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = branch_inputs(normalize_contrast(image), manifest)
+        assert inputs.box is not None
+        mask = stages["encode"](torch.from_numpy(inputs.mask[None]).to(device))
+        if inputs.box is inputs.mask and manifest.trunk == "shared":
+            return mask.image_embedding, mask.patch_features
+        return mask.image_embedding, stages["detector_features"](torch.from_numpy(inputs.box[None]).to(device))
+
+    def detect(features: torch.Tensor) -> None:
+        found = stages["detect"](features)
+        choose(found.boxes_cxcywh_norm, found.logits)
+
+    def decode(embedding: torch.Tensor) -> NDArray[np.int32]:
+        canvas = LabelCanvas(size_hw, KEEP_ALL)
+        for start in range(0, len(prompts), TOGETHER):
+            logits = stages["decode"](embedding, prompts[start : start + TOGETHER]).low_res_masks.float()
+            enter(canvas, start, logits, (manifest.image_size,) * 2, size_hw)
+        return finish_labels(canvas.owner, len(prompts), KEEP_ALL)[0]
+
+    @torch.inference_mode()
+    def run() -> tuple[Stages, NDArray[np.int32]]:
+        clock = Clock(device)
+        with torch.autocast(device, torch.bfloat16):
+            embedding, features = clock.time("encode", encode)
+            clock.time("detect", lambda: detect(features))
+            labels = clock.time("decode", lambda: decode(embedding))
+        return clock.stages, labels
+
+    return run
+
+
+def released_procedure(checkpoint: Path, directory: Path, case: Case, device: str) -> Variant:
+    """PyTorch in float32, in the steps of the released code; arguments as in ``batched_bfloat16``."""
+    manifest, model = read_manifest(directory), load_checkpoint(checkpoint).model.to(device)
+    image, size_hw, prompts = in_model_frame(case, manifest.image_size)
+    prompts = prompts.to(device)
+
+    def encode() -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = branch_inputs(normalize_contrast(image), manifest)
+        assert inputs.box is not None
+        embedding = model.encode(torch.from_numpy(inputs.mask[None]).to(device)).image_embedding
+        return embedding, model.detector_features(torch.from_numpy(inputs.box[None]).to(device))
+
+    def detect(features: torch.Tensor) -> None:
+        found = model.detect(features, auxiliary=True)
+        choose(found.boxes_cxcywh_norm, found.logits)
+
+    def decode(embedding: torch.Tensor) -> NDArray[np.int32]:
+        canvas = LabelCanvas(size_hw, KEEP_ALL)
+        for index, box in enumerate(prompts):
+            logits = model.decode(embedding, box[None]).low_res_masks
+            enter(canvas, index, logits, (manifest.image_size,) * 2, size_hw)
+        return finish_labels(canvas.owner, len(prompts), KEEP_ALL)[0]
+
+    @torch.inference_mode()
+    def run() -> tuple[Stages, NDArray[np.int32]]:
+        clock = Clock(device)
+        embedding, features = clock.time("encode", encode)
+        clock.time("detect", lambda: detect(features))
+        labels = clock.time("decode", lambda: decode(embedding))
+        return clock.stages, labels
+
+    return run
+
+
+def cellpose_network(case: Case, device: str) -> Variant:
+    """The network of Cellpose-SAM with random weights on the tiles that Cellpose cuts; flows to masks not included."""
+    from cellpose.core import run_net
+    from cellpose.vit import CPSAM
+
+    network = CPSAM().eval().to(device)
+    image = normalize_contrast(case.image())[None]
+
+    @torch.inference_mode()
+    def run() -> tuple[Stages, NDArray[np.int32]]:
+        clock = Clock(device)
+        clock.time("encode", lambda: run_net(network, image, bsize=256))
+        clock.stages.update(detect=0.0, decode=0.0)
+        return clock.stages, np.zeros((case.size_px, case.size_px), np.int32)
+
+    return run
