@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from numpy.typing import NDArray
 
+from export.errors import VerificationError
 from runtime.config import SegmentConfig, read_settings
 from runtime.console import errors, fail
 from runtime.errors import SegmenterError
@@ -72,17 +73,38 @@ def export_command(
 def verify_command(
     directory: Annotated[Path, typer.Argument(help="Engine directory.", metavar="DIR")],
     checkpoint: Annotated[Path, typer.Option(help="The checkpoint it was made from.", metavar="FILE")],
-    image: Annotated[Path | None, IMAGE] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Image to compare engines and PyTorch on, repeatable: PNG, JPEG, TIFF or npy; default: a built-in one "
+            "of nuclei.",
+            metavar="FILE",
+            readable=False,
+        ),
+    ] = None,
 ) -> None:
-    """Compare every engine of a directory with PyTorch in float32: names, shapes, values."""
+    """Compare every engine of a directory with PyTorch in float32: names, shapes, values. Every image must pass."""
     from export.exporter import verify_directory
 
+    failed = []
     try:
-        checks = verify_directory(directory, checkpoint, image=read_given(image), progress=say)
+        given = [(path, read_image(path)) for path in image or []]  # before the work, which takes minutes
+        for path, pixels in given or [(None, None)]:
+            if path is not None:
+                typer.echo(path)
+            try:
+                checks = verify_directory(directory, checkpoint, image=pixels, progress=say)
+            except VerificationError as error:
+                if path is None:
+                    raise
+                failed.append(f"{path}: {error}")
+                continue
+            for check in checks:
+                typer.echo(check)
+        if failed:
+            raise VerificationError(f"{len(failed)} of {len(given)} images failed.\n" + "\n".join(failed))
     except (SegmenterError, OSError) as error:
         fail(error)
-    for check in checks:
-        typer.echo(check)
 
 
 def read_given(image: Path | None) -> NDArray[Any] | None:

@@ -375,9 +375,13 @@ def test_export_verify_segment(tmp_path: Path, small_checkpoint: Path, image: An
     assert exported.returncode == 0, exported.stderr
     assert exported.stdout.strip() == "engines"
     assert "verifying mask_decoder" in exported.stderr
-    verified = run("verify", "engines", "--checkpoint", small_checkpoint, cwd=tmp_path)
-    assert verified.returncode == 0, verified.stderr
-    assert verified.stdout.count(": ok, largest error") == 7
+    for name in ("a.npy", "b.npy"):
+        np.save(tmp_path / name, image)
+    for given, images in (((), 1), (("--image", "a.npy", "--image", "b.npy"), 2)):
+        verified = run("verify", "engines", "--checkpoint", small_checkpoint, *given, cwd=tmp_path)
+        assert verified.returncode == 0, verified.stderr
+        assert verified.stdout.count(": ok, largest error") == 7 * images
+        assert all(name in verified.stdout for name in given[1::2])
     again = run("export", "--checkpoint", small_checkpoint, "--out", "engines", cwd=tmp_path)
     assert again.returncode == 1
     assert "--force" in again.stderr
