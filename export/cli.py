@@ -88,21 +88,16 @@ def verify_command(
 
     failed = []
     try:
-        given = [(path, read_image(path)) for path in image or []]  # before the work, which takes minutes
-        for path, pixels in given or [(None, None)]:
-            if path is not None:
-                typer.echo(path)
+        given = {str(path): read_given(path) for path in image or []}  # before the work, which takes minutes
+        for name, pixels in (given or {"the built-in image": None}).items():
+            typer.echo(name)
             try:
-                checks = verify_directory(directory, checkpoint, image=pixels, progress=say)
+                for check in verify_directory(directory, checkpoint, image=pixels, progress=say):
+                    typer.echo(check)
             except VerificationError as error:
-                if path is None:
-                    raise
-                failed.append(f"{path}: {error}")
-                continue
-            for check in checks:
-                typer.echo(check)
+                failed.append(f"{name}: {error}")
         if failed:
-            raise VerificationError(f"{len(failed)} of {len(given)} images failed.\n" + "\n".join(failed))
+            raise VerificationError("\n".join(failed))
     except (SegmenterError, OSError) as error:
         fail(error)
 
