@@ -9,11 +9,13 @@ DEMO_OUT ?= demo_output
 # Without a goal, say what there is.
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint types pytest clean
+.PHONY: help demo test lint types pytest bench-gpu clean
 
 help:
 	@echo "make demo   segment the sample images with the built-in model, into $(DEMO_OUT)/"
 	@echo "make test   lint, types, tests"
+	@echo "make bench-gpu CHECKPOINT=weights.pt ENGINES=directory"
+	@echo "            on an NVIDIA GPU: the tests that need one and all measurements, in the environment that is active"
 	@echo "make clean  remove what both made"
 
 demo: $(DEMO_VENV)/installed
@@ -44,6 +46,13 @@ types: $(VENV)/installed
 
 pytest: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+# TensorRT's variants need plans in ENGINES ('cellsam-engine build'); WITHOUT=tensorrt leaves them out.
+bench-gpu:
+	python -m pytest -m gpu tests
+	cellsam-engine bench --engine $(ENGINES) --backend cuda --images 64 --out benchmarks/results
+	python -m benchmarks.attention
+	python -m benchmarks.latency --checkpoint $(CHECKPOINT) --engines $(ENGINES) --device cuda --compile --without $(WITHOUT)
 
 clean:
 	rm -rf $(VENV) $(DEMO_VENV) $(DEMO_OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis
