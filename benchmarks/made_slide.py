@@ -16,16 +16,21 @@ from scipy import ndimage
 
 from runtime.config import SegmentConfig
 from runtime.joining import TileCells
+from runtime.masks import relabel
 from runtime.results import Segmentation
 from runtime.slides.engines import OriginTile, TileSegmenter
 from runtime.stitching import tile_cells
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 
 AS_MADE = SegmentConfig(normalize=False, min_area_px=0)
 """The pixels are 0 and 1 and are taken as they are."""
+
+NOISE_PX = 509
+"""Side of the noise that ``NoisySlide`` repeats."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,11 @@ class MadeSlide:
     def dtype(self) -> np.dtype[Any]:
         """Of its values, 0 and 1."""
         return np.dtype(np.uint8)
+
+    @property
+    def highest_label(self) -> int:
+        """Squares of the lattice; not each holds a cell."""
+        return int(np.prod([-(-length // self.pitch_px) for length in self.size_hw]))
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.generic]:
         """The part (height, width, 1) whose first pixel is (top, left)."""
@@ -88,6 +98,18 @@ class MadeSlide:
                 state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             numbers.append(((state ^ (state >> np.uint64(31))) >> np.uint64(11)) / 2.0**53)
         return numbers
+
+
+@dataclass(frozen=True)
+class NoisySlide(MadeSlide):
+    """The same cells, bright on dark with noise, for a model to find."""
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.generic]:
+        """The part (height, width, 1) whose first pixel is (top, left)."""
+        noise = np.random.default_rng(self.seed).normal(0, 8, (NOISE_PX, NOISE_PX))
+        at = np.ix_(np.arange(top, top + height) % NOISE_PX, np.arange(left, left + width) % NOISE_PX)
+        cells = self.truth(top, left, height, width) > 0
+        return (40 + 120 * cells + noise[at]).clip(0, 255).astype(np.uint8)[..., None]
 
 
 @dataclass(frozen=True)
@@ -134,10 +156,95 @@ class PerfectTiles:
         return tile_cells(perfect_result(image.astype(np.float32)), (0, 0), (image.shape[0], image.shape[1]))
 
 
+@dataclass(frozen=True)
+class EdgeBlindEngines(PerfectEngines):
+    """Perfect, but for what is near the edges of a tile: see ``worn_at_edges``."""
+
+    reach_px: int = 24
+    """Depth to which an edge is felt, slide pixels."""
+
+    def load(self) -> TileSegmenter:
+        """No file is needed."""
+        return EdgeBlindTiles(self.seconds_per_tile, reach_px=self.reach_px)
+
+    def identity(self) -> dict[str, str]:
+        """Told by the reach."""
+        return {"engines": "edge-blind", "reach_px": str(self.reach_px)}
+
+
+@dataclass(frozen=True)
+class EdgeBlindTiles(PerfectTiles):
+    """What ``EdgeBlindEngines`` loads."""
+
+    reach_px: int = 24
+
+    def segment_tiles(
+        self, tiles: Sequence[OriginTile], size_hw: tuple[int, int], config: SegmentConfig
+    ) -> list[TileCells]:
+        """The bright pieces of each tile, worn at its edges."""
+        found = []
+        for origin, tile in tiles:
+            seen = worn_at_edges(perfect_result(tile).labels, origin, size_hw, self.reach_px)
+            found.append(tile_cells(result_of(seen), origin, size_hw))
+        return found
+
+
+def worn_at_edges(labels: I32, origin_yx: tuple[int, int], size_hw: tuple[int, int], reach_px: int) -> I32:
+    """Labels of a tile as a model that needs to see what is around a cell might give them.
+
+    A cell that comes closer than ``reach_px`` to an edge of the tile that is not the slide's is, each as often as the
+    others: lost, cut short anywhere within reach, split in two, worn or grown by two pixels, or left as it is.
+
+    Args:
+        labels: (h, w), dense.
+        origin_yx: first pixel of the tile in the slide.
+        size_hw: the slide.
+        reach_px: how far an edge is felt.
+
+    Returns:
+        (h, w), dense.
+    """
+    rng = np.random.default_rng(origin_yx)
+    depths = [
+        np.minimum(
+            np.arange(length) if first else np.full(length, reach_px),
+            np.arange(length)[::-1] if first + length < size else np.full(length, reach_px),
+        )
+        for length, first, size in zip(labels.shape, origin_yx, size_hw, strict=True)
+    ]
+    out, upto = labels.copy(), int(labels.max(initial=0))
+    for n, (y, x) in enumerate(ndimage.find_objects(labels), start=1):
+        # Two pixels more, to grow into.
+        at = slice(max(0, y.start - 2), y.stop + 2), slice(max(0, x.start - 2), x.stop + 2)
+        mask, depth = labels[at] == n, np.minimum(depths[0][at[0], None], depths[1][at[1]])
+        if depth[mask].min() >= reach_px:
+            continue
+        kind, region = rng.integers(6), out[at]
+        if kind < 4:
+            region[mask] = 0
+        if kind == 1:
+            region[mask & (depth >= rng.integers(1, reach_px))] = n
+        elif kind == 2:
+            upto += 1
+            across = np.arange(mask.shape[0])[:, None] < mask.shape[0] // 2
+            region[mask & across], region[mask & ~across] = n, upto
+        elif kind == 3:
+            region[ndimage.binary_erosion(mask, iterations=2)] = n
+        elif kind == 4:
+            region[ndimage.binary_dilation(mask, iterations=2) & (region == 0)] = n
+    return relabel(out, upto)[0]
+
+
 def perfect_result(image: F32) -> Segmentation:
     """Pieces of an (H, W, C) image that are brighter than 0.5 in its last channel."""
-    labels, count = ndimage.label(image[..., -1] > 0.5, structure=np.ones((3, 3)))
+    labels, _ = ndimage.label(image[..., -1] > 0.5, structure=np.ones((3, 3)))
+    return result_of(labels.astype(np.int32))
+
+
+def result_of(labels: I32) -> Segmentation:
+    """Dense labels as a result, sure of every cell."""
     extents = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(labels)]
+    count = len(extents)
     one = np.ones(count, np.float32)
     ids = np.arange(1, count + 1, dtype=np.int32)
-    return Segmentation(labels.astype(np.int32), np.array(extents, float).reshape(-1, 4), one, one, ids, ())
+    return Segmentation(labels, np.array(extents, float).reshape(-1, 4), one, one, ids, ())

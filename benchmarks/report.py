@@ -112,11 +112,63 @@ def quality_table(record: dict[str, Any], baseline: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def slides_table(record: dict[str, Any]) -> str:
+    """Peak memory by size of the slide, and what a square millimetre takes."""
+    environment = record["environment"]
+    lines = [
+        f"Slides of known cells and a double in place of the model, tiles of {record['tile_px']} pixels that overlap "
+        f"by {record['overlap_px']} or a little more ({record['date']}, {environment['cpu_count']} cores, "
+        f"{environment['cpu']}).",
+        "",
+        "| slide, pixels | tiles | cells | seconds | peak memory |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row['side_px']} x {row['side_px']} | {row['tiles']} | {row['cells']} | {row['seconds']:.0f} | "
+        f"{row['peak_mib']:.0f} MiB |"
+        for row in record["memory"]
+    ]
+    speed = record["speed_runs"][0]
+    lines += [
+        "",
+        f"The built-in model takes {record['seconds_per_mm2']:.1f} s for a square millimetre at {record['pixel_um']} "
+        f"µm a pixel, median of {len(record['speed_runs'])} runs on a slide of {speed['side_px']} x {speed['side_px']} "
+        f"pixels; its tiles one by one take {record['share_of_single_tiles']:.2f} times as long.",
+    ]
+    return "\n".join(lines)
+
+
+def seams_table(record: dict[str, Any]) -> str:
+    """Cells where tiles overlap against those that one tile alone sees."""
+    lines = [
+        f"F1 at IoU 0.6 / 0.9 of cells that one tile alone sees and of cells in an overlap; duplicates are cells with "
+        f"more than one label, cut ones have less than {record['cut_share']:.0%} of their pixels in one "
+        f"({record['date']}).",
+        "",
+        "| segmenter | slide | tile / overlap | cells inside | at seams | F1 inside | at seams | duplicates | cut |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in record["rows"]:
+        inside, seam = (row[place] for place in ("inside", "seam"))
+        scores = [" / ".join(f"{at['f1']:.4f}" for at in place["at_iou"].values()) for place in (inside, seam)]
+        faults = [f"{inside[kind]} + {seam[kind]}" for kind in ("duplicates", "cut")]
+        cells = [f"{row['tile_px']} / {row['overlap_px']}", inside["cells"], seam["cells"], *scores, *faults]
+        lines.append(f"| {row['segmenter']} | {row['side_px']} | {' | '.join(map(str, cells))} |")
+    lines += [
+        "",
+        f"Duplicates and cut cells: inside + at seams. The edge-blind double loses, cuts, splits or deforms cells "
+        f"within {record['reach_px']} pixels of a tile's edge.",
+    ]
+    return "\n".join(lines)
+
+
 def rendered(text: str) -> str:
     """A document with its tables brought up to date."""
     tables = {
         "latency": latency_table(newest("latency")),
         "bench": bench_table(newest("bench")),
+        "slides": slides_table(newest("slides")),
+        "seams": seams_table(newest("seams")),
         "quality": quality_table(newest("nano"), newest("baseline_classical")),
     }
     for case, table in tables.items():

@@ -193,19 +193,20 @@ class JoinedCells:
                     yield rival
 
     def _is_fragment(self, group: Group) -> bool:
-        """A cut label where another tile sees whole what is there, and sees it otherwise."""
-        if not group.parts[0].cut or len(group.parts) > 1:
+        """Cut labels where another tile sees whole what is there, and sees it otherwise."""
+        if not group.parts[0].cut:
             return False
         top, left, bottom, right = group.extent
-        for place in self.at(group.extent):
-            edges: Extent = tuple(self._extents[place].tolist())
-            inner = [edges[0] > 0, edges[1] > 0, edges[2] < self._size_hw[0], edges[3] < self._size_hw[1]]
-            room = [top - edges[0], left - edges[1], edges[2] - bottom, edges[3] - right]
-            if place != group.key[0] and all(
-                pixels >= EDGE_PX * cuts for pixels, cuts in zip(room, inner, strict=True)
-            ):
-                return True
-        return False
+        height, width = self._size_hw
+        tops, lefts, bottoms, rights = self._extents.T
+        return bool(
+            np.any(
+                ((tops == 0) | (tops + EDGE_PX <= top))
+                & ((lefts == 0) | (lefts + EDGE_PX <= left))
+                & ((bottoms == height) | (bottoms >= bottom + EDGE_PX))
+                & ((rights == width) | (rights >= right + EDGE_PX))
+            )
+        )
 
     def _find_cells(self, place: int) -> tuple[Cell, ...]:
         """The cells of one tile with their extents in the image."""

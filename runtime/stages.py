@@ -26,8 +26,16 @@ F64 = NDArray[np.float64]
 IMAGES_ON_GPU, BOXES_ON_GPU = 4, 64
 """Images and boxes of one engine call there, unless the caller says otherwise."""
 
+IMAGES_ON_CPU, BOXES_ON_CPU = 1, 16
+
 _MEASURED = 32
 """About as many cells of a view are measured."""
+
+
+def per_call(backend: str, images: int | None, boxes: int | None) -> tuple[int, int]:
+    """Most images and boxes of one engine call; None stands for what suits the backend."""
+    default = (IMAGES_ON_GPU, BOXES_ON_GPU) if backend in ON_GPU else (IMAGES_ON_CPU, BOXES_ON_CPU)
+    return images or default[0], boxes or default[1]
 
 
 class Stages:
@@ -74,12 +82,8 @@ class Stages:
             name: load_engine(directory / spec.file, spec, backend=self.backend, options=options)
             for name, spec in self.manifest.engines.items()
         }
-        self.chain = Chain(
-            engines,
-            self.manifest,
-            images_per_call=images_per_call or (IMAGES_ON_GPU if self.backend in ON_GPU else 1),
-            boxes_per_call=boxes_per_call or (BOXES_ON_GPU if self.backend in ON_GPU else 16),
-        )
+        images, boxes = per_call(self.backend, images_per_call, boxes_per_call)
+        self.chain = Chain(engines, self.manifest, images_per_call=images, boxes_per_call=boxes)
 
     def encode(self, image: ArrayLike, *, detector: bool = True, config: SegmentConfig | None = None) -> EncodedImage:
         """Run the encoder on one image.

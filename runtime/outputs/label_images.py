@@ -65,31 +65,56 @@ def write_ome_zarr(path: Path, labels: NDArray[np.integer], pixel_size_um: float
 
     Raises:
         InputError: zarr is not installed.
+    """
+    dtype = label_dtype(labels)
+
+    def write(temporary: Path) -> None:
+        levels = make_ome_zarr(temporary, (labels.shape[0], labels.shape[1]), dtype, pixel_size_um)
+        for array, level in zip(levels, label_levels(labels), strict=True):
+            array[:] = level.astype(dtype)
+
+    write_whole(path, write)
+
+
+def make_ome_zarr(
+    path: Path, size_hw: tuple[int, int], dtype: np.dtype[np.unsignedinteger], pixel_size_um: float | None
+) -> list[Any]:
+    """Make the OME-Zarr labels group of ``write_ome_zarr``, without pixels.
+
+    Args:
+        path: the directory.
+        size_hw: the label map.
+        dtype: of the labels.
+        pixel_size_um: side of a pixel; None where it is not known.
+
+    Returns:
+        The zarr arrays of the levels of ``label_levels``, the largest first, all 0.
+
+    Raises:
+        InputError: zarr is not installed.
 
     Source: NGFF 0.4, which today's viewers all read (ngff.openmicroscopy.org/0.4).
     """
     zarr = optional_package("zarr", "zarr", "OME-Zarr")
-    dtype = label_dtype(labels)
     unit = {"unit": "micrometer"} if pixel_size_um is not None else {}
     axes = [{"name": name, "type": "space", **unit} for name in "yx"]
-
-    def write(temporary: Path) -> None:
-        group: Any = zarr.open_group(str(temporary), mode="w", zarr_format=2, attributes={"labels": [LABEL_NAME]})
-        image = group.create_group(LABEL_NAME)
-        datasets = []
-        for number, level in enumerate(label_levels(labels)):
-            array = image.create_array(
+    group: Any = zarr.open_group(str(path), mode="w", zarr_format=2, attributes={"labels": [LABEL_NAME]})
+    image = group.create_group(LABEL_NAME)
+    arrays, datasets = [], []
+    for number in range(level_count(size_hw)):
+        shape = tuple(-(-length // (1 << number)) for length in size_hw)
+        arrays.append(
+            image.create_array(
                 str(number),
-                shape=level.shape,
-                chunks=(min(TILE_PX, level.shape[0]), min(TILE_PX, level.shape[1])),
+                shape=shape,
+                chunks=tuple(min(TILE_PX, length) for length in shape),
                 dtype=dtype,
                 chunk_key_encoding={"name": "v2", "separator": "/"},
                 fill_value=0,
             )
-            array[:] = level.astype(dtype)
-            scale = [float(2**number * (pixel_size_um or 1.0))] * 2
-            datasets.append({"path": str(number), "coordinateTransformations": [{"type": "scale", "scale": scale}]})
-        multiscale = {"version": "0.4", "name": LABEL_NAME, "axes": axes, "datasets": datasets, "type": "nearest"}
-        image.attrs.update({"multiscales": [multiscale], "image-label": {"version": "0.4"}})
-
-    write_whole(path, write)
+        )
+        scale = [float(2**number * (pixel_size_um or 1.0))] * 2
+        datasets.append({"path": str(number), "coordinateTransformations": [{"type": "scale", "scale": scale}]})
+    multiscale = {"version": "0.4", "name": LABEL_NAME, "axes": axes, "datasets": datasets, "type": "nearest"}
+    image.attrs.update({"multiscales": [multiscale], "image-label": {"version": "0.4"}})
+    return arrays

@@ -63,7 +63,7 @@ def segment_slide_command(
         float | None,
         typer.Option(help="Skip tiles that vary by less than this share of the slide's range; 0: only constant ones."),
     ] = None,
-    labels_format: Annotated[str, typer.Option(help="Label image: tiff (tiled BigTIFF) or zarr.")] = "tiff",
+    labels_format: Annotated[str, typer.Option(help="Label image: tiff (tiled BigTIFF) or zarr (OME-Zarr).")] = "tiff",
     cluster: Annotated[
         str | None, typer.Option(help="'local': worker processes here; else the address of a Dask scheduler.")
     ] = None,

@@ -19,6 +19,7 @@ from runtime.errors import EngineError
 from runtime.joining import TileCells
 from runtime.manifest import MANIFEST_NAME, read_manifest
 from runtime.segmenter import Segmenter
+from runtime.stages import per_call
 from runtime.stitching import tile_cells
 
 F32 = NDArray[np.float32]
@@ -78,7 +79,9 @@ class EngineSpec:
     engine_dir: Path | None = None
     """None: the built-in model."""
     backend: str = "auto"
-    boxes_per_call: int = 16
+    boxes_per_call: int | None = None
+    """None: ``Segmenter``'s, which depends on the backend; ``images_per_call`` too."""
+    images_per_call: int | None = None
     options: BackendOptions = field(default_factory=BackendOptions)
 
     @property
@@ -93,7 +96,13 @@ class EngineSpec:
             EngineError, BackendError, ConfigError: as ``Segmenter``.
         """
         return _SegmenterTiles(
-            Segmenter(self.engine_dir, backend=self.backend, boxes_per_call=self.boxes_per_call, options=self.options)
+            Segmenter(
+                self.engine_dir,
+                backend=self.backend,
+                boxes_per_call=self.boxes_per_call,
+                images_per_call=self.images_per_call,
+                options=self.options,
+            )
         )
 
     def default_config(self) -> SegmentConfig:
@@ -110,11 +119,14 @@ class EngineSpec:
     def identity(self) -> dict[str, str]:
         """Hash of the manifest, which holds those of the files, and how the engines are run."""
         content = (self.directory / MANIFEST_NAME).read_bytes()
+        backend = resolve_backend(self.backend, self.directory)
+        images, boxes = per_call(backend, self.images_per_call, self.boxes_per_call)
         return {
             "manifest_sha256": hashlib.sha256(content).hexdigest(),
-            "backend": resolve_backend(self.backend, self.directory),
+            "backend": backend,
             "cpu_precision": self.options.cpu_precision,
-            "boxes_per_call": str(self.boxes_per_call),
+            "images_per_call": str(images),
+            "boxes_per_call": str(boxes),
         }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 from collections.abc import Iterable, Iterator
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from runtime.errors import ConfigError
 from runtime.files import TABLE_COLUMNS, written_row
 from runtime.joining import Extent
+from runtime.outputs.label_images import make_ome_zarr
 from runtime.slides.join import BLOCK_PX, SlideCell
 from runtime.slides.settings import LabelsFormat
 
@@ -41,7 +43,13 @@ def check_format(labels_format: LabelsFormat) -> None:
 
 
 def write_blocks(
-    path: Path, blocks: Blocks, size_hw: tuple[int, int], labels_format: LabelsFormat, scratch: Path
+    path: Path,
+    blocks: Blocks,
+    size_hw: tuple[int, int],
+    labels_format: LabelsFormat,
+    scratch: Path,
+    *,
+    pixel_size_um: float | None = None,
 ) -> None:
     """Write a label image of uint32.
 
@@ -51,12 +59,13 @@ def write_blocks(
         size_hw: the image.
         labels_format: tiff or zarr.
         scratch: a directory on the same disk, for what is not finished.
+        pixel_size_um: side of a pixel; None where it is not known. Zarr holds it.
     """
     temporary = scratch / path.name
     if labels_format == "tiff":
         _write_tiff(temporary, blocks, size_hw)
     else:
-        _write_zarr(temporary, blocks, size_hw)
+        _write_zarr(temporary, blocks, size_hw, pixel_size_um)
         if path.is_dir():
             shutil.rmtree(path)
     temporary.replace(path)
@@ -83,15 +92,16 @@ def _write_tiff(path: Path, blocks: Blocks, size_hw: tuple[int, int]) -> None:
         )
 
 
-def _write_zarr(path: Path, blocks: Blocks, size_hw: tuple[int, int]) -> None:
-    import zarr
-
-    array = zarr.create_array(
-        str(path), shape=size_hw, chunks=(BLOCK_PX, BLOCK_PX), dtype="uint32", fill_value=0, dimension_names=("y", "x")
-    )
+def _write_zarr(path: Path, blocks: Blocks, size_hw: tuple[int, int], pixel_size_um: float | None) -> None:
+    levels = make_ome_zarr(path, size_hw, np.dtype(np.uint32), pixel_size_um)
     for (top, left, bottom, right), block in blocks:
         if block.any():
-            array[top:bottom, left:right] = block
+            levels[0][top:bottom, left:right] = block
+    for larger, smaller in pairwise(levels):
+        for top, left in product(*(range(0, length, BLOCK_PX) for length in smaller.shape)):
+            block = larger[2 * top : 2 * (top + BLOCK_PX) : 2, 2 * left : 2 * (left + BLOCK_PX) : 2]
+            if block.any():
+                smaller[top : top + BLOCK_PX, left : left + BLOCK_PX] = block
 
 
 def write_cells(path: Path, cells: Iterable[SlideCell], scratch: Path, pixel_size_um: float | None = None) -> None:

@@ -105,8 +105,9 @@ def segment_slide(
             skipped, failed = _run_tiles(work, options)
             _check_failed(failed, job, options)
             join = _join(job, {place for place, _ in failed}, config, options)
-            write_blocks(labels, join.blocks(), reader.size_hw, settings.labels_format, job.stitching)
-            write_cells(table, join.cells(), job.stitching, reader.pixel_size_um)
+            um = reader.pixel_size_um
+            write_blocks(labels, join.blocks(), reader.size_hw, settings.labels_format, job.stitching, pixel_size_um=um)
+            write_cells(table, join.cells(), job.stitching, um)
             if not options.keep_job and not failed:
                 job.remove()
             else:

@@ -38,7 +38,7 @@ class SlideSettings:
     """Times that a tile which failed is tried again."""
 
     labels_format: LabelsFormat = "tiff"
-    """``tiff``, a tiled BigTIFF; ``zarr``, a zarr array (needs the package zarr)."""
+    """``tiff``, a tiled BigTIFF; ``zarr``, an OME-Zarr labels group (needs the package zarr)."""
 
     def __post_init__(self) -> None:
         if self.labels_format not in get_args(LabelsFormat):

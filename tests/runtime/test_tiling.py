@@ -145,6 +145,22 @@ def test_the_better_view_of_a_cell_counts() -> None:
     assert not result.labels[:, 60:].any()
 
 
+def test_what_two_tiles_see_cut_yields_to_the_tile_that_sees_it_whole() -> None:
+    """Where four tiles meet, two of them take the tip of a cell for something else, alike; a third sees the cell."""
+    cell, tip = np.zeros((100, 100), np.int32), np.zeros((100, 100), np.int32)
+    cell[42:58, 58:80] = 1
+    tip[44:56, 54:60] = 1  # more than half of it lies beside the cell
+
+    def tile(labels: I32, top: int, left: int) -> TileCells:
+        part = relabel(labels[top : top + 60, left : left + 60], 1)[0]
+        one = np.ones(int(part.max()), np.float32)
+        return TileCells((top, left, top + 60, left + 60), part, np.ones((len(one), 4)), one, one)
+
+    tiles = [tile(tip, 0, 0), tile(cell, 0, 40), tile(tip, 40, 0), tile(cell, 40, 40)]
+    result = stitch(tiles, (100, 100))
+    np.testing.assert_array_equal(result.labels, cell)
+
+
 def test_small_leftovers_are_dropped() -> None:
     truth = np.zeros((40, 40), np.int32)
     truth[2:4, 2:4] = 1

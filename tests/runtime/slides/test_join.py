@@ -16,6 +16,7 @@ from scipy import ndimage
 from benchmarks.made_slide import AS_MADE, MadeSlide, PerfectEngines
 from runtime.joining import TileCells
 from runtime.masks import relabel
+from runtime.outputs.pyramid import label_levels
 from runtime.slides import ArrayReader, RunOptions, SlideSettings, segment_slide
 from runtime.slides.join import SlideJoin
 from runtime.slides.plan import SlidePlan
@@ -110,16 +111,28 @@ def test_a_cell_larger_than_all_tiles_around_it(tmp_path: Path) -> None:
     assert same_cells(tifffile.imread(done.labels), truth)
 
 
-def test_zarr_shows_the_same_labels(tmp_path: Path) -> None:
-    zarr = pytest.importorskip("zarr")
-    slide = MadeSlide((530, 400))
-    cut = {"tile_px": 200, "overlap_px": 60}
+def test_zarr_shows_the_same_labels_and_is_ome_zarr(tmp_path: Path) -> None:
+    """ome-zarr's reader takes it for a label image with a pyramid; levels are those of an image's labels."""
+    from ome_zarr.io import parse_url
+    from ome_zarr.reader import Label, Reader
+
+    slide = MadeSlide((1130, 2070), pixel_size_um=0.5)
+    cut = {"tile_px": 500, "overlap_px": 60}
     tiff = segment_slide(slide, tmp_path, engines=PerfectEngines(), settings=SlideSettings(**cut))
     as_zarr = SlideSettings(labels_format="zarr", **cut)
     stored = segment_slide(
         slide, tmp_path, engines=PerfectEngines(), settings=as_zarr, options=RunOptions(overwrite=True)
     )
-    np.testing.assert_array_equal(zarr.open_array(stored.labels, mode="r")[:], tifffile.imread(tiff.labels))
+    location = parse_url(str(stored.labels))
+    assert location is not None
+    (node,) = [node for node in Reader(location)() if node.data]
+    assert node.load(Label) is not None
+    assert node.metadata["coordinateTransformations"][1] == [{"type": "scale", "scale": [1.0, 1.0]}]
+    levels = list(label_levels(tifffile.imread(tiff.labels)))
+    assert len(node.data) == len(levels) == 3
+    for level, expected in zip(node.data, levels, strict=True):
+        assert level.dtype == np.uint32
+        np.testing.assert_array_equal(np.asarray(level), expected)
 
 
 def test_small_cells_are_left_out_and_numbers_have_no_gaps(tmp_path: Path) -> None:
