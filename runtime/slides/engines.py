@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.backends.base import BackendOptions, resolve_backend
-from runtime.builtin import builtin_engine
 from runtime.config import SegmentConfig
-from runtime.errors import EngineError
+from runtime.engine_spec import SegmenterSpec, loaded_segmenter
 from runtime.joining import TileCells
-from runtime.manifest import MANIFEST_NAME, read_manifest
 from runtime.segmenter import Segmenter
 from runtime.stitching import tile_cells
 
@@ -72,19 +67,10 @@ class EngineSource(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EngineSpec:
-    """The arguments of a ``Segmenter``."""
+class EngineSpec(SegmenterSpec):
+    """The arguments of a ``Segmenter`` for tiles."""
 
-    engine_dir: Path | None = None
-    """None: the built-in model."""
-    backend: str = "auto"
-    boxes_per_call: int = 16
-    options: BackendOptions = field(default_factory=BackendOptions)
-
-    @property
-    def directory(self) -> Path:
-        """Where the engines are."""
-        return builtin_engine() if self.engine_dir is None else self.engine_dir
+    boxes_per_call: int | None = 16
 
     def load(self) -> TileSegmenter:
         """Load the engines.
@@ -92,30 +78,7 @@ class EngineSpec:
         Raises:
             EngineError, BackendError, ConfigError: as ``Segmenter``.
         """
-        return _SegmenterTiles(
-            Segmenter(self.engine_dir, backend=self.backend, boxes_per_call=self.boxes_per_call, options=self.options)
-        )
-
-    def default_config(self) -> SegmentConfig:
-        """The manifest's.
-
-        Raises:
-            EngineError: no usable manifest, or engines without a detector.
-        """
-        manifest = read_manifest(self.directory)
-        if not manifest.has_detector:
-            raise EngineError(f"{self.directory} has no detector, which a slide needs; export with CellFinder weights.")
-        return manifest.config
-
-    def identity(self) -> dict[str, str]:
-        """Hash of the manifest, which holds those of the files, and how the engines are run."""
-        content = (self.directory / MANIFEST_NAME).read_bytes()
-        return {
-            "manifest_sha256": hashlib.sha256(content).hexdigest(),
-            "backend": resolve_backend(self.backend, self.directory),
-            "cpu_precision": self.options.cpu_precision,
-            "boxes_per_call": str(self.boxes_per_call),
-        }
+        return _SegmenterTiles(loaded_segmenter(self))
 
 
 @lru_cache(maxsize=1)
