@@ -9,6 +9,10 @@ class InputError(SegmenterError, ValueError):
     """An image, a set of boxes or a file that cannot be segmented."""
 
 
+class ImageTooLargeError(InputError):
+    """An image that is not segmented as a whole, but as a slide."""
+
+
 class ConfigError(SegmenterError, ValueError):
     """A setting outside its range."""
 
@@ -26,4 +30,4 @@ class OutOfMemoryError(BackendError):
 
 
 class JobError(SegmenterError):
-    """A job on a slide that cannot be begun, gone on with or finished."""
+    """A job that cannot be begun, gone on with or finished."""

@@ -152,15 +152,20 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         write(temporary)
-        if path.is_dir():
-            _replace_directory(path, temporary)
-        else:
-            temporary.replace(path)
+        move_into_place(temporary, path)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def move_into_place(new: Path, path: Path) -> None:
+    """Rename a file or directory; what is there is replaced."""
+    if path.is_dir():
+        _replace_directory(path, new)
+    else:
+        new.replace(path)
 
 
 def _replace_directory(path: Path, new: Path) -> None:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import shlex
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from runtime.errors import ConfigError, InputError
+from runtime.errors import ConfigError, ImageTooLargeError
+from runtime.files import PARTIAL, move_into_place
 from runtime.formats import Plane, choose_channels, open_image
 from runtime.outputs.formats import DEFAULT_FORMATS, OUTPUT_FORMATS, output_path
 from runtime.results import Segmentation
 
 OVERLAY_ENDING = "_overlay.png"
+
+LARGEST_IMAGE_PX = 100_000_000
+"""Larger images are slides: as float32 in three channels such an image takes 1.2 GB, and several copies are held."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,8 +42,8 @@ class FileOptions:
     """Names of ``OUTPUT_FORMATS``."""
     overlay: bool = False
     """Also a picture of the image with outlined cells."""
-    overwrite: bool = False
-    """Replace results that exist."""
+    largest_px: int = LARGEST_IMAGE_PX
+    """Pixels of the largest image that is segmented as a whole."""
 
     def __post_init__(self) -> None:
         if self.rgb and (self.nuclear is not None or self.membrane is not None):
@@ -52,36 +60,70 @@ class FileOptions:
 
 def segment_file(
     segmenter: Callable[[NDArray[Any]], Segmentation], path: Path, stem: Path, options: FileOptions
-) -> tuple[Segmentation, Path]:
-    """Segment one image file and write its results.
+) -> Segmentation:
+    """Segment one image file and write its results; results that exist are replaced.
 
     Args:
         segmenter: a ``Segmenter``.
         path: the image.
         stem: what the results' paths begin with; their directory is made if need be.
-        options: what to read and write.
-
-    Returns:
-        The result, and the first file written.
+        options: what to read and write. No result is moved into its place before all are written.
 
     Raises:
-        InputError: results that exist, or an image that cannot be read or segmented.
+        ImageTooLargeError: more pixels than ``options.largest_px``.
+        InputError: an image that cannot be read or segmented.
         BackendError: the backend failed.
+        OSError: a result cannot be written, such as to a full disk; those that exist stay as they are.
     """
     from runtime.overlay import write_overlay
 
-    existing = [f"{stem}{ending}" for ending in options.endings if Path(f"{stem}{ending}").exists()]
-    if existing and not options.overwrite:
-        raise InputError(f"{' and '.join(existing)} exist; pass --overwrite to replace them.")
     with open_image(path, series=options.series, plane=options.plane) as reader:
+        check_size(path, reader.size_hw, options.largest_px)
         chosen = choose_channels(reader, nuclear=options.nuclear, membrane=options.membrane, rgb=options.rgb)
         image = chosen.read(0, 0, *chosen.size_hw)
         pixel_size_um = options.pixel_size_um or chosen.pixel_size_um
     result = segmenter(image)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    written = [output_path(stem, name) for name in options.formats]
-    for name, target in zip(options.formats, written, strict=True):
-        OUTPUT_FORMATS[name].write(target, result, pixel_size_um)
-    if options.overlay:
-        write_overlay(Path(f"{stem}{OVERLAY_ENDING}"), image, result.labels)
-    return result, written[0]
+    with _staged(stem) as aside:
+        for name in options.formats:
+            OUTPUT_FORMATS[name].write(output_path(aside, name), result, pixel_size_um)
+        if options.overlay:
+            write_overlay(Path(f"{aside}{OVERLAY_ENDING}"), image, result.labels)
+        for ending in options.endings:
+            move_into_place(Path(f"{aside}{ending}"), Path(f"{stem}{ending}"))
+    return result
+
+
+def check_size(path: Path, size_hw: tuple[int, int], largest_px: int) -> None:
+    """Raises:
+    ImageTooLargeError: more pixels than this.
+    """
+    height, width = size_hw
+    if height * width > largest_px:
+        raise ImageTooLargeError(
+            f"{path} has {width} x {height} pixels; expected at most {largest_px / 1e6:g} million to segment it as a "
+            f"whole. Segment it in tiles: cellsam-engine segment-slide {shlex.quote(str(path))} --out DIR"
+        )
+
+
+@contextmanager
+def _staged(stem: Path) -> Iterator[Path]:
+    """What the results' paths begin with while they are written, in a directory that does not outlive this."""
+    directory = stem.with_name(f".{stem.name}.{os.getpid()}{PARTIAL}")
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    try:
+        yield directory / stem.name
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def remove_leftovers(stems: Iterable[Path]) -> None:
+    """Delete what killed processes left of the results that begin so; no other process may be at work on them."""
+    names: dict[Path, set[str]] = {}
+    for stem in stems:
+        names.setdefault(stem.parent, set()).add(stem.name)
+    for directory, wanted in names.items():
+        for leftover in directory.glob(f".*{PARTIAL}"):
+            name, _, number = leftover.name[1 : -len(PARTIAL)].rpartition(".")
+            if name in wanted and number.isdigit():
+                shutil.rmtree(leftover, ignore_errors=True)

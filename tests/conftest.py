@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
 from numpy.typing import NDArray
+from scipy import ndimage
 
+import runtime.engine_spec
 from export.exporter import ExportConfig, export_engines
 from export.sample_image import verification_image
-from runtime import Segmenter
+from runtime import Segmentation, Segmenter
 from tests.golden.cases import NAMES, GoldenCase, make_case
+from tests.runtime.outputs.made import made_result
 from tests.small import SMALL, calm_model, save_small
 from training.checkpoint import save_checkpoint
 
@@ -77,6 +82,27 @@ def golden_engines(golden: GoldenCase, tmp_path_factory: pytest.TempPathFactory)
     out = tmp_path_factory.mktemp("full-size") / golden.name
     export_engines(golden.checkpoint, out)
     return out
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Has the command line segment by a threshold; what the model would have seen, image by image."""
+    images: list[Any] = []
+
+    class Threshold:
+        """In place of ``Segmenter``."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+        def __call__(self, image: Any, *, config: Any = None) -> Segmentation:
+            images.append(image)
+            labels: Any = ndimage.label(image[..., -1] > 0)[0]
+            return made_result(labels.astype(np.int32))
+
+    monkeypatch.setattr(runtime.engine_spec, "Segmenter", Threshold)
+    runtime.engine_spec.forget_loaded()
+    yield images
+    runtime.engine_spec.forget_loaded()
 
 
 @pytest.fixture(autouse=True)

@@ -20,9 +20,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import runtime.cli
+import runtime.folders.work
 from export.exporter import export_engines
 from runtime import InputError, Segmenter
 from runtime.files import TABLE_COLUMNS
+from runtime.folders.records import RECORD_NAME
 from tests.small import PROMPTED, save_small
 
 OPEN = ["--box-threshold", "0.5", "--box-threshold-mode", "fixed", "--iou-threshold", "-1000", "--min-area", "0"]
@@ -76,7 +78,8 @@ def test_segment_writes_labels_and_tables(folder: Path, small_engines: Path, ima
     done = run("segment", *images, "--engine", small_engines, "--out", out, *OPEN)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in out.iterdir()) == [
-        f"{stem}_{kind}" for stem in "abc" for kind in ("cells.csv", "labels.tif")
+        *(f"{stem}_{kind}" for stem in "abc" for kind in ("cells.csv", "labels.tif")),
+        RECORD_NAME,
     ]
     lines = [line.split("\t") for line in done.stdout.splitlines()]
     assert [line[0] for line in lines] == [str(path) for path in images]
@@ -141,7 +144,8 @@ def test_bad_images_are_reported_and_good_ones_written(folder: Path, small_engin
         lines = [line for line in done.stderr.splitlines() if str(path) in line]
         assert any(reason in line for line in lines), (path, done.stderr)
         assert [line.count(str(path)) for line in lines] == [1]
-    assert sorted(path.name for path in out.iterdir()) == ["a_cells.csv", "a_labels.tif", "c_cells.csv", "c_labels.tif"]
+    results = ["a_cells.csv", "a_labels.tif", "c_cells.csv", "c_labels.tif"]
+    assert sorted(path.name for path in out.iterdir()) == [*results, RECORD_NAME]
 
 
 def test_results_are_not_replaced_unasked(folder: Path, small_engines: Path) -> None:
@@ -198,16 +202,16 @@ def test_an_image_that_may_not_be_read_fails_alone(
     folder: Path, small_engines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Root may read everything, so the check and the reader are made to refuse."""
-    real = runtime.cli._segment_file
+    real = runtime.folders.work.segment_file
 
-    def refuse(segmenter: Any, image: Path, stem: Path, **kwargs: bool) -> Any:
+    def refuse(segmenter: Any, image: Path, stem: Path, options: Any) -> Any:
         if image.name == "a.png":
             raise PermissionError(13, "Permission denied", str(image))
-        return real(segmenter, image, stem, **kwargs)
+        return real(segmenter, image, stem, options)
 
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, *a, **k: "a.png" not in str(path) and access(path, *a, **k))
-    monkeypatch.setattr(runtime.cli, "_segment_file", refuse)
+    monkeypatch.setattr(runtime.folders.work, "segment_file", refuse)
     images = [str(folder / "a.png"), str(folder / "c.npy")]
     out = folder / "out"
     done = CliRunner().invoke(runtime.cli.app, ["segment", *images, "--engine", str(small_engines), "--out", str(out)])
@@ -219,12 +223,12 @@ def test_an_image_that_may_not_be_read_fails_alone(
 def test_an_interrupt_still_reports_what_failed(
     folder: Path, small_engines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(segmenter: Any, image: Path, stem: Path, **kwargs: bool) -> Any:
+    def stop(segmenter: Any, image: Path, stem: Path, options: Any) -> Any:
         if image.name == "b.tif":
             raise KeyboardInterrupt
         raise InputError("too dark")
 
-    monkeypatch.setattr(runtime.cli, "_segment_file", stop)
+    monkeypatch.setattr(runtime.folders.work, "segment_file", stop)
     images = [str(folder / name) for name in ("a.png", "b.tif", "c.npy")]
     arguments = ["segment", *images, "--engine", str(small_engines), "--out", str(folder / "out")]
     done = CliRunner().invoke(runtime.cli.app, arguments)

@@ -11,38 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from scipy import ndimage
 from typer.testing import CliRunner
 
 import runtime.cli
-import runtime.segmenter
-from runtime import InputError, Segmentation
+from runtime import InputError
 from runtime.inputs import ImageFile, find_images, result_stems
-from tests.runtime.outputs.made import made_result
 
 IMAGE = np.zeros((60, 80), np.uint16)
 IMAGE[5:20, 10:30] = 900
 IMAGE[30:50, 40:70] = 700
 CELLS = 2
-
-
-@pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Has the command line segment by a threshold; what the model would have seen, image by image."""
-    images: list[Any] = []
-
-    class Threshold:
-        """In place of ``Segmenter``."""
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
-
-        def __call__(self, image: Any) -> Segmentation:
-            images.append(image)
-            labels: Any = ndimage.label(image[..., -1] > 0)[0]
-            return made_result(labels.astype(np.int32))
-
-    monkeypatch.setattr(runtime.segmenter, "Segmenter", Threshold)
-    return images
 
 
 def run(*arguments: object) -> Any:
@@ -188,6 +166,7 @@ def test_formats(tmp_path: Path, seen: list[Any]) -> None:
         "m_cells.geojson",
         "m_cells.parquet",
         "m_labels.ome.tif",
+        "segmented.jsonl",
     ]
     assert str(out / "m_cells.geojson") in done.stdout
     labels = tifffile.imread(out / "m_labels.ome.tif")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 from PIL import Image
 
 from tests.small import SMALL
@@ -62,6 +63,15 @@ def test_readme(tmp_path: Path, small_checkpoint: Path, image: Any) -> None:
 def test_slides_page(tmp_path: Path) -> None:
     assert run_blocks(ROOT / "docs" / "slides.md", tmp_path) == {"python": 2, "bash": 4}
     assert (tmp_path / "found" / "slide_labels.zarr").is_dir()
+
+
+def test_folders_page(tmp_path: Path) -> None:
+    assert run_blocks(ROOT / "docs" / "folders.md", tmp_path) == {"python": 1, "bash": 5}
+    names = {f"field{number}{ending}" for number in range(3) for ending in ("_labels.tif", "_cells.csv")}
+    one, other = ({p.name: p.read_bytes() for p in (tmp_path / d / "B02").iterdir()} for d in ("found", "found_too"))
+    assert one == other
+    assert set(one) == names
+    assert tifffile.imread(tmp_path / "tiled" / "field0_labels.tif").max() > 0
 
 
 def test_training_readme(tmp_path: Path) -> None:

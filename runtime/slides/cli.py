@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from runtime.backends.base import BackendOptions, CpuPrecision
 from runtime.console import errors, fail
 from runtime.errors import ConfigError, SegmenterError
+from runtime.progress import JobProgress, duration
 
 if TYPE_CHECKING:
     from runtime.slides.estimate import Estimate
-
-SECONDS_BETWEEN_LINES = 10.0
-"""Where stderr is no terminal, progress comes as lines, this far apart."""
 
 
 def segment_slide_command(
@@ -112,7 +107,7 @@ def segment_slide_command(
         if dry_run:
             _print_estimate(estimate(reader, spec, config, settings))
             return
-        with _Progress(reader.size_hw) as progress:
+        with _progress(reader.size_hw) as progress:
             options = RunOptions(
                 cluster=cluster,
                 workers=workers,
@@ -149,54 +144,14 @@ def _print_estimate(found: Estimate) -> None:
         "slide": f"{width} x {height} px",
         "cells": f"median diameter {measured}",
         "tiles": f"{found.tiles} of {plan.grid.side} x {plan.grid.side} px",
-        "time": f"at most about {_duration(found.seconds)} in one process ({found.seconds_per_tile:.2f} s a tile)",
+        "time": f"at most about {duration(found.seconds)} in one process ({found.seconds_per_tile:.2f} s a tile)",
         "memory": memory,
     }
     for name, value in rows.items():
         typer.echo(f"{name:<8} {value}")
 
 
-def _duration(seconds: float) -> str:
-    minutes, hours = int(seconds // 60), int(seconds // 3600)
-    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min {int(seconds % 60)} s"
-
-
-class _Progress:
-    """Steps done, rate and time left on stderr: a bar on a terminal, else lines."""
-
-    def __init__(self, size_hw: tuple[int, int]) -> None:
-        self._megapixels = size_hw[0] * size_hw[1] / 1e6
-        self._begun: dict[str, tuple[float, int]] = {}
-        self._said = 0.0
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[rate]}"),
-        )
-        self._bar = Progress(*columns, console=errors, disable=not errors.is_terminal, redirect_stdout=False)
-
-    def __enter__(self) -> _Progress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def step(self, what: str, done: int, steps: int) -> None:
-        """See ``runtime.slides.run.Step``."""
-        now = time.monotonic()
-        new = what not in self._begun
-        begun, before = self._begun.setdefault(what, (now, done))
-        # What an earlier run did says nothing about this one's speed.
-        per_second = (done - before) / max(now - begun, 1e-9)
-        rate = f"{per_second * self._megapixels / steps:.1f} Mpx/s" if done > before else ""
-        if not self._bar.disable:
-            task = self._bar.add_task(what, total=steps, rate="") if new else self._bar.task_ids[-1]
-            self._bar.update(task, completed=done, rate=rate)
-        elif new or done == steps or now - self._said >= SECONDS_BETWEEN_LINES:
-            self._said = now
-            left = f", {rate}, {_duration((steps - done) / per_second)} left" if rate else ""
-            print(f"{what}: {done} of {steps}{left}", file=sys.stderr, flush=True)  # noqa: T201
+def _progress(size_hw: tuple[int, int]) -> JobProgress:
+    """Progress of a job on a slide, in megapixels a second."""
+    megapixels = size_hw[0] * size_hw[1] / 1e6
+    return JobProgress(lambda per_second, steps: f"{per_second * megapixels / steps:.1f} Mpx/s")

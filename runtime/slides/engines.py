@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.backends.base import BackendOptions, resolve_backend
-from runtime.builtin import builtin_engine
 from runtime.config import SegmentConfig
-from runtime.errors import EngineError
+from runtime.engine_spec import SegmenterSpec, loaded_segmenter
 from runtime.joining import TileCells
-from runtime.manifest import MANIFEST_NAME, read_manifest
 from runtime.segmenter import Segmenter
-from runtime.stages import per_call
 from runtime.stitching import tile_cells
 
 F32 = NDArray[np.float32]
@@ -73,21 +67,8 @@ class EngineSource(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EngineSpec:
-    """The arguments of a ``Segmenter``."""
-
-    engine_dir: Path | None = None
-    """None: the built-in model."""
-    backend: str = "auto"
-    boxes_per_call: int | None = None
-    """None: ``Segmenter``'s, which depends on the backend; ``images_per_call`` too."""
-    images_per_call: int | None = None
-    options: BackendOptions = field(default_factory=BackendOptions)
-
-    @property
-    def directory(self) -> Path:
-        """Where the engines are."""
-        return builtin_engine() if self.engine_dir is None else self.engine_dir
+class EngineSpec(SegmenterSpec):
+    """The arguments of a ``Segmenter`` for tiles."""
 
     def load(self) -> TileSegmenter:
         """Load the engines.
@@ -95,39 +76,7 @@ class EngineSpec:
         Raises:
             EngineError, BackendError, ConfigError: as ``Segmenter``.
         """
-        return _SegmenterTiles(
-            Segmenter(
-                self.engine_dir,
-                backend=self.backend,
-                boxes_per_call=self.boxes_per_call,
-                images_per_call=self.images_per_call,
-                options=self.options,
-            )
-        )
-
-    def default_config(self) -> SegmentConfig:
-        """The manifest's.
-
-        Raises:
-            EngineError: no usable manifest, or engines without a detector.
-        """
-        manifest = read_manifest(self.directory)
-        if not manifest.has_detector:
-            raise EngineError(f"{self.directory} has no detector, which a slide needs; export with CellFinder weights.")
-        return manifest.config
-
-    def identity(self) -> dict[str, str]:
-        """Hash of the manifest, which holds those of the files, and how the engines are run."""
-        content = (self.directory / MANIFEST_NAME).read_bytes()
-        backend = resolve_backend(self.backend, self.directory)
-        images, boxes = per_call(backend, self.images_per_call, self.boxes_per_call)
-        return {
-            "manifest_sha256": hashlib.sha256(content).hexdigest(),
-            "backend": backend,
-            "cpu_precision": self.options.cpu_precision,
-            "images_per_call": str(images),
-            "boxes_per_call": str(boxes),
-        }
+        return _SegmenterTiles(loaded_segmenter(self))
 
 
 @lru_cache(maxsize=1)

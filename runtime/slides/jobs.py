@@ -17,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from runtime.config import SegmentConfig
+from runtime.differences import differences
 from runtime.errors import InputError, JobError
 from runtime.files import PARTIAL, write_whole
 from runtime.joining import Extent, TileCells
@@ -158,27 +159,18 @@ def existing_job(directory: Path, request: Mapping[str, Any]) -> Job | None:
         raise JobError(
             f"{path} has schema {content.get('schema')!r}; this version reads {SCHEMA}. Pass --restart to begin anew."
         )
-    begun, asked = dict(_leaves(content["request"])), dict(_leaves(request))
     differ = [
-        f"{name} is {asked.get(name)!r}, was {begun.get(name)!r}"
-        for name in sorted({*begun, *asked})
+        f"{name} is {asked!r}, was {begun!r}"
+        for name, asked, begun in differences(request, content["request"])
         # A part that could not be read may be mended by now.
-        if begun.get(name) != asked.get(name) and not (f".{PIXELS}." in name and None in (begun[name], asked[name]))
+        if not (f".{PIXELS}." in name and None in (begun, asked))
     ]
     if differ:
         raise JobError(
             f"{directory} holds a job that was begun otherwise: {'; '.join(differ)}. Go on with what it was begun "
-            "with, choose another --out, or pass --restart to begin anew."
+            "with, choose another --out, or begin anew: 'segment-slide --restart', 'segment --overwrite'."
         )
     return Job(directory, SlidePlan.from_json(content["plan"]))
-
-
-def _leaves(content: object, prefix: str = "") -> Iterator[tuple[str, object]]:
-    if isinstance(content, Mapping):
-        for name, value in content.items():
-            yield from _leaves(value, f"{prefix}.{name}" if prefix else str(name))
-    else:
-        yield prefix, content
 
 
 def begin_job(directory: Path, request: Mapping[str, Any], plan: SlidePlan) -> Job:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.cluster import run_on_cluster
 from runtime.config import SegmentConfig
 from runtime.errors import InputError, JobError
 from runtime.joining import TileCells
+from runtime.progress import Step
 from runtime.readers import ImageReader
-from runtime.slides.cluster import run_on_cluster
 from runtime.slides.engines import EngineSource, EngineSpec, loaded
 from runtime.slides.jobs import JOB_NAME, Job, begin_job, disk_full_named, existing_job, locked, request_of
 from runtime.slides.join import SlideJoin
@@ -20,9 +21,6 @@ from runtime.slides.outputs import check_format, labels_path, write_blocks, writ
 from runtime.slides.plan import make_plan
 from runtime.slides.settings import SlideSettings
 from runtime.slides.work import BatchDone, TileWork, no_cells
-
-Step = Callable[[str, int, int], None]
-"""Told what is under way, how many of its steps are done, and how many there are."""
 
 SHOWN_FAILURES = 20
 
@@ -72,6 +70,7 @@ def segment_slide(
     config: SegmentConfig | None = None,
     settings: SlideSettings | None = None,
     options: RunOptions | None = None,
+    name: str | None = None,
 ) -> SlideResult:
     """Segment a slide of any size into ``NAME_labels.tif`` and ``NAME_cells.csv``.
 
@@ -85,6 +84,7 @@ def segment_slide(
         config: settings of the segmentation; default, those of the engines' manifest.
         settings: how the slide is cut.
         options: how the job is run.
+        name: what the results' names begin with; default, the slide's name without its type.
 
     Raises:
         InputError: a slide that cannot be segmented; results that exist.
@@ -94,7 +94,7 @@ def segment_slide(
     engines, settings, options = engines or EngineSpec(), settings or SlideSettings(), options or RunOptions()
     config = config or engines.default_config()
     check_format(settings.labels_format)
-    out, stem = Path(out), Path(reader.name).stem
+    out, stem = Path(out), name or Path(reader.name).stem
     directory = out / f"{stem}_job"
     labels, table = labels_path(out, stem, settings.labels_format), out / f"{stem}_cells.csv"
     with disk_full_named(directory):
@@ -164,7 +164,7 @@ def _run_tiles(work: TileWork, options: RunOptions) -> tuple[int, list[tuple[int
 def _batches(work: TileWork, waiting: list[int], options: RunOptions) -> Iterator[BatchDone]:
     if options.cluster is None or not waiting:
         return map(work.run, waiting)
-    return run_on_cluster(work, waiting, cluster=options.cluster, workers=options.workers)
+    return run_on_cluster(work.run, waiting, failed=work.failed, cluster=options.cluster, workers=options.workers)
 
 
 def _tell(options: RunOptions, what: str, done: int, steps: int) -> None:

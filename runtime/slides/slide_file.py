@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.formats import choose_channels, open_image
+from runtime.formats import Plane, choose_channels, open_image
 
 
 class SlideFile:
@@ -18,12 +18,21 @@ class SlideFile:
     """
 
     def __init__(
-        self, path: str | Path, *, nuclear: str | None = None, membrane: str | None = None, rgb: bool = False
+        self,
+        path: str | Path,
+        *,
+        nuclear: str | None = None,
+        membrane: str | None = None,
+        rgb: bool = False,
+        series: int | str | None = None,
+        plane: Plane | None = None,
+        pixel_size_um: float | None = None,
     ) -> None:
         """Open the file.
 
         Args:
-            path: what ``open_image`` takes.
+            path, series, plane: see ``open_image``.
+            pixel_size_um: side of a pixel; None where the file says it.
             nuclear, membrane, rgb: see ``choose_channels``.
 
         Raises:
@@ -31,7 +40,9 @@ class SlideFile:
         """
         self._path = Path(path)
         self._choice: dict[str, Any] = {"nuclear": nuclear, "membrane": membrane, "rgb": rgb}
-        self._reader = choose_channels(open_image(self._path), **self._choice)
+        self._opening: dict[str, Any] = {"series": series, "plane": plane}
+        self._pixel_size_um = pixel_size_um
+        self._reader = choose_channels(open_image(self._path, **self._opening), **self._choice)
 
     @property
     def name(self) -> str:
@@ -55,16 +66,17 @@ class SlideFile:
 
     @property
     def pixel_size_um(self) -> float | None:
-        """As the file says."""
-        return self._reader.pixel_size_um
+        """As it was given, else as the file says."""
+        return self._pixel_size_um or self._reader.pixel_size_um
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.generic]:
         """The part (height, width, C) whose first pixel is (top, left)."""
         return self._reader.read(top, left, height, width)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _opened, (self._path, self._choice)
+        choices = {**self._choice, **self._opening, "pixel_size_um": self._pixel_size_um}
+        return _opened, (self._path, choices)
 
 
-def _opened(path: Path, choice: dict[str, Any]) -> SlideFile:
-    return SlideFile(path, **choice)
+def _opened(path: Path, choices: dict[str, Any]) -> SlideFile:
+    return SlideFile(path, **choices)

@@ -84,6 +84,17 @@ class TileWork:
                 failed.append((place, outcome))
         return BatchDone(batch, len(places), skipped, tuple(failed))
 
+    def failed(self, batch: int, error: BaseException) -> BatchDone:
+        """What became of a batch that a cluster could not do: its tiles have failed.
+
+        Raises:
+            JobError: the disk is full.
+        """
+        if isinstance(error, JobError):
+            raise error
+        places = self.places(batch)
+        return BatchDone(batch, len(places), 0, tuple((place, f"{type(error).__name__}: {error}") for place in places))
+
     def _attempt(self, places: Sequence[int]) -> int | str:
         """``_segment``, or why it failed."""
         try:

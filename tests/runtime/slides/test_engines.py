@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 
-from runtime.slides import EngineSpec, engines
+from runtime import engine_spec
+from runtime.slides import EngineSpec
 
 
 @pytest.mark.parametrize(("backend", "images", "boxes"), [("cpu", 1, 16), ("openvino", 1, 16), ("cuda", 4, 64)])
 def test_calls_are_as_large_as_suits_the_backend(
     monkeypatch: pytest.MonkeyPatch, backend: str, images: int, boxes: int
 ) -> None:
-    monkeypatch.setattr(engines, "resolve_backend", lambda asked, directory: asked)
+    monkeypatch.setattr(engine_spec, "resolve_backend", lambda asked, directory: asked)
     loaded: list[dict[str, Any]] = []
-    monkeypatch.setattr(engines, "Segmenter", lambda directory, **given: loaded.append(given))
+    monkeypatch.setattr(engine_spec, "Segmenter", lambda directory, **given: loaded.append(given))
+    engine_spec.forget_loaded()
     spec = EngineSpec(backend=backend)
     spec.load()
     assert (loaded[0]["images_per_call"], loaded[0]["boxes_per_call"]) == (None, None), "left to the segmenter"
@@ -28,3 +30,4 @@ def test_calls_are_as_large_as_suits_the_backend(
     other.load()
     assert loaded[1]["boxes_per_call"] == 5
     assert other.identity() == {**identity, "boxes_per_call": "5"}
+    engine_spec.forget_loaded()

@@ -1,0 +1,90 @@
+"""Which engines, and how they are run: what every process of a job is told, and loads for itself."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from runtime.backends.base import BackendOptions, resolve_backend
+from runtime.builtin import builtin_engine
+from runtime.config import SegmentConfig
+from runtime.errors import EngineError
+from runtime.manifest import MANIFEST_NAME, read_manifest
+from runtime.segmenter import Segmenter
+from runtime.stages import per_call
+
+_LOADING = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmenterSpec:
+    """The arguments of a ``Segmenter``; can be pickled, and be compared as a key of a cache."""
+
+    engine_dir: Path | None = None
+    """None: the built-in model."""
+    backend: str = "auto"
+    boxes_per_call: int | None = None
+    """None: ``Segmenter``'s, which depends on the backend; ``images_per_call`` too."""
+    images_per_call: int | None = None
+    options: BackendOptions = field(default_factory=BackendOptions)
+
+    @property
+    def directory(self) -> Path:
+        """Where the engines are."""
+        return builtin_engine() if self.engine_dir is None else self.engine_dir
+
+    def default_config(self) -> SegmentConfig:
+        """The manifest's.
+
+        Raises:
+            EngineError: no usable manifest, or engines without a detector.
+        """
+        manifest = read_manifest(self.directory)
+        if not manifest.has_detector:
+            raise EngineError(
+                f"{self.directory} has no detector, so boxes must be given, which the command line cannot do. "
+                "Export with CellFinder weights, or use Python: Segmenter(engine)(image, boxes=...)."
+            )
+        return manifest.config
+
+    def identity(self) -> dict[str, str]:
+        """What results depend on: the hash of the manifest, which holds those of the files, and how engines are run."""
+        content = (self.directory / MANIFEST_NAME).read_bytes()
+        backend = resolve_backend(self.backend, self.directory)
+        images, boxes = per_call(backend, self.images_per_call, self.boxes_per_call)
+        return {
+            "manifest_sha256": hashlib.sha256(content).hexdigest(),
+            "backend": backend,
+            "cpu_precision": self.options.cpu_precision,
+            "images_per_call": str(images),
+            "boxes_per_call": str(boxes),
+        }
+
+
+def loaded_segmenter(spec: SegmenterSpec) -> Segmenter:
+    """The engines of this process, loaded once, whichever of its threads asks.
+
+    Raises:
+        EngineError, BackendError, ConfigError: as ``Segmenter``.
+    """
+    with _LOADING:
+        return _loaded(spec)
+
+
+def forget_loaded() -> None:
+    """Let go of the engines of this process."""
+    _loaded.cache_clear()
+
+
+@lru_cache(maxsize=1)
+def _loaded(spec: SegmenterSpec) -> Segmenter:
+    return Segmenter(
+        spec.engine_dir,
+        backend=spec.backend,
+        boxes_per_call=spec.boxes_per_call,
+        images_per_call=spec.images_per_call,
+        options=spec.options,
+    )

@@ -1,0 +1,312 @@
+"""The command ``segment``."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from runtime.backends.base import BackendOptions, CpuPrecision
+from runtime.cluster import check_cluster
+from runtime.config import BoxThresholdMode, MaskWindow, Overlap, SegmentConfig
+from runtime.console import errors, fail
+from runtime.errors import ConfigError, SegmenterError
+from runtime.progress import JobProgress, Step, duration
+
+if TYPE_CHECKING:
+    from runtime.folders.estimate import Planned
+    from runtime.folders.records import Records
+    from runtime.folders.run import FolderOptions
+    from runtime.folders.work import ImageDone, ImageWork, Target
+
+FROM_MANIFEST = "default: the manifest's"
+
+EngineDir = Annotated[
+    Path | None,
+    typer.Option(help="Engine directory, made by 'export'; default: the built-in nano model.", metavar="DIR"),
+]
+
+DISK_FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT)))
+
+Failure = tuple[Path, str]
+"""An image, and why it has no result."""
+
+
+def segment_command(
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Images: TIFF, OME-TIFF, OME-Zarr, PNG, JPEG, npy or whole slides; directories of them; patterns.",
+            metavar="IMAGE...",
+            readable=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Directory for the results; made if need be.", metavar="DIR")],
+    engine: EngineDir = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="What is written, several with commas or repeated: tiff and csv (the default), ome-tiff, ome-zarr, "
+            "geojson (QuPath), parquet.",
+            metavar="NAME,...",
+        ),
+    ] = None,
+    nuclear: Annotated[
+        str | None, typer.Option(help="Channel of the nuclei, by name or number from 0.", metavar="CHANNEL")
+    ] = None,
+    membrane: Annotated[
+        str | None, typer.Option(help="Channel of whole cells (membrane, cytoplasm).", metavar="CHANNEL")
+    ] = None,
+    rgb: Annotated[
+        bool, typer.Option("--rgb", help="Colour image: all three planes as they are; files that say so need it not.")
+    ] = False,
+    time: Annotated[int | None, typer.Option(help="Time point of a series, from 0.", min=0)] = None,
+    z: Annotated[int | None, typer.Option("--z", help="Plane of a stack, from 0.", min=0)] = None,
+    series: Annotated[
+        str | None, typer.Option(help="Image of a file that holds several, by name or number from 0.")
+    ] = None,
+    pixel_size: Annotated[
+        float | None, typer.Option(help="Side of a pixel, micrometres; default: what the file says.")
+    ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Look into directories of directories.")] = False,
+    overlay: Annotated[bool, typer.Option(help="Also write NAME_overlay.png: the image with outlined cells.")] = False,
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="What runs the engines: cpu (onnxruntime), openvino (CPU), cuda (onnxruntime, NVIDIA GPU), tensorrt "
+            "(NVIDIA GPU, with plans that 'build' made on this machine), or auto, the fastest of them here."
+        ),
+    ] = "auto",
+    cpu_precision: Annotated[
+        CpuPrecision, typer.Option(help="openvino: compute in fp32 or bf16; auto, bf16 where the processor has it.")
+    ] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default: one per physical core.", min=1)] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="'local': worker processes here; else the address of a Dask scheduler.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes of a local cluster; default: one a core.", min=1)
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(help="Pass over images that were done with these settings, and go on with those that were not."),
+    ] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Say what would be segmented, how long it takes and how much memory; write nothing.")
+    ] = False,
+    slide_over: Annotated[
+        float,
+        typer.Option(
+            help="Images of more megapixels are segmented in tiles, as 'segment-slide' does it, after the others.",
+            min=0,
+        ),
+    ] = 100.0,
+    diameter: Annotated[
+        float | None, typer.Option(help="Median diameter of the cells, image pixels; default: measured.", min=0.1)
+    ] = None,
+    view_diameter: Annotated[
+        float | None,
+        typer.Option(
+            help="Median diameter at which the model sees cells, model pixels: images are shown in tiles at that "
+            f"scale; 0 shows them whole; {FROM_MANIFEST}.",
+            min=0,
+        ),
+    ] = None,
+    box_threshold: Annotated[
+        float | None,
+        typer.Option(help=f"Base cut on box scores, in [0, 1]; up to 1.5 in adaptive mode; {FROM_MANIFEST}."),
+    ] = None,
+    box_threshold_mode: Annotated[
+        BoxThresholdMode | None,
+        typer.Option(
+            help="'fixed': the cut is --box-threshold. 'adaptive': blended with the image's own scores; "
+            f"{FROM_MANIFEST}."
+        ),
+    ] = None,
+    nms_iou: Annotated[
+        float | None,
+        typer.Option(help=f"Drop boxes that overlap a better one by more than this IoU; 1 keeps all; {FROM_MANIFEST}."),
+    ] = None,
+    iou_threshold: Annotated[
+        float | None,
+        typer.Option(help=f"Least IoU estimate of a mask, about 0 to 1 but not clamped; {FROM_MANIFEST}."),
+    ] = None,
+    mask_threshold: Annotated[
+        float | None, typer.Option(help=f"Least probability of a mask's pixel, in (0, 1); {FROM_MANIFEST}.")
+    ] = None,
+    mask_window: Annotated[
+        MaskWindow | None,
+        typer.Option(
+            help=f"Where masks are computed: 'box', the box and a margin, or 'full', the whole image; {FROM_MANIFEST}."
+        ),
+    ] = None,
+    overlap: Annotated[
+        Overlap | None,
+        typer.Option(
+            help="Who gets a pixel that several masks claim: 'argmax', the most probable, or 'last', the mask with "
+            f"the highest index; {FROM_MANIFEST}."
+        ),
+    ] = None,
+    min_area: Annotated[
+        int | None, typer.Option(help=f"Least area of a cell, pixels; 0 keeps all; {FROM_MANIFEST}.", min=0)
+    ] = None,
+    fill_holes: Annotated[bool | None, typer.Option(help=f"Fill holes inside cells; {FROM_MANIFEST}.")] = None,
+) -> None:
+    """Segment images: NAME_labels.tif (0 = background, 1..n cells) and NAME_cells.csv (boxes and scores) each.
+
+    Other files: --format. Images of the package to try it on: 'cellsam-engine samples'.
+
+    Settings not given come from the engine's manifest. An image that cannot be segmented is reported at the end, with
+    exit code 1; the others are written. What is done, and how, is noted in segmented.jsonl, from which --resume goes
+    on.
+    """
+    from runtime.engine_spec import SegmenterSpec, loaded_segmenter
+    from runtime.folders.records import Records
+    from runtime.folders.run import FolderOptions, segment_folder, settings_of
+    from runtime.folders.work import ImageWork
+    from runtime.formats import Plane
+    from runtime.inputs import find_images, result_stems
+    from runtime.outputs.formats import check_packages, parse_formats
+    from runtime.segment_files import FileOptions
+
+    given = {
+        "diameter_px": diameter,
+        "view_diameter_px": view_diameter,
+        "box_threshold": box_threshold,
+        "box_threshold_mode": box_threshold_mode,
+        "nms_iou": nms_iou,
+        "iou_threshold": iou_threshold,
+        "mask_threshold": mask_threshold,
+        "mask_window": mask_window,
+        "overlap": overlap,
+        "min_area_px": min_area,
+        "fill_holes": fill_holes,
+    }
+    options = FolderOptions(cluster=cluster, workers=workers, resume=resume, overwrite=overwrite)
+    try:
+        files = FileOptions(
+            series=series,
+            plane=Plane(time=time, z=z, pages_are_channels=nuclear is not None or membrane is not None),
+            nuclear=nuclear,
+            membrane=membrane,
+            rgb=rgb,
+            pixel_size_um=pixel_size,
+            formats=parse_formats(formats or ()),
+            overlay=overlay,
+            largest_px=int(slide_over * 1e6),
+        )
+        check_packages(files.formats)
+        found = find_images(images, recursive=recursive, out=out, endings=files.endings)
+        targets = result_stems(found, out, files.endings)
+        if options.remote and engine is not None:
+            engine = Path(os.path.abspath(engine))
+        spec = SegmenterSpec(
+            engine_dir=engine, backend=backend, options=BackendOptions(threads=threads, cpu_precision=cpu_precision)
+        )
+        work = ImageWork(engines=spec, config=_config(spec.default_config(), given), files=files)
+        records = Records(out, settings_of(work, options), files.endings)
+        if dry_run:
+            _dry_run(targets, work, records, options)
+            return
+        if cluster is None:
+            loaded_segmenter(spec)  # what is wrong with it is wrong for all images
+        else:
+            check_cluster()
+        out.mkdir(parents=True, exist_ok=True)
+    except ConfigError as error:
+        fail(error, code=2)
+    except (SegmenterError, OSError) as error:
+        fail(error)
+    with records:
+        _run(partial(segment_folder, targets, work, records, options), len(targets), files.endings[0])
+
+
+def _run(job: Callable[[Step], Iterator[ImageDone]], count: int, ending: str) -> None:
+    """Show results as they come, then what failed; leaves with an exit code where something did."""
+    failed: list[Failure] = []
+    already = 0
+    try:
+        with JobProgress(lambda per_second, _: f"{per_second:.2f}/s") as progress:
+            for done in job(progress.step):
+                already += done.already
+                image, stem = done.target
+                if done.failure is not None:
+                    failed.append((image, done.failure))
+                elif not done.already:
+                    progress.say(f"{image}\t{done.cells} cells\t{stem}{ending}")
+    except KeyboardInterrupt:
+        _report(failed, already, count)
+        errors.print("interrupted; --resume goes on from here", style="bold red")
+        raise typer.Exit(130) from None
+    except (SegmenterError, OSError) as error:
+        _report(failed, already, count)
+        fail(error)
+    _report(failed, already, count)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _report(failed: Sequence[Failure], already: int, count: int) -> None:
+    """List the images that failed, each named once: many reasons begin with the path."""
+    if already:
+        errors.print(f"{already} of {count} images were already done")
+    if not failed:
+        return
+    errors.print(f"{len(failed)} of {count} images failed:", style="bold red")
+    for path, reason in failed:
+        errors.print(f"  {reason}" if reason.startswith(f"{path} ") else f"  {path}: {reason}", markup=False)
+    if any(full in reason for _, reason in failed for full in DISK_FULL):
+        errors.print("The disk is full. What was finished is kept: make room and give the same command with --resume.")
+
+
+def _dry_run(targets: Sequence[Target], work: ImageWork, records: Records, options: FolderOptions) -> None:
+    """Print what a job would do; exit code 1 where an image cannot be opened or its results may not be replaced."""
+    from runtime.folders.estimate import estimate_folder, plan_folder
+    from runtime.manifest import read_manifest
+
+    model_size = read_manifest(work.engines.directory).image_size
+    planned = plan_folder(targets, work, records, options, model_size)
+    for one in planned:
+        typer.echo(f"{one.target[0]}\t{_described(one)}")
+    found = estimate_folder(planned, work)
+    slides = sum(one.too_large for one in planned)
+    already = sum(one.already for one in planned)
+    rows = {"images": f"{sum(one.to_do for one in planned)} to segment, {already} already done, {slides} as slides"}
+    if found is not None:
+        memory = "unknown" if found.memory_mib is None else f"about {found.memory_mib / 1024:.1f} GiB a process"
+        rows["time"] = f"about {duration(found.seconds)} in one process, by {found.sample.target[0]}"
+        rows["memory"] = memory
+    for name, value in rows.items():
+        typer.echo(f"{name:<8} {value}")
+    failed = [(one.target[0], one.failure) for one in planned if one.failure is not None]
+    _report(failed, 0, len(planned))
+    if failed:
+        raise typer.Exit(1)
+
+
+def _described(one: Planned) -> str:
+    if one.size_hw is None:
+        return "already done" if one.already else "fails"
+    height, width = one.size_hw
+    tiles = "tiles by the measured diameter" if one.tiles is None else f"{one.tiles} tile{'s' * (one.tiles > 1)}"
+    return f"{width} x {height} px\t{'as a slide' if one.too_large else tiles}"
+
+
+def _config(settings: SegmentConfig, given: Mapping[str, Any]) -> SegmentConfig:
+    """The manifest's settings with those of the command line.
+
+    Raises:
+        ConfigError: a setting outside its range.
+    """
+    changes = {k: v for k, v in given.items() if v is not None}
+    if changes.get("view_diameter_px") == 0:
+        changes["view_diameter_px"] = None
+    return replace(settings, **changes)

@@ -1,0 +1,133 @@
+"""What a folder job will take, from the headers of its images and one image segmented."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runtime.config import SegmentConfig
+from runtime.engine_spec import loaded_segmenter
+from runtime.errors import ImageTooLargeError
+from runtime.folders.records import Records
+from runtime.folders.run import FolderOptions
+from runtime.folders.work import CAUGHT, ImageWork, Target, reason_of
+from runtime.formats import choose_channels, open_image
+from runtime.segment_files import check_size
+from runtime.tiling import grid_at_scale
+
+_PIXEL_BYTES = 24
+"""Of one pixel of an image: three channels of float32, raw and normalised."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planned:
+    """One image of a job that is not run yet."""
+
+    target: Target
+    size_hw: tuple[int, int] | None = None
+    """None for an image that cannot be opened, or is not looked into."""
+    tiles: int | None = None
+    """None where the diameter of its cells is yet to be measured."""
+    already: bool = False
+    too_large: bool = False
+    """It will be segmented as a slide."""
+    failure: str | None = None
+
+    @property
+    def to_do(self) -> bool:
+        """Whether it will be segmented as an image."""
+        return not (self.already or self.too_large or self.failure)
+
+    @property
+    def pixels(self) -> int:
+        """Of the image."""
+        return 0 if self.size_hw is None else self.size_hw[0] * self.size_hw[1]
+
+
+@dataclass(frozen=True, slots=True)
+class FolderEstimate:
+    """Time and memory of a job in one process, slides left out."""
+
+    sample: Planned
+    """The image of middle size, which was timed."""
+    seconds: float
+    memory_mib: float | None
+    """Peak of a process; None where the system does not tell."""
+
+
+def plan_folder(
+    targets: Sequence[Target], work: ImageWork, records: Records, options: FolderOptions, model_size: int
+) -> list[Planned]:
+    """What a job would do with each image; no pixel is segmented, and nothing written.
+
+    Args:
+        targets, work, records, options: as for ``segment_folder``.
+        model_size: side of the model input, pixels.
+    """
+    return [_planned(target, work, records, options, model_size) for target in targets]
+
+
+def _planned(target: Target, work: ImageWork, records: Records, options: FolderOptions, model_size: int) -> Planned:
+    judged = records.judge(target, resume=options.resume, overwrite=options.overwrite)
+    if judged is not None:
+        return Planned(target=target, already=judged.already, failure=judged.failure)
+    files = work.files
+    try:
+        with open_image(target[0], series=files.series, plane=files.plane) as reader:
+            choose_channels(reader, nuclear=files.nuclear, membrane=files.membrane, rgb=files.rgb)
+            size_hw = reader.size_hw
+    except CAUGHT as error:
+        return Planned(target=target, failure=reason_of(error, target[0]))
+    try:
+        check_size(target[0], size_hw, files.largest_px)
+    except ImageTooLargeError:
+        return Planned(target=target, size_hw=size_hw, too_large=True)
+    return Planned(target=target, size_hw=size_hw, tiles=_tiles(size_hw, work.config, model_size))
+
+
+def _tiles(size_hw: tuple[int, int], config: SegmentConfig, model_size: int) -> int | None:
+    if config.view_diameter_px is None:
+        return 1
+    if config.diameter_px is None:
+        return None
+    return len(grid_at_scale(size_hw, config.diameter_px, model_size, config.view_diameter_px))
+
+
+def estimate_folder(planned: Sequence[Planned], work: ImageWork) -> FolderEstimate | None:
+    """Segment the image of middle size, and take it that the others cost the same a tile, or a pixel.
+
+    Returns:
+        None where no image is to be segmented.
+
+    Raises:
+        InputError: that image cannot be segmented.
+        EngineError, BackendError: the engines cannot be loaded, or failed.
+    """
+    waiting = sorted((one for one in planned if one.to_do), key=lambda one: one.pixels)
+    if not waiting:
+        return None
+    sample, files = waiting[len(waiting) // 2], work.files
+    segmenter = loaded_segmenter(work.engines)
+    seconds = 0.0
+    for _ in range(2):  # the first run also warms up
+        start = time.perf_counter()
+        with open_image(sample.target[0], series=files.series, plane=files.plane) as reader:
+            chosen = choose_channels(reader, nuclear=files.nuclear, membrane=files.membrane, rgb=files.rgb)
+            segmenter(chosen.read(0, 0, *chosen.size_hw), config=work.config)
+        seconds = time.perf_counter() - start
+    share = sum(
+        one.tiles / sample.tiles if one.tiles and sample.tiles else one.pixels / sample.pixels for one in waiting
+    )
+    return FolderEstimate(sample, share * seconds, _memory_mib(waiting[-1].pixels - sample.pixels))
+
+
+def _memory_mib(more_pixels: int) -> float | None:
+    """The peak so far, and what the largest image takes beyond the one that was timed."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    return kib / 1024 + more_pixels * _PIXEL_BYTES / (1 << 20)

@@ -1,0 +1,172 @@
+"""``segment_folder``: many image files in, the files of their results out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from runtime.cluster import LOCAL, run_on_cluster
+from runtime.folders.records import Records
+from runtime.folders.work import CAUGHT, ImageDone, ImageWork, Target, reason_of
+from runtime.outputs.formats import DEFAULT_FORMATS
+from runtime.progress import Step
+from runtime.segment_files import remove_leftovers
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FolderOptions:
+    """How a job is run; its results do not depend on it."""
+
+    cluster: str | None = None
+    """None for this process, ``local`` for worker processes of this machine, or the address of a Dask scheduler."""
+    workers: int | None = None
+    """Processes of a local cluster."""
+    resume: bool = False
+    """Pass over images that are done."""
+    overwrite: bool = False
+    """Replace results that exist."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether processes of other machines, or with another working directory, may take part."""
+        return self.cluster not in (None, LOCAL)
+
+
+def settings_of(work: ImageWork, options: FolderOptions) -> dict[str, Any]:
+    """All that the results of an image depend on but the image itself."""
+    # What 'auto' stands for on other machines is not known here.
+    backend = {"backend": work.engines.backend} if options.remote else {}
+    files = ("series", "plane", "nuclear", "membrane", "rgb", "pixel_size_um")
+    return {
+        "engines": work.engines.identity() | backend,
+        "config": asdict(work.config),
+        "files": {name: value for name, value in asdict(work.files).items() if name in files},
+    }
+
+
+def segment_folder(
+    targets: Sequence[Target],
+    work: ImageWork,
+    records: Records,
+    options: FolderOptions,
+    progress: Step = lambda *_: None,
+) -> Iterator[ImageDone]:
+    """Segment images; yields what became of each, in any order: those that are done or refused first, slides last.
+
+    Every image's results appear together, when all are written. A run that is killed loses the images that were in
+    work; ``options.resume`` goes on.
+
+    Args:
+        targets: images and where their results go.
+        work: how they are segmented.
+        records: of the output directory.
+        options: how the job is run.
+        progress: told of images, and of the tiles of slides.
+
+    Raises:
+        JobError: the cluster cannot be reached, or is lost.
+    """
+    waiting = []
+    for target in targets:
+        judged = records.judge(target, resume=options.resume, overwrite=options.overwrite)
+        if judged is None:
+            waiting.append(target)
+        else:
+            yield judged
+    remove_leftovers(stem for _, stem in waiting)
+    settled = len(targets) - len(waiting)
+    progress("images", settled, len(targets))
+    slides = []
+    for done in _results(waiting, work, records, options):
+        if done.too_large:
+            slides.append(done.target)
+            continue
+        settled += 1
+        yield _recorded(done, records)
+        progress("images", settled, len(targets))
+    for target in slides:
+        settled += 1
+        yield _recorded(_as_slide(target, work, options, progress), records)
+        progress("images", settled, len(targets))
+
+
+def _recorded(done: ImageDone, records: Records) -> ImageDone:
+    """What became of an image, once that is noted."""
+    if done.failure is None:
+        try:
+            records.finish(done)
+        except OSError as error:
+            failure = f"its results are written, but not noted ({reason_of(error, done.target[0])})"
+            return replace(done, failure=failure)
+    return done
+
+
+def _results(
+    targets: Sequence[Target], work: ImageWork, records: Records, options: FolderOptions
+) -> Iterator[ImageDone]:
+    given = {_sent(target, options): target for target in targets}
+
+    def begun() -> Iterator[Target]:
+        for sent, target in given.items():
+            records.begin(target)
+            yield sent
+
+    if not targets:
+        return
+    if options.cluster is None:
+        found: Iterator[ImageDone] = map(work.run, begun())
+    else:
+        found = run_on_cluster(work.run, begun(), failed=work.failed, cluster=options.cluster, workers=options.workers)
+    for done in found:
+        target = given[done.target]
+        failure = done.failure and done.failure.replace(str(done.target[0]), str(target[0]))
+        yield replace(done, target=target, failure=failure)
+
+
+def _sent(target: Target, options: FolderOptions) -> Target:
+    """A target as processes elsewhere find it."""
+    if not options.remote:
+        return target
+    image, stem = (Path(os.path.abspath(path)) for path in target)
+    return image, stem
+
+
+def _as_slide(target: Target, work: ImageWork, options: FolderOptions, progress: Step) -> ImageDone:
+    """Segment an image in tiles, as ``segment-slide`` does."""
+    from runtime.slides.engines import EngineSpec
+    from runtime.slides.run import RunOptions, segment_slide
+    from runtime.slides.slide_file import SlideFile
+
+    image, stem = _sent(target, options)
+    files, engines = work.files, work.engines
+    if set(files.formats) != set(DEFAULT_FORMATS) or files.overlay:
+        failure = (
+            f"{target[0]} is larger than {files.largest_px / 1e6:g} megapixels, so that it is segmented as a slide, of "
+            f"which only {','.join(DEFAULT_FORMATS)} can be written; leave --format and --overlay out for it."
+        )
+        return ImageDone(target=target, failure=failure)
+    spec = EngineSpec(engine_dir=engines.engine_dir, backend=engines.backend, options=engines.options)
+    try:
+        reader = SlideFile(
+            image,
+            nuclear=files.nuclear,
+            membrane=files.membrane,
+            rgb=files.rgb,
+            series=files.series,
+            plane=files.plane,
+            pixel_size_um=files.pixel_size_um,
+        )
+        run = RunOptions(
+            cluster=options.cluster,
+            workers=options.workers,
+            restart=options.overwrite and not options.resume,
+            overwrite=True,
+            progress=lambda what, done, steps: progress(f"{image.name}: {what}", done, steps),
+        )
+        found = segment_slide(reader, stem.parent, engines=spec, config=work.config, options=run, name=stem.name)
+    except CAUGHT as error:
+        return ImageDone(target=target, failure=reason_of(error, target[0]).replace(str(image), str(target[0])))
+    return ImageDone(target=target, cells=found.cells)

@@ -1,0 +1,361 @@
+"""Folder jobs on the command line: resumed, killed, on a cluster, with slides and bad files among the images."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from typer.testing import CliRunner
+
+import runtime.overlay
+import runtime.segment_files
+from runtime.builtin import sample_images
+from runtime.cli import app
+from runtime.engine_spec import SegmenterSpec
+from runtime.files import read_image
+from runtime.folders.records import RECORD_NAME, Records
+from runtime.folders.run import FolderOptions, segment_folder, settings_of
+from runtime.folders.work import ImageDone, ImageWork, Target
+from runtime.segment_files import FileOptions
+
+COMMAND = str(Path(sys.executable).with_name("cellsam-engine"))
+DONE = '"done"'
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["segment", *map(str, arguments)])
+
+
+def results(out: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != RECORD_NAME}
+
+
+def spots(size_hw: tuple[int, int] = (40, 50), at: int = 5) -> Any:
+    image = np.zeros(size_hw, np.uint8)
+    image[at : at + 9, 10:22] = 200
+    return image
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Four small images, of other sizes each."""
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        tifffile.imwrite(tmp_path / "in" / f"{number}.tif", spots((40 + number, 50 + 3 * number), at=5 + number))
+    return tmp_path / "in"
+
+
+def test_images_that_are_done_are_passed_over(folder: Path, tmp_path: Path, seen: list[Any]) -> None:
+    out = tmp_path / "out"
+    assert run(folder, "--out", out).exit_code == 0
+    first = results(out)
+    assert len(first) == 8
+    tifffile.imwrite(folder / "4.tif", spots())
+    again = run(folder, "--out", out, "--resume")
+    assert again.exit_code == 0, again.output
+    assert len(seen) == 5
+    assert "4 of 5 images were already done" in again.stderr
+    assert again.stdout.splitlines() == [f"{folder / '4.tif'}\t1 cells\t{out / '4_labels.tif'}"]
+    assert first.items() <= results(out).items()
+    (out / "2_cells.csv").unlink()
+    assert run(folder, "--out", out, "--resume").exit_code == 0
+    assert len(seen) == 6, "one result was gone"
+    assert first.items() <= results(out).items()
+
+
+def test_other_settings_images_and_results_are_named(folder: Path, tmp_path: Path, seen: list[Any]) -> None:
+    out = tmp_path / "out"
+    assert run(folder, "--out", out).exit_code == 0
+    other = run(folder, "--out", out, "--resume", "--min-area", 7)
+    assert other.exit_code == 1
+    assert "0.tif: was segmented otherwise (config.min_area_px is 7, was " in other.stderr
+    tifffile.imwrite(folder / "0.tif", spots((90, 80)))
+    (out / "1_cells.csv").write_text("corrected by hand")
+    changed = run(folder, "--out", out, "--resume")
+    assert changed.exit_code == 1
+    assert "0.tif: has changed since it was segmented; pass --overwrite" in changed.stderr
+    assert "1.tif: has results that are not as they were written" in changed.stderr
+    assert (len(seen), (out / "1_cells.csv").read_text()) == (4, "corrected by hand")
+    assert run(folder, "--out", out, "--resume", "--overwrite").exit_code == 0
+    assert len(seen) == 6, "the two that differ"
+
+
+def test_results_without_a_record_are_not_replaced(folder: Path, tmp_path: Path, seen: list[Any]) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "1_labels.tif").write_text("somebody's")
+    done = run(folder, "--out", out, "--resume")
+    assert done.exit_code == 1
+    assert "1_labels.tif exist; pass --overwrite" in done.stderr
+    assert (len(seen), (out / "1_labels.tif").read_text()) == (3, "somebody's")
+
+
+def test_a_set_of_files_that_was_cut_short_is_made_again(
+    folder: Path, tmp_path: Path, seen: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two files of an image, and in the middle of a line of the record."""
+    expected = tmp_path / "expected"
+    assert run(folder, "--out", expected).exit_code == 0
+    out, move = tmp_path / "out", runtime.segment_files.move_into_place
+
+    def stops(new: Path, path: Path) -> None:
+        if path.name == "2_cells.csv":
+            raise KeyboardInterrupt
+        move(new, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime.segment_files, "move_into_place", stops)
+        stopped = run(folder, "--out", out)
+    assert (stopped.exit_code, "--resume goes on from here" in stopped.stderr) == (130, True)
+    assert sorted(results(out)) == ["0_cells.csv", "0_labels.tif", "1_cells.csv", "1_labels.tif", "2_labels.tif"]
+    (out / ".3.77.partial").mkdir()
+    refused = run(folder / "2.tif", "--out", out)
+    assert (refused.exit_code, "2_labels.tif exist; pass --overwrite" in refused.stderr) == (1, True)
+    done = run(folder, "--out", out, "--resume")
+    assert done.exit_code == 0, done.output
+    assert "2 of 4 images were already done" in done.stderr
+    assert results(out) == results(expected)
+    assert not list(out.glob(".*"))
+    record = out / RECORD_NAME
+    record.write_bytes(record.read_bytes()[:-9])
+    once_more = run(folder, "--out", out, "--resume")
+    assert "3 of 4 images were already done" in once_more.stderr
+    last = run(folder, "--out", out, "--resume")
+    assert "4 of 4 images were already done" in last.stderr
+    assert results(out) == results(expected)
+
+
+def test_a_full_disk_loses_nothing(
+    folder: Path, tmp_path: Path, seen: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the last file of an image: none of its files appears, and those of an earlier run stay."""
+    out = tmp_path / "out"
+    assert run(folder / "2.tif", "--out", out, "--overlay").exit_code == 0
+    before = results(out)
+    draw = runtime.overlay.write_overlay
+
+    def full(path: Path, *arguments: Any) -> None:
+        if path.name.startswith(("1", "2")):
+            path.write_bytes(b"begun")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        draw(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime.overlay, "write_overlay", full)
+        done = run(folder, "--out", out, "--overlay", "--overwrite")
+    assert done.exit_code == 1
+    assert "2 of 4 images failed" in done.stderr
+    assert f"{folder / '1.tif'}: No space left on device" in done.stderr
+    assert "make room and give the same command with --resume" in done.stderr
+    assert before.items() <= results(out).items()
+    assert {name[0] for name in results(out)} == {"0", "2", "3"}
+    assert not list(out.glob(".*"))
+    assert run(folder, "--out", out, "--overlay", "--resume").exit_code == 0
+    assert len(results(out)) == 12
+
+
+def test_bad_files_among_good_ones(folder: Path, tmp_path: Path, seen: list[Any]) -> None:
+    whole = (folder / "0.tif").read_bytes()
+    (folder / "cut.tif").write_bytes(whole[: len(whole) - 900])
+    (folder / "empty.tif").touch()
+    (folder / "text.png").write_text("no picture")
+    np.save(folder / "axes.npy", np.zeros((5, 40, 50), np.uint8))
+    tifffile.imwrite(folder / "stack.tif", np.zeros((7, 20, 20), np.uint8))
+    np.save(folder / "dark.npy", np.zeros((30, 30), np.uint8))
+    done = run(folder, "--out", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "5 of 10 images failed" in done.stderr
+    for name, reason in {
+        "cut.tif": "cannot be read",
+        "empty.tif": "is empty (0 bytes)",
+        "text.png": "cannot be read",
+        "axes.npy": "Move the channel axis last",
+        "stack.tif": "axes QYX with shape (7, 20, 20)",
+    }.items():
+        lines = [line for line in done.stderr.splitlines() if str(folder / name) in line]
+        assert [reason in line for line in lines] == [True], (name, done.stderr)
+    assert f"{folder / 'dark.npy'}\t0 cells" in done.stdout
+    assert tifffile.imread(tmp_path / "out" / "3_labels.tif").shape == (43, 59)
+    assert len(results(tmp_path / "out")) == 10
+
+
+def test_dry_run(folder: Path, tmp_path: Path, seen: list[Any]) -> None:
+    out = tmp_path / "out"
+    assert run(folder / "0.tif", "--out", out).exit_code == 0
+    np.save(folder / "large.npy", np.zeros((300, 400), np.uint8))
+    before = results(tmp_path)
+    arguments = ("--out", out, "--dry-run", "--resume", "--slide-over", 0.1)
+    done = run(folder, *arguments, "--view-diameter", 0)
+    assert "was segmented otherwise" in done.stderr
+    assert done.exit_code == 1
+    done = run(folder, *arguments)
+    assert done.exit_code == 0, done.stderr
+    lines = dict(line.split("\t", 1) for line in done.stdout.splitlines() if "\t" in line)
+    assert lines == {
+        str(folder / "0.tif"): "already done",
+        **{str(folder / f"{n}.tif"): f"{50 + 3 * n} x {40 + n} px\ttiles by the measured diameter" for n in (1, 2, 3)},
+        str(folder / "large.npy"): "400 x 300 px\tas a slide",
+    }
+    assert "images   3 to segment, 1 already done, 1 as slides" in done.stdout
+    assert "GiB a process" in done.stdout
+    assert len(seen) == 1 + 2 * 2, "each dry run segments one image twice"
+    tiles = run(folder / "3.tif", "--out", out, "--dry-run", "--diameter", 2)
+    assert "59 x 43 px\t1 tile\n" in tiles.stdout
+    assert results(tmp_path) == before
+
+
+def test_slides_among_images_are_segmented_in_tiles(tmp_path: Path) -> None:
+    """By the built-in model, under the name that an image would have; the others are done first."""
+    nuclei = read_image(next(path for path in sample_images() if path.name.startswith("fluorescence")))
+    slide, small = tmp_path / "slide.ome.tif", tmp_path / "small.tif"
+    tifffile.imwrite(slide, nuclei)
+    tifffile.imwrite(small, nuclei[:150, :150])
+    arguments = (slide, small, "--out", tmp_path / "out", "--slide-over", 0.03)
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == [str(small), str(slide)]
+    assert re.search(r"slide\.ome\.tif: tiles: (\d+) of \1\D", done.stderr)
+    labels = tifffile.imread(tmp_path / "out" / "slide_labels.tif")
+    assert labels.dtype == np.uint32
+    assert labels.max() > 5
+    assert len(results(tmp_path / "out")) == 4
+    again = run(*arguments, "--resume")
+    assert "2 of 2 images were already done" in again.stderr
+    refused = run(*arguments, "--overwrite", "--format", "geojson")
+    assert refused.exit_code == 1
+    assert f"{slide} is larger than 0.03 megapixels" in refused.stderr
+    assert "leave --format and --overlay out" in refused.stderr
+
+
+@pytest.fixture(scope="module")
+def nuclei(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six real images."""
+    source = read_image(next(path for path in sample_images() if path.name.startswith("fluorescence")))
+    directory = tmp_path_factory.mktemp("plate")
+    for number in range(6):
+        tifffile.imwrite(directory / f"{number}.tif", source[40 * number : 40 * number + 110, : 90 + 5 * number])
+    return directory
+
+
+@pytest.fixture(scope="module")
+def expected(nuclei: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("expected")
+    done = run(nuclei, "--out", out, "--threads", 1)
+    assert done.exit_code == 0, done.output
+    found = results(out)
+    assert len(found) == 12
+    return found
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_a_killed_process_is_gone_on_with(nuclei: Path, tmp_path: Path, expected: dict[str, bytes]) -> None:
+    out = tmp_path / "out"
+    arguments = ["segment", str(nuclei), "--out", str(out), "--threads", "1"]
+    with subprocess.Popen([COMMAND, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: (out / RECORD_NAME).exists() and (out / RECORD_NAME).read_text().count(DONE) >= 2)
+        process.kill()
+    finished = (out / RECORD_NAME).read_text().count(DONE)
+    again = run(*arguments[1:], "--resume")
+    assert again.exit_code == 0, again.output
+    assert f"{finished} of 6 images were already done" in again.stderr
+    assert len(again.stdout.splitlines()) == 6 - finished
+    assert results(out) == expected
+
+
+def wait_until(reached: Callable[[], bool], seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end, "nothing came"
+        time.sleep(0.01)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadlyWork(ImageWork):
+    """Kills its process at the first image of a name, once."""
+
+    mark: Path
+
+    def run(self, target: Target) -> ImageDone:
+        if target[0].name == "2.tif" and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return ImageWork.run(self, target)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_a_cluster_gives_the_same_files_though_a_worker_dies(
+    nuclei: Path, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    from runtime.backends.base import BackendOptions
+
+    out = tmp_path / "out"
+    out.mkdir()
+    (nuclei / "bad.npy").write_bytes(b"no array")
+    targets = [(path, out / path.stem) for path in sorted(nuclei.iterdir())]
+    spec, files = SegmenterSpec(options=BackendOptions(threads=1)), FileOptions()
+    work = DeadlyWork(engines=spec, config=spec.default_config(), files=files, mark=tmp_path / "died")
+    options = FolderOptions(cluster="local", workers=2)
+    try:
+        with Records(out, settings_of(work, options), files.endings) as records:
+            done = {one.target[0].name: one for one in segment_folder(targets, work, records, options)}
+    finally:
+        (nuclei / "bad.npy").unlink()
+    assert (tmp_path / "died").exists()
+    assert sorted(done) == [*(f"{number}.tif" for number in range(6)), "bad.npy"]
+    assert [name for name, one in done.items() if one.failure] == ["bad.npy"]
+    assert "cannot be read" in str(done["bad.npy"].failure)
+    assert results(out) == expected
+    alone = run(nuclei, "--out", out, "--threads", 1, "--resume", "--cluster", "local", "--workers", 1)
+    assert "6 of 6 images were already done" in alone.stderr, alone.output
+
+
+def test_a_cluster_that_is_not_there(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    done = run(folder, "--out", tmp_path / "out", "--cluster", "nonsense://127.0.0.1:9")
+    assert done.exit_code == 1
+    assert "cluster nonsense://127.0.0.1:9 cannot be reached" in done.stderr
+
+
+def test_an_image_that_cannot_be_noted_is_done_again(
+    folder: Path, tmp_path: Path, seen: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, finish = tmp_path / "out", Records.finish
+
+    def full(records: Records, done: ImageDone) -> None:
+        if done.target[0].name == "1.tif":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out / RECORD_NAME))
+        finish(records, done)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Records, "finish", full)
+        done = run(folder, "--out", out)
+    assert done.exit_code == 1
+    assert "1.tif: its results are written, but not noted (No space left on device" in done.stderr
+    before = results(out)
+    again = run(folder, "--out", out, "--resume")
+    assert again.exit_code == 0, again.output
+    assert "3 of 4 images were already done" in again.stderr
+    assert results(out) == before
+
+
+def test_the_record_says_what_was_made_of_what(folder: Path, tmp_path: Path, seen: list[Any]) -> None:
+    assert run(folder / "0.tif", "--out", tmp_path / "out").exit_code == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / RECORD_NAME).read_text().splitlines()]
+    assert lines[0]["settings"]["config"]["min_area_px"] >= 0
+    assert lines[0]["settings"]["engines"]["backend"] == "cpu"
+    assert "done" not in lines[1]
+    assert (lines[2]["image"], lines[2]["done"]) == ("0", 1)
+    assert lines[2]["of"]["bytes"] == (folder / "0.tif").stat().st_size
