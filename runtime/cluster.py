@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import ExitStack
@@ -56,6 +57,9 @@ def run_on_cluster(
     check_cluster()
     from distributed import Client, LocalCluster, as_completed
 
+    if not logging.getLogger().isEnabledFor(logging.INFO):
+        # Dask sets its own level when it is imported, and tells of every worker that comes and goes.
+        logging.getLogger("distributed").setLevel(logging.WARNING)
     with ExitStack() as stack:
         if cluster == LOCAL:
             address: Any = stack.enter_context(

@@ -297,7 +297,7 @@ class DeadlyWork(ImageWork):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_cluster_gives_the_same_files_though_a_worker_dies(
-    nuclei: Path, tmp_path: Path, expected: dict[str, bytes]
+    nuclei: Path, tmp_path: Path, expected: dict[str, bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     from runtime.backends.base import BackendOptions
 
@@ -318,6 +318,7 @@ def test_a_cluster_gives_the_same_files_though_a_worker_dies(
     assert [name for name, one in done.items() if one.failure] == ["bad.npy"]
     assert "cannot be read" in str(done["bad.npy"].failure)
     assert results(out) == expected
+    assert not [line for line in caplog.records if line.name.startswith("distributed") and line.levelname == "INFO"]
     alone = run(nuclei, "--out", out, "--threads", 1, "--resume", "--cluster", "local", "--workers", 1)
     assert "6 of 6 images were already done" in alone.stderr, alone.output
 
