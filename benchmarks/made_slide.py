@@ -18,6 +18,7 @@ from runtime.config import SegmentConfig
 from runtime.joining import TileCells
 from runtime.masks import relabel
 from runtime.results import Segmentation
+from runtime.scale import CellSizes
 from runtime.slides.engines import OriginTile, TileSegmenter
 from runtime.stitching import tile_cells
 
@@ -138,11 +139,10 @@ class PerfectTiles:
     seconds_per_tile: float
     model_size: int = 256
 
-    def cell_diameters(self, view: F32, config: SegmentConfig) -> F64:
+    def cell_sizes(self, view: F32, config: SegmentConfig) -> CellSizes:
         """Of the bright pieces."""
         areas = np.bincount(perfect_result(view).labels.ravel())[1:]
-        diameters: F64 = 2 * np.sqrt(areas / np.pi)
-        return diameters
+        return CellSizes(2 * np.sqrt(areas / np.pi), np.ones(len(areas), np.float32))
 
     def segment_tiles(
         self, tiles: Sequence[OriginTile], size_hw: tuple[int, int], config: SegmentConfig

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,37 @@ RELIABLE_PX = 12.0
 
 VIEWS = 2
 """Views that the detector looks at, at every step closer."""
+
+CONFIDENT = 0.6
+"""Mean score at which the cells of a view are cells; what is taken for cells at a wrong scale has about 0.45."""
+
+NEARLY = 0.9
+"""Share of the highest mean score at which a scale may still be the right one."""
+
+
+MISSED = 4.0
+"""A scale does not count where a closer one shows more than this many times as many cells per area."""
+
+
+class CellSizes(NamedTuple):
+    """The cells of one view."""
+
+    diameters: F64
+    """(K), of discs of the masks' areas, pixels of the view; of some cells where there are many."""
+    scores: F32
+    """(N), of all detected cells."""
+
+
+class _Look(NamedTuple):
+    """What was seen at one scale."""
+
+    score: float
+    diameter: float
+    """Median, image pixels."""
+    shown: float
+    """Median, model pixels."""
+    density: float
+    """Cells per image pixel, each counted by its score."""
 
 
 def one_view_will_do(
@@ -36,39 +68,50 @@ def one_view_will_do(
 
 
 def measure_diameter(
-    image: F32, model_size: int, find_diameters: Callable[[F32], F64], *, view_diameter_px: float
+    image: F32, model_size: int, find_cells: Callable[[F32], CellSizes], *, view_diameter_px: float
 ) -> float | None:
     """Measure the median cell diameter, image pixels.
 
     The detector looks at the whole image, then at ever smaller parts with the most contrast, until nothing is shrunk or
-    one step after cells are large enough to measure. A detector misses small cells first, so that a view at a small
-    scale gives too large a median; of all views, the one whose cells appear nearest to the wanted diameter counts.
+    one step after it was confident of cells large enough to measure. Far off it misses the small cells, and takes
+    groups and texture for large ones, with low scores: only scales whose mean score is near the highest count, and at
+    which not most of the cells are missed. Of them, the one whose cells appear nearest to the wanted diameter does.
 
     Args:
         image: (H, W, C) float32, as the detector takes it.
         model_size: side of the model input, pixels.
-        find_diameters: diameters of the cells of a square image, (K) in its pixels.
+        find_cells: the cells of a square image.
         view_diameter_px: diameter at which the detector works best, model pixels.
 
     Returns:
         None where no cell was found.
     """
     side = max(image.shape[:2])
-    views, found, confirmed = [cut_tile(image, (0, 0), side)], [], False
+    views, looks, confirmed = [cut_tile(image, (0, 0), side)], [], False
     while views:
-        diameters = np.concatenate([find_diameters(view) for view in views])
-        reliable = False
-        if len(diameters):
-            diameter = float(np.median(diameters))
-            shown = diameter * model_size / side
-            found.append((abs(np.log(shown / view_diameter_px)), diameter))
-            reliable = shown >= RELIABLE_PX
+        look = _look([find_cells(view) for view in views], side, model_size)
+        looks += [look] if look else []
         if side <= model_size or confirmed:
             break
-        confirmed = reliable
+        confirmed = look is not None and look.shown >= RELIABLE_PX and look.score >= CONFIDENT
         side = max(side // 2, min(side, model_size))
         views = _most_contrast(image, side)
-    return min(found)[1] if found else None
+    least = NEARLY * max((look.score for look in looks), default=0.0)
+    likely = [look for look in looks if look.score >= least]
+    closer = [max(other.density for other in likely[place:]) for place in range(len(likely))]
+    whole = [look for look, density in zip(likely, closer, strict=True) if density <= MISSED * look.density]
+    nearest = min(whole, key=lambda look: abs(np.log(look.shown / view_diameter_px)), default=None)
+    return nearest.diameter if nearest else None
+
+
+def _look(cells: list[CellSizes], side: int, model_size: int) -> _Look | None:
+    """The views of one scale, squares of ``side`` image pixels, together; None where no cell was measured."""
+    diameters, scores = (np.concatenate(values) for values in zip(*cells, strict=True))
+    if not len(diameters):
+        return None
+    diameter, mass = float(np.median(diameters)), float(scores.sum())
+    # One more cell of score 0: a few high scores say little.
+    return _Look(mass / (len(scores) + 1), diameter, diameter * model_size / side, mass / (len(cells) * side**2))
 
 
 def _most_contrast(image: F32, side: int) -> list[F32]:

@@ -15,7 +15,7 @@ from runtime.config import SegmentConfig, check_whole
 from runtime.errors import ConfigError, InputError
 from runtime.ordered import in_order
 from runtime.results import Detections, EncodedImage, EncodedView, Segmentation
-from runtime.scale import measure_diameter, one_view_will_do
+from runtime.scale import CellSizes, measure_diameter, one_view_will_do
 from runtime.stages import Stages
 from runtime.stitching import TileCells, stitch, tile_cells
 from runtime.tiling import TileGrid, cut_tile, grid_at_scale
@@ -205,12 +205,12 @@ class Segmenter(Stages):
         if diameter is None:
             looked: list[tuple[EncodedImage, Detections]] = []
 
-            def find_diameters(view: F32) -> F64:
+            def find_cells(view: F32) -> CellSizes:
                 (encoded,) = self._encode([view])
                 looked.append((encoded, self._detect([encoded], config)[0]))
-                return self._diameters(*looked[-1], config)
+                return self._sizes(*looked[-1], config)
 
-            diameter = measure_diameter(normalized, model_size, find_diameters, view_diameter_px=wanted_px)
+            diameter = measure_diameter(normalized, model_size, find_cells, view_diameter_px=wanted_px)
             if diameter is None or one_view_will_do(
                 diameter, max(size_hw), model_size, wanted_px, config.whole_view_diameter_px
             ):

@@ -19,6 +19,7 @@ from runtime.config import SegmentConfig, check_whole
 from runtime.errors import InputError
 from runtime.manifest import check_files, read_manifest
 from runtime.results import Detections, EncodedImage, MaskLogits, Segmentation
+from runtime.scale import CellSizes
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -165,19 +166,16 @@ class Stages:
         }
         return [decoded[index] for index in range(len(prompts))]
 
-    def cell_diameters(self, view: ArrayLike, *, config: SegmentConfig | None = None) -> F64:
-        """Diameters of the cells of one view, of some of them where there are many; what a scale is measured by.
+    def cell_sizes(self, view: ArrayLike, *, config: SegmentConfig | None = None) -> CellSizes:
+        """Sizes and scores of the cells of one view; what a scale is measured by.
 
         Args:
             view: a square image.
             config: settings of this call.
-
-        Returns:
-            (K), of discs of the masks' areas, image pixels.
         """
         config = config or self.config
         encoded = self.encode(view, config=config)
-        return self._diameters(encoded, self.detect(encoded, config=config), config)
+        return self._sizes(encoded, self.detect(encoded, config=config), config)
 
     @staticmethod
     def _normalized(image: ArrayLike, config: SegmentConfig) -> F32:
@@ -212,11 +210,11 @@ class Stages:
             assemblies[image].add(masks)
         return [a.finish(b, s) for a, b, s in zip(assemblies, boxes, scores, strict=True)]
 
-    def _diameters(self, encoded: EncodedImage, found: Detections, config: SegmentConfig) -> F64:
+    def _sizes(self, encoded: EncodedImage, found: Detections, config: SegmentConfig) -> CellSizes:
         some = found.boxes[:: max(1, len(found.boxes) // _MEASURED)]
         decoded = self.chain.decode([encoded], [some], full=config.mask_window == "full")
         kept = [masks.logits[masks.iou_predictions >= config.iou_threshold] for _, masks in decoded]
         inside = [np.count_nonzero(logits > config.mask_threshold_logit, axis=(1, 2)) for logits in kept]
         areas = np.concatenate([np.zeros(0), *inside])
         logit_px = encoded.size_hw[0] / (LOGITS_PER_TOKEN * self.manifest.grid_size)
-        return 2 * np.sqrt(areas[areas > 0] / np.pi) * logit_px
+        return CellSizes(2 * np.sqrt(areas[areas > 0] / np.pi) * logit_px, found.scores)

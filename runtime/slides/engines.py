@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from runtime.config import SegmentConfig
 from runtime.engine_spec import SegmenterSpec, loaded_segmenter
 from runtime.joining import TileCells
+from runtime.scale import CellSizes
 from runtime.segmenter import Segmenter
 from runtime.stitching import tile_cells
 
@@ -31,7 +32,7 @@ class TileSegmenter(Protocol):
         """Side of the model input, pixels."""
         ...
 
-    def cell_diameters(self, view: F32, config: SegmentConfig) -> F64:
+    def cell_sizes(self, view: F32, config: SegmentConfig) -> CellSizes:
         """Diameters of the cells of a normalised square image (S, S, 3), (K) in its pixels."""
         ...
 
@@ -95,9 +96,9 @@ class _SegmenterTiles:
     def model_size(self) -> int:
         return self._segmenter.manifest.image_size
 
-    def cell_diameters(self, view: F32, config: SegmentConfig) -> F64:
+    def cell_sizes(self, view: F32, config: SegmentConfig) -> CellSizes:
         """See ``TileSegmenter``."""
-        return self._segmenter.cell_diameters(view, config=config)
+        return self._segmenter.cell_sizes(view, config=config)
 
     def segment_tiles(
         self, tiles: Sequence[OriginTile], size_hw: tuple[int, int], config: SegmentConfig

@@ -14,7 +14,7 @@ from runtime.errors import InputError
 from runtime.joining import Extent
 from runtime.preprocess import take_normalized
 from runtime.readers import ImageReader
-from runtime.scale import measure_diameter, one_view_will_do
+from runtime.scale import CellSizes, measure_diameter, one_view_will_do
 from runtime.slides.contrast import (
     ChannelContrast,
     Sample,
@@ -166,8 +166,8 @@ def _measured(
     assert config.view_diameter_px is not None, "nothing is measured without a wanted diameter"
     in_view = replace(config, normalize=False)
 
-    def find_diameters(view: F32) -> F64:
-        return engines.cell_diameters(view, in_view)
+    def find_cells(view: F32) -> CellSizes:
+        return engines.cell_sizes(view, in_view)
 
     found: list[float | None] = []
     small = is_small(reader.size_hw)
@@ -179,7 +179,7 @@ def _measured(
             _log.warning("cells of %s at %s cannot be measured: %s", reader.name, extent, error)
             continue
         wanted_px = config.view_diameter_px
-        found.append(measure_diameter(part, engines.model_size, find_diameters, view_diameter_px=wanted_px))
+        found.append(measure_diameter(part, engines.model_size, find_cells, view_diameter_px=wanted_px))
     diameters = [diameter for diameter in found if diameter is not None]
     if small and found:
         one_view = one_view_will_do(
