@@ -7,11 +7,14 @@ without the interpreter's lock: threads overlap.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
+import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 Function = TypeVar("Function", bound=Callable[..., object])
+Entry = TypeVar("Entry", bound=np.generic)
 
 
 def compiled(function: Function) -> Function:
@@ -24,3 +27,13 @@ def compiled(function: Function) -> Function:
     except RuntimeError:  # nowhere to keep it: compiled once per process
         loop = njit(nogil=True)(function)
     return cast(Function, loop)
+
+
+@compiled
+def looked_up(values: NDArray[Any], table: NDArray[Entry]) -> NDArray[Entry]:
+    """The table's entry for each value of an (H, W) array, none of which may lie beyond the table."""
+    out = np.empty(values.shape, table.dtype)
+    for y in range(values.shape[0]):
+        for x in range(values.shape[1]):
+            out[y, x] = table[values[y, x]]
+    return out

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -155,3 +156,15 @@ def check_whole(name: str, value: object, *, least: int) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise ConfigError(f"{name} is {value!r}; expected a whole number, {least} or more.")
+
+
+def changed(settings: SegmentConfig, given: Mapping[str, Any]) -> SegmentConfig:
+    """Settings with those of a command line, where None stands for not given, and a view diameter of 0 for none.
+
+    Raises:
+        ConfigError: a setting outside its range.
+    """
+    changes = {name: value for name, value in given.items() if value is not None}
+    if changes.get("view_diameter_px") == 0:
+        changes["view_diameter_px"] = None
+    return replace(settings, **changes)

@@ -1,13 +1,18 @@
-"""Where commands talk to the user: errors, progress and remarks on stderr."""
+"""Where commands talk to the user: errors, progress and remarks on stderr; options that several commands have."""
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
+
+ClusterOption = Annotated[
+    str | None, typer.Option(help="'local': worker processes here; else the address of a Dask scheduler.")
+]
+WorkersOption = Annotated[int | None, typer.Option(help="Processes of a local cluster; default: one a core.", min=1)]
 
 
 def fail(error: Exception, code: int = 1) -> NoReturn:

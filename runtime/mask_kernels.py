@@ -183,16 +183,6 @@ def enter_windows(
 
 
 @compiled
-def mapped(labels: I32, numbers: I32) -> I32:
-    """``numbers`` of the labels."""
-    out = np.empty(labels.shape, np.int32)
-    for y in range(labels.shape[0]):
-        for x in range(labels.shape[1]):
-            out[y, x] = numbers[labels[y, x]]
-    return out
-
-
-@compiled
 def areas_of(labels: I32, count: int) -> I64:
     """Pixels of each label 0..count.
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, sparse
 
+from runtime.compiled import looked_up
 from runtime.config import SegmentConfig
 from runtime.mask_kernels import (
     ResizeAxis,
@@ -17,7 +18,6 @@ from runtime.mask_kernels import (
     enter,
     enter_windows,
     extents,
-    mapped,
     window_pixels,
 )
 
@@ -171,7 +171,7 @@ def finish_labels(owner: I32, count: int, config: SegmentConfig) -> tuple[I32, I
     areas = areas_of(owner, count)
     small = (areas > 0) & (areas < config.min_area_px)
     small[0] = False
-    large = mapped(owner, np.where(small, 0, np.arange(count + 1)).astype(np.int32))
+    large = looked_up(owner, np.where(small, 0, np.arange(count + 1)).astype(np.int32))
     holed = np.zeros(count + 1, np.bool_)
     if config.fill_holes:
         # Taking over what lies in a hole needs a look at every cell; filling background, only at those around some.
@@ -208,4 +208,4 @@ def relabel(labels: I32, count: int) -> tuple[I32, I32]:
     """
     present = areas_of(labels, count)[1:] > 0
     ids = np.where(present, np.cumsum(present), 0).astype(np.int32)
-    return mapped(labels, np.concatenate((np.zeros(1, np.int32), ids))), ids
+    return looked_up(labels, np.concatenate((np.zeros(1, np.int32), ids))), ids

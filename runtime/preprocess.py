@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from runtime.clahe import equalize, gray_bins
-from runtime.compiled import compiled
+from runtime.compiled import compiled, looked_up
 from runtime.errors import InputError
 
 F32 = NDArray[np.float32]
@@ -149,7 +149,7 @@ def counted_range(counts: NDArray[np.intp]) -> Range | None:
 def bins_within(plane: NDArray[np.generic], span: Range) -> NDArray[np.uint8]:
     """Histogram bins of a channel that is rescaled so that its range is [0, 1], and cut off there."""
     if plane.dtype in TABLED:
-        return _looked_up(plane, _bins(np.arange(_value_number(plane), dtype=np.float64), span))
+        return looked_up(plane, _bins(np.arange(_value_number(plane), dtype=np.float64), span))
     return _bins(_channel(plane), span)
 
 
@@ -164,15 +164,6 @@ def _value_counts(plane: NDArray[Any], number: int) -> NDArray[np.intp]:
     for value in plane.flat:
         counts[value] += 1
     return counts
-
-
-@compiled
-def _looked_up(plane: NDArray[np.generic], table: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    out = np.empty(plane.shape, np.uint8)
-    for y in range(plane.shape[0]):
-        for x in range(plane.shape[1]):
-            out[y, x] = table[plane[y, x]]
-    return out
 
 
 def _bins(values: NDArray[np.float64], span: Range) -> NDArray[np.uint8]:

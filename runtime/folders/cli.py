@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from runtime.backends.base import BackendOptions, CpuPrecision
 from runtime.cluster import check_cluster
-from runtime.config import BoxThresholdMode, MaskWindow, Overlap, SegmentConfig
-from runtime.console import errors, fail
+from runtime.config import BoxThresholdMode, MaskWindow, Overlap, changed
+from runtime.console import ClusterOption, WorkersOption, errors, fail
 from runtime.errors import ConfigError, SegmenterError
 from runtime.progress import JobProgress, Step, duration
 
@@ -88,12 +87,8 @@ def segment_command(
         CpuPrecision, typer.Option(help="openvino: compute in fp32 or bf16; auto, bf16 where the processor has it.")
     ] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: one per physical core.", min=1)] = None,
-    cluster: Annotated[
-        str | None, typer.Option(help="'local': worker processes here; else the address of a Dask scheduler.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes of a local cluster; default: one a core.", min=1)
-    ] = None,
+    cluster: ClusterOption = None,
+    workers: WorkersOption = None,
     resume: Annotated[
         bool,
         typer.Option(help="Pass over images that were done with these settings, and go on with those that were not."),
@@ -211,7 +206,7 @@ def segment_command(
         spec = SegmenterSpec(
             engine_dir=engine, backend=backend, options=BackendOptions(threads=threads, cpu_precision=cpu_precision)
         )
-        work = ImageWork(engines=spec, config=_config(spec.default_config(), given), files=files)
+        work = ImageWork(engines=spec, config=changed(spec.default_config(), given), files=files)
         records = Records(out, settings_of(work, options), files.endings)
         if dry_run:
             _dry_run(targets, work, records, options)
@@ -298,15 +293,3 @@ def _described(one: Planned) -> str:
     height, width = one.size_hw
     tiles = "tiles by the measured diameter" if one.tiles is None else f"{one.tiles} tile{'s' * (one.tiles > 1)}"
     return f"{width} x {height} px\t{'as a slide' if one.too_large else tiles}"
-
-
-def _config(settings: SegmentConfig, given: Mapping[str, Any]) -> SegmentConfig:
-    """The manifest's settings with those of the command line.
-
-    Raises:
-        ConfigError: a setting outside its range.
-    """
-    changes = {k: v for k, v in given.items() if v is not None}
-    if changes.get("view_diameter_px") == 0:
-        changes["view_diameter_px"] = None
-    return replace(settings, **changes)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from runtime.backends.base import BackendOptions, CpuPrecision
-from runtime.console import errors, fail
+from runtime.config import changed
+from runtime.console import ClusterOption, WorkersOption, errors, fail
 from runtime.errors import ConfigError, SegmenterError
 from runtime.progress import JobProgress, duration
 
@@ -59,12 +59,8 @@ def segment_slide_command(
         typer.Option(help="Skip tiles that vary by less than this share of the slide's range; 0: only constant ones."),
     ] = None,
     labels_format: Annotated[str, typer.Option(help="Label image: tiff (tiled BigTIFF) or zarr (OME-Zarr).")] = "tiff",
-    cluster: Annotated[
-        str | None, typer.Option(help="'local': worker processes here; else the address of a Dask scheduler.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes of a local cluster; default: one a core.", min=1)
-    ] = None,
+    cluster: ClusterOption = None,
+    workers: WorkersOption = None,
     dry_run: Annotated[
         bool, typer.Option(help="Say how many tiles, how long and how much memory; write nothing.")
     ] = False,
@@ -95,10 +91,7 @@ def segment_slide_command(
         spec = EngineSpec(
             engine_dir=engine, backend=backend, options=BackendOptions(threads=threads, cpu_precision=cpu_precision)
         )
-        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        if view_diameter == 0:
-            changes["view_diameter_px"] = None
-        config = replace(spec.default_config(), **changes)
+        config = changed(spec.default_config(), given)
         settings = SlideSettings(
             labels_format=labels_format,  # type: ignore[arg-type]
             **{name: value for name, value in of_tiles.items() if value is not None},
