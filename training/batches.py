@@ -58,14 +58,20 @@ class TrainingSamples(Dataset[tuple[F32, F32, I32, int]]):
     """Sample n: a tile drawn at random, or a mosaic of four, augmented; all of it depends on (seed, n) alone.
 
     Datasets, and in them images with other channels (colour among gray ones), are drawn with the square root of their
-    share, so that rare ones are seen often enough.
+    share, so that rare ones are seen often enough; ``Recipe.dataset_weights`` changes that.
+
+    Raises:
+        ValueError: a weight is given for a dataset that is not there.
     """
 
     def __init__(self, tiles: TileSet, recipe: Recipe) -> None:
         self._tiles, self._recipe = tiles, recipe
         kinds = [(tiles.records[n].dataset, _used_channels(tiles[n].image[:, ::16, ::16])) for n in range(len(tiles))]
         counts = Counter(kinds)
-        weight = np.array([counts[kind] ** -0.5 for kind in kinds])
+        factors = recipe.dataset_weights
+        if missing := sorted(factors.keys() - {dataset for dataset, _ in kinds}):
+            raise ValueError(f"dataset_weights names {', '.join(missing)}; the training data hold no such dataset.")
+        weight = np.array([factors.get(kind[0], 1.0) * counts[kind] ** -0.5 for kind in kinds])
         self._cumulative = np.cumsum(weight / weight.sum())
 
     def __getitem__(self, number: int) -> tuple[F32, F32, I32, int]:

@@ -119,6 +119,8 @@ class Recipe:
     detection: DetectionLossConfig = field(default_factory=DetectionLossConfig)
     masks: MaskLossConfig = field(default_factory=MaskLossConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    dataset_weights: Mapping[str, float] = field(default_factory=dict)
+    """Factors by which datasets, by name, are drawn more often than by the square root of their share; 1 if absent."""
     mask_weight_in_stage1: float = 0.0
     """Above 0, stage 1 also trains the mask decoder on ground-truth boxes: for models that do not start from SAM."""
     train_decoder_in_stage2: bool = False
@@ -127,6 +129,10 @@ class Recipe:
     """Start with anchors on a grid, attention near each anchor and fine prompt positions (``CellSAM.init_local``)."""
     precision: Precision = "32-true"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if any(not weight > 0 for weight in self.dataset_weights.values()):
+            raise RecipeError(f"dataset_weights is {dict(self.dataset_weights)}; expected values above 0.")
 
     def to_json(self) -> str:
         """As stored beside a run."""
@@ -252,7 +258,9 @@ def _updated(value: Any, changes: Mapping[str, Any]) -> Any:
     converted = {}
     for name, change in changes.items():
         current = getattr(value, name)
-        if isinstance(change, Mapping):
+        if isinstance(current, Mapping):
+            converted[name] = dict(change)
+        elif isinstance(change, Mapping):
             converted[name] = _updated(current, change)
         else:
             converted[name] = tuple(change) if isinstance(change, list) else change

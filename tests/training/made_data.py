@@ -29,7 +29,7 @@ def disc_tile(seed: int, side: int = 160) -> Tile:
     return Tile(image=image, labels=labels, y0=0, x0=0, height=side, width=side)
 
 
-def make_dataset(root: Path, tiles: int = 6) -> Path:
+def make_dataset(root: Path, tiles: int = 6, name: str = "discs") -> Path:
     """Write a built dataset with one split and return its directory."""
     records = []
     for seed in range(tiles):
@@ -45,10 +45,10 @@ def make_dataset(root: Path, tiles: int = 6) -> Path:
                 height=tile.height,
                 width=tile.width,
                 objects=int(tile.labels.max()),
-                dataset="discs",
+                dataset=name,
                 group="Nuclear",
             )
         )
     write_index(root / "train", records)
-    write_summary(root, {"name": "discs", "group": "Nuclear"})
+    write_summary(root, {"name": name, "group": "Nuclear"})
     return root

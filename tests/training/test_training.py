@@ -292,6 +292,24 @@ def test_rare_channels_are_seen_often(tmp_path: Path) -> None:
     assert coloured == pytest.approx(1 / (1 + 3), abs=0.07)
 
 
+def test_datasets_are_drawn_by_their_weights(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "dark", tiles=3, name="dark")
+    bright = make_dataset(tmp_path / "bright", tiles=3, name="bright")
+    for path in (bright / "train" / "images").glob("*.npy"):
+        np.save(path, np.repeat(np.load(path)[2:], 3, axis=0))
+    plain = replace(TINY, augment=AugmentConfig())
+
+    def share_of_bright(weights: dict[str, float]) -> float:
+        samples = TrainingSamples(read_split(tmp_path, "train"), replace(plain, dataset_weights=weights))
+        blank = float(paper_input(np.zeros((8, 8, 3), np.float32), 8)[0].max())
+        return sum(bool((samples[n][0][0] > blank + 0.1).any()) for n in range(300)) / 300
+
+    assert share_of_bright({}) == pytest.approx(1 / 2, abs=0.08)
+    assert share_of_bright({"bright": 3.0}) == pytest.approx(3 / 4, abs=0.07)
+    with pytest.raises(ValueError, match="dataset_weights names dim"):
+        share_of_bright({"dim": 2.0})
+
+
 @given(batch=st.integers(1, 4), processes=st.integers(1, 3), first=st.integers(0, 5))
 def test_processes_share_every_batch(batch: int, processes: int, first: int) -> None:
     size = batch * processes
@@ -323,6 +341,8 @@ def test_presets_survive_json(name: str, tmp_path: Path) -> None:
         ('{"stage1": {"stepps": 3}}', "OptimizerConfig has no stepps"),
         ('{"stage1": {"steps": 0}}', "must be 1 or more"),
         ('{"preset": "huge"}', "huge"),
+        ('{"dataset_weights": {"discs": 0}}', "expected values above 0"),
+        ('{"dataset_weights": 3}', "not a recipe"),
         ("{", "not a recipe"),
         ("[]", "not a recipe"),
     ],
