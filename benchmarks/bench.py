@@ -22,16 +22,19 @@ from benchmarks.measure import Stages, percentiles_ms, write_record
 from runtime import BackendOptions, SegmentConfig, Segmenter
 from runtime.assembly import Assembly
 from runtime.backends.base import CpuPrecision
-from runtime.boxes import LOGITS_PER_TOKEN
+from runtime.boxes import LOGITS_PER_TOKEN, select_boxes
 from runtime.builtin import sample_images
 from runtime.console import fail
 from runtime.errors import SegmenterError
 from runtime.files import read_image
-from runtime.preprocess import normalize_contrast
+from runtime.preprocess import branch_inputs, normalize_contrast
 from training.evaluation.matching import find_overlaps
 
-STAGES = ("prepare", "encode", "detect", "decode", "assemble")
-"""Contrast; model input and image encoder; CellFinder and the choice of boxes; mask decoder; label map."""
+STAGES = ("contrast", "input", "encode", "detect", "choose", "decode", "assemble")
+"""Contrast; model input; image encoder; CellFinder; choice of boxes; mask decoder; label map."""
+
+HOST_STAGES = ("contrast", "input", "choose", "assemble")
+"""Those that run beside the engines, on one core of the host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +71,18 @@ def time_stages(segmenter: Segmenter, case: Case) -> Stages:
         now = time.perf_counter()
         stages[stage], last = now - last, now
 
+    detector = segmenter.manifest.has_detector
     normalized = normalize_contrast(image)
-    done("prepare")
-    encoded = segmenter.encode(normalized, config=config, detector=segmenter.manifest.has_detector)
+    done("contrast")
+    inputs = branch_inputs(normalized, segmenter.manifest, detector=detector)
+    done("input")
+    (encoded,) = segmenter.chain.encode([inputs], [(case.side, case.side)])
     done("encode")
-    if segmenter.manifest.has_detector:
-        segmenter.detect(encoded, config=config)
+    candidates = segmenter.chain.detect([encoded]) if detector else []
     done("detect")
+    for found, logits in candidates:
+        select_boxes(found, logits, config)
+    done("choose")
     masks = [part for _, part in segmenter.chain.decode([encoded], [boxes], full=config.mask_window == "full")]
     done("decode")
     sides = (LOGITS_PER_TOKEN * segmenter.manifest.grid_size, segmenter.manifest.image_size)
@@ -167,6 +175,7 @@ def measure_latency(
                 "side_px": case.side,
                 "cells": case.cells,
                 "total_ms": percentiles_ms([sum(one.values()) for one in stages_of]),
+                "host_ms": percentiles_ms([sum(one[stage] for stage in HOST_STAGES) for one in stages_of]),
                 "stages_ms": {stage: percentiles_ms([one[stage] for one in stages_of]) for stage in STAGES},
             }
             for name, stages_of in found.items()
@@ -222,11 +231,11 @@ def measure_agreement(segmenters: dict[str, Segmenter]) -> list[dict[str, Any]]:
 
 def _show(latency: list[dict[str, Any]], throughput: list[dict[str, Any]], agreement: list[dict[str, Any]]) -> None:
     console = Console()
-    table = Table("backend", "side", "cells", "p50", "p90", *STAGES, title="ms of one image; stages: median")
+    table = Table("backend", "side", "cells", "p50", "p90", "host", *STAGES, title="ms of one image; stages: median")
     for row in latency:
         stages = [f"{row['stages_ms'][stage]['p50']:.1f}" for stage in STAGES]
-        total = [f"{row['total_ms'][p]:.1f}" for p in ("p50", "p90")]
-        table.add_row(row["backend"], str(row["side_px"]), str(row["cells"]), *total, *stages)
+        times = (row["total_ms"]["p50"], row["total_ms"]["p90"], row["host_ms"]["p50"])
+        table.add_row(row["backend"], str(row["side_px"]), str(row["cells"]), *(f"{t:.1f}" for t in times), *stages)
     console.print(table)
     if throughput:
         rates = Table("backend", "side", "images/s", "megapixels/s", "cells/s")

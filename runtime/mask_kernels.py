@@ -200,15 +200,15 @@ def areas_of(labels: I32, count: int) -> I64:
 
 
 @compiled
-def beside_holes(labels: I32, count: int) -> Bool:
-    """(count + 1): labels next to background that does not reach the border by steps along rows and columns."""
-    height, width = labels.shape
+def enclosed(free: Bool) -> Bool:
+    """(H, W): what of ``free`` does not reach the border by steps along rows and columns."""
+    height, width = free.shape
     stride = width + 2
     unseen = np.zeros((height + 2) * stride, np.bool_)  # a frame around the image spares checks of its border
     for y in range(height):
         for x in range(width):
-            unseen[(y + 1) * stride + x + 1] = labels[y, x] == 0
-    waiting = np.empty(labels.size, np.int64)
+            unseen[(y + 1) * stride + x + 1] = free[y, x]
+    waiting = np.empty(free.size, np.int64)
     number = 0
     for y in range(1, height + 1):
         for x in range(1, width + 1, max(width - 1, 1) if 1 < y < height else 1):
@@ -224,14 +224,49 @@ def beside_holes(labels: I32, count: int) -> Bool:
                 unseen[place] = False
                 waiting[number] = place
                 number += 1
+    return unseen.reshape((height + 2, stride))[1:-1, 1:-1]
+
+
+@compiled
+def beside_holes(labels: I32, count: int) -> Bool:
+    """(count + 1): labels next to background that does not reach the border by steps along rows and columns."""
+    holes = enclosed(labels == 0)
     found = np.zeros(count + 1, np.bool_)
-    for y in range(1, height - 1):
-        for x in range(1, width - 1):
-            if unseen[(y + 1) * stride + x + 1]:
+    for y in range(1, labels.shape[0] - 1):
+        for x in range(1, labels.shape[1] - 1):
+            if holes[y, x]:
                 found[labels[y - 1, x]] = found[labels[y + 1, x]] = True
                 found[labels[y, x - 1]] = found[labels[y, x + 1]] = True
     found[0] = False
     return found
+
+
+@compiled
+def clean_cells(labels: I32, values: I64, boxes: I64, holed: Bool, least: int, take: bool) -> None:
+    """Remove cells that are small and fill the holes of others, in place, one cell after the other.
+
+    Args:
+        labels: (H, W)
+        values: the cells, in the order in which they are treated.
+        boxes: (count + 1, 4) ``extents`` of the labels.
+        holed: (count + 1), whose holes are filled.
+        least: pixels of the smallest cell that stays.
+        take: a hole's pixels change hands even where they are of another cell.
+    """
+    for value in values:
+        top, bottom, left, right = boxes[value]
+        region = labels[top:bottom, left:right]
+        area = 0  # a cell before this one may have taken pixels of it
+        for y in range(bottom - top):
+            for x in range(right - left):
+                area += region[y, x] == value
+        if area >= least and not (area and holed[value]):
+            continue
+        changed = region == value if area < least else enclosed(region != value)
+        for y in range(bottom - top):
+            for x in range(right - left):
+                if changed[y, x] and (area < least or take or region[y, x] == 0):
+                    region[y, x] = 0 if area < least else value
 
 
 @compiled

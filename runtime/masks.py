@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, sparse
+from scipy import sparse
 
 from runtime.compiled import looked_up
 from runtime.config import SegmentConfig
@@ -15,6 +15,7 @@ from runtime.mask_kernels import (
     ResizeAxis,
     areas_of,
     beside_holes,
+    clean_cells,
     enter,
     enter_windows,
     extents,
@@ -181,18 +182,7 @@ def finish_labels(owner: I32, count: int, config: SegmentConfig) -> tuple[I32, I
         return relabel(large, count)
     labels = owner.copy()
     values = np.flatnonzero(small | holed)
-    boxes = extents(owner, count)
-    for value in values:
-        top, bottom, left, right = boxes[value]
-        region = labels[top:bottom, left:right]
-        cell = region == value
-        # A cell of an earlier index may have taken pixels of this one.
-        area = np.count_nonzero(cell)
-        if area < config.min_area_px:
-            region[cell] = 0
-        elif area and holed[value]:
-            filled = ndimage.binary_fill_holes(cell)
-            region[filled if config.overlap == "last" else filled & (region == 0)] = value
+    clean_cells(labels, values, extents(owner, count), holed, config.min_area_px, config.overlap == "last")
     return relabel(labels, count)
 
 
