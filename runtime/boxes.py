@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
+from runtime.compiled import compiled
 from runtime.config import SegmentConfig
 from runtime.errors import BackendError, InputError
 
@@ -109,6 +110,7 @@ def select_boxes(boxes_cxcywh_norm: F32, logits: F32, config: SegmentConfig) -> 
     return boxes[single], found[single], cut
 
 
+@compiled
 def best_of_overlapping(boxes_xyxy: F32, iou: float) -> NDArray[np.bool_]:
     """Non-maximum suppression: which boxes stay when each drops the later ones it overlaps by more than ``iou``.
 
@@ -122,14 +124,17 @@ def best_of_overlapping(boxes_xyxy: F32, iou: float) -> NDArray[np.bool_]:
     stays = np.ones(len(boxes_xyxy), np.bool_)
     if iou >= 1.0:
         return stays
-    areas = np.prod(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], axis=1)
-    for index in range(len(boxes_xyxy)):
-        if stays[index]:
-            later = slice(index + 1, None)
-            low = np.maximum(boxes_xyxy[index, :2], boxes_xyxy[later, :2])
-            high = np.minimum(boxes_xyxy[index, 2:], boxes_xyxy[later, 2:])
-            shared = np.prod((high - low).clip(min=0), axis=1)
-            stays[later] &= shared <= iou * (areas[index] + areas[later] - shared)
+    areas = (boxes_xyxy[:, 2] - boxes_xyxy[:, 0]) * (boxes_xyxy[:, 3] - boxes_xyxy[:, 1])
+    for one in range(len(boxes_xyxy)):
+        if not stays[one]:
+            continue
+        left, top, right, bottom = boxes_xyxy[one]
+        for other in range(one + 1, len(boxes_xyxy)):
+            width = min(right, boxes_xyxy[other, 2]) - max(left, boxes_xyxy[other, 0])
+            height = min(bottom, boxes_xyxy[other, 3]) - max(top, boxes_xyxy[other, 1])
+            if width > 0 and height > 0:
+                shared = width * height
+                stays[other] &= shared <= iou * (areas[one] + areas[other] - shared)
     return stays
 
 

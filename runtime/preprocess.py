@@ -8,6 +8,7 @@ Pure functions on arrays. Two profiles, chosen in the engine's manifest:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -22,11 +23,11 @@ F32 = NDArray[np.float32]
 
 Profile = Literal["paper", "cellsam-1.2"]
 
-IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
-IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 # SAM's statistics of 8-bit images (segment_anything.modeling.Sam).
-SAM_MEAN = np.array([123.675, 116.28, 103.53], np.float32)[:, None, None]
-SAM_STD = np.array([58.395, 57.12, 57.375], np.float32)[:, None, None]
+SAM_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
+SAM_STD = np.array([58.395, 57.12, 57.375], np.float32)
 
 CLAHE_KERNEL_PX = 128  # paper, Appendix A
 CLIP_PERCENTILE = 99.9  # per channel, against single bright pixels
@@ -104,7 +105,7 @@ def normalize_contrast(image: ArrayLike) -> F32:
         InputError: see ``check_image``.
     """
     checked = check_image(image)
-    out = np.zeros((*checked.shape[:2], 3), np.float32)
+    out = _blank(checked.shape[0], checked.shape[1])
     for index, target in enumerate(channel_targets(checked.shape[2])):
         # One channel at a time bounds the memory.
         plane = checked[..., index]
@@ -181,6 +182,11 @@ def _percentile_of_counts(counts: NDArray[np.intp], percentile: float) -> float:
     return float(before + (after - before) * share if share < 0.5 else after - (after - before) * (1 - share))
 
 
+def _blank(height: int, width: int) -> F32:
+    """(H, W, 3) zeros, channel after channel in memory: all that follows works on one channel at a time."""
+    return np.zeros((3, height, width), np.float32).transpose(1, 2, 0)
+
+
 def channel_targets(count: int) -> range:
     """Where each channel goes: right-aligned into (blank, nuclear, whole-cell), as in the paper's Appendix A."""
     return range(3 - count, 3)
@@ -205,18 +211,37 @@ def take_normalized(image: ArrayLike) -> F32:
             f"image has values from {low} to {high}; expected [0, 1], as normalize=False takes the image as it is. "
             "Leave normalize=True for raw images."
         )
-    out = np.zeros((*checked.shape[:2], 3), np.float32)
+    out = _blank(checked.shape[0], checked.shape[1])
     out[..., list(channel_targets(checked.shape[2]))] = checked
     return out
 
 
-def resize_channels(image: F32, size: int) -> F32:
-    """(H, W, 3) float32 to (3, size, size) float32, bilinear, antialiased where it shrinks; aspect is not kept."""
-    out = np.zeros((3, size, size), np.float32)
+def resize_channels(image: F32, out: F32) -> list[F32]:
+    """Resize every channel, bilinear, antialiased where it shrinks; the aspect is not kept.
+
+    Args:
+        image: (H, W, 3) float32.
+        out: (3, S, S) float32, written.
+
+    Returns:
+        The channels: parts of ``out``; (1, 1) for a blank one, whose part is not written: it stays one value.
+    """
+    planes = []
     for c in range(3):
         plane = np.ascontiguousarray(image[..., c])
-        if plane.any():  # a blank channel stays blank
-            out[c] = np.asarray(Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR))
+        if plane.any():
+            out[c] = Image.fromarray(plane).resize(out.shape[1:], Image.Resampling.BILINEAR)
+            planes.append(out[c])
+        else:
+            planes.append(np.zeros((1, 1), np.float32))
+    return planes
+
+
+def _fill(out: F32, planes: Sequence[F32]) -> F32:
+    """Write the blank channels of ``resize_channels`` too."""
+    for whole, plane in zip(out, planes, strict=True):
+        if plane.shape != whole.shape:
+            whole[:] = plane
     return out
 
 
@@ -268,8 +293,12 @@ def paper_input(normalized: F32, size: int) -> F32:
     Returns:
         (3, size, size) float32.
     """
-    out: F32 = (resize_channels(normalized, size) * np.float32(255) - SAM_MEAN) / SAM_STD
-    return out
+    out = np.empty((3, size, size), np.float32)
+    planes = resize_channels(normalized, out)
+    for plane, mean, std in zip(planes, SAM_MEAN, SAM_STD, strict=True):
+        plane *= np.float32(255)
+        _standardize(plane, mean, std)
+    return _fill(out, planes)
 
 
 def mask_branch_input(normalized: F32, size: int, *, renormalize: bool = True) -> F32:
@@ -279,36 +308,53 @@ def mask_branch_input(normalized: F32, size: int, *, renormalize: bool = True) -
         renormalize: apply ImageNet statistics and a min-max before SAM's; the released code does so for weights
             that hold ``model_cp``.
     """
-    pixels = resize_channels(normalized, size)
-    values = pixels[pixels != 0]
+    out = np.empty((3, size, size), np.float32)
+    planes = resize_channels(normalized, out)
+    values = np.concatenate([plane[plane != 0] for plane in planes])
     if values.size:
-        low, high = (float(p) for p in np.percentile(values, [0.0, STRETCH_PERCENTILE]))
-        pixels = np.clip(pixels, np.float32(low), np.float32(high))
-        if high > low:
-            pixels = (pixels - np.float32(low)) / np.float32(high - low)
-    if renormalize:
-        pixels = _min_max((pixels - IMAGENET_MEAN) / IMAGENET_STD)
-    return ((pixels - SAM_MEAN / 255) / (SAM_STD / 255)).astype(np.float32, copy=False)
+        low, high = (np.float32(p) for p in np.percentile(values, [0.0, STRETCH_PERCENTILE]))
+        for plane in planes:
+            np.clip(plane, low, high, out=plane)
+            if high > low:
+                plane -= low
+                plane /= high - low
+    for plane, *imagenet, mean, std in zip(planes, IMAGENET_MEAN, IMAGENET_STD, SAM_MEAN, SAM_STD, strict=True):
+        if renormalize:
+            _standardize(plane, *imagenet)
+            _min_max(plane)
+        _standardize(plane, mean / 255, std / 255)
+    return _fill(out, planes)
 
 
 def box_branch_input(normalized: F32, size: int, *, renormalize: bool = True) -> F32:
     """Input of the box branch in the ``cellsam-1.2`` profile; arguments as in ``mask_branch_input``."""
-    quantised = np.floor(resize_channels(normalized, size) * 255).astype(np.float32, copy=False)  # to 8 bits
-    pixels: F32 = (quantised - SAM_MEAN) / SAM_STD
-    if not renormalize:
-        return pixels
-    pixels = _min_max((pixels - IMAGENET_MEAN) / IMAGENET_STD)
-    # One stain only: both the nuclear and the whole-cell channel show it.
-    if pixels[1].max() == 0:
-        pixels[1] = pixels[2]
-    if pixels[2].max() == 0:
-        pixels[2] = pixels[1]
-    return pixels
-
-
-def _min_max(pixels: F32) -> F32:
-    """Rescale every channel of (3, S, S) to [0, 1]; a constant channel becomes 0."""
-    low = pixels.min(axis=(1, 2), keepdims=True)
-    high = pixels.max(axis=(1, 2), keepdims=True)
-    out: F32 = (pixels - low) / (high - low + np.float32(MIN_MAX_EPS))
+    out = np.empty((3, size, size), np.float32)
+    planes = resize_channels(normalized, out)
+    for plane, *imagenet, mean, std in zip(planes, IMAGENET_MEAN, IMAGENET_STD, SAM_MEAN, SAM_STD, strict=True):
+        plane *= np.float32(255)
+        np.floor(plane, out=plane)  # to 8 bits
+        _standardize(plane, mean, std)
+        if renormalize:
+            _standardize(plane, *imagenet)
+            _min_max(plane)
+    _fill(out, planes)
+    if renormalize:
+        # One stain only: both the nuclear and the whole-cell channel show it.
+        if planes[1].max() == 0:
+            out[1] = out[2]
+        elif planes[2].max() == 0:
+            out[2] = out[1]
     return out
+
+
+def _standardize(plane: F32, mean: np.float32, std: np.float32) -> None:
+    """Subtract and divide, in place."""
+    plane -= mean
+    plane /= std
+
+
+def _min_max(plane: F32) -> None:
+    """Rescale to [0, 1], in place; a constant channel becomes 0."""
+    low, high = plane.min(), plane.max()
+    plane -= low
+    plane /= high - low + np.float32(MIN_MAX_EPS)
