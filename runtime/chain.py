@@ -112,16 +112,20 @@ class Chain:
 
         Images that were encoded together are looked at together.
         """
-        done: dict[int, dict[str, NDArray[Any]]] = {}
-        found = []
+        done: dict[int, list[tuple[F32, F32]]] = {}
         for image in encoded:
             assert image.patch_features is not None, "the caller checks it"
-            key = id(image.patch_features)
-            if key not in done:
-                done[key] = self._engines["cellfinder"]({"patch_features": image.patch_features})
-            outputs = done[key]
-            found.append((outputs["boxes_cxcywh_norm"][image.index], outputs["logits"][image.index]))
-        return found
+            if id(image.patch_features) not in done:
+                run = partial(self._detect_part, image.patch_features)
+                done[id(image.patch_features)] = _halved(run, range(image.patch_features.shape[0]))
+        return [done[id(image.patch_features)][image.index] for image in encoded]
+
+    def _detect_part(self, features: Tensor, members: Sequence[int]) -> list[tuple[F32, F32]]:
+        """Candidates of some of the images that were encoded together."""
+        if len(members) < features.shape[0]:  # part of a tensor on a device cannot be taken there
+            features = np.asarray(features)[members[0] : members[-1] + 1]
+        outputs = self._engines["cellfinder"]({"patch_features": features})
+        return list(zip(outputs["boxes_cxcywh_norm"], outputs["logits"], strict=True))
 
     def decode(
         self, encoded: Sequence[EncodedImage], boxes: Sequence[F64], *, full: bool

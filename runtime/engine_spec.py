@@ -7,8 +7,9 @@ import threading
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
-from runtime.backends.base import BackendOptions, resolve_backend
+from runtime.backends.base import ON_GPU, BackendOptions, resolve_backend
 from runtime.builtin import builtin_engine
 from runtime.config import SegmentConfig
 from runtime.errors import EngineError
@@ -17,6 +18,19 @@ from runtime.segmenter import Segmenter
 from runtime.stages import per_call
 
 _LOADING = threading.Lock()
+
+
+class Resolved(NamedTuple):
+    """What ``auto`` and None stand for."""
+
+    backend: str
+    images_per_call: int
+    boxes_per_call: int
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the engines run on a GPU."""
+        return self.backend in ON_GPU
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +50,15 @@ class SegmenterSpec:
         """Where the engines are."""
         return builtin_engine() if self.engine_dir is None else self.engine_dir
 
+    def resolved(self) -> Resolved:
+        """How the engines are run here.
+
+        Raises:
+            BackendError: no such backend.
+        """
+        backend = resolve_backend(self.backend, self.directory)
+        return Resolved(backend, *per_call(backend, self.images_per_call, self.boxes_per_call))
+
     def default_config(self) -> SegmentConfig:
         """The manifest's.
 
@@ -53,14 +76,13 @@ class SegmenterSpec:
     def identity(self) -> dict[str, str]:
         """What results depend on: the hash of the manifest, which holds those of the files, and how engines are run."""
         content = (self.directory / MANIFEST_NAME).read_bytes()
-        backend = resolve_backend(self.backend, self.directory)
-        images, boxes = per_call(backend, self.images_per_call, self.boxes_per_call)
+        resolved = self.resolved()
         return {
             "manifest_sha256": hashlib.sha256(content).hexdigest(),
-            "backend": backend,
+            "backend": resolved.backend,
             "cpu_precision": self.options.cpu_precision,
-            "images_per_call": str(images),
-            "boxes_per_call": str(boxes),
+            "images_per_call": str(resolved.images_per_call),
+            "boxes_per_call": str(resolved.boxes_per_call),
         }
 
 

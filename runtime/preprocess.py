@@ -230,7 +230,7 @@ def resize_channels(image: F32, out: F32) -> list[F32]:
     for c in range(3):
         plane = np.ascontiguousarray(image[..., c])
         if plane.any():
-            out[c] = Image.fromarray(plane).resize(out.shape[1:], Image.Resampling.BILINEAR)
+            out[c] = np.asarray(Image.fromarray(plane).resize(out.shape[1:], Image.Resampling.BILINEAR))
             planes.append(out[c])
         else:
             planes.append(np.zeros((1, 1), np.float32))

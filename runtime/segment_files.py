@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,39 +58,50 @@ class FileOptions:
         return (*(OUTPUT_FORMATS[name].ending for name in self.formats), *overlay)
 
 
-def segment_file(
-    segmenter: Callable[[NDArray[Any]], Segmentation], path: Path, stem: Path, options: FileOptions
-) -> Segmentation:
-    """Segment one image file and write its results; results that exist are replaced.
+@dataclass(frozen=True, slots=True)
+class ReadImage:
+    """An image as it was read."""
 
-    Args:
-        segmenter: a ``Segmenter``.
-        path: the image.
-        stem: what the results' paths begin with; their directory is made if need be.
-        options: what to read and write. No result is moved into its place before all are written.
+    pixels: NDArray[Any]
+    """(H, W) or (H, W, C), as ``Segmenter`` takes it."""
+    pixel_size_um: float | None
+    """Side of a pixel; None where neither the options nor the file say it."""
+
+
+def read_file(path: Path, options: FileOptions) -> ReadImage:
+    """Read what is to be segmented of an image file.
 
     Raises:
         ImageTooLargeError: more pixels than ``options.largest_px``.
-        InputError: an image that cannot be read or segmented.
-        BackendError: the backend failed.
+        InputError: an image that cannot be read.
+    """
+    with open_image(path, series=options.series, plane=options.plane) as reader:
+        check_size(path, reader.size_hw, options.largest_px)
+        chosen = choose_channels(reader, nuclear=options.nuclear, membrane=options.membrane, rgb=options.rgb)
+        return ReadImage(chosen.read(0, 0, *chosen.size_hw), options.pixel_size_um or chosen.pixel_size_um)
+
+
+def write_results(result: Segmentation, image: ReadImage, stem: Path, options: FileOptions) -> None:
+    """Write the results of an image; those that exist are replaced.
+
+    Args:
+        result: its cells.
+        image: what was segmented.
+        stem: what the results' paths begin with; their directory is made if need be.
+        options: what to write. No result is moved into its place before all are written.
+
+    Raises:
         OSError: a result cannot be written, such as to a full disk; those that exist stay as they are.
     """
     from runtime.overlay import write_overlay
 
-    with open_image(path, series=options.series, plane=options.plane) as reader:
-        check_size(path, reader.size_hw, options.largest_px)
-        chosen = choose_channels(reader, nuclear=options.nuclear, membrane=options.membrane, rgb=options.rgb)
-        image = chosen.read(0, 0, *chosen.size_hw)
-        pixel_size_um = options.pixel_size_um or chosen.pixel_size_um
-    result = segmenter(image)
     with _staged(stem) as aside:
         for name in options.formats:
-            OUTPUT_FORMATS[name].write(output_path(aside, name), result, pixel_size_um)
+            OUTPUT_FORMATS[name].write(output_path(aside, name), result, image.pixel_size_um)
         if options.overlay:
-            write_overlay(Path(f"{aside}{OVERLAY_ENDING}"), image, result.labels)
+            write_overlay(Path(f"{aside}{OVERLAY_ENDING}"), image.pixels, result.labels)
         for ending in options.endings:
             move_into_place(Path(f"{aside}{ending}"), Path(f"{stem}{ending}"))
-    return result
 
 
 def check_size(path: Path, size_hw: tuple[int, int], largest_px: int) -> None:

@@ -99,6 +99,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
             labels: Any = ndimage.label(image[..., -1] > 0)[0]
             return made_result(labels.astype(np.int32))
 
+        def batch(self, images: Any, *, config: Any = None) -> list[Segmentation]:
+            return [self(image, config=config) for image in images]
+
     monkeypatch.setattr(runtime.engine_spec, "Segmenter", Threshold)
     runtime.engine_spec.forget_loaded()
     yield images

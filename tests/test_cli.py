@@ -202,16 +202,16 @@ def test_an_image_that_may_not_be_read_fails_alone(
     folder: Path, small_engines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Root may read everything, so the check and the reader are made to refuse."""
-    real = runtime.folders.work.segment_file
+    real = runtime.folders.work.read_file
 
-    def refuse(segmenter: Any, image: Path, stem: Path, options: Any) -> Any:
+    def refuse(image: Path, options: Any) -> Any:
         if image.name == "a.png":
             raise PermissionError(13, "Permission denied", str(image))
-        return real(segmenter, image, stem, options)
+        return real(image, options)
 
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, *a, **k: "a.png" not in str(path) and access(path, *a, **k))
-    monkeypatch.setattr(runtime.folders.work, "segment_file", refuse)
+    monkeypatch.setattr(runtime.folders.work, "read_file", refuse)
     images = [str(folder / "a.png"), str(folder / "c.npy")]
     out = folder / "out"
     done = CliRunner().invoke(runtime.cli.app, ["segment", *images, "--engine", str(small_engines), "--out", str(out)])
@@ -223,12 +223,12 @@ def test_an_image_that_may_not_be_read_fails_alone(
 def test_an_interrupt_still_reports_what_failed(
     folder: Path, small_engines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(segmenter: Any, image: Path, stem: Path, options: Any) -> Any:
+    def stop(image: Path, options: Any) -> Any:
         if image.name == "b.tif":
             raise KeyboardInterrupt
         raise InputError("too dark")
 
-    monkeypatch.setattr(runtime.folders.work, "segment_file", stop)
+    monkeypatch.setattr(runtime.folders.work, "read_file", stop)
     images = [str(folder / name) for name in ("a.png", "b.tif", "c.npy")]
     arguments = ["segment", *images, "--engine", str(small_engines), "--out", str(folder / "out")]
     done = CliRunner().invoke(runtime.cli.app, arguments)

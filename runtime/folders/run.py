@@ -11,9 +11,13 @@ from typing import Any
 from runtime.cluster import LOCAL, run_on_cluster
 from runtime.folders.records import Records
 from runtime.folders.work import CAUGHT, ImageDone, ImageWork, Target, reason_of
+from runtime.ordered import in_order
 from runtime.outputs.formats import DEFAULT_FORMATS
 from runtime.progress import Step
 from runtime.segment_files import remove_leftovers
+
+THREADS = {False: 2, True: 8}
+"""Threads that read, segment and write, by whether the engines are on a GPU, which should not wait for any of that."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,7 +121,9 @@ def _results(
     if not targets:
         return
     if options.cluster is None:
-        found: Iterator[ImageDone] = map(work.run, begun())
+        engines = work.engines.resolved()
+        threads, together = THREADS[engines.on_gpu], engines.images_per_call
+        found: Iterator[ImageDone] = in_order(work.run_together, begun(), together=together, workers=threads)
     else:
         found = run_on_cluster(work.run, begun(), failed=work.failed, cluster=options.cluster, workers=options.workers)
     for done in found:

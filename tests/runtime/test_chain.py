@@ -23,12 +23,15 @@ from tests.runtime.test_segmenter import BOXES, OPEN, assert_same
 class OnDevice:
     """A tensor that only engines of the same backend take."""
 
+    readable = False
+
     def __init__(self, array: NDArray[Any]) -> None:
         self.array = array
         self.shape = array.shape
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        raise AssertionError("this tensor has no business on the host")
+        assert self.readable, "this tensor has no business on the host"
+        return self.array
 
 
 class Small(Engine):
@@ -85,6 +88,18 @@ def test_calls_are_halved_until_they_fit(segmenter: Segmenter, image: Any) -> No
         assert_same(mine, other, exact=False)
     assert calls["encoder"] == [4, 2, 2]
     assert set(calls["mask_decoder"]) & {1, 2}
+
+
+def test_detection_is_halved_until_it_fits(segmenter: Segmenter, image: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    device, calls = on_device(segmenter, most=100, images_per_call=4, boxes_per_call=16)
+    device.chain._engines["cellfinder"].limit = 2
+    monkeypatch.setattr(OnDevice, "readable", True)
+    images = [image[:300], image, image[100:]]
+    encoded = [device.encode(one, config=OPEN) for one in images]  # apart
+    together = device._encode([device._normalized(one, OPEN) for one in images])
+    for mine, other in zip(device._detect(together, OPEN), device._detect(encoded, OPEN), strict=True):
+        np.testing.assert_allclose(np.sort(mine.scores), np.sort(other.scores), atol=1e-5)
+    assert calls["cellfinder"] == [3, 1, 2, 1, 1, 1]
 
 
 def test_one_box_that_does_not_fit_is_an_error(segmenter: Segmenter, image: Any) -> None:
