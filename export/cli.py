@@ -45,6 +45,15 @@ def export_command(
             metavar="FILE",
         ),
     ] = None,
+    trained_channels: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Number of channels of the images the weights were trained on, repeatable; others give a warning. "
+            "Default: not said.",
+            min=1,
+            max=3,
+        ),
+    ] = None,
     image: Annotated[Path | None, IMAGE] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an engine directory that exists; nothing else is replaced.")
@@ -59,6 +68,7 @@ def export_command(
             precision=precision,
             licence=licence,
             settings=SegmentConfig() if settings is None else read_settings(settings),
+            trained_channels=tuple(trained_channels or ()),
             force=force,
         )
         verified_on = read_given(image)  # before the work, which takes minutes

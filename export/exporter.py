@@ -50,6 +50,8 @@ class ExportConfig:
     """Licence of the weights for the manifest; default, the one that goes with the checkpoint."""
     settings: SegmentConfig = field(default_factory=SegmentConfig)
     """What the engines are used with where a call says nothing else; default, the released code's thresholds."""
+    trained_channels: tuple[int, ...] = ()
+    """Numbers of channels of the images the weights were trained on; the runtime remarks on others."""
     force: bool = False
     """Replace an engine directory that exists."""
 
@@ -191,6 +193,7 @@ def _manifest(
         precision=config.precision,
         config=config.settings,
         engines=engines,
+        trained_channels=config.trained_channels,
         weights={
             "format": loaded.source_format,
             "sha256": checkpoint_sha256,

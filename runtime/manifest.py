@@ -62,6 +62,8 @@ class Manifest:
     engines: Mapping[EngineName, EngineFile]
     weights: Mapping[str, str]
     """``format``, ``sha256`` and ``licence`` of the checkpoint."""
+    trained_channels: tuple[int, ...] = ()
+    """Numbers of channels of the images that the weights were trained on, 1 to 3; empty where nobody said."""
     model: Mapping[str, Any] = field(default_factory=dict)
     """Sizes of the PyTorch model, for information."""
     tools: Mapping[str, str] = field(default_factory=dict)
@@ -170,11 +172,14 @@ def _parse(content: dict[str, Any]) -> Manifest:
     for name in ("weights", "tools"):
         for key, value in content[name].items():
             _check_type(f"{name}.{key}", value, str)
+    trained_channels = tuple(content.pop("trained_channels", ()))
+    for count in trained_channels:
+        _check_choice("trained_channels", count, (1, 2, 3))
     for key in ("format", "sha256", "licence"):
         _check_type(f"weights.{key}", content["weights"][key], str)
     engines = {name: _parse_engine(name, spec) for name, spec in content.pop("engines").items()}
     config = SegmentConfig(**content.pop("config"))
-    return Manifest(engines=engines, config=config, **content)
+    return Manifest(engines=engines, config=config, trained_channels=trained_channels, **content)
 
 
 def _check_type(name: str, value: object, kind: type) -> None:
@@ -183,9 +188,9 @@ def _check_type(name: str, value: object, kind: type) -> None:
         raise TypeError(f"{name} is {value!r}, expected {kind.__name__}")
 
 
-def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+def _check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(allowed)}")
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(str, allowed))}")
 
 
 def _parse_engine(name: str, spec: object) -> EngineFile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,8 @@ IMAGES_ON_GPU, BOXES_ON_GPU = 4, 64
 """Images and boxes of one engine call there, unless the caller says otherwise."""
 
 IMAGES_ON_CPU, BOXES_ON_CPU = 1, 16
+
+_log = logging.getLogger(__name__)
 
 _MEASURED = 32
 """About as many cells of a view are measured."""
@@ -84,6 +87,7 @@ class Stages:
             for name, spec in self.manifest.engines.items()
         }
         images, boxes = per_call(self.backend, images_per_call, boxes_per_call)
+        self._remarked: set[int] = set()
         self.chain = Chain(engines, self.manifest, images_per_call=images, boxes_per_call=boxes)
 
     def encode(self, image: ArrayLike, *, detector: bool = True, config: SegmentConfig | None = None) -> EncodedImage:
@@ -187,8 +191,22 @@ class Stages:
             raise InputError(
                 "these engines have no detector (plain SAM weights). Give the boxes: segmenter(image, boxes=...)."
             )
+        for image in normalized:
+            self._check_channels(image)
         inputs = [preprocess.branch_inputs(image, self.manifest, detector=detector) for image in normalized]
         return self.chain.encode(inputs, [(image.shape[0], image.shape[1]) for image in normalized])
+
+    def _check_channels(self, normalized: F32) -> None:
+        """Say once where an image has another number of channels than the weights were trained on."""
+        known, used = self.manifest.trained_channels, int(normalized.any(axis=(0, 1)).sum())
+        if known and used not in (0, *known) and used not in self._remarked:
+            self._remarked.add(used)
+            _log.warning(
+                "an image of %d channels: these weights were trained on images of %s, so that cells may be missing or "
+                "wrong. Segment one channel (--nuclear NAME), or use weights trained on such images.",
+                used,
+                " or ".join(map(str, known)),
+            )
 
     def _detect(self, encoded: Sequence[EncodedImage], config: SegmentConfig) -> list[Detections]:
         if any(one.patch_features is None for one in encoded):

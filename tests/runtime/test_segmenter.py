@@ -297,6 +297,8 @@ def test_missing_and_altered_files_are_named(copy: Path) -> None:
         ({"config__box_threshold": 7}, "box_threshold is 7"),
         ({"config__colour": 1}, "colour"),
         ({"surprise": 1}, "unknown fields surprise"),
+        ({"trained_channels": [4]}, "trained_channels is 4, expected one of 1, 2, 3"),
+        ({"trained_channels": 1}, "not iterable"),
         ({"engines__encoder__file": "../encoder.onnx"}, "not a plain file name"),
         ({"engines__encoder__sha256": None}, "'sha256' is missing"),
         ({"engines__decoder": {}}, "engine is 'decoder', expected one of"),
@@ -306,6 +308,20 @@ def test_damaged_manifests(copy: Path, changes: dict[str, Any], message: str) ->
     edit_manifest(copy, **changes)
     with pytest.raises(EngineError, match=message):
         Segmenter(copy)
+
+
+def test_other_channels_than_trained_on_are_remarked_on_once(
+    copy: Path, image: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    edit_manifest(copy, trained_channels=[1, 3])
+    segmenter = Segmenter(copy)
+    for fine in (image, np.stack([image] * 3, -1), np.zeros_like(image)):
+        segmenter(fine, config=OPEN)
+    assert not caplog.records
+    for _ in range(2):
+        segmenter(np.stack([image] * 2, -1), config=OPEN)
+    (record,) = caplog.records
+    assert "an image of 2 channels: these weights were trained on images of 1 or 3" in record.getMessage()
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "null", "[" * 100_000])
