@@ -33,6 +33,9 @@ class SegmentConfig:
     """Clip and equalise the contrast of the image first. False takes it as it is, for images that went through
     ``runtime.preprocess.normalize_contrast`` before: values in [0, 1]."""
 
+    invert: bool = False
+    """The cells are dark on a bright ground: every channel is inverted once it is clipped. Needs ``normalize``."""
+
     box_threshold: float = 0.4
     """Base cut on box scores. In [0, 1] when ``fixed``; in [0, 1.5] when ``adaptive``, where it is blended."""
 
@@ -81,9 +84,11 @@ class SegmentConfig:
         _check_choice("overlap", self.overlap, Overlap)
         for name in ("box_threshold", "nms_iou", "iou_threshold", "mask_threshold"):
             _check_number(name, getattr(self, name))
-        for name in ("normalize", "fill_holes"):
+        for name in ("normalize", "invert", "fill_holes"):
             if not isinstance(getattr(self, name), bool | np.bool_):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; expected True or False.")
+        if self.invert and not self.normalize:
+            raise ConfigError("invert is True and normalize False; expected an image that is inverted already.")
         highest = 1.5 if self.box_threshold_mode == "adaptive" else 1.0
         if not 0.0 <= self.box_threshold <= highest:
             raise ConfigError(
@@ -104,6 +109,11 @@ class SegmentConfig:
                 "give the diameter at which the model should see cells."
             )
         check_whole("min_area_px", self.min_area_px, least=0)
+
+    @property
+    def of_views(self) -> SegmentConfig:
+        """The settings for views whose contrast is normalised already."""
+        return replace(self, normalize=False, invert=False)
 
     @property
     def mask_threshold_logit(self) -> float:

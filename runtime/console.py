@@ -13,6 +13,9 @@ ClusterOption = Annotated[
     str | None, typer.Option(help="'local': worker processes here; else the address of a Dask scheduler.")
 ]
 WorkersOption = Annotated[int | None, typer.Option(help="Processes of a local cluster; default: one a core.", min=1)]
+InvertOption = Annotated[
+    bool, typer.Option("--invert", help="The cells are dark on a bright ground, and the model knows bright ones.")
+]
 
 
 def fail(error: Exception, code: int = 1) -> NoReturn:

@@ -29,7 +29,7 @@ def draw_overlay(image: ArrayLike, labels: NDArray[np.integer]) -> U8:
 
     Args:
         image: (H, W) or (H, W, C <= 3), real. Gray stays gray; two channels are shown as green (first) and magenta
-            (second); three as red, green and blue.
+            (second); three as red, green and blue: as they are if they have 8 bits.
         labels: (H, W), 0 background.
 
     Returns:
@@ -64,7 +64,10 @@ def write_overlay(path: Path, image: ArrayLike, labels: NDArray[np.integer]) -> 
 
 
 def _shown(image: NDArray[np.generic]) -> F32:
-    """(H, W, C) to (H, W, 3) in [0, 1], each channel stretched."""
+    """(H, W, C) to (H, W, 3) in [0, 1]; each channel is stretched, but for pictures in colour."""
+    if image.shape[2] == 3 and image.dtype == np.uint8:
+        colours: F32 = image.astype(np.float32) / np.float32(255)
+        return colours
     planes = [_stretched(image[..., channel]) for channel in range(image.shape[2])]
     if len(planes) == 1:
         planes = planes * 3

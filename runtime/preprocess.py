@@ -9,6 +9,7 @@ Pure functions on arrays. Two profiles, chosen in the engine's manifest:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -49,12 +50,15 @@ def check_image(image: ArrayLike) -> NDArray[np.generic]:
     except ValueError as error:  # rows of different lengths
         raise InputError(f"image cannot be read as an array ({error}); expected (H, W) or (H, W, C).") from error
     if array.dtype.kind not in "biuf":
-        raise InputError(
-            f"image has dtype {array.dtype}; expected real numbers (bool, integer or float). Convert it first."
-        )
+        hint = "Convert it first."
+        if array.dtype.kind in "US" or isinstance(image, Path):
+            hint = "To read a file: runtime.files.read_image(path)."
+        raise InputError(f"image has dtype {array.dtype}; expected real numbers (bool, integer or float). {hint}")
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] > 3):
-        hint = "Pick up to three channels"
-        if array.ndim == 3 and array.shape[0] <= 3:
+        hint = "Pick up to three channels, or one plane of a stack: image[z]"
+        if isinstance(image, list | tuple) and array.ndim > 2:
+            hint = "To segment several images: segmenter.batch(images)"
+        elif array.ndim == 3 and array.shape[0] <= 3:
             hint = "Move the channel axis last: np.moveaxis(image, 0, -1)"
         elif array.ndim == 3 and array.shape[2] == 4:
             hint = "Drop the alpha channel: image[..., :3]"
@@ -89,7 +93,7 @@ def _channel(plane: NDArray[np.generic]) -> NDArray[np.float64]:
     return channel
 
 
-def normalize_contrast(image: ArrayLike) -> F32:
+def normalize_contrast(image: ArrayLike, *, invert: bool = False) -> F32:
     """Clip bright outliers and equalise the contrast of every channel (paper, Appendix A).
 
     Per channel: clip to the 99.9th percentile of its non-zero values; a constant channel becomes 0; rescale to
@@ -97,6 +101,7 @@ def normalize_contrast(image: ArrayLike) -> F32:
 
     Args:
         image: (H, W) or (H, W, C <= 3), real.
+        invert: turn dark into bright before CLAHE; a constant channel stays 0.
 
     Returns:
         (H, W, 3) float32 in [0, 1].
@@ -111,7 +116,7 @@ def normalize_contrast(image: ArrayLike) -> F32:
         plane = checked[..., index]
         span = channel_range(plane)
         if span is not None:
-            out[..., target] = equalize(bins_within(plane, span), CLAHE_KERNEL_PX)
+            out[..., target] = equalize(bins_within(plane, span, invert=invert), CLAHE_KERNEL_PX)
     return out
 
 
@@ -147,11 +152,11 @@ def counted_range(counts: NDArray[np.intp]) -> Range | None:
     return None if low == high else (low, high)
 
 
-def bins_within(plane: NDArray[np.generic], span: Range) -> NDArray[np.uint8]:
+def bins_within(plane: NDArray[np.generic], span: Range, *, invert: bool = False) -> NDArray[np.uint8]:
     """Histogram bins of a channel that is rescaled so that its range is [0, 1], and cut off there."""
     if plane.dtype in TABLED:
-        return looked_up(plane, _bins(np.arange(_value_number(plane), dtype=np.float64), span))
-    return _bins(_channel(plane), span)
+        return looked_up(plane, _bins(np.arange(_value_number(plane), dtype=np.float64), span, invert))
+    return _bins(_channel(plane), span, invert)
 
 
 def _value_number(plane: NDArray[np.generic]) -> int:
@@ -167,9 +172,10 @@ def _value_counts(plane: NDArray[Any], number: int) -> NDArray[np.intp]:
     return counts
 
 
-def _bins(values: NDArray[np.float64], span: Range) -> NDArray[np.uint8]:
+def _bins(values: NDArray[np.float64], span: Range, invert: bool) -> NDArray[np.uint8]:
     low, high = span
-    return gray_bins((np.clip(values, low, high) - low) / (high - low))
+    unit = (np.clip(values, low, high) - low) / (high - low)
+    return gray_bins(1 - unit if invert else unit)
 
 
 def _percentile_of_counts(counts: NDArray[np.intp], percentile: float) -> float:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from runtime.errors import ConfigError, ImageTooLargeError
 from runtime.files import PARTIAL, move_into_place
-from runtime.formats import Plane, choose_channels, open_image
+from runtime.formats import Plane, choose_channels, open_image, without_copies
+from runtime.formats.base import RGB
 from runtime.outputs.formats import DEFAULT_FORMATS, OUTPUT_FORMATS, output_path
 from runtime.results import Segmentation
 
@@ -78,7 +79,10 @@ def read_file(path: Path, options: FileOptions) -> ReadImage:
     with open_image(path, series=options.series, plane=options.plane) as reader:
         check_size(path, reader.size_hw, options.largest_px)
         chosen = choose_channels(reader, nuclear=options.nuclear, membrane=options.membrane, rgb=options.rgb)
-        return ReadImage(chosen.read(0, 0, *chosen.size_hw), options.pixel_size_um or chosen.pixel_size_um)
+        pixels = chosen.read(0, 0, *chosen.size_hw)
+        if chosen.channels == RGB and not options.rgb:
+            pixels = without_copies(pixels)
+        return ReadImage(pixels, options.pixel_size_um or chosen.pixel_size_um)
 
 
 def write_results(result: Segmentation, image: ReadImage, stem: Path, options: FileOptions) -> None:

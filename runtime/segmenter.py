@@ -62,7 +62,7 @@ class Segmenter(Stages):
             image: (H, W) or (H, W, C <= 3), any real dtype. Channels are right-aligned into (blank, nuclear,
                 whole-cell).
             boxes: (K, 4) xyxy in image pixels: decode these instead of detecting cells.
-            config: settings of this call.
+            config: all settings of this call; to change some, ``dataclasses.replace(segmenter.config, ...)``.
 
         Returns:
             The label map and the instances behind it. An image without cells gives zeros and empty arrays.

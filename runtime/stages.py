@@ -32,6 +32,9 @@ IMAGES_ON_CPU, BOXES_ON_CPU = 1, 16
 
 _log = logging.getLogger(__name__)
 
+_PLANES = ("the first plane", "nuclear", "whole-cell")
+"""What the three planes of the model input stand for."""
+
 _MEASURED = 32
 """About as many cells of a view are measured."""
 
@@ -87,7 +90,7 @@ class Stages:
             for name, spec in self.manifest.engines.items()
         }
         images, boxes = per_call(self.backend, images_per_call, boxes_per_call)
-        self._remarked: set[int] = set()
+        self._remarked: set[tuple[int, ...]] = set()
         self.chain = Chain(engines, self.manifest, images_per_call=images, boxes_per_call=boxes)
 
     def encode(self, image: ArrayLike, *, detector: bool = True, config: SegmentConfig | None = None) -> EncodedImage:
@@ -183,7 +186,9 @@ class Stages:
 
     @staticmethod
     def _normalized(image: ArrayLike, config: SegmentConfig) -> F32:
-        return preprocess.normalize_contrast(image) if config.normalize else preprocess.take_normalized(image)
+        if config.normalize:
+            return preprocess.normalize_contrast(image, invert=config.invert)
+        return preprocess.take_normalized(image)
 
     def _encode(self, normalized: Sequence[F32], *, detector: bool = True) -> list[EncodedImage]:
         """Encode images whose contrast is normalised."""
@@ -197,16 +202,21 @@ class Stages:
         return self.chain.encode(inputs, [(image.shape[0], image.shape[1]) for image in normalized])
 
     def _check_channels(self, normalized: F32) -> None:
-        """Say once where an image has another number of channels than the weights were trained on."""
-        known, used = self.manifest.trained_channels, int(normalized.any(axis=(0, 1)).sum())
-        if known and used not in (0, *known) and used not in self._remarked:
-            self._remarked.add(used)
-            _log.warning(
-                "an image of %d channels: these weights were trained on images of %s, so that cells may be missing or "
-                "wrong. Segment one channel (--nuclear NAME), or use weights trained on such images.",
-                used,
-                " or ".join(map(str, known)),
-            )
+        """Say once where the channels of an image are not as those that the weights were trained on."""
+        known = [tuple(preprocess.channel_targets(count)) for count in self.manifest.trained_channels]
+        used = tuple(np.flatnonzero(normalized.any(axis=(0, 1))).tolist())
+        few = normalized[::8, ::8]
+        if len(used) == 3 and (few == few[..., :1]).all():
+            used = (0, 0, 0)  # a gray image three times
+        if not known or not used or used in known or used in self._remarked:
+            return
+        self._remarked.add(used)
+        _log.warning(
+            "an image whose channels are %s: these weights were trained on images of %s, so that cells may be missing "
+            "or wrong. Give one channel alone (--nuclear NAME), or use weights trained on such images.",
+            "the same three times" if used == (0, 0, 0) else " and ".join(_PLANES[place] for place in used),
+            " or ".join(f"{len(places)} channel{'s' * (len(places) > 1)}" for places in known),
+        )
 
     def _detect(self, encoded: Sequence[EncodedImage], config: SegmentConfig) -> list[Detections]:
         if any(one.patch_features is None for one in encoded):

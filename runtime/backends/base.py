@@ -122,6 +122,8 @@ def resolve_backend(name: str, directory: Path) -> str:
     if name not in BACKENDS:
         raise BackendError(f"{said} is {name!r}; expected one of {', '.join(map(repr, BACKENDS))}.")
     if name != "auto":
+        if said == ENVIRONMENT:
+            _log.info("backend 'auto' is %r: %s says so.", name, ENVIRONMENT)
         return name
     chosen, reason = choose_backend(has_plans=(directory / "tensorrt").is_dir())
     level = logging.WARNING if "not used" in reason else logging.INFO

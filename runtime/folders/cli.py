@@ -14,7 +14,7 @@ import typer
 from runtime.backends.base import BackendOptions, CpuPrecision
 from runtime.cluster import check_cluster
 from runtime.config import BoxThresholdMode, MaskWindow, Overlap, changed
-from runtime.console import ClusterOption, WorkersOption, errors, fail
+from runtime.console import ClusterOption, InvertOption, WorkersOption, errors, fail
 from runtime.errors import ConfigError, SegmenterError
 from runtime.progress import JobProgress, Step, duration
 
@@ -66,6 +66,7 @@ def segment_command(
     rgb: Annotated[
         bool, typer.Option("--rgb", help="Colour image: all three planes as they are; files that say so need it not.")
     ] = False,
+    invert: InvertOption = False,
     time: Annotated[int | None, typer.Option(help="Time point of a series, from 0.", min=0)] = None,
     z: Annotated[int | None, typer.Option("--z", help="Plane of a stack, from 0.", min=0)] = None,
     series: Annotated[
@@ -173,6 +174,7 @@ def segment_command(
     from runtime.segment_files import FileOptions
 
     given = {
+        "invert": invert or None,
         "diameter_px": diameter,
         "view_diameter_px": view_diameter,
         "box_threshold": box_threshold,
@@ -227,7 +229,7 @@ def segment_command(
 def _run(job: Callable[[Step], Iterator[ImageDone]], count: int, ending: str) -> None:
     """Show results as they come, then what failed; leaves with an exit code where something did."""
     failed: list[Failure] = []
-    already = 0
+    already = without_cells = 0
     try:
         with JobProgress(lambda per_second, _: f"{per_second:.2f}/s") as progress:
             for done in job(progress.step):
@@ -236,6 +238,7 @@ def _run(job: Callable[[Step], Iterator[ImageDone]], count: int, ending: str) ->
                 if done.failure is not None:
                     failed.append((image, done.failure))
                 elif not done.already:
+                    without_cells += not done.cells
                     progress.say(f"{image}\t{done.cells} cells\t{stem}{ending}")
     except KeyboardInterrupt:
         _report(failed, already, count)
@@ -244,6 +247,11 @@ def _run(job: Callable[[Step], Iterator[ImageDone]], count: int, ending: str) ->
     except (SegmenterError, OSError) as error:
         _report(failed, already, count)
         fail(error)
+    if without_cells:
+        errors.print(
+            f"{without_cells} of {count} images have no cells; where there are some, see --diameter, --nuclear and "
+            "--invert, and what the model was trained on"
+        )
     _report(failed, already, count)
     if failed:
         raise typer.Exit(1)

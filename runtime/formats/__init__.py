@@ -7,7 +7,7 @@ from pathlib import Path
 from runtime.errors import InputError
 from runtime.formats.axes import Plane
 from runtime.formats.base import FileReader
-from runtime.formats.channels import ChosenChannels, choose_channels
+from runtime.formats.channels import ChosenChannels, choose_channels, without_copies
 from runtime.formats.choices import check_level
 from runtime.formats.ngff import NgffReader, is_zarr
 from runtime.formats.pictures import ArrayReader
@@ -22,6 +22,7 @@ __all__ = [
     "choose_channels",
     "is_zarr",
     "open_image",
+    "without_copies",
 ]
 
 SMALL_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")

@@ -16,6 +16,9 @@ from runtime.readers import ImageReader
 MODEL_CHANNELS = 3
 """(blank, nuclear, whole-cell), or red, green and blue."""
 
+GRAY_ROUNDING = 3
+"""Levels of 256 by which the planes of a gray image in JPEG may differ."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChosenChannels:
@@ -95,6 +98,26 @@ def choose_channels(
             "name or number."
         )
     return ChosenChannels(reader, tuple(range(count)))
+
+
+def without_copies(image: NDArray[np.generic]) -> NDArray[np.generic]:
+    """What an image in colour shows in one plane, as microscope software often saves a gray one.
+
+    Args:
+        image: (H, W, 3), red, green and blue.
+
+    Returns:
+        (H, W, 1) where one plane alone is not constant, or all three are the same but for the rounding of a colour
+        space (``GRAY_ROUNDING``); else the image.
+    """
+    live = [place for place in range(MODEL_CHANNELS) if image[..., place].min() != image[..., place].max()]
+    if len(live) == 1:
+        return image[..., live]
+    rounding = GRAY_ROUNDING if image.dtype == np.uint8 else 0
+    red, green, blue = (image[..., place].astype(np.float64) for place in range(MODEL_CHANNELS))
+    if max(np.abs(red - green).max(), np.abs(blue - green).max()) <= rounding:
+        return image[..., 1:2]
+    return image
 
 
 def _listed(names: Sequence[str]) -> list[str]:

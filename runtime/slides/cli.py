@@ -9,7 +9,7 @@ import typer
 
 from runtime.backends.base import BackendOptions, CpuPrecision
 from runtime.config import changed
-from runtime.console import ClusterOption, WorkersOption, errors, fail
+from runtime.console import ClusterOption, InvertOption, WorkersOption, errors, fail
 from runtime.errors import ConfigError, SegmenterError
 from runtime.progress import JobProgress, duration
 
@@ -31,6 +31,7 @@ def segment_slide_command(
     nuclear: Annotated[str | None, typer.Option(help="As in 'segment'.", metavar="CHANNEL")] = None,
     membrane: Annotated[str | None, typer.Option(help="As in 'segment'.", metavar="CHANNEL")] = None,
     rgb: Annotated[bool, typer.Option("--rgb", help="As in 'segment'.")] = False,
+    invert: InvertOption = False,
     diameter: Annotated[
         float | None, typer.Option(help="Median diameter of the cells, slide pixels; default: measured.", min=0.1)
     ] = None,
@@ -81,6 +82,7 @@ def segment_slide_command(
     from runtime.slides.slide_file import SlideFile
 
     given = {
+        "invert": invert or None,
         "diameter_px": diameter,
         "view_diameter_px": view_diameter,
         "box_threshold": box_threshold,

@@ -78,12 +78,13 @@ class Sample:
     """Parts that vary, most first, and how much: the largest deviation of a channel, as a share of its range."""
 
 
-def sample_slide(reader: ImageReader, *, normalize: bool = True) -> Sample:
+def sample_slide(reader: ImageReader, *, normalize: bool = True, invert: bool = False) -> Sample:
     """Look at parts of a slide. Deterministic; the same bounded number of pixels for any slide.
 
     Args:
         reader: the slide.
         normalize: False for one whose contrast is normalised already: its range is [0, 1].
+        invert: as for ``preprocess.normalize_contrast``.
 
     Raises:
         InputError: no part can be read.
@@ -95,7 +96,7 @@ def sample_slide(reader: ImageReader, *, normalize: bool = True) -> Sample:
         deviation = 0.0
         for channel, span in enumerate(ranges):
             if span is not None:
-                bins = bins_within(raw[..., channel], span)
+                bins = bins_within(raw[..., channel], span, invert=invert)
                 deviation = max(deviation, float(bins.std()) / 255)
                 found = equalized_levels(bins, CLAHE_KERNEL_PX) if normalize else bins
                 levels[channel] += [int(found.min()), int(found.max())]
@@ -193,7 +194,7 @@ def context_of(extent: Extent, size_hw: tuple[int, int]) -> Extent:
     return top, left, bottom, right
 
 
-def normalize_part(raw: Raw, context: Extent, extent: Extent, contrast: SlideContrast) -> F32:
+def normalize_part(raw: Raw, context: Extent, extent: Extent, contrast: SlideContrast, *, invert: bool = False) -> F32:
     """Equalise the contrast of a part of a slide.
 
     Args:
@@ -201,6 +202,7 @@ def normalize_part(raw: Raw, context: Extent, extent: Extent, contrast: SlideCon
         context: from ``context_of``.
         extent: the part.
         contrast: of the slide.
+        invert: as for ``preprocess.normalize_contrast``.
 
     Returns:
         (h, w, 3) float32 in [0, 1].
@@ -213,7 +215,7 @@ def normalize_part(raw: Raw, context: Extent, extent: Extent, contrast: SlideCon
         span = channel_range(plane) if known is None else known.range
         if span is None:
             continue
-        levels = equalized_levels(bins_within(plane, span), CLAHE_KERNEL_PX)
+        levels = equalized_levels(bins_within(plane, span, invert=invert), CLAHE_KERNEL_PX)
         low, high = (int(levels.min()), int(levels.max())) if known is None else known.levels
         out[..., target] = unit_levels(levels[inside], low, high)
     return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from runtime.config import SegmentConfig
 from runtime.readers import ImageReader
@@ -42,7 +42,7 @@ def estimate(reader: ImageReader, engines: EngineSource, config: SegmentConfig, 
     """
     segmenter = loaded(engines)
     plan = make_plan(reader, segmenter, config, settings)
-    in_view = replace(config, normalize=False)
+    in_view = config.of_views
     seconds = 0.0
     for _ in range(2):  # the first run also warms up
         start = time.perf_counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -120,7 +120,7 @@ def make_plan(reader: ImageReader, engines: TileSegmenter, config: SegmentConfig
         InputError: a slide that cannot be read or segmented.
     """
     check_slide(reader)
-    sample = sample_slide(reader, normalize=config.normalize)
+    sample = sample_slide(reader, normalize=config.normalize, invert=config.invert)
     diameter, whole = config.diameter_px, False
     if diameter is None and settings.tile_px is None and config.view_diameter_px is not None:
         diameter, whole = _measured(reader, sample, engines, config)
@@ -164,7 +164,7 @@ def _measured(
 ) -> tuple[float | None, bool]:
     """Median cell diameter, and whether one view of the whole slide will do."""
     assert config.view_diameter_px is not None, "nothing is measured without a wanted diameter"
-    in_view = replace(config, normalize=False)
+    in_view = config.of_views
 
     def find_cells(view: F32) -> CellSizes:
         return engines.cell_sizes(view, in_view)
@@ -231,7 +231,7 @@ def read_normalized(reader: ImageReader, extent: Extent, contrast: SlideContrast
     if not config.normalize:
         return take_normalized(read_extent(reader, extent))
     context = context_of(extent, reader.size_hw)
-    return normalize_part(read_extent(reader, context), context, extent, contrast)
+    return normalize_part(read_extent(reader, context), context, extent, contrast, invert=config.invert)
 
 
 def read_tile(
@@ -249,5 +249,8 @@ def read_tile(
     own = raw[extent[0] - top : extent[2] - top, extent[1] - left : extent[3] - left]
     if not has_signal(own, plan.contrast, settings.min_contrast):
         return None
-    part = normalize_part(raw, context, extent, plan.contrast) if config.normalize else take_normalized(raw)
+    if config.normalize:
+        part = normalize_part(raw, context, extent, plan.contrast, invert=config.invert)
+    else:
+        part = take_normalized(raw)
     return cut_tile(part, (0, 0), plan.grid.side)

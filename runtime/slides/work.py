@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +122,7 @@ class TileWork:
                 tiles[place] = (plan.origin(place), tile)
         found: list[TileCells] = []
         if tiles:
-            in_view = replace(self.config, normalize=False)
+            in_view = self.config.of_views
             found = loaded(self.engines).segment_tiles(list(tiles.values()), size_hw, in_view)
         results = dict(zip(tiles, found, strict=True))
         for place in places:

@@ -76,7 +76,7 @@ def test_settings_come_back_from_json(tmp_path: Path) -> None:
     [
         ("{", "is not JSON"),
         ("[1]", "expected an object"),
-        ('{"treshold": 1}', "has treshold; expected an object with some of normalize, box_threshold"),
+        ('{"treshold": 1}', "has treshold; expected an object with some of normalize, invert, box_threshold"),
         ('{"box_threshold": 7}', "box_threshold is 7"),
     ],
 )

@@ -34,6 +34,12 @@ def test_gray_stays_gray_and_a_flat_image_is_drawn() -> None:
     assert (flat == flat[..., :1]).all()
 
 
+def test_stained_tissue_keeps_its_colours() -> None:
+    tissue = np.full((600, 500, 3), (240, 230, 235), np.uint8)
+    tissue[50:90, 50:90] = (120, 60, 140)
+    np.testing.assert_array_equal(draw_overlay(tissue, np.zeros_like(LABELS)), tissue)
+
+
 def test_small_images_are_enlarged(tmp_path: Path) -> None:
     labels = np.zeros((100, 120), np.int32)
     labels[10:20, 10:20] = 3

@@ -43,6 +43,9 @@ def test_golden(name: str) -> None:
         (np.zeros((64, 64, 4)), "Drop the alpha channel"),
         (np.zeros((64, 64, 7)), "Pick up to three channels"),
         (np.zeros((2, 3, 4, 3)), "one plane at a time"),
+        (np.zeros((10, 64, 64)), r"one plane of a stack: image\[z\]"),
+        ([np.zeros((64, 64))] * 2, r"segmenter\.batch\(images\)"),
+        ("cells.png", r"runtime\.files\.read_image\(path\)"),
         (np.zeros(12), r"shape \(12,\)"),
         (np.zeros((0, 5)), "empty"),
         (np.zeros((5, 5, 0)), "empty"),
@@ -66,6 +69,18 @@ def test_any_real_dtype(dtype: str) -> None:
     assert out.shape == (40, 50, 3)
     assert out.dtype == np.float32
     assert 0 <= out.min() <= out.max() <= 1
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_inverted_contrast_is_that_of_the_negative(dtype: str) -> None:
+    image = (np.random.default_rng(0).random((40, 50)) * 200 + 20).astype(dtype)
+    image[0, 0] = 0
+    found = normalize_contrast(image, invert=True)
+    assert found.dtype == np.float32
+    assert np.corrcoef(found[..., 2].ravel(), -image.astype(float).ravel())[0, 1] > 0.9
+    assert found[0, 0, 2] == found[..., 2].max()
+    assert not found[..., :2].any()
+    assert not normalize_contrast(np.full((9, 9), 3), invert=True).any()
 
 
 def test_channels_are_right_aligned() -> None:

@@ -315,13 +315,18 @@ def test_other_channels_than_trained_on_are_remarked_on_once(
 ) -> None:
     edit_manifest(copy, trained_channels=[1, 3])
     segmenter = Segmenter(copy)
-    for fine in (image, np.stack([image] * 3, -1), np.zeros_like(image)):
+    empty = np.zeros_like(image)
+    for fine in (image, np.stack([image, image[::-1], image[:, ::-1]], -1), empty):
         segmenter(fine, config=OPEN)
     assert not caplog.records
     for _ in range(2):
         segmenter(np.stack([image] * 2, -1), config=OPEN)
-    (record,) = caplog.records
-    assert "an image of 2 channels: these weights were trained on images of 1 or 3" in record.getMessage()
+        segmenter(np.stack([image] * 3, -1), config=OPEN)
+        segmenter(np.stack([image, empty], -1), config=OPEN)
+    two, equal, nuclear = (record.getMessage() for record in caplog.records)
+    assert "channels are nuclear and whole-cell: these weights were trained on images of 1 channel or 3 channels" in two
+    assert "channels are the same three times" in equal
+    assert "channels are nuclear: " in nuclear
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "null", "[" * 100_000])

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
+from typer.testing import CliRunner
 
 from runtime import InputError
-from runtime.formats import choose_channels, open_image
+from runtime.cli import app
+from runtime.formats import choose_channels, open_image, without_copies
 
 NAMES = ["DAPI", "CD3", "CD8", "PanCK", "2", "cd3"]
 PLANES = np.random.default_rng(0).integers(0, 1 << 16, (6, 20, 30)).astype(np.uint16)
@@ -94,3 +97,31 @@ def test_any_reader_will_do() -> None:
     chosen = choose_channels(Memory(), nuclear="f", membrane="b")
     np.testing.assert_array_equal(chosen.read(1, 1, 3, 4), np.moveaxis(PLANES[[5, 1], 1:4, 1:5], 0, -1))
     assert chosen.pixel_size_um == 0.5
+
+
+def test_gray_images_saved_in_colour_are_gray() -> None:
+    gray = np.random.default_rng(0).integers(0, 255, (20, 30), dtype=np.uint8)
+    empty = np.full_like(gray, 7)
+    jpeg = np.clip(gray.astype(int) + np.random.default_rng(1).integers(-1, 2, gray.shape), 0, 255).astype(np.uint8)
+    for planes in ((gray, gray, gray), (jpeg, gray, gray), (empty, gray, empty), (gray, empty, empty)):
+        found = without_copies(np.stack(planes, -1))
+        assert found.shape == (20, 30, 1)
+        np.testing.assert_array_equal(found[..., 0], gray)
+    for planes in ((gray, gray[::-1], gray), (gray, gray, empty)):
+        image = np.stack(planes, -1)
+        assert without_copies(image) is image
+    wide = np.stack([gray, gray, jpeg], -1).astype(np.uint16)
+    assert without_copies(wide) is wide, "16 bits hold no JPEG"
+    assert without_copies(np.stack([empty] * 3, -1)).shape == (20, 30, 1)
+
+
+@pytest.mark.parametrize(("options", "channels"), [([], 1), (["--rgb"], 3), (["--nuclear", "red"], 1)])
+def test_a_gray_picture_in_colour_on_the_command_line(
+    tmp_path: Path, seen: list[Any], options: list[str], channels: int
+) -> None:
+    gray = np.zeros((20, 30), np.uint8)
+    gray[5:15, 5:15] = 200
+    Image.fromarray(np.stack([gray] * 3, -1)).save(tmp_path / "a.png")
+    done = CliRunner().invoke(app, ["segment", str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), *options])
+    assert done.exit_code == 0, done.output
+    assert seen[0].shape == (20, 30, channels)

@@ -24,23 +24,28 @@ def noisy(shape: tuple[int, ...], dtype: str, seed: int = 0) -> NDArray[Any]:
     return image.clip(0).astype(dtype)
 
 
-def part_of(reader: ArrayReader, found: contrast.SlideContrast, extent: tuple[int, int, int, int]) -> NDArray[Any]:
+def part_of(
+    reader: ArrayReader, found: contrast.SlideContrast, extent: tuple[int, int, int, int], *, invert: bool = False
+) -> NDArray[Any]:
     context = context_of(extent, reader.size_hw)
     top, left, bottom, right = context
-    return normalize_part(reader.read(top, left, bottom - top, right - left), context, extent, found)
+    raw = reader.read(top, left, bottom - top, right - left)
+    return normalize_part(raw, context, extent, found, invert=invert)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 @settings(max_examples=10, deadline=None)
-@given(data=st.data(), height=st.integers(1, 400), width=st.integers(1, 400))
-def test_a_part_is_that_of_the_whole_image(dtype: str, data: st.DataObject, height: int, width: int) -> None:
+@given(data=st.data(), height=st.integers(1, 400), width=st.integers(1, 400), invert=st.booleans())
+def test_a_part_is_that_of_the_whole_image(
+    dtype: str, data: st.DataObject, height: int, width: int, invert: bool
+) -> None:
     image = noisy((height, width), dtype)
     top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
     bottom, right = data.draw(st.integers(top + 1, height)), data.draw(st.integers(left + 1, width))
     reader = ArrayReader(image)
-    found = sample_slide(reader).contrast
-    expected = normalize_contrast(image)[top:bottom, left:right]
-    np.testing.assert_array_equal(part_of(reader, found, (top, left, bottom, right)), expected)
+    found = sample_slide(reader, invert=invert).contrast
+    expected = normalize_contrast(image, invert=invert)[top:bottom, left:right]
+    np.testing.assert_array_equal(part_of(reader, found, (top, left, bottom, right), invert=invert), expected)
 
 
 def test_parts_of_a_sampled_slide_have_no_seams(monkeypatch: pytest.MonkeyPatch) -> None:
