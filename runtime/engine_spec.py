@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from runtime.backends.base import BackendOptions, resolve_backend
+from runtime.backends.base import ON_GPU, BackendOptions, resolve_backend
 from runtime.builtin import builtin_engine
 from runtime.config import SegmentConfig
-from runtime.errors import EngineError
+from runtime.errors import ConfigError, EngineError
 from runtime.manifest import MANIFEST_NAME, read_manifest
 from runtime.segmenter import Segmenter
 from runtime.stages import per_call
@@ -62,6 +62,22 @@ class SegmenterSpec:
             "images_per_call": str(images),
             "boxes_per_call": str(boxes),
         }
+
+    def wants_own_gpu(self) -> bool:
+        """See ``runtime.cluster.Engines``: so it is for the backends that run on GPUs.
+
+        Raises:
+            BackendError: no such backend.
+            ConfigError: ``options.device`` is not 0.
+        """
+        if resolve_backend(self.backend, self.directory) not in ON_GPU:
+            return False
+        if self.options.device != 0:
+            raise ConfigError(
+                f"device is {self.options.device}; each worker of a local cluster sees one GPU alone, which is number "
+                "0 there. Leave device at 0, and list the GPUs to use in CUDA_VISIBLE_DEVICES."
+            )
+        return True
 
 
 def loaded_segmenter(spec: SegmenterSpec) -> Segmenter:

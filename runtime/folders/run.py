@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runtime.cluster import LOCAL, run_on_cluster
+from runtime.cluster import ClusterOptions, run_on_cluster
 from runtime.folders.records import Records
 from runtime.folders.work import CAUGHT, ImageDone, ImageWork, Target, reason_of
 from runtime.outputs.formats import DEFAULT_FORMATS
@@ -17,22 +17,13 @@ from runtime.segment_files import remove_leftovers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FolderOptions:
+class FolderOptions(ClusterOptions):
     """How a job is run; its results do not depend on it."""
 
-    cluster: str | None = None
-    """None for this process, ``local`` for worker processes of this machine, or the address of a Dask scheduler."""
-    workers: int | None = None
-    """Processes of a local cluster."""
     resume: bool = False
     """Pass over images that are done."""
     overwrite: bool = False
     """Replace results that exist."""
-
-    @property
-    def remote(self) -> bool:
-        """Whether processes of other machines, or with another working directory, may take part."""
-        return self.cluster not in (None, LOCAL)
 
 
 def settings_of(work: ImageWork, options: FolderOptions) -> dict[str, Any]:
@@ -67,6 +58,7 @@ def segment_folder(
         progress: told of images, and of the tiles of slides.
 
     Raises:
+        ConfigError: as ``check_cluster``.
         JobError: the cluster cannot be reached, or is lost.
     """
     waiting = []
@@ -119,7 +111,7 @@ def _results(
     if options.cluster is None:
         found: Iterator[ImageDone] = map(work.run, begun())
     else:
-        found = run_on_cluster(work.run, begun(), failed=work.failed, cluster=options.cluster, workers=options.workers)
+        found = run_on_cluster(work.run, begun(), failed=work.failed, options=options, engines=work.engines)
     for done in found:
         target = given[done.target]
         failure = done.failure and done.failure.replace(str(done.target[0]), str(target[0]))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.cluster import run_on_cluster
+from runtime.cluster import ClusterOptions, run_on_cluster
 from runtime.config import SegmentConfig
 from runtime.errors import InputError, JobError
 from runtime.joining import TileCells
@@ -28,13 +28,9 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RunOptions:
+class RunOptions(ClusterOptions):
     """How a job is run; its result does not depend on it."""
 
-    cluster: str | None = None
-    """None for this process, ``local`` for worker processes of this machine, or the address of a Dask scheduler."""
-    workers: int | None = None
-    """Processes of a local cluster."""
     restart: bool = False
     """Forget the job that is there."""
     overwrite: bool = False
@@ -89,7 +85,8 @@ def segment_slide(
     Raises:
         InputError: a slide that cannot be segmented; results that exist.
         JobError: the job was begun otherwise, another process has it, tiles failed, or the disk is full.
-        ConfigError, EngineError, BackendError: as ``Segmenter``.
+        ConfigError: as ``Segmenter`` and ``check_cluster``.
+        EngineError, BackendError: as ``Segmenter``.
     """
     engines, settings, options = engines or EngineSpec(), settings or SlideSettings(), options or RunOptions()
     config = config or engines.default_config()
@@ -164,7 +161,7 @@ def _run_tiles(work: TileWork, options: RunOptions) -> tuple[int, list[tuple[int
 def _batches(work: TileWork, waiting: list[int], options: RunOptions) -> Iterator[BatchDone]:
     if options.cluster is None or not waiting:
         return map(work.run, waiting)
-    return run_on_cluster(work.run, waiting, failed=work.failed, cluster=options.cluster, workers=options.workers)
+    return run_on_cluster(work.run, waiting, failed=work.failed, options=options, engines=work.engines)
 
 
 def _tell(options: RunOptions, what: str, done: int, steps: int) -> None:
