@@ -131,6 +131,10 @@ class PerfectEngines:
         """There is but one."""
         return {"engines": "perfect"}
 
+    def wants_own_gpu(self) -> bool:
+        """Nothing is computed on GPUs."""
+        return False
+
 
 @dataclass(frozen=True)
 class PerfectTiles:

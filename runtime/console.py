@@ -10,9 +10,20 @@ from rich.console import Console
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 ClusterOption = Annotated[
-    str | None, typer.Option(help="'local': worker processes here; else the address of a Dask scheduler.")
+    str | None,
+    typer.Option(
+        help="'local': worker processes here, each with a GPU of its own where the backend runs on GPUs; else the "
+        "address of a Dask scheduler."
+    ),
 ]
-WorkersOption = Annotated[int | None, typer.Option(help="Processes of a local cluster; default: one a core.", min=1)]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Processes of a local cluster; default: one a GPU where the backend runs on GPUs, else one a core. More "
+        "than GPUs share them in turn.",
+        min=1,
+    ),
+]
 InvertOption = Annotated[
     bool, typer.Option("--invert", help="The cells are dark on a bright ground, and the model knows bright ones.")
 ]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from runtime.backends.base import ON_GPU, BackendOptions, resolve_backend
 from runtime.builtin import builtin_engine
 from runtime.config import SegmentConfig
-from runtime.errors import EngineError
+from runtime.errors import ConfigError, EngineError
 from runtime.manifest import MANIFEST_NAME, read_manifest
 from runtime.segmenter import Segmenter
 from runtime.stages import per_call
@@ -26,6 +26,16 @@ class Resolved(NamedTuple):
     backend: str
     images_per_call: int
     boxes_per_call: int
+
+    @property
+    def threads(self) -> int:
+        """Images that a process reads, prepares and writes at a time, so that the engines need not wait for that."""
+        return 8 if self.on_gpu else 2
+
+    @property
+    def batches_at_once(self) -> int:
+        """Batches of tiles, likewise; one on a CPU, which has nothing to wait for and less memory."""
+        return 4 if self.on_gpu else 1
 
     @property
     def on_gpu(self) -> bool:
@@ -84,6 +94,22 @@ class SegmenterSpec:
             "images_per_call": str(resolved.images_per_call),
             "boxes_per_call": str(resolved.boxes_per_call),
         }
+
+    def wants_own_gpu(self) -> bool:
+        """See ``runtime.cluster.Engines``: so it is for the backends that run on GPUs.
+
+        Raises:
+            BackendError: no such backend.
+            ConfigError: ``options.device`` is not 0.
+        """
+        if not self.resolved().on_gpu:
+            return False
+        if self.options.device != 0:
+            raise ConfigError(
+                f"device is {self.options.device}; each worker of a local cluster sees one GPU alone, which is number "
+                "0 there. Leave device at 0, and list the GPUs to use in CUDA_VISIBLE_DEVICES."
+            )
+        return True
 
 
 def loaded_segmenter(spec: SegmenterSpec) -> Segmenter:

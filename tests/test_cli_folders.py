@@ -326,6 +326,15 @@ def test_a_cluster_gives_the_same_files_though_a_worker_dies(
     assert "6 of 6 images were already done" in alone.stderr, alone.output
 
 
+def test_a_cluster_without_gpus(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    done = run(folder, "--out", tmp_path / "out", "--backend", "cuda", "--cluster", "local")
+    assert done.exit_code == 2
+    assert "no GPU is found (CUDA_VISIBLE_DEVICES is '-1')" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_cluster_that_is_not_there(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("distributed")
     done = run(folder, "--out", tmp_path / "out", "--cluster", "nonsense://127.0.0.1:9")

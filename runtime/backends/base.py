@@ -90,7 +90,7 @@ class BackendOptions:
     """``openvino`` only: what it computes in; auto is bf16 on processors that have it, else fp32."""
 
     device: int = 0
-    """``cuda``: number of the GPU."""
+    """``cuda``: number of the GPU among those that the process sees; a worker of a local cluster sees but one."""
 
     def __post_init__(self) -> None:
         check_whole("device", self.device, least=0)

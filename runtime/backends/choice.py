@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from importlib.util import find_spec
 
-_CUDA_DRIVERS = {"win32": "nvcuda.dll"}
-"""By platform; elsewhere ``libcuda.so.1``."""
+from runtime.backends.gpus import count_gpus
 
 
 def choose_backend(*, has_plans: bool) -> tuple[str, str]:
@@ -30,21 +27,6 @@ def choose_backend(*, has_plans: bool) -> tuple[str, str]:
     if find_spec("openvino") is not None:
         return "openvino", f"OpenVINO is here, which is faster on a CPU than onnxruntime{unused}"
     return "cpu", f"onnxruntime on the CPU always works{unused}"
-
-
-def count_gpus() -> int:
-    """NVIDIA GPUs that the driver shows this process; 0 without a driver.
-
-    Source: CUDA driver API, cuInit and cuDeviceGetCount.
-    """
-    try:
-        driver = ctypes.CDLL(_CUDA_DRIVERS.get(sys.platform, "libcuda.so.1"))
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
 
 
 def _onnxruntime_has_cuda() -> bool:

@@ -216,7 +216,7 @@ def segment_command(
         if cluster is None:
             loaded_segmenter(spec)  # what is wrong with it is wrong for all images
         else:
-            check_cluster()
+            check_cluster(options, spec)
         out.mkdir(parents=True, exist_ok=True)
     except ConfigError as error:
         fail(error, code=2)

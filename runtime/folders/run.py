@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runtime.cluster import LOCAL, run_on_cluster
+from runtime.cluster import ClusterOptions, run_on_cluster
 from runtime.folders.records import Records
 from runtime.folders.work import CAUGHT, ImageDone, ImageWork, Target, reason_of
 from runtime.ordered import in_order
@@ -16,27 +16,15 @@ from runtime.outputs.formats import DEFAULT_FORMATS
 from runtime.progress import Step
 from runtime.segment_files import remove_leftovers
 
-THREADS = {False: 2, True: 8}
-"""Threads that read, segment and write, by whether the engines are on a GPU, which should not wait for any of that."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FolderOptions:
+class FolderOptions(ClusterOptions):
     """How a job is run; its results do not depend on it."""
 
-    cluster: str | None = None
-    """None for this process, ``local`` for worker processes of this machine, or the address of a Dask scheduler."""
-    workers: int | None = None
-    """Processes of a local cluster."""
     resume: bool = False
     """Pass over images that are done."""
     overwrite: bool = False
     """Replace results that exist."""
-
-    @property
-    def remote(self) -> bool:
-        """Whether processes of other machines, or with another working directory, may take part."""
-        return self.cluster not in (None, LOCAL)
 
 
 def settings_of(work: ImageWork, options: FolderOptions) -> dict[str, Any]:
@@ -71,6 +59,7 @@ def segment_folder(
         progress: told of images, and of the tiles of slides.
 
     Raises:
+        ConfigError: as ``check_cluster``.
         JobError: the cluster cannot be reached, or is lost.
     """
     waiting = []
@@ -122,10 +111,11 @@ def _results(
         return
     if options.cluster is None:
         engines = work.engines.resolved()
-        threads, together = THREADS[engines.on_gpu], engines.images_per_call
-        found: Iterator[ImageDone] = in_order(work.run_together, begun(), together=together, workers=threads)
+        found: Iterator[ImageDone] = in_order(
+            work.run_together, begun(), together=engines.images_per_call, workers=engines.threads
+        )
     else:
-        found = run_on_cluster(work.run, begun(), failed=work.failed, cluster=options.cluster, workers=options.workers)
+        found = run_on_cluster(work.run, begun(), failed=work.failed, options=options, engines=work.engines)
     for done in found:
         target = given[done.target]
         failure = done.failure and done.failure.replace(str(done.target[0]), str(target[0]))
@@ -170,6 +160,7 @@ def _as_slide(target: Target, work: ImageWork, options: FolderOptions, progress:
             workers=options.workers,
             restart=options.overwrite and not options.resume,
             overwrite=True,
+            batches_at_once=engines.resolved().batches_at_once,
             progress=lambda what, done, steps: progress(f"{image.name}: {what}", done, steps),
         )
         found = segment_slide(reader, stem.parent, engines=spec, config=work.config, options=run, name=stem.name)

@@ -110,6 +110,7 @@ def segment_slide_command(
                 overwrite=overwrite,
                 partial=partial,
                 keep_job=keep_job,
+                batches_at_once=spec.resolved().batches_at_once,
                 progress=progress.step,
             )
             result = segment_slide(reader, out, engines=spec, config=config, settings=settings, options=options)

@@ -15,6 +15,7 @@ normalised image.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -170,6 +171,10 @@ def part_extents(size_hw: tuple[int, int]) -> list[Extent]:
     return [extent for extent in extents if extent[0] < extent[2] and extent[1] < extent[3]]
 
 
+_READING = threading.Lock()
+"""Readers of files need not know of threads."""
+
+
 def read_extent(reader: ImageReader, extent: Extent) -> Raw:
     """Read and check a part (h, w, C).
 
@@ -177,7 +182,9 @@ def read_extent(reader: ImageReader, extent: Extent) -> Raw:
         InputError: it cannot be read, or holds what cannot be segmented.
     """
     top, left, bottom, right = extent
-    raw = check_image(reader.read(top, left, bottom - top, right - left))
+    with _READING:
+        part = reader.read(top, left, bottom - top, right - left)
+    raw = check_image(part)
     expected = (bottom - top, right - left, len(reader.channels))
     if raw.shape != expected:
         raise InputError(f"{reader.name} gave {raw.shape} where {expected} was asked for; the file is damaged.")

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.cluster import Engines
 from runtime.config import SegmentConfig
 from runtime.engine_spec import SegmenterSpec, loaded_segmenter
 from runtime.joining import TileCells
@@ -47,7 +48,7 @@ class TileSegmenter(Protocol):
         ...
 
 
-class EngineSource(Protocol):
+class EngineSource(Engines, Protocol):
     """Engines that every process loads for itself; can be pickled, and be compared as a key of a cache."""
 
     def load(self) -> TileSegmenter:

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.cluster import run_on_cluster
+from runtime.cluster import ClusterOptions, run_on_cluster
 from runtime.config import SegmentConfig
 from runtime.errors import InputError, JobError
 from runtime.joining import TileCells
+from runtime.ordered import in_order
 from runtime.progress import Step
 from runtime.readers import ImageReader
 from runtime.slides.engines import EngineSource, EngineSpec, loaded
@@ -28,13 +29,9 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RunOptions:
+class RunOptions(ClusterOptions):
     """How a job is run; its result does not depend on it."""
 
-    cluster: str | None = None
-    """None for this process, ``local`` for worker processes of this machine, or the address of a Dask scheduler."""
-    workers: int | None = None
-    """Processes of a local cluster."""
     restart: bool = False
     """Forget the job that is there."""
     overwrite: bool = False
@@ -43,6 +40,8 @@ class RunOptions:
     """Write results even where tiles failed; their places then show only what their neighbours saw."""
     keep_job: bool = False
     """Keep the results of the tiles when all is done."""
+    batches_at_once: int = 1
+    """Batches of tiles that this process has in work, in as many threads."""
     progress: Step | None = None
 
 
@@ -89,7 +88,8 @@ def segment_slide(
     Raises:
         InputError: a slide that cannot be segmented; results that exist.
         JobError: the job was begun otherwise, another process has it, tiles failed, or the disk is full.
-        ConfigError, EngineError, BackendError: as ``Segmenter``.
+        ConfigError: as ``Segmenter`` and ``check_cluster``.
+        EngineError, BackendError: as ``Segmenter``.
     """
     engines, settings, options = engines or EngineSpec(), settings or SlideSettings(), options or RunOptions()
     config = config or engines.default_config()
@@ -162,9 +162,11 @@ def _run_tiles(work: TileWork, options: RunOptions) -> tuple[int, list[tuple[int
 
 
 def _batches(work: TileWork, waiting: list[int], options: RunOptions) -> Iterator[BatchDone]:
-    if options.cluster is None or not waiting:
+    if not waiting or (options.cluster is None and options.batches_at_once == 1):
         return map(work.run, waiting)
-    return run_on_cluster(work.run, waiting, failed=work.failed, cluster=options.cluster, workers=options.workers)
+    if options.cluster is None:
+        return in_order(lambda batch: [work.run(*batch)], waiting, together=1, workers=options.batches_at_once)
+    return run_on_cluster(work.run, waiting, failed=work.failed, options=options, engines=work.engines)
 
 
 def _tell(options: RunOptions, what: str, done: int, steps: int) -> None:

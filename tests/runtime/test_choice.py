@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -42,25 +39,6 @@ def test_choice(
     name, why = choice.choose_backend(has_plans=plans)
     assert name == expected
     assert re.search(reason, why)
-
-
-@pytest.mark.parametrize(("init", "found"), [(0, 3), (100, 0)])
-def test_gpus_are_counted_by_the_driver(init: int, found: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def count(pointer: Any) -> int:
-        pointer._obj.value = 3
-        return 0
-
-    driver = SimpleNamespace(cuInit=lambda flags: init, cuDeviceGetCount=count)
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
-    assert choice.count_gpus() == found
-
-
-def test_no_driver_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise OSError(f"{name}: cannot open shared object file")
-
-    monkeypatch.setattr(ctypes, "CDLL", missing)
-    assert choice.count_gpus() == 0
 
 
 def test_the_environment_says_what_auto_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

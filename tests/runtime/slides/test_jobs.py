@@ -93,6 +93,22 @@ def test_tiles_that_are_there_are_not_segmented_again(tmp_path: Path, expected: 
     assert not list(job.rglob("*.partial"))
 
 
+def test_batches_in_threads_give_the_same_and_read_in_turn(tmp_path: Path, expected: dict[str, bytes]) -> None:
+    class OneAtATime(ArrayReader):
+        reading = 0
+
+        def read(self, top: int, left: int, height: int, width: int) -> Any:
+            self.reading += 1
+            time.sleep(0.002)
+            assert self.reading == 1, "a reader need not know of threads"
+            part = super().read(top, left, height, width)
+            self.reading -= 1
+            return part
+
+    run(tmp_path, OneAtATime(TRUTH > 0), batches_at_once=3)
+    assert results(tmp_path) == expected
+
+
 def test_a_damaged_tile_is_made_again(tmp_path: Path, expected: dict[str, bytes]) -> None:
     run(tmp_path, keep_job=True)
     damaged = tmp_path / "image_job" / "tiles" / "00001_00001.npz"
