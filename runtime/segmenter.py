@@ -27,6 +27,9 @@ _VIEWS_TOGETHER = 8
 """Views whose boxes share decoder calls; bounds what a long batch holds at a time."""
 
 
+_Look = tuple[EncodedImage, Detections]
+
+
 @dataclass(frozen=True, slots=True)
 class _Shown:
     """One view of one image, on its way through the engines."""
@@ -143,7 +146,9 @@ class Segmenter(Stages):
             ConfigError: ``view_diameter_px`` is None.
         """
         config = config or self.config
-        return [view for view, _ in self._views(self._normalized(image, config), config)]
+        normalized = self._normalized(image, config)
+        (whole,) = self._whole_views([normalized], config)
+        return [view for view, _ in self._views(normalized, whole, config)]
 
     def encode_tiles(self, tiles: Iterable[tuple[tuple[int, int], F32]]) -> Iterator[EncodedView]:
         """Encode tiles of an image, several in a call.
@@ -173,48 +178,64 @@ class Segmenter(Stages):
         self, images: Sequence[ArrayLike], boxes: Sequence[ArrayLike] | None, config: SegmentConfig
     ) -> Iterator[_Shown]:
         """The views of all images, image by image."""
-        if boxes is None and config.view_diameter_px is not None:
-            for number, image in enumerate(images):
-                normalized = self._normalized(image, config)
-                size_hw = (normalized.shape[0], normalized.shape[1])
-                for view, found in self._views(normalized, config):
-                    yield _Shown(number, size_hw, view, found, True)
-            return
         together = self.chain.images_per_call
         for start in range(0, len(images), together):
             group = [self._normalized(image, config) for image in images[start : start + together]]
+            if boxes is None and config.view_diameter_px is not None:
+                for number, (image, whole) in enumerate(zip(group, self._whole_views(group, config), strict=True)):
+                    size_hw = (image.shape[0], image.shape[1])
+                    for view, found in self._views(image, whole, config):
+                        yield _Shown(start + number, size_hw, view, found, True)
+                continue
             for number, encoded in enumerate(self._encode(group, detector=boxes is None), start=start):
                 given = None if boxes is None else _given(check_boxes(boxes[number], encoded.size_hw))
                 yield _Shown(number, encoded.size_hw, EncodedView((0, 0), encoded), given, False)
 
-    def _views(self, normalized: F32, config: SegmentConfig) -> Iterator[tuple[EncodedView, Detections | None]]:
-        """``encode_views`` of an image whose contrast is normalised, a few at a time, and what was found in them."""
-        chosen = self._choose_views(normalized, config)
+    def _whole_views(self, normalized: Sequence[F32], config: SegmentConfig) -> Sequence[_Look | None]:
+        """What the detector finds in the view of each whole image; None where the scale is given."""
+        if config.diameter_px is not None:
+            return [None] * len(normalized)
+        encoded = self._encode([cut_tile(image, (0, 0), max(image.shape[:2])) for image in normalized])
+        return list(zip(encoded, self._detect(encoded, config), strict=True))
+
+    def _views(
+        self, normalized: F32, whole: _Look | None, config: SegmentConfig
+    ) -> Iterator[tuple[EncodedView, Detections | None]]:
+        """``encode_views`` of an image whose contrast is normalised, a few at a time, and what was found in them.
+
+        Args:
+            whole: from ``_whole_views``.
+        """
+        chosen = self._choose_views(normalized, whole, config)
         if not isinstance(chosen, TileGrid):
             yield chosen
             return
         tiles = ((origin, cut_tile(normalized, origin, chosen.side)) for origin in chosen.origins)
         yield from ((view, None) for view in self.encode_tiles(tiles))
 
-    def _choose_views(self, normalized: F32, config: SegmentConfig) -> tuple[EncodedView, Detections] | TileGrid:
+    def _choose_views(
+        self, normalized: F32, whole: _Look | None, config: SegmentConfig
+    ) -> tuple[EncodedView, Detections] | TileGrid:
         """The whole image, where its cells are large enough in one view or none is found; else the tiles."""
         wanted_px, diameter = config.view_diameter_px, config.diameter_px
         if wanted_px is None:
             raise ConfigError("view_diameter_px is None; expected the median cell diameter of a view, model pixels.")
         size_hw, model_size = (normalized.shape[0], normalized.shape[1]), self.manifest.image_size
         if diameter is None:
-            looked: list[tuple[EncodedImage, Detections]] = []
+            assert whole is not None, "_whole_views has looked where no scale is given"
+            unused = [whole]
 
             def find_cells(view: F32) -> CellSizes:
+                if unused:  # the first view is that of the whole image
+                    return self._sizes(*unused.pop(), config)
                 (encoded,) = self._encode([view])
-                looked.append((encoded, self._detect([encoded], config)[0]))
-                return self._sizes(*looked[-1], config)
+                return self._sizes(encoded, self._detect([encoded], config)[0], config)
 
             diameter = measure_diameter(normalized, model_size, find_cells, view_diameter_px=wanted_px)
             if diameter is None or one_view_will_do(
                 diameter, max(size_hw), model_size, wanted_px, config.whole_view_diameter_px
             ):
-                encoded, found = looked[0]
+                encoded, found = whole
                 return EncodedView((0, 0), encoded), found
         return grid_at_scale(size_hw, diameter, model_size, wanted_px)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,16 @@ def test_user_boxes_on_the_device(segmenter: Segmenter, image: Any) -> None:
         assert_same(result, segmenter(image, boxes=BOXES, config=OPEN), exact=False)
     assert calls["encoder"] == [2, 1]
     assert calls["cellfinder"] == []
+
+
+def test_whole_images_are_measured_together(segmenter: Segmenter, image: Any) -> None:
+    images = [image, image[:300], image[100:, 50:]]
+    config = replace(OPEN, view_diameter_px=1000.0)
+    device, calls = on_device(segmenter, most=100, images_per_call=2, boxes_per_call=64)
+    for mine, expected in zip(device.batch(images, config=config), segmenter.batch(images, config=config), strict=True):
+        assert ((mine.labels > 0) == (expected.labels > 0)).mean() > 0.999
+    assert calls["encoder"].count(2) == calls["cellfinder"].count(2) == 1
+    assert calls["encoder"][0] == 2
 
 
 def test_calls_are_halved_until_they_fit(segmenter: Segmenter, image: Any) -> None:
