@@ -92,8 +92,18 @@ def verify_command(
             readable=False,
         ),
     ] = None,
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="What runs the engines, as in 'segment'; on others than cpu, engines are held to the gates of half "
+            "precision. PyTorch stays on the CPU in float32."
+        ),
+    ] = "cpu",
 ) -> None:
-    """Compare every engine of a directory with PyTorch in float32: names, shapes, values. Every image must pass."""
+    """Compare every engine of a directory with PyTorch in float32: names, shapes, values. Every image must pass.
+
+    Of half-precision engines, also the largest magnitude of everything they compute: beyond 65504 it fails.
+    """
     from export.exporter import verify_directory
 
     failed = []
@@ -102,7 +112,7 @@ def verify_command(
         for name, pixels in (given or {"the built-in image": None}).items():
             typer.echo(name)
             try:
-                for check in verify_directory(directory, checkpoint, image=pixels, progress=say):
+                for check in verify_directory(directory, checkpoint, image=pixels, backend=backend, progress=say):
                     typer.echo(check)
             except VerificationError as error:
                 failed.append(f"{name}: {error}")

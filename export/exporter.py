@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from export.errors import ExportError, VerificationError
 from export.gates import GateCheck, HalfTolerance
+from export.half_range import RangeCheck
 from export.onnx_file import write_onnx
 from export.placing import check_target, move_into_place
 from export.stages import Stage, stages_of
 from export.verify import OutputCheck, Tolerance, verify_engines
 from export.verify_half import verify_half_engines
-from runtime.backends.base import BackendOptions
+from runtime.backends.base import BackendOptions, resolve_backend
 from runtime.backends.ort import OrtEngine
 from runtime.config import SegmentConfig
 from runtime.manifest import (
@@ -36,7 +37,7 @@ from runtime.preprocess import Profile, check_image
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 
 Progress = Callable[[str], None]
-Checks = Sequence[OutputCheck | GateCheck]
+Checks = Sequence[OutputCheck | GateCheck | RangeCheck]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,16 +110,27 @@ def verify_directory(
     checkpoint: str | Path,
     *,
     image: NDArray[np.generic] | None = None,
+    backend: str = "cpu",
     progress: Progress = lambda message: None,
 ) -> Checks:
     """Verify an engine directory against the checkpoint it was made from.
 
+    Args:
+        directory: the engines.
+        checkpoint: PyTorch computes the reference from it, in float32 on the CPU.
+        image: as for ``export_engines``.
+        backend: what runs the engines, as ``Segmenter`` takes it. Only float32 engines on ``cpu`` are compared element
+            by element; all others are held to the gates of half precision.
+        progress: called with a line before each step, and with warnings.
+
     Raises:
+        BackendError: the backend is unknown or cannot run an engine.
         EngineError: the directory is damaged.
         ExportError: it was made from another checkpoint, or the checkpoint cannot be used.
         VerificationError: an engine differs from PyTorch; every failed check is named.
     """
     directory = Path(directory)
+    backend = resolve_backend(backend, directory)
     manifest = read_manifest(directory)
     check_files(directory, manifest)
     progress("reading the checkpoint")
@@ -129,11 +141,17 @@ def verify_directory(
             f"{directory} was made from another checkpoint: sha256 {manifest.weights['sha256'][:16]}..., but "
             f"{checkpoint} has {found[:16]}.... Give the one it was made from, or export again."
         )
-    return _verified(directory, manifest, loaded, image, progress)
+    return _verified(directory, manifest, loaded, image, progress, backend=backend)
 
 
 def _verified(
-    directory: Path, manifest: Manifest, loaded: Checkpoint, image: NDArray[np.generic] | None, progress: Progress
+    directory: Path,
+    manifest: Manifest,
+    loaded: Checkpoint,
+    image: NDArray[np.generic] | None,
+    progress: Progress,
+    *,
+    backend: str = "cpu",
 ) -> Checks:
     """All checks of a directory.
 
@@ -145,13 +163,16 @@ def _verified(
         progress(f"verifying {stage} against PyTorch")
 
     checks: Checks
-    if manifest.precision == "fp32":
+    if manifest.precision == "fp32" and backend == "cpu":
         checks = verify_engines(directory, manifest, loaded.model, image=image, on_stage=tell)
     else:
-        checks = verify_half_engines(directory, manifest, loaded.model, image=image, on_stage=tell)
+        checks = verify_half_engines(directory, manifest, loaded.model, image=image, backend=backend, on_stage=tell)
     failed = [str(check) for check in checks if not check.passed]
     if failed:
         raise VerificationError("the engines do not agree with PyTorch:\n  " + "\n  ".join(failed))
+    for check in checks:
+        if isinstance(check, RangeCheck) and check.close:
+            progress(f"warning: {check.close}")
     return checks
 
 

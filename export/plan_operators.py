@@ -77,7 +77,7 @@ def find_problems(path: Path) -> list[str]:
     model = onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True)
     table = operator_table()
     problems = [f"{path.name}: {problem}" for problem in _of_model(model, table)]
-    operators, types, shapes = table["operators"], _types(model.graph), _static_shapes(model.graph)
+    operators, types, shapes = table["operators"], tensor_types(model.graph), _static_shapes(model.graph)
     initializers = {tensor.name for tensor in model.graph.initializer}
     initializers |= {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
     of_data = _of_data(model.graph)
@@ -144,7 +144,8 @@ def _of_squeeze(node: onnx.NodeProto, static: set[str]) -> Iterator[str]:
         yield "has no axes, and its input's shape varies"
 
 
-def _types(graph: onnx.GraphProto) -> dict[str, int]:
+def tensor_types(graph: onnx.GraphProto) -> dict[str, int]:
+    """Element types (``TensorProto.DataType``) by tensor, as far as the graph says them."""
     values = (*graph.value_info, *graph.input, *graph.output)
     types = {value.name: value.type.tensor_type.elem_type for value in values}
     return types | {tensor.name: tensor.data_type for tensor in graph.initializer}
@@ -172,7 +173,7 @@ def _of_data(graph: onnx.GraphProto) -> set[str]:
 def half_products(path: Path) -> tuple[int, int]:
     """How many matrix products and convolutions of a graph are typed half precision, and of how many."""
     graph = onnx.shape_inference.infer_shapes(onnx.load(path, load_external_data=False)).graph
-    types = _types(graph)
+    types = tensor_types(graph)
     products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm", "Conv", "ConvTranspose")]
     return sum(types.get(node.output[0]) == TensorProto.FLOAT16 for node in products), len(products)
 
@@ -180,7 +181,7 @@ def half_products(path: Path) -> tuple[int, int]:
 def float32_nodes(path: Path) -> set[str]:
     """Names of the nodes that compute in float32: in a half-precision export, its islands."""
     graph = onnx.shape_inference.infer_shapes(onnx.load(path, load_external_data=False)).graph
-    types = _types(graph)
+    types = tensor_types(graph)
     return {
         node.name
         for node in graph.node

@@ -131,10 +131,10 @@ def verify_engines(
     return checks
 
 
-def load_stage(directory: Path, manifest: Manifest, stage: EngineName) -> Engine:
-    """Load one engine on the CPU."""
+def load_stage(directory: Path, manifest: Manifest, stage: EngineName, backend: str = "cpu") -> Engine:
+    """Load one engine of a directory, as the backend runs it by default."""
     spec = manifest.engines[stage]
-    return load_engine(directory / spec.file, spec, backend="cpu", options=BackendOptions())
+    return load_engine(directory / spec.file, spec, backend=backend, options=BackendOptions())
 
 
 def references(

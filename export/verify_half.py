@@ -1,4 +1,7 @@
-"""Half-precision engines against the PyTorch model in float32: by what a user would notice, not by the last bits."""
+"""Engines that cannot match bit for bit against the PyTorch model in float32: by what a user would notice.
+
+Half-precision engines, and engines of either precision on another backend than onnxruntime on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from export.gates import GateCheck, HalfTolerance, check_detections, check_masks, check_relative, run_cast
+from export.half_range import RangeCheck, check_range
 from export.sample_image import verification_image
 from export.verify import Arrays, load_stage, mask_decoder_reference, references
 from runtime.boxes import select_boxes
@@ -29,38 +33,48 @@ def verify_half_engines(
     model: CellSAM,
     *,
     image: NDArray[np.generic] | None = None,
+    backend: str = "cpu",
     tolerance: HalfTolerance | None = None,
     on_stage: Callable[[str], None] = lambda stage: None,
-) -> list[GateCheck]:
-    """Run every half-precision engine on the CPU; each stage gets PyTorch's output of the stage before.
+) -> list[GateCheck | RangeCheck]:
+    """Run every engine; each stage gets PyTorch's output of the stage before.
+
+    The magnitudes of half-precision engines are measured on the same inputs, see ``export.half_range``.
 
     Args:
         directory: where the engine files lie.
         manifest: says which there are and how the image is prepared.
         model: the unreduced model, float32.
         image: what to run on; default, the image that comes with the package.
+        backend: what runs the engines, as ``load_engine`` takes it.
         tolerance: default, ``HalfTolerance()``.
         on_stage: called with the name of each stage before it runs.
     """
     limits = tolerance or HalfTolerance()
     normalized = normalize_contrast(verification_image() if image is None else image)
-    checks: list[GateCheck] = []
+    checks: list[GateCheck | RangeCheck] = []
     prompts = np.zeros((0, 4), np.float32)
     with torch.inference_mode():
         for stage, feeds, expected in references(model, manifest, normalized):
             on_stage(stage)
-            engine = load_stage(directory, manifest, stage)
+            cases = [(feeds, expected)]
+            if stage == "mask_decoder":
+                cases += _of_detected(model, feeds, prompts)
+            engine = load_stage(directory, manifest, stage, backend)
+            runs = [(run_cast(engine, inputs), wanted) for inputs, wanted in cases]
+            del engine  # the next one needs its memory
             if stage == "cellfinder":
-                checks += check_detections(run_cast(engine, feeds), expected, manifest.config, limits)
+                checks += check_detections(runs[0][0], expected, manifest.config, limits)
                 boxes = select_boxes(expected["boxes_cxcywh_norm"][0], expected["logits"][0], manifest.config)[0]
                 prompts = boxes[:MOST_MASKS] * np.float32(manifest.image_size)
             elif stage == "mask_decoder":
-                cases = [(feeds, expected), *_of_detected(model, feeds, prompts)]
-                runs = [(run_cast(engine, inputs), wanted) for inputs, wanted in cases]
                 checks += check_masks(runs, manifest.config, limits)
             else:
-                found = run_cast(engine, feeds)
+                found = runs[0][0]
                 checks += [check_relative(stage, name, found[name], expected[name], limits) for name in expected]
+            if manifest.precision == "fp16":
+                path = directory / manifest.engines[stage].file
+                checks.append(check_range(stage, path, [inputs for inputs, _ in cases]))
     return checks
 
 

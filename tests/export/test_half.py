@@ -18,6 +18,7 @@ from export.exporter import ExportConfig, export_engines, verify_directory
 from export.gates import GateCheck, HalfTolerance
 from export.graphs import CellFinderGraph, EncoderGraph, MaskDecoderGraph
 from export.graphs.half import halve
+from export.half_range import RangeCheck
 from runtime import Segmenter
 from runtime.manifest import read_manifest
 from tests.small import calm_model, small_model
@@ -90,11 +91,17 @@ def test_cells_are_those_of_float32(engines: Path, checkpoint: Path, image: Any,
 
 def test_verification_is_by_gates(engines: Path, checkpoint: Path) -> None:
     checks = verify_directory(engines, checkpoint)
-    assert all(isinstance(check, GateCheck) and check.passed for check in checks)
+    assert all(isinstance(check, GateCheck | RangeCheck) and check.passed for check in checks)
+    assert [check.stage for check in checks if isinstance(check, RangeCheck)] == list(read_manifest(engines).engines)
     measures = {check.measure for check in checks if isinstance(check, GateCheck)}
     assert {"relative error", "pixels of 1024", "mean mask IoU", "least mask IoU"} <= measures
     recorded = read_manifest(engines).verification["outputs"]
     assert len(recorded) == len(checks)
+    for check in checks:
+        if isinstance(check, RangeCheck):
+            (nodes,) = (entry["nodes"] for entry in recorded if entry["stage"] == check.stage and "nodes" in entry)
+            assert nodes.keys() == check.nodes.keys()
+            assert max(nodes.values()) < 16384
 
 
 def test_a_failed_gate_leaves_nothing(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
