@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import ExportError, VerificationError
-from export.gates import GateCheck, HalfTolerance
+from export.gates import BFLOAT16, GateCheck, HalfTolerance
 from export.half_range import RangeCheck
 from export.onnx_file import write_onnx
 from export.placing import check_target, move_into_place
@@ -166,7 +166,10 @@ def _verified(
     if manifest.precision == "fp32" and backend == "cpu":
         checks = verify_engines(directory, manifest, loaded.model, image=image, on_stage=tell)
     else:
-        checks = verify_half_engines(directory, manifest, loaded.model, image=image, backend=backend, on_stage=tell)
+        limits = BFLOAT16 if backend == "openvino" else HalfTolerance()
+        checks = verify_half_engines(
+            directory, manifest, loaded.model, image=image, backend=backend, tolerance=limits, on_stage=tell
+        )
     failed = [str(check) for check in checks if not check.passed]
     if failed:
         raise VerificationError("the engines do not agree with PyTorch:\n  " + "\n  ".join(failed))

@@ -35,6 +35,10 @@ class HalfTolerance:
     iou_estimate: float = 0.02
 
 
+BFLOAT16 = HalfTolerance(relative_error=0.04)
+"""Eight bits of a number where float16 has eleven: features differ more, what comes of them must not."""
+
+
 @dataclass(frozen=True, slots=True)
 class GateCheck:
     """One measure of one engine's output beside its limit."""

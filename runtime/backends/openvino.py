@@ -39,24 +39,26 @@ class OpenVinoEngine(Engine):
             settings["INFERENCE_NUM_THREADS"] = options.threads
         try:
             core = openvino.Core()
-            self._model = core.compile_model(core.read_model(path), "CPU", settings)
+            model = core.read_model(path)
+            # Compiled, a tensor may go by the name of a cast beside it.
+            self.inputs = tuple(_spec(port) for port in model.inputs)
+            self.outputs = tuple(_spec(port) for port in model.outputs)
+            self._model = core.compile_model(model, "CPU", settings)
         except Exception as error:  # OpenVINO raises RuntimeError for all that goes wrong
             raise BackendError(f"OpenVINO {openvino.__version__} cannot compile {path}: {error}") from error
         self._name = path.name
         self._requests = threading.local()
-        self.inputs = tuple(_spec(port) for port in self._model.inputs)
-        self.outputs = tuple(_spec(port) for port in self._model.outputs)
 
     def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
         """See ``Engine``."""
         request = getattr(self._requests, "own", None)
         if request is None:
             request = self._requests.own = self._model.create_infer_request()
-        contiguous = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+        contiguous = {spec.name: np.ascontiguousarray(feeds[spec.name]) for spec in self.inputs}
         try:
-            request.infer(contiguous, share_inputs=True)
+            request.infer(dict(enumerate(contiguous.values())), share_inputs=True)
             # The request's own memory is written again by the next call.
-            return {output.name: request.get_tensor(output.name).data.copy() for output in self.outputs}
+            return {output.name: request.get_output_tensor(i).data.copy() for i, output in enumerate(self.outputs)}
         except Exception as error:
             shapes = ", ".join(f"{name} {array.shape}" for name, array in contiguous.items())
             raise BackendError(f"OpenVINO failed in {self._name} with {shapes}: {error}") from error
