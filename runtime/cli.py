@@ -1,7 +1,8 @@
 """The command ``cellsam-engine``. Results go to stdout, everything else to stderr.
 
-Exit codes: 0 done, 1 something failed, 2 wrong usage, 130 interrupted. Other packages add commands
-(``runtime.commands``).
+Exit codes: 0 done; 1 something failed, be it an image, a file or directory that is missing, engines or a backend that
+cannot be used; 2 wrong usage: an option or value that is not known, a setting outside its range; 130 interrupted. Other
+packages add commands (``runtime.commands``).
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ def _options(
     _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
+    # What it says of a damaged file is of use beside our own message only to who looks closer.
+    logging.getLogger("tifffile").setLevel(logging.NOTSET if verbose else logging.CRITICAL)
 
 
 app.command("segment")(segment_command)
@@ -130,3 +133,7 @@ def main() -> None:
     """Entry point of the console script."""
     with missing_packages_named():
         app()
+
+
+if __name__ == "__main__":
+    main()

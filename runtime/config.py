@@ -105,8 +105,8 @@ class SegmentConfig:
         _check_number("whole_view_diameter_px", self.whole_view_diameter_px)
         if self.diameter_px is not None and self.view_diameter_px is None:
             raise ConfigError(
-                f"diameter_px is {self.diameter_px}, but view_diameter_px is None, so that images are shown whole; "
-                "give the diameter at which the model should see cells."
+                f"diameter_px is {self.diameter_px}, but images are shown whole without view_diameter_px; give the "
+                "diameter at which the model should see cells, too, or leave diameter_px out."
             )
         check_whole("min_area_px", self.min_area_px, least=0)
 

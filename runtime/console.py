@@ -7,6 +7,8 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from runtime.errors import reason_of
+
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 ClusterOption = Annotated[
@@ -31,5 +33,5 @@ InvertOption = Annotated[
 
 def fail(error: Exception, code: int = 1) -> NoReturn:
     """Print an error and leave with this exit code."""
-    errors.print(f"error: {error}", style="bold red", markup=False)
+    errors.print(f"error: {reason_of(error)}", style="bold red", markup=False)
     raise typer.Exit(code)

@@ -1,5 +1,9 @@
 """Everything this package raises on purpose. Each message says what came, what was expected, what to do."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 
 class SegmenterError(Exception):
     """Base of all errors of this package."""
@@ -31,3 +35,11 @@ class OutOfMemoryError(BackendError):
 
 class JobError(SegmenterError):
     """A job that cannot be begun, gone on with or finished."""
+
+
+def reason_of(error: BaseException, image: Path | None = None) -> str:
+    """What an error says, in words of the user; the file that an ``OSError`` is about only if it is not ``image``."""
+    if isinstance(error, OSError) and error.strerror:
+        named = error.filename is not None and (image is None or str(error.filename) != str(image))
+        return f"{error.strerror}: {error.filename}" if named else error.strerror
+    return str(error) or type(error).__name__

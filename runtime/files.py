@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,8 @@ TABLE_COLUMNS = (
     "centroid_x",
     "area_um2",
 )
+
+_UM_PER_CM = 1e4
 
 Row = tuple[int | float | None, ...]
 """A value for each of ``TABLE_COLUMNS``; None where there is none."""
@@ -75,8 +78,14 @@ def _read_tiff(path: Path) -> NDArray[np.generic]:
     return array[..., 0] if array.shape[2] == 1 else array
 
 
-def write_labels(path: Path, labels: NDArray[np.int32]) -> None:
-    """Write a label map as a compressed TIFF, 16 bits where the labels fit, else 32; the file appears whole."""
+def write_labels(path: Path, labels: NDArray[np.int32], pixel_size_um: float | None = None) -> None:
+    """Write a label map as a compressed TIFF, 16 bits where the labels fit, else 32; the file appears whole.
+
+    Args:
+        path: the file.
+        labels: (H, W), 0 background.
+        pixel_size_um: side of a pixel; None where it is not known.
+    """
     import tifffile
 
     dtype = np.uint16 if labels.max(initial=0) < 1 << 16 else np.uint32
@@ -88,8 +97,19 @@ def write_labels(path: Path, labels: NDArray[np.int32]) -> None:
             compression="zlib",
             photometric="minisblack",
             metadata={"axes": "YX"},
+            **resolution_tags(pixel_size_um),
         ),
     )
+
+
+def resolution_tags(pixel_size_um: float | None) -> dict[str, Any]:
+    """What tifffile is to write of the side of a pixel; nothing where it is not known.
+
+    Fiji shows such centimetres as micrometres. ImageJ's own metadata would rule out labels of 32 bits (tifffile).
+    """
+    if pixel_size_um is None:
+        return {}
+    return {"resolution": (_UM_PER_CM / pixel_size_um,) * 2, "resolutionunit": "CENTIMETER"}
 
 
 def table_rows(result: Segmentation, pixel_size_um: float | None = None) -> Iterator[Row]:

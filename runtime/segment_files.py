@@ -22,6 +22,9 @@ from runtime.results import Segmentation
 
 OVERLAY_ENDING = "_overlay.png"
 
+_DOUBLE = ".ome"
+"""What comes before the suffix of OME files and is no part of their name."""
+
 LARGEST_IMAGE_PX = 100_000_000
 """Larger images are slides: as float32 in three channels such an image takes 1.2 GB, and several copies are held."""
 
@@ -48,7 +51,7 @@ class FileOptions:
 
     def __post_init__(self) -> None:
         if self.rgb and (self.nuclear is not None or self.membrane is not None):
-            raise ConfigError("rgb takes all three planes of an image; expected either it or nuclear and membrane.")
+            raise ConfigError("--rgb takes all three planes of an image; expected either it or --nuclear, --membrane.")
         if self.pixel_size_um is not None and not 0 < self.pixel_size_um < float("inf"):
             raise ConfigError(f"pixel_size_um is {self.pixel_size_um}; expected a positive number of micrometres.")
 
@@ -57,6 +60,12 @@ class FileOptions:
         """What follows an image's name in the names of its results."""
         overlay = (OVERLAY_ENDING,) if self.overlay else ()
         return (*(OUTPUT_FORMATS[name].ending for name in self.formats), *overlay)
+
+
+def result_name(path: Path) -> str:
+    """What the names of an image's results begin with: the file's name without its type."""
+    stem = Path(os.path.abspath(path)).stem
+    return stem[: -len(_DOUBLE)] if stem.lower().endswith(_DOUBLE) and stem != _DOUBLE else stem
 
 
 @dataclass(frozen=True, slots=True)

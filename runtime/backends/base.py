@@ -35,7 +35,8 @@ Tensor = NDArray[Any] | DeviceTensor
 Arrays = dict[str, NDArray[Any]]
 Tensors = dict[str, Tensor]
 
-BACKENDS = ("auto", "cpu", "openvino", "cuda", "tensorrt")
+BackendName = Literal["auto", "cpu", "openvino", "cuda", "tensorrt"]
+BACKENDS = get_args(BackendName)
 ON_GPU = ("cuda", "tensorrt")
 """Those whose tensors stay on a GPU between the engines."""
 

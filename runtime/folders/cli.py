@@ -11,11 +11,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runtime.backends.base import BackendOptions, CpuPrecision
+from runtime.backends.base import BackendName, BackendOptions, CpuPrecision
 from runtime.cluster import check_cluster
 from runtime.config import BoxThresholdMode, MaskWindow, Overlap, changed
 from runtime.console import ClusterOption, InvertOption, WorkersOption, errors, fail
 from runtime.errors import ConfigError, SegmenterError
+from runtime.options import (
+    FROM_MANIFEST,
+    IouThresholdOption,
+    MaskThresholdOption,
+    MembraneOption,
+    NmsIouOption,
+    NuclearOption,
+    OutOption,
+    PixelSizeOption,
+    RgbOption,
+    SeriesOption,
+    TimeOption,
+    ZOption,
+    fail_of_usage,
+)
 from runtime.progress import JobProgress, Step, duration
 
 if TYPE_CHECKING:
@@ -23,8 +38,6 @@ if TYPE_CHECKING:
     from runtime.folders.records import Records
     from runtime.folders.run import FolderOptions
     from runtime.folders.work import ImageDone, ImageWork, Target
-
-FROM_MANIFEST = "default: the manifest's"
 
 EngineDir = Annotated[
     Path | None,
@@ -46,7 +59,7 @@ def segment_command(
             readable=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Directory for the results; made if need be.", metavar="DIR")],
+    out: OutOption,
     engine: EngineDir = None,
     formats: Annotated[
         list[str] | None,
@@ -57,28 +70,18 @@ def segment_command(
             metavar="NAME,...",
         ),
     ] = None,
-    nuclear: Annotated[
-        str | None, typer.Option(help="Channel of the nuclei, by name or number from 0.", metavar="CHANNEL")
-    ] = None,
-    membrane: Annotated[
-        str | None, typer.Option(help="Channel of whole cells (membrane, cytoplasm).", metavar="CHANNEL")
-    ] = None,
-    rgb: Annotated[
-        bool, typer.Option("--rgb", help="Colour image: all three planes as they are; files that say so need it not.")
-    ] = False,
+    nuclear: NuclearOption = None,
+    membrane: MembraneOption = None,
+    rgb: RgbOption = False,
     invert: InvertOption = False,
-    time: Annotated[int | None, typer.Option(help="Time point of a series, from 0.", min=0)] = None,
-    z: Annotated[int | None, typer.Option("--z", help="Plane of a stack, from 0.", min=0)] = None,
-    series: Annotated[
-        str | None, typer.Option(help="Image of a file that holds several, by name or number from 0.")
-    ] = None,
-    pixel_size: Annotated[
-        float | None, typer.Option(help="Side of a pixel, micrometres; default: what the file says.")
-    ] = None,
+    time: TimeOption = None,
+    z: ZOption = None,
+    series: SeriesOption = None,
+    pixel_size: PixelSizeOption = None,
     recursive: Annotated[bool, typer.Option("--recursive", help="Look into directories of directories.")] = False,
     overlay: Annotated[bool, typer.Option(help="Also write NAME_overlay.png: the image with outlined cells.")] = False,
     backend: Annotated[
-        str,
+        BackendName,
         typer.Option(
             help="What runs the engines: cpu (onnxruntime), openvino (CPU), cuda (onnxruntime, NVIDIA GPU), tensorrt "
             "(NVIDIA GPU, with plans that 'build' made on this machine), or auto, the fastest of them here."
@@ -127,17 +130,9 @@ def segment_command(
             f"{FROM_MANIFEST}."
         ),
     ] = None,
-    nms_iou: Annotated[
-        float | None,
-        typer.Option(help=f"Drop boxes that overlap a better one by more than this IoU; 1 keeps all; {FROM_MANIFEST}."),
-    ] = None,
-    iou_threshold: Annotated[
-        float | None,
-        typer.Option(help=f"Least IoU estimate of a mask, about 0 to 1 but not clamped; {FROM_MANIFEST}."),
-    ] = None,
-    mask_threshold: Annotated[
-        float | None, typer.Option(help=f"Least probability of a mask's pixel, in (0, 1); {FROM_MANIFEST}.")
-    ] = None,
+    nms_iou: NmsIouOption = None,
+    iou_threshold: IouThresholdOption = None,
+    mask_threshold: MaskThresholdOption = None,
     mask_window: Annotated[
         MaskWindow | None,
         typer.Option(
@@ -201,7 +196,7 @@ def segment_command(
             largest_px=int(slide_over * 1e6),
         )
         check_packages(files.formats)
-        found = find_images(images, recursive=recursive, out=out, endings=files.endings)
+        found = find_images(images, recursive=recursive, out=out)
         targets = result_stems(found, out, files.endings)
         if options.remote and engine is not None:
             engine = Path(os.path.abspath(engine))
@@ -219,7 +214,7 @@ def segment_command(
             check_cluster(options, spec)
         out.mkdir(parents=True, exist_ok=True)
     except ConfigError as error:
-        fail(error, code=2)
+        fail_of_usage(error)
     except (SegmenterError, OSError) as error:
         fail(error)
     with records:
@@ -271,15 +266,14 @@ def _report(failed: Sequence[Failure], already: int, count: int) -> None:
 
 
 def _dry_run(targets: Sequence[Target], work: ImageWork, records: Records, options: FolderOptions) -> None:
-    """Print what a job would do; exit code 1 where an image cannot be opened or its results may not be replaced."""
+    """Print what a job would do; exit code 1 where an image cannot be segmented or its results may not be replaced."""
     from runtime.folders.estimate import estimate_folder, plan_folder
     from runtime.manifest import read_manifest
 
     model_size = read_manifest(work.engines.directory).image_size
-    planned = plan_folder(targets, work, records, options, model_size)
+    planned, found = estimate_folder(plan_folder(targets, work, records, options, model_size), work)
     for one in planned:
         typer.echo(f"{one.target[0]}\t{_described(one)}")
-    found = estimate_folder(planned, work)
     slides = sum(one.too_large for one in planned)
     already = sum(one.already for one in planned)
     rows = {"images": f"{sum(one.to_do for one in planned)} to segment, {already} already done, {slides} as slides"}
@@ -296,7 +290,7 @@ def _dry_run(targets: Sequence[Target], work: ImageWork, records: Records, optio
 
 
 def _described(one: Planned) -> str:
-    if one.size_hw is None:
+    if one.size_hw is None or one.failure is not None:
         return "already done" if one.already else "fails"
     height, width = one.size_hw
     tiles = "tiles by the measured diameter" if one.tiles is None else f"{one.tiles} tile{'s' * (one.tiles > 1)}"

@@ -5,20 +5,24 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from runtime.config import SegmentConfig
 from runtime.engine_spec import loaded_segmenter
-from runtime.errors import ImageTooLargeError
+from runtime.errors import ImageTooLargeError, reason_of
 from runtime.folders.records import Records
 from runtime.folders.run import FolderOptions
-from runtime.folders.work import CAUGHT, ImageWork, Target, reason_of
+from runtime.folders.work import CAUGHT, ImageWork, Target
 from runtime.formats import choose_channels, open_image
-from runtime.segment_files import check_size
+from runtime.segment_files import FileOptions, check_size, read_file
+from runtime.segmenter import Segmenter
 from runtime.tiling import grid_at_scale
 
 _PIXEL_BYTES = 24
 """Of one pixel of an image: three channels of float32, raw and normalised."""
+
+_WARM_UP_PX = 64
+"""Side of the part of an image that is segmented before the image is timed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,32 +99,46 @@ def _tiles(size_hw: tuple[int, int], config: SegmentConfig, model_size: int) -> 
     return len(grid_at_scale(size_hw, config.diameter_px, model_size, config.view_diameter_px))
 
 
-def estimate_folder(planned: Sequence[Planned], work: ImageWork) -> FolderEstimate | None:
+def estimate_folder(planned: Sequence[Planned], work: ImageWork) -> tuple[list[Planned], FolderEstimate | None]:
     """Segment the image of middle size, and take it that the others cost the same a tile, or a pixel.
 
+    Where that image fails, the next one is taken.
+
     Returns:
-        None where no image is to be segmented.
+        The images, those that failed with why, and the estimate; None where no image is to be segmented, or can be.
 
     Raises:
-        InputError: that image cannot be segmented.
-        EngineError, BackendError: the engines cannot be loaded, or failed.
+        EngineError, BackendError: the engines cannot be loaded.
     """
+    known = {one.target: one for one in planned}
     waiting = sorted((one for one in planned if one.to_do), key=lambda one: one.pixels)
-    if not waiting:
-        return None
-    sample, files = waiting[len(waiting) // 2], work.files
-    segmenter = loaded_segmenter(work.engines)
-    seconds = 0.0
-    for _ in range(2):  # the first run also warms up
-        start = time.perf_counter()
-        with open_image(sample.target[0], series=files.series, plane=files.plane) as reader:
-            chosen = choose_channels(reader, nuclear=files.nuclear, membrane=files.membrane, rgb=files.rgb)
-            segmenter(chosen.read(0, 0, *chosen.size_hw), config=work.config)
-        seconds = time.perf_counter() - start
-    share = sum(
-        one.tiles / sample.tiles if one.tiles and sample.tiles else one.pixels / sample.pixels for one in waiting
-    )
-    return FolderEstimate(sample, share * seconds, _memory_mib(waiting[-1].pixels - sample.pixels))
+    while waiting:
+        segmenter, sample = loaded_segmenter(work.engines), waiting[len(waiting) // 2]
+        try:
+            seconds = _seconds(sample, segmenter, work.config, work.files)
+        except CAUGHT as error:
+            waiting.remove(sample)
+            known[sample.target] = replace(sample, failure=reason_of(error, sample.target[0]))
+            continue
+        share = sum(
+            one.tiles / sample.tiles if one.tiles and sample.tiles else one.pixels / sample.pixels for one in waiting
+        )
+        memory = _memory_mib(waiting[-1].pixels - sample.pixels)
+        return list(known.values()), FolderEstimate(sample, share * seconds, memory)
+    return list(known.values()), None
+
+
+def _seconds(sample: Planned, segmenter: Segmenter, config: SegmentConfig, files: FileOptions) -> float:
+    """Time of reading and segmenting an image, once a part of it has been: the first call also warms up."""
+    image = sample.target[0]
+    with open_image(image, series=files.series, plane=files.plane) as reader:
+        chosen = choose_channels(reader, nuclear=files.nuclear, membrane=files.membrane, rgb=files.rgb)
+        height, width = (min(length, _WARM_UP_PX) for length in chosen.size_hw)
+        top, left = ((whole - part) // 2 for whole, part in zip(chosen.size_hw, (height, width), strict=True))
+        segmenter(chosen.read(top, left, height, width), config=config)
+    start = time.perf_counter()
+    segmenter(read_file(image, files).pixels, config=config)
+    return time.perf_counter() - start
 
 
 def _memory_mib(more_pixels: int) -> float | None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from runtime.cluster import ClusterOptions, run_on_cluster
+from runtime.errors import reason_of
 from runtime.folders.records import Records
-from runtime.folders.work import CAUGHT, ImageDone, ImageWork, Target, reason_of
+from runtime.folders.work import CAUGHT, ImageDone, ImageWork, Target
 from runtime.ordered import in_order
 from runtime.outputs.formats import DEFAULT_FORMATS
 from runtime.progress import Step
@@ -134,7 +135,7 @@ def _as_slide(target: Target, work: ImageWork, options: FolderOptions, progress:
     """Segment an image in tiles, as ``segment-slide`` does."""
     from runtime.slides.engines import EngineSpec
     from runtime.slides.run import RunOptions, segment_slide
-    from runtime.slides.slide_file import SlideFile
+    from runtime.slides.slide_file import open_slide
 
     image, stem = _sent(target, options)
     files, engines = work.files, work.engines
@@ -146,15 +147,7 @@ def _as_slide(target: Target, work: ImageWork, options: FolderOptions, progress:
         return ImageDone(target=target, failure=failure)
     spec = EngineSpec(engine_dir=engines.engine_dir, backend=engines.backend, options=engines.options)
     try:
-        reader = SlideFile(
-            image,
-            nuclear=files.nuclear,
-            membrane=files.membrane,
-            rgb=files.rgb,
-            series=files.series,
-            plane=files.plane,
-            pixel_size_um=files.pixel_size_um,
-        )
+        reader = open_slide(image, files)
         run = RunOptions(
             cluster=options.cluster,
             workers=options.workers,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runtime.config import SegmentConfig
 from runtime.engine_spec import SegmenterSpec, loaded_segmenter
-from runtime.errors import ImageTooLargeError, SegmenterError
+from runtime.errors import ImageTooLargeError, SegmenterError, reason_of
 from runtime.results import Segmentation
 from runtime.segment_files import FileOptions, ReadImage, read_file, write_results
 
@@ -96,11 +96,3 @@ class ImageWork:
     def failed(self, target: Target, error: BaseException) -> ImageDone:
         """What became of an image that a cluster could not do."""
         return ImageDone(target=target, failure=f"{type(error).__name__}: {error}")
-
-
-def reason_of(error: Exception, image: Path) -> str:
-    """What an error says, in one line for a list of images."""
-    if isinstance(error, OSError) and error.strerror:
-        of_image = error.filename is None or str(error.filename) == str(image)
-        return error.strerror if of_image else f"{error.strerror}: {error.filename}"
-    return str(error) or type(error).__name__

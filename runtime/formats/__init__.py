@@ -32,6 +32,15 @@ IMAGE_SUFFIXES = (*SMALL_SUFFIXES, *SLIDE_SUFFIXES)
 """Files; a directory is an OME-Zarr image if Zarr's files lie in it."""
 
 
+VENDOR_SUFFIXES = (
+    *(".czi", ".dcm", ".dv", ".flex", ".ics", ".ids", ".ims", ".lif", ".lof", ".lsm", ".mrc", ".nd", ".nd2", ".oib"),
+    *(".oif", ".oir", ".pic", ".qptiff", ".r3d", ".sld", ".sldy", ".stk", ".vsi", ".xlif", ".zvi"),
+)
+"""Files of microscopes' own formats, which are not read."""
+
+VENDOR_HINT = "Save files of microscopes' own formats as OME-TIFF, for example with Bio-Formats in Fiji."
+
+
 def open_image(
     path: str | Path, *, series: int | str | None = None, plane: Plane | None = None, level: int = 0
 ) -> FileReader:
@@ -73,6 +82,7 @@ def check_file(path: Path, suffixes: tuple[str, ...]) -> None:
     if not path.is_file():
         raise InputError(f"{path} is not a file; check the path.")
     if path.suffix.lower() not in suffixes:
-        raise InputError(f"{path} has type {path.suffix or 'none'!r}; expected one of {', '.join(suffixes)}.")
+        hint = f" {VENDOR_HINT}" if path.suffix.lower() in VENDOR_SUFFIXES else ""
+        raise InputError(f"{path} has type {path.suffix or 'none'!r}; expected one of {', '.join(suffixes)}.{hint}")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty (0 bytes); copy it again.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -126,13 +127,19 @@ def _named(axes: str, shape: Sequence[int], plane: Plane, came: str) -> str:
             f"they are: --z or --time 0..{pages - 1} takes one of them, --nuclear and --membrane choose channels."
         )
     if letter == "C" and not plane.pages_are_channels:
-        _log.warning(
-            "%s and does not say what its %d pages are; they are taken as channels. If they are time points or planes, "
-            "choose one: --time or --z.",
-            came,
-            pages,
-        )
+        _tell_pages_are_channels(came, pages)
     return axes[: unnamed[0]] + letter + axes[unnamed[0] + 1 :]
+
+
+@lru_cache(maxsize=4096)
+def _tell_pages_are_channels(came: str, pages: int) -> None:
+    """Said once, though a file is opened several times: to check it, to segment it, tile by tile."""
+    _log.warning(
+        "%s and does not say what its %d pages are; they are taken as channels. If they are time points or planes, "
+        "choose one: --time or --z.",
+        came,
+        pages,
+    )
 
 
 def part_of_array(

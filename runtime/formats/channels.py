@@ -82,7 +82,8 @@ def choose_channels(
     if nuclear is not None or membrane is not None:
         if rgb:
             raise InputError(f"{reader.name} was asked for in colour (rgb) and by channel; choose one of the two.")
-        chosen = [_place(reader, wanted) for wanted in (nuclear, membrane) if wanted is not None]
+        wishes = (("--nuclear", nuclear), ("--membrane", membrane))
+        chosen = [_place(reader, wanted, option) for option, wanted in wishes if wanted is not None]
         if len(set(chosen)) < len(chosen):
             raise InputError(
                 f"{reader.name} has channel {_listed(reader.channels)[chosen[0]]} chosen as nuclear and as membrane; "
@@ -126,11 +127,14 @@ def _listed(names: Sequence[str]) -> list[str]:
 
 
 def _channels(reader: ImageReader) -> str:
-    return f"{len(reader.channels)} channels: {', '.join(_listed(reader.channels))}"
+    listed = _listed(reader.channels)
+    if len(listed) == 1:
+        return "one channel" if listed == ["0"] else f"one channel, {listed[0]}"
+    return f"{len(listed)} channels: {', '.join(listed)}"
 
 
-def _place(reader: ImageReader, wanted: str | int) -> int:
-    """The channel of this name, as it is or but for its case; else of this number."""
+def _place(reader: ImageReader, wanted: str | int, option: str) -> int:
+    """The channel of this name, as it is or but for its case; else of this number. ``option`` is for messages."""
     names = list(reader.channels)
     if isinstance(wanted, str):
         for found in (
@@ -147,4 +151,5 @@ def _place(reader: ImageReader, wanted: str | int) -> int:
         number = int(wanted)
         if 0 <= number < len(names):
             return number
-    raise InputError(f"{reader.name} has no channel {wanted!r}; it has {_channels(reader)}.")
+    advice = f"; leave {option} out" if len(names) == 1 else ""
+    raise InputError(f"{reader.name} has no channel {wanted!r}; it has {_channels(reader)}{advice}.")

@@ -28,7 +28,7 @@ class OutputFormat:
 
 
 OUTPUT_FORMATS = {
-    "tiff": OutputFormat("_labels.tif", lambda path, result, _: write_labels(path, result.labels)),
+    "tiff": OutputFormat("_labels.tif", lambda path, result, size: write_labels(path, result.labels, size)),
     "csv": OutputFormat("_cells.csv", write_table),
     "ome-tiff": OutputFormat("_labels.ome.tif", lambda path, result, size: write_ome_tiff(path, result.labels, size)),
     "ome-zarr": OutputFormat(

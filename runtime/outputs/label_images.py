@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.files import write_whole
+from runtime.files import resolution_tags, write_whole
 from runtime.formats.base import optional_package
 from runtime.outputs.pyramid import label_dtype, label_levels, level_count
 
@@ -17,7 +18,6 @@ TILE_PX = 512
 
 LABEL_NAME = "cells"
 
-_UM_PER_CM = 1e4
 _BIG_BYTES = 2**32 - 2**25
 """From this size on, compressed or not, a TIFF is written as BigTIFF."""
 
@@ -38,17 +38,15 @@ def write_ome_tiff(path: Path, labels: NDArray[np.integer], pixel_size_um: float
     if pixel_size_um is not None:
         for axis in "XY":
             metadata |= {f"PhysicalSize{axis}": pixel_size_um, f"PhysicalSize{axis}Unit": "\u00b5m"}
-        options["resolutionunit"] = "CENTIMETER"
     big = 4 / 3 * labels.size * dtype.itemsize > _BIG_BYTES
     levels = level_count((labels.shape[0], labels.shape[1])) - 1
 
     def write(temporary: Path) -> None:
         with tifffile.TiffWriter(temporary, ome=True, bigtiff=big) as tiff:
             for number, level in enumerate(label_levels(labels)):
-                if pixel_size_um is not None:
-                    options["resolution"] = (_UM_PER_CM / (pixel_size_um * 2**number),) * 2
+                tags = resolution_tags(None if pixel_size_um is None else pixel_size_um * 2**number)
                 kind = {"subifds": levels, "metadata": metadata} if not number else {"subfiletype": 1, "metadata": None}
-                tiff.write(level.astype(dtype), **kind, **options)
+                tiff.write(level.astype(dtype), **kind, **tags, **options)
 
     write_whole(path, write)
 
@@ -118,3 +116,12 @@ def make_ome_zarr(
     multiscale = {"version": "0.4", "name": LABEL_NAME, "axes": axes, "datasets": datasets, "type": "nearest"}
     image.attrs.update({"multiscales": [multiscale], "image-label": {"version": "0.4"}})
     return arrays
+
+
+def is_label_group(path: Path) -> bool:
+    """Whether a directory is a group of label images and no image itself, as ``make_ome_zarr`` writes it."""
+    try:
+        attributes = json.loads((path / ".zattrs").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(attributes, dict) and "labels" in attributes and "multiscales" not in attributes

@@ -7,10 +7,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from runtime.backends.base import BackendOptions, CpuPrecision
+from runtime.backends.base import BackendName, BackendOptions, CpuPrecision
 from runtime.config import changed
 from runtime.console import ClusterOption, InvertOption, WorkersOption, errors, fail
 from runtime.errors import ConfigError, SegmenterError
+from runtime.options import (
+    IouThresholdOption,
+    MaskThresholdOption,
+    MembraneOption,
+    NmsIouOption,
+    NuclearOption,
+    OutOption,
+    PixelSizeOption,
+    RgbOption,
+    SeriesOption,
+    TimeOption,
+    ZOption,
+    fail_of_usage,
+)
 from runtime.progress import JobProgress, duration
 
 if TYPE_CHECKING:
@@ -21,17 +35,21 @@ def segment_slide_command(
     slide: Annotated[
         Path, typer.Argument(help="Slide: what 'segment' takes; only the parts that are needed are read.")
     ],
-    out: Annotated[Path, typer.Option(help="Directory of the results and the job; made if need be.", metavar="DIR")],
+    out: OutOption,
     engine: Annotated[
         Path | None, typer.Option(help="Engine directory; default: the built-in nano model.", metavar="DIR")
     ] = None,
-    backend: Annotated[str, typer.Option(help="What runs the engines; see 'segment'.")] = "auto",
+    backend: Annotated[BackendName, typer.Option(help="What runs the engines; see 'segment'.")] = "auto",
     cpu_precision: Annotated[CpuPrecision, typer.Option(help="openvino: compute in fp32 or bf16.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads of each process.", min=1)] = None,
-    nuclear: Annotated[str | None, typer.Option(help="As in 'segment'.", metavar="CHANNEL")] = None,
-    membrane: Annotated[str | None, typer.Option(help="As in 'segment'.", metavar="CHANNEL")] = None,
-    rgb: Annotated[bool, typer.Option("--rgb", help="As in 'segment'.")] = False,
+    nuclear: NuclearOption = None,
+    membrane: MembraneOption = None,
+    rgb: RgbOption = False,
     invert: InvertOption = False,
+    time: TimeOption = None,
+    z: ZOption = None,
+    series: SeriesOption = None,
+    pixel_size: PixelSizeOption = None,
     diameter: Annotated[
         float | None, typer.Option(help="Median diameter of the cells, slide pixels; default: measured.", min=0.1)
     ] = None,
@@ -52,6 +70,9 @@ def segment_slide_command(
     box_threshold: Annotated[
         float | None, typer.Option(help="Base cut on box scores; default: the manifest's.")
     ] = None,
+    nms_iou: NmsIouOption = None,
+    iou_threshold: IouThresholdOption = None,
+    mask_threshold: MaskThresholdOption = None,
     min_area: Annotated[
         int | None, typer.Option(help="Least area of a cell, pixels; default: the manifest's.", min=0)
     ] = None,
@@ -75,17 +96,22 @@ def segment_slide_command(
     A job that is stopped, however it is, goes on when the same command is given again. A tile that fails is tried
     again, then reported by its position, with exit code 1; no result is written then unless --partial says so.
     """
+    from runtime.formats import Plane
+    from runtime.segment_files import FileOptions
     from runtime.slides.engines import EngineSpec
     from runtime.slides.estimate import estimate
     from runtime.slides.run import RunOptions, segment_slide
     from runtime.slides.settings import SlideSettings
-    from runtime.slides.slide_file import SlideFile
+    from runtime.slides.slide_file import open_slide
 
     given = {
         "invert": invert or None,
         "diameter_px": diameter,
         "view_diameter_px": view_diameter,
         "box_threshold": box_threshold,
+        "nms_iou": nms_iou,
+        "iou_threshold": iou_threshold,
+        "mask_threshold": mask_threshold,
         "min_area_px": min_area,
     }
     of_tiles: dict[str, Any] = {"tile_px": tile, "overlap_px": overlap, "min_contrast": min_contrast}
@@ -98,7 +124,15 @@ def segment_slide_command(
             labels_format=labels_format,  # type: ignore[arg-type]
             **{name: value for name, value in of_tiles.items() if value is not None},
         )
-        reader = SlideFile(slide, nuclear=nuclear, membrane=membrane, rgb=rgb)
+        files = FileOptions(
+            series=series,
+            plane=Plane(time=time, z=z, pages_are_channels=nuclear is not None or membrane is not None),
+            nuclear=nuclear,
+            membrane=membrane,
+            rgb=rgb,
+            pixel_size_um=pixel_size,
+        )
+        reader = open_slide(slide, files)
         if dry_run:
             _print_estimate(estimate(reader, spec, config, settings))
             return
@@ -115,7 +149,7 @@ def segment_slide_command(
             )
             result = segment_slide(reader, out, engines=spec, config=config, settings=settings, options=options)
     except ConfigError as error:
-        fail(error, code=2)
+        fail_of_usage(error)
     except (SegmenterError, OSError, MemoryError) as error:
         fail(error)
     except KeyboardInterrupt:

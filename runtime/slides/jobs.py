@@ -27,6 +27,9 @@ from runtime.slides.plan import SlidePlan
 from runtime.slides.settings import SlideSettings
 
 SCHEMA = 1
+JOB_ENDING = "_job"
+"""What follows a slide's name in that of its job's directory."""
+
 JOB_NAME = "job.json"
 LOCK_NAME = "lock"
 PIXELS = "pixels_sha256"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import ConfigError
-from runtime.files import TABLE_COLUMNS, written_row
+from runtime.files import TABLE_COLUMNS, resolution_tags, written_row
 from runtime.joining import Extent
 from runtime.outputs.label_images import make_ome_zarr
 from runtime.slides.join import BLOCK_PX, SlideCell
@@ -21,12 +21,15 @@ from runtime.slides.settings import LabelsFormat
 U32 = NDArray[np.uint32]
 Blocks = Iterable[tuple[Extent, U32]]
 
+LABELS_ENDINGS: dict[LabelsFormat, str] = {"tiff": "_labels.tif", "zarr": "_labels.zarr"}
+"""What follows a slide's name in that of its label image."""
+
 _BUFFER_BYTES = 1 << 24
 
 
 def labels_path(out: Path, stem: str, labels_format: LabelsFormat) -> Path:
     """Where the label image of a slide goes."""
-    return out / f"{stem}_labels{'.tif' if labels_format == 'tiff' else '.zarr'}"
+    return out / f"{stem}{LABELS_ENDINGS[labels_format]}"
 
 
 def check_format(labels_format: LabelsFormat) -> None:
@@ -59,11 +62,11 @@ def write_blocks(
         size_hw: the image.
         labels_format: tiff or zarr.
         scratch: a directory on the same disk, for what is not finished.
-        pixel_size_um: side of a pixel; None where it is not known. Zarr holds it.
+        pixel_size_um: side of a pixel; None where it is not known.
     """
     temporary = scratch / path.name
     if labels_format == "tiff":
-        _write_tiff(temporary, blocks, size_hw)
+        _write_tiff(temporary, blocks, size_hw, pixel_size_um)
     else:
         _write_zarr(temporary, blocks, size_hw, pixel_size_um)
         if path.is_dir():
@@ -71,7 +74,7 @@ def write_blocks(
     temporary.replace(path)
 
 
-def _write_tiff(path: Path, blocks: Blocks, size_hw: tuple[int, int]) -> None:
+def _write_tiff(path: Path, blocks: Blocks, size_hw: tuple[int, int], pixel_size_um: float | None) -> None:
     import tifffile
 
     def padded() -> Iterator[U32]:
@@ -88,6 +91,7 @@ def _write_tiff(path: Path, blocks: Blocks, size_hw: tuple[int, int]) -> None:
             photometric="minisblack",
             metadata={"axes": "YX"},
             maxworkers=1,
+            **resolution_tags(pixel_size_um),
             buffersize=_BUFFER_BYTES,
         )
 

@@ -15,8 +15,9 @@ from runtime.joining import TileCells
 from runtime.ordered import in_order
 from runtime.progress import Step
 from runtime.readers import ImageReader
+from runtime.segment_files import result_name
 from runtime.slides.engines import EngineSource, EngineSpec, loaded
-from runtime.slides.jobs import JOB_NAME, Job, begin_job, disk_full_named, existing_job, locked, request_of
+from runtime.slides.jobs import JOB_ENDING, JOB_NAME, Job, begin_job, disk_full_named, existing_job, locked, request_of
 from runtime.slides.join import SlideJoin
 from runtime.slides.outputs import check_format, labels_path, write_blocks, write_cells
 from runtime.slides.plan import make_plan
@@ -94,8 +95,8 @@ def segment_slide(
     engines, settings, options = engines or EngineSpec(), settings or SlideSettings(), options or RunOptions()
     config = config or engines.default_config()
     check_format(settings.labels_format)
-    out, stem = Path(out), name or Path(reader.name).stem
-    directory = out / f"{stem}_job"
+    out, stem = Path(out), name or result_name(Path(reader.name))
+    directory = out / f"{stem}{JOB_ENDING}"
     labels, table = labels_path(out, stem, settings.labels_format), out / f"{stem}_cells.csv"
     with disk_full_named(directory):
         _check_results((labels, table), directory, options)

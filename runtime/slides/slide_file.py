@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.formats import Plane, choose_channels, open_image
+from runtime.segment_files import FileOptions
 
 
 class SlideFile:
@@ -76,6 +77,23 @@ class SlideFile:
     def __reduce__(self) -> tuple[Any, ...]:
         choices = {**self._choice, **self._opening, "pixel_size_um": self._pixel_size_um}
         return _opened, (self._path, choices)
+
+
+def open_slide(path: Path, files: FileOptions) -> SlideFile:
+    """The slide that options ask for.
+
+    Raises:
+        InputError: as ``SlideFile``.
+    """
+    return SlideFile(
+        path,
+        nuclear=files.nuclear,
+        membrane=files.membrane,
+        rgb=files.rgb,
+        series=files.series,
+        plane=files.plane,
+        pixel_size_um=files.pixel_size_um,
+    )
 
 
 def _opened(path: Path, choices: dict[str, Any]) -> SlideFile:

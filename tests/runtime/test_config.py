@@ -26,7 +26,7 @@ from runtime.config import read_settings
         ({"view_diameter_px": 0.0}, "view_diameter_px is 0.0; expected pixels above 0, or None"),
         ({"view_diameter_px": 30, "diameter_px": -2}, "diameter_px is -2; expected pixels above 0"),
         ({"view_diameter_px": 30, "whole_view_diameter_px": float("nan")}, "finite"),
-        ({"diameter_px": 20.0}, "view_diameter_px is None, so that images are shown whole; give the diameter"),
+        ({"diameter_px": 20.0}, "images are shown whole without view_diameter_px; give the diameter"),
         ({"iou_threshold": float("inf")}, "finite"),
         ({"mask_window": "tile"}, "expected one of 'box', 'full'"),
         ({"overlap": "first"}, "expected one of 'argmax', 'last'"),

@@ -1,0 +1,72 @@
+"""Options that ``segment`` and ``segment-slide`` share, and errors about settings in the words of the command line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from runtime.console import fail
+from runtime.errors import ConfigError
+
+FROM_MANIFEST = "default: the manifest's"
+
+
+def _no_file(path: Path) -> Path:
+    if path.exists() and not path.is_dir():
+        raise typer.BadParameter(f"{path} is a file; expected a directory.")
+    return path
+
+
+OutOption = Annotated[
+    Path, typer.Option(help="Directory for the results; made if need be.", metavar="DIR", callback=_no_file)
+]
+NuclearOption = Annotated[
+    str | None, typer.Option(help="Channel of the nuclei, by name or number from 0.", metavar="CHANNEL")
+]
+MembraneOption = Annotated[
+    str | None, typer.Option(help="Channel of whole cells (membrane, cytoplasm).", metavar="CHANNEL")
+]
+RgbOption = Annotated[
+    bool, typer.Option("--rgb", help="Colour image: all three planes as they are; files that say so need it not.")
+]
+TimeOption = Annotated[int | None, typer.Option(help="Time point of a series, from 0.", min=0)]
+ZOption = Annotated[int | None, typer.Option("--z", help="Plane of a stack, from 0.", min=0)]
+SeriesOption = Annotated[str | None, typer.Option(help="Image of a file that holds several, by name or number from 0.")]
+PixelSizeOption = Annotated[
+    float | None, typer.Option(help="Side of a pixel, micrometres; default: what the file says.")
+]
+NmsIouOption = Annotated[
+    float | None,
+    typer.Option(help=f"Drop boxes that overlap a better one by more than this IoU; 1 keeps all; {FROM_MANIFEST}."),
+]
+IouThresholdOption = Annotated[
+    float | None, typer.Option(help=f"Least IoU estimate of a mask, about 0 to 1 but not clamped; {FROM_MANIFEST}.")
+]
+MaskThresholdOption = Annotated[
+    float | None, typer.Option(help=f"Least probability of a mask's pixel, in (0, 1); {FROM_MANIFEST}.")
+]
+
+_OPTIONS = {
+    "diameter_px": "--diameter",
+    "view_diameter_px": "--view-diameter",
+    "min_area_px": "--min-area",
+    "pixel_size_um": "--pixel-size",
+    "tile_px": "--tile",
+    "overlap_px": "--overlap",
+    "box_threshold": "--box-threshold",
+    "nms_iou": "--nms-iou",
+    "iou_threshold": "--iou-threshold",
+    "mask_threshold": "--mask-threshold",
+    "min_contrast": "--min-contrast",
+    "labels_format": "--labels-format",
+}
+"""By the names of the settings that they set."""
+
+
+def fail_of_usage(error: ConfigError) -> NoReturn:
+    """Print an error about a setting, with the options in place of the settings' names, and leave with exit code 2."""
+    said = re.sub(r"\b[a-z]+(_[a-z]+)+\b", lambda name: _OPTIONS.get(name[0], name[0]), str(error))
+    fail(ConfigError(said), code=2)
