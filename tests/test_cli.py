@@ -323,7 +323,7 @@ def test_wrong_usage_is_exit_code_2(folder: Path, small_engines: Path) -> None:
 def test_settings_out_of_range_and_missing_engines(folder: Path, small_engines: Path) -> None:
     done = run("segment", folder / "a.png", "--engine", small_engines, "--out", folder, "--mask-threshold", "2")
     assert done.returncode == 2
-    assert "mask_threshold is 2.0; expected a value in (0, 1)" in done.stderr
+    assert "--mask-threshold is 2.0; expected a value in (0, 1)" in done.stderr
     done = run("segment", folder / "a.png", "--engine", folder / "none", "--out", folder)
     assert done.returncode == 1
     assert "is not a directory" in done.stderr
@@ -400,5 +400,13 @@ def test_python_messages_never_reach_the_user(tmp_path: Path, small_engines: Pat
     (tmp_path / "out").touch()
     np.save(tmp_path / "a.npy", np.zeros((5, 5)))
     done = run("segment", tmp_path / "a.npy", "--engine", small_engines, "--out", tmp_path / "out")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("module", ["runtime", "runtime.cli"])
+def test_the_command_as_a_module(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "samples"], capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 4), done.stderr
+    wrong = subprocess.run([sys.executable, "-m", module, "nonsense"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typer.testing import CliRunner
 
 import runtime.cli
 from runtime import InputError
+from runtime.formats import open_image
 from runtime.inputs import ImageFile, find_images, result_stems
 
 IMAGE = np.zeros((60, 80), np.uint16)
@@ -70,9 +73,97 @@ def test_results_are_no_images_of_a_directory(tmp_path: Path, seen: list[Any]) -
     assert (inside.exit_code, again.exit_code, len(seen)) == (0, 0, 4)
     # A label image that belongs to no image of the directory is one.
     write(tmp_path / "c_labels.tif")
-    names = [image.path.name for image in find_images([tmp_path], endings=("_labels.tif",), out=tmp_path / "out")]
+    names = [image.path.name for image in find_images([tmp_path], out=tmp_path / "out")]
     assert "c_labels.tif" in names
     assert "a_labels.tif" not in names
+
+
+def test_results_of_a_run_with_other_options_are_no_images(tmp_path: Path, seen: list[Any]) -> None:
+    folder = tmp_path / "in"
+    write(folder / "a.tif")
+    for arguments in (
+        ("--format", "ome-tiff,ome-zarr", "--overlay"),
+        ("--overwrite",),
+        ("--format", "geojson,csv", "--overwrite"),
+    ):
+        done = run(folder, "--out", folder, *arguments)
+        assert done.exit_code == 0, done.output
+        assert len(done.stdout.splitlines()) == 1
+    everything = [path.name for path in folder.iterdir()]
+    assert {"a_labels.ome.tif", "a_overlay.png", "a.zarr", "a_labels.tif"} <= set(everything)
+    for pattern in ("*", "*.tif", "*.ome.tif", "*.png"):
+        found = {"*": ["a.tif", "segmented.jsonl"], "*.tif": ["a.tif"]}.get(pattern)
+        if found is None:
+            with pytest.raises(InputError, match="are results of other images"):
+                find_images([folder / pattern])
+        else:
+            assert [image.path.name for image in find_images([folder / pattern])] == found
+    # What is asked for by its ending is meant.
+    asked = find_images([folder / "*_labels.tif", folder / "*.zarr"])
+    assert [image.path.name for image in asked] == ["a_labels.tif", "a.zarr"]
+
+
+def test_images_that_are_named_as_results_by_chance(tmp_path: Path) -> None:
+    """An OME-Zarr image beside a TIFF of its name; results of an OME-Zarr image; the files of a job."""
+    write(tmp_path / "a.tif")
+    for name in ("a.zarr", "b.ome.zarr", "c.zarr"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".zattrs").write_text('{"labels": ["cells"]}' if name == "c.zarr" else '{"multiscales": []}')
+    write(tmp_path / "b_labels.tif")
+    (tmp_path / "slide_job" / "stitching").mkdir(parents=True)
+    (tmp_path / "slide_job" / "job.json").touch()
+    write(tmp_path / "slide_job" / "stitching" / "part.tif")
+    write(tmp_path / "my_job" / "d.tif")
+    found = [str(image.path.relative_to(tmp_path)) for image in find_images([tmp_path], recursive=True)]
+    assert found == ["a.tif", "a.zarr", "b.ome.zarr", "c.zarr", "my_job/d.tif"]
+
+
+def test_files_of_other_types_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("one/a.tif", "one/b.czi", "two/c.ND2", "one/cells.csv", "two/segmented.jsonl", "two/README"):
+        write(tmp_path / name)
+    find_images([tmp_path / "one"], out=tmp_path / "one")
+    assert [record.getMessage() for record in caplog.records] == [
+        "1 file of another type is left out (.czi). Save files of microscopes' own formats as OME-TIFF, for example "
+        "with Bio-Formats in Fiji."
+    ]
+    caplog.clear()
+    find_images([tmp_path], recursive=True)
+    assert len(caplog.records) == 1
+    assert "2 files of other types are left out (.czi, .nd2). Save" in caplog.text
+    caplog.clear()
+    with pytest.raises(InputError, match="holds no image"):
+        find_images([tmp_path / "two"])
+    assert "(.nd2). Save" in caplog.text
+    caplog.clear()
+    (tmp_path / "one" / "b.czi").rename(tmp_path / "one" / "film.mp4")
+    find_images([tmp_path / "one"])
+    assert caplog.messages == ["1 file of another type is left out (.mp4)."]
+
+
+def test_a_file_of_a_vendor_is_refused_with_a_way_out(tmp_path: Path, seen: list[Any]) -> None:
+    done = run(write(tmp_path / "a.czi"), write(tmp_path / "b.txt"), "--out", tmp_path / "out")
+    assert done.exit_code == 1
+    lines = {line.split(" has type ")[0].strip(): line for line in done.stderr.splitlines() if " has type " in line}
+    assert "as OME-TIFF, for example with Bio-Formats in Fiji" in lines[str(tmp_path / "a.czi")]
+    assert "Fiji" not in lines[str(tmp_path / "b.txt")]
+
+
+def test_images_of_one_name_are_all_listed(tmp_path: Path) -> None:
+    folder = tmp_path / "it's [1]"
+    for number in range(12):
+        write(folder / f"{number:02}.tif")
+        write(folder / f"{number:02}.png")
+    with pytest.raises(InputError) as raised:
+        result_stems(find_images([folder]), tmp_path / "out", ("_labels.tif",))
+    lines = str(raised.value).splitlines()
+    first = f"  {folder}/00.png and {folder}/00.tif would both write {tmp_path}/out/00_labels.tif"
+    assert (lines[1], lines[11], len(lines)) == (first, "  and 2 more", 13)
+    (pattern,) = [word for word in shlex.split(lines[12].replace(", or rename", " or rename")) if "*" in word]
+    assert [image.path.name for image in find_images([Path(pattern)])] == [f"{number:02}.png" for number in range(12)]
+    for name in ("x/a.tif", "y/a.tif"):
+        write(tmp_path / name)
+    with pytest.raises(InputError, match="rename them, or segment each directory into an --out of its own"):
+        result_stems(find_images([tmp_path / "x", tmp_path / "y"]), tmp_path / "out", ("_labels.tif",))
 
 
 def test_patterns(tmp_path: Path, seen: list[Any]) -> None:
@@ -134,7 +225,9 @@ def test_wrong_channels_are_reported_with_those_there_are(tmp_path: Path, seen: 
         assert "4 channels: 0 (DAPI), 1 (a), 2 (membrane), 3 (b)" in done.output
         assert done.stderr.count(str(path)) == 1
     done = run(path, "--out", tmp_path / "out", "--rgb", "--nuclear", "DAPI")
-    assert done.exit_code == 2
+    assert (done.exit_code, "--rgb takes all three planes" in done.stderr) == (2, True)
+    alone = run(write(tmp_path / "a.tif"), "--out", tmp_path / "out", "--nuclear", "DAPI")
+    assert (alone.exit_code, "it has one channel; leave --nuclear out" in alone.stderr) == (1, True)
     assert seen == []
 
 
@@ -186,16 +279,63 @@ def test_formats(tmp_path: Path, seen: list[Any]) -> None:
     assert done.exit_code == 0, done.output
     with (out / "m_cells.csv").open(newline="") as file:
         assert float(next(csv.DictReader(file))["area_um2"]) == pytest.approx(4 * (labels == 1).sum())
+    assert run(path, "--out", out, "--membrane", "membrane").exit_code == 1, "the table is there"
+    assert run(path, "--out", out, "--membrane", "membrane", "--overwrite").exit_code == 0
+    with open_image(out / "m_labels.tif") as reader:
+        assert reader.pixel_size_um == pytest.approx(0.5), "also in the default label image"
 
 
 def test_formats_that_cannot_be_written(tmp_path: Path, seen: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.tif")
     unknown = run(path, "--out", tmp_path / "out", "--format", "png")
     assert (unknown.exit_code, "format 'png' is not known" in unknown.output) == (2, True)
-    assert run(path, "--out", tmp_path / "out", "--pixel-size", "0").exit_code == 2
+    zero = run(path, "--out", tmp_path / "out", "--pixel-size", "0")
+    assert (zero.exit_code, "error: --pixel-size is 0.0; expected a positive" in zero.stderr) == (2, True)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     missing = run(path, "--out", tmp_path / "out", "--format", "parquet")
     assert missing.exit_code == 1
     assert "pip install 'cellsam-engine[formats]'" in missing.output
     assert seen == []
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--diameter", "25", "--view-diameter", "0"), "--diameter is 25.0, but images are shown whole without --view"),
+        (("--pixel-size", "-1"), "--pixel-size is -1.0; expected a positive number"),
+        (("--mask-threshold", "2"), "--mask-threshold is 2.0; expected"),
+        (("--box-threshold", "7"), "--box-threshold is 7.0; expected"),
+        (("--nms-iou", "-1"), "--nms-iou is -1.0; expected"),
+        (("--iou-threshold", "nan"), "--iou-threshold is nan; expected"),
+        (("--backend", "gpu"), "'gpu' is not one of 'auto', 'cpu'"),
+    ],
+)
+@pytest.mark.parametrize("command", ["segment", "segment-slide"])
+def test_errors_of_usage_name_the_option(
+    tmp_path: Path, seen: list[Any], command: str, options: tuple[str, str], message: str
+) -> None:
+    arguments = [command, str(write(tmp_path / "a.tif")), "--out", str(tmp_path / "out"), *options]
+    done = CliRunner().invoke(runtime.cli.app, arguments, env={"COLUMNS": "300"})
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["segment", "segment-slide"])
+def test_a_file_in_place_of_the_output_directory(tmp_path: Path, seen: list[Any], command: str) -> None:
+    (tmp_path / "taken").touch()
+    for out, code, message in (("taken", 2, "is a file; expected a directory"), ("taken/in", 1, "Not a directory: ")):
+        arguments = [command, str(write(tmp_path / "a.tif")), "--out", str(tmp_path / out)]
+        done = CliRunner().invoke(runtime.cli.app, arguments, env={"COLUMNS": "300"})
+        assert done.exit_code == code, done.output
+        assert message in done.stderr
+        assert "Errno" not in done.stderr
+
+
+def test_what_tifffile_says_of_damaged_files_is_told_to_who_asks(tmp_path: Path) -> None:
+    def level(*options: str) -> bool:
+        CliRunner().invoke(runtime.cli.app, [*options, "samples"])
+        return logging.getLogger("tifffile").isEnabledFor(logging.ERROR)
+
+    assert (level("--verbose"), level()) == (True, False)

@@ -214,10 +214,33 @@ def test_dry_run(folder: Path, tmp_path: Path, seen: list[Any]) -> None:
     }
     assert "images   3 to segment, 1 already done, 1 as slides" in done.stdout
     assert "GiB a process" in done.stdout
-    assert len(seen) == 1 + 2 * 2, "each dry run segments one image twice"
+    assert len(seen) == 1 + 2 * 2, "each dry run segments a small part of one image, then the whole"
     tiles = run(folder / "3.tif", "--out", out, "--dry-run", "--diameter", 2)
     assert "59 x 43 px\t1 tile\n" in tiles.stdout
     assert results(tmp_path) == before
+
+
+def test_a_dry_run_goes_on_after_a_bad_image(folder: Path, tmp_path: Path, seen: list[Any]) -> None:
+    """The image of middle size is the sample, if it can be segmented."""
+    tifffile.imwrite(folder / "4.tif", spots((100, 90)))
+    tifffile.imwrite(folder / "5.tif", spots((120, 90)))
+    tifffile.imwrite(folder / "3.tif", spots((43, 59)), compression="zlib")
+    damaged = bytearray((folder / "3.tif").read_bytes())
+    with tifffile.TiffFile(folder / "3.tif") as tiff:
+        start, length = tiff.pages[0].dataoffsets[0], tiff.pages[0].databytecounts[0]
+    damaged[start : start + length] = bytes(length)
+    (folder / "3.tif").write_bytes(damaged)
+    done = run(folder, "--out", tmp_path / "out", "--dry-run")
+    assert done.exit_code == 1
+    assert f"{folder / '3.tif'}\tfails" in done.stdout
+    assert "images   5 to segment" in done.stdout
+    assert f"by {folder / '2.tif'}" in done.stdout
+    assert f"  {folder / '3.tif'} cannot be read" in done.stderr
+    seen.clear()
+    assert run(folder / "5.tif", "--out", tmp_path / "out", "--dry-run").exit_code == 0
+    assert [image.shape[:2] for image in seen] == [(64, 64), (120, 90)], "a part to warm up, then the image once"
+    alone = run(folder / "3.tif", "--out", tmp_path / "out", "--dry-run")
+    assert (alone.exit_code, "images   0 to segment" in alone.stdout) == (1, True)
 
 
 def test_slides_among_images_are_segmented_in_tiles(tmp_path: Path) -> None:

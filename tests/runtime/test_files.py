@@ -16,6 +16,7 @@ from PIL import Image
 
 from runtime import InputError
 from runtime.files import read_image, write_labels
+from runtime.formats import open_image
 
 DEEP = np.random.default_rng(1).integers(0, 1 << 16, (12, 17, 4)).astype(np.uint16)
 
@@ -197,6 +198,8 @@ def test_pages_taken_as_channels_are_logged(
     assert str(path) in caplog.text
     assert "taken as channels" in caplog.text
     caplog.clear()
+    read_image(path)
+    assert caplog.records == [], "said once"
     named = save(tmp_path / "c.tif", np.moveaxis(RGB, -1, 0).copy(), photometric="minisblack", metadata={"axes": "CYX"})
     read_image(named)
     assert caplog.records == []
@@ -257,6 +260,23 @@ def test_label_files(tmp_path: Path, highest: int, dtype: Any) -> None:
     assert back.dtype == dtype
     np.testing.assert_array_equal(back, labels)
     assert [path.name for path in tmp_path.iterdir()] == ["labels.tif"]
+
+
+@pytest.mark.parametrize("highest", [3, 70000])
+def test_label_files_hold_the_pixel_size(tmp_path: Path, highest: int) -> None:
+    labels = np.full((30, 40), highest, np.int32)
+    write_labels(tmp_path / "um.tif", labels, 0.325)
+    write_labels(tmp_path / "none.tif", labels)
+    with tifffile.TiffFile(tmp_path / "um.tif") as tiff:
+        tags = tiff.pages[0].tags
+        assert tags.valueof("ResolutionUnit") == tifffile.RESUNIT.CENTIMETER
+        for name in ("XResolution", "YResolution"):
+            above, below = tags.valueof(name)
+            assert 1e4 / (above / below) == pytest.approx(0.325)
+        np.testing.assert_array_equal(tiff.asarray(), labels)
+    for name, size in (("um.tif", pytest.approx(0.325)), ("none.tif", None)):
+        with open_image(tmp_path / name) as reader:
+            assert reader.pixel_size_um == size
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

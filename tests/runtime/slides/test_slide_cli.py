@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from runtime import Segmenter
 from runtime.builtin import sample_images
 from runtime.cli import app
 from runtime.files import read_image
+from runtime.formats import open_image
 from runtime.slides import ArrayReader, segment_slide
 
 
@@ -65,3 +67,22 @@ def test_command(tmp_path: Path, slide: Path) -> None:
     assert "pass --overwrite" in again.stderr
     wrong = runner.invoke(app, ["segment-slide", str(slide), "--out", str(tmp_path), "--tile", "90", "--overlap", "80"])
     assert wrong.exit_code == 2
+
+
+def test_a_plane_of_a_stack_and_the_pixel_size(tmp_path: Path, nuclei: NDArray[np.generic]) -> None:
+    """Named as 'segment' names results; a stack says what to choose, and what to choose with is there."""
+    stack = np.stack([np.zeros_like(nuclei), nuclei])[:, :200, :200]
+    path = tmp_path / "stack.ome.tif"
+    tifffile.imwrite(path, stack, photometric="minisblack", metadata={"axes": "ZYX"})
+    arguments = ["segment-slide", str(path), "--out", str(tmp_path / "out")]
+    asked = CliRunner().invoke(app, arguments)
+    assert (asked.exit_code, "Choose it: --z 0..1" in asked.stderr) == (1, True)
+    done = CliRunner().invoke(app, [*arguments, "--z", "1", "--pixel-size", "0.5", "--series", "0", "--nms-iou", "0.9"])
+    assert done.exit_code == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["stack_cells.csv", "stack_labels.tif"]
+    with open_image(tmp_path / "out" / "stack_labels.tif") as reader:
+        assert reader.pixel_size_um == pytest.approx(0.5)
+        assert reader.read_all().max() > 5
+    with (tmp_path / "out" / "stack_cells.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    assert float(row["area_um2"]) == pytest.approx(int(row["label_area_px"]) / 4)
