@@ -1,8 +1,8 @@
-"""Where commands talk to the user: errors, progress and remarks on stderr; options that several commands have."""
+"""Where commands talk to the user: errors, progress and remarks on stderr."""
 
 from __future__ import annotations
 
-from typing import Annotated, NoReturn
+from typing import NoReturn
 
 import typer
 from rich.console import Console
@@ -10,25 +10,6 @@ from rich.console import Console
 from runtime.errors import reason_of
 
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
-
-ClusterOption = Annotated[
-    str | None,
-    typer.Option(
-        help="'local': worker processes here, each with a GPU of its own where the backend runs on GPUs; else the "
-        "address of a Dask scheduler."
-    ),
-]
-WorkersOption = Annotated[
-    int | None,
-    typer.Option(
-        help="Processes of a local cluster; default: one a GPU where the backend runs on GPUs, else one a core. More "
-        "than GPUs share them in turn.",
-        min=1,
-    ),
-]
-InvertOption = Annotated[
-    bool, typer.Option("--invert", help="The cells are dark on a bright ground, and the model knows bright ones.")
-]
 
 
 def fail(error: Exception, code: int = 1) -> NoReturn:

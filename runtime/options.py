@@ -49,6 +49,25 @@ MaskThresholdOption = Annotated[
     float | None, typer.Option(help=f"Least probability of a mask's pixel, in (0, 1); {FROM_MANIFEST}.")
 ]
 
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        help="'local': worker processes here, each with a GPU of its own where the backend runs on GPUs; else the "
+        "address of a Dask scheduler."
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Processes of a local cluster; default: one a GPU where the backend runs on GPUs, else one a core. More "
+        "than GPUs share them in turn.",
+        min=1,
+    ),
+]
+InvertOption = Annotated[
+    bool, typer.Option("--invert", help="The cells are dark on a bright ground, and the model knows bright ones.")
+]
+
 _OPTIONS = {
     "diameter_px": "--diameter",
     "view_diameter_px": "--view-diameter",

@@ -14,10 +14,12 @@ import typer
 from runtime.backends.base import BackendName, BackendOptions, CpuPrecision
 from runtime.cluster import check_cluster
 from runtime.config import BoxThresholdMode, MaskWindow, Overlap, changed
-from runtime.console import ClusterOption, InvertOption, WorkersOption, errors, fail
+from runtime.console import errors, fail
 from runtime.errors import ConfigError, SegmenterError
 from runtime.options import (
     FROM_MANIFEST,
+    ClusterOption,
+    InvertOption,
     IouThresholdOption,
     MaskThresholdOption,
     MembraneOption,
@@ -28,6 +30,7 @@ from runtime.options import (
     RgbOption,
     SeriesOption,
     TimeOption,
+    WorkersOption,
     ZOption,
     fail_of_usage,
 )

@@ -9,9 +9,11 @@ import typer
 
 from runtime.backends.base import BackendName, BackendOptions, CpuPrecision
 from runtime.config import changed
-from runtime.console import ClusterOption, InvertOption, WorkersOption, errors, fail
+from runtime.console import errors, fail
 from runtime.errors import ConfigError, SegmenterError
 from runtime.options import (
+    ClusterOption,
+    InvertOption,
     IouThresholdOption,
     MaskThresholdOption,
     MembraneOption,
@@ -22,6 +24,7 @@ from runtime.options import (
     RgbOption,
     SeriesOption,
     TimeOption,
+    WorkersOption,
     ZOption,
     fail_of_usage,
 )
