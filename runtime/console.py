@@ -27,6 +27,9 @@ WorkersOption = Annotated[
 InvertOption = Annotated[
     bool, typer.Option("--invert", help="The cells are dark on a bright ground, and the model knows bright ones.")
 ]
+CudaGraphsOption = Annotated[
+    bool, typer.Option("--cuda-graphs", help="cuda: replay CUDA graphs for sizes that come again; see the README.")
+]
 
 
 def fail(error: Exception, code: int = 1) -> NoReturn:

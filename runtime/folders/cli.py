@@ -14,7 +14,7 @@ import typer
 from runtime.backends.base import BackendOptions, CpuPrecision
 from runtime.cluster import check_cluster
 from runtime.config import BoxThresholdMode, MaskWindow, Overlap, changed
-from runtime.console import ClusterOption, InvertOption, WorkersOption, errors, fail
+from runtime.console import ClusterOption, CudaGraphsOption, InvertOption, WorkersOption, errors, fail
 from runtime.errors import ConfigError, SegmenterError
 from runtime.progress import JobProgress, Step, duration
 
@@ -87,6 +87,7 @@ def segment_command(
     cpu_precision: Annotated[
         CpuPrecision, typer.Option(help="openvino: compute in fp32 or bf16; auto, bf16 where the processor has it.")
     ] = "auto",
+    cuda_graphs: CudaGraphsOption = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: one per physical core.", min=1)] = None,
     cluster: ClusterOption = None,
     workers: WorkersOption = None,
@@ -206,7 +207,9 @@ def segment_command(
         if options.remote and engine is not None:
             engine = Path(os.path.abspath(engine))
         spec = SegmenterSpec(
-            engine_dir=engine, backend=backend, options=BackendOptions(threads=threads, cpu_precision=cpu_precision)
+            engine_dir=engine,
+            backend=backend,
+            options=BackendOptions(threads=threads, cpu_precision=cpu_precision, cuda_graphs=cuda_graphs),
         )
         work = ImageWork(engines=spec, config=changed(spec.default_config(), given), files=files)
         records = Records(out, settings_of(work, options), files.endings)

@@ -9,7 +9,7 @@ import typer
 
 from runtime.backends.base import BackendOptions, CpuPrecision
 from runtime.config import changed
-from runtime.console import ClusterOption, InvertOption, WorkersOption, errors, fail
+from runtime.console import ClusterOption, CudaGraphsOption, InvertOption, WorkersOption, errors, fail
 from runtime.errors import ConfigError, SegmenterError
 from runtime.progress import JobProgress, duration
 
@@ -27,6 +27,7 @@ def segment_slide_command(
     ] = None,
     backend: Annotated[str, typer.Option(help="What runs the engines; see 'segment'.")] = "auto",
     cpu_precision: Annotated[CpuPrecision, typer.Option(help="openvino: compute in fp32 or bf16.")] = "auto",
+    cuda_graphs: CudaGraphsOption = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads of each process.", min=1)] = None,
     nuclear: Annotated[str | None, typer.Option(help="As in 'segment'.", metavar="CHANNEL")] = None,
     membrane: Annotated[str | None, typer.Option(help="As in 'segment'.", metavar="CHANNEL")] = None,
@@ -91,7 +92,9 @@ def segment_slide_command(
     of_tiles: dict[str, Any] = {"tile_px": tile, "overlap_px": overlap, "min_contrast": min_contrast}
     try:
         spec = EngineSpec(
-            engine_dir=engine, backend=backend, options=BackendOptions(threads=threads, cpu_precision=cpu_precision)
+            engine_dir=engine,
+            backend=backend,
+            options=BackendOptions(threads=threads, cpu_precision=cpu_precision, cuda_graphs=cuda_graphs),
         )
         config = changed(spec.default_config(), given)
         settings = SlideSettings(
