@@ -47,12 +47,18 @@ types: $(VENV)/installed
 pytest: $(VENV)/installed
 	$(BIN)/python -m pytest
 
-# TensorRT's variants need plans in ENGINES ('cellsam-engine build'); WITHOUT=tensorrt leaves them out.
+# TensorRT is measured where ENGINES has plans ('cellsam-engine build'); CUDA with and without graphs.
+PLANS = $(wildcard $(ENGINES)/tensorrt)
+WITHOUT ?= $(if $(PLANS),,tensorrt)
+GPU_RUNS := --warmup 5 --runs 30
+
 bench-gpu:
 	python -m pytest -m gpu tests
-	cellsam-engine bench --engine $(ENGINES) --backend cuda --images 64 --out benchmarks/results
-	python -m benchmarks.attention
-	python -m benchmarks.latency --checkpoint $(CHECKPOINT) --engines $(ENGINES) --device cuda --compile --without $(WITHOUT)
+	cellsam-engine bench --engine $(ENGINES) --backend cuda --cuda-graphs $(if $(PLANS),--backend tensorrt) \
+	  $(GPU_RUNS) --images 64 --out benchmarks/results
+	python -m benchmarks.attention $(GPU_RUNS)
+	python -m benchmarks.latency --checkpoint $(CHECKPOINT) --engines $(ENGINES) --device cuda --compile $(GPU_RUNS) \
+	  --without $(WITHOUT)
 
 clean:
 	rm -rf $(VENV) $(DEMO_VENV) $(DEMO_OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,6 +11,8 @@ ViT-B has them: 12 heads of 64 channels over 64 x 64 tokens, or over 25 windows 
 ``MultiHeadAttention``  the same in onnxruntime's operator of that name.
 
 The first two are also timed in the whole ViT-B encoder (random weights), where what precedes and follows them counts.
+On a CPU, models and arrays are float32. On a GPU, models are float16, typed as the engines are, with the runtime's
+options; inputs lie on the GPU before the clock starts, and outputs stay there.
 """
 
 from __future__ import annotations
@@ -31,13 +33,19 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.measure import percentiles_ms, write_record
 from export.graphs import EncoderGraph
+from export.graphs.half import halve
 from export.onnx_file import write_onnx
 from export.stages import Stage
+from runtime.backends.ort import CUDA, DTYPES, OnDevice, cuda_provider
 from runtime.errors import BackendError
 from training.model import CellSAM, ModelConfig
 
 F32 = NDArray[np.float32]
 Feeds = Mapping[str, F32]
+Run = Callable[[], Any]
+"""One run; gives the first output, an array or what becomes one."""
+Load = Callable[[bytes, Feeds], Run]
+"""Loads a model and holds the inputs of all its runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,33 +183,83 @@ def _model(size: Size, nodes: list[Any], shapes: Mapping[str, tuple[int, ...]], 
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
-def onnxruntime_runner(provider: str) -> Callable[[bytes], Callable[[Feeds], F32]]:
-    """Loads a model for one execution provider."""
+def in_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same with float16 in place of float32: inputs, constants, output."""
+    half = onnx.ModelProto()
+    half.CopyFrom(model)
+    for value in (*half.graph.input, *half.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    constants = [attribute.t for node in half.graph.node for attribute in node.attribute if attribute.HasField("t")]
+    for tensor in constants:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    return half
 
-    def load(model: bytes) -> Callable[[Feeds], F32]:
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What runs the models."""
+
+    load: Load
+    half: bool = False
+    """Models in float16."""
+
+
+def on_cpu(model: bytes, feeds: Feeds) -> Run:
+    """onnxruntime, arrays in and out."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model, _settings(), providers=["CPUExecutionProvider"])
+    first = session.get_outputs()[0].name
+    return lambda: session.run([first], dict(feeds))[0]
+
+
+def bound_runner(device: str) -> Load:
+    """onnxruntime with inputs and outputs in the memory of a device, ``cuda`` or ``cpu``."""
+
+    def load(model: bytes, feeds: Feeds) -> Run:
         import onnxruntime
 
-        settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 3
-        session = onnxruntime.InferenceSession(model, settings, providers=[provider])
+        provider, given = (CUDA, cuda_provider(0)) if device == "cuda" else ("CPUExecutionProvider", {})
+        session = onnxruntime.InferenceSession(model, _settings(), providers=[(provider, given)], enable_fallback=0)
         if provider not in session.get_providers():
             raise BackendError(f"{provider} did not load.")
-        return lambda feeds: np.asarray(session.run([session.get_outputs()[0].name], dict(feeds))[0])
+        binding = session.io_binding()
+        for node in session.get_inputs():
+            array = feeds[node.name].astype(DTYPES[node.type])
+            binding.bind_ortvalue_input(node.name, onnxruntime.OrtValue.ortvalue_from_numpy(array, device, 0))
+        for node in session.get_outputs():
+            binding.bind_output(node.name, device, 0)
+        binding.synchronize_inputs()
+
+        def run() -> OnDevice:
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+            return OnDevice(binding.get_outputs()[0])
+
+        return run
 
     return load
 
 
-def openvino_runner(precision: str) -> Callable[[bytes], Callable[[Feeds], F32]]:
-    """Loads a model for OpenVINO on the CPU."""
+def _settings() -> Any:
+    import onnxruntime
 
-    def load(model: bytes) -> Callable[[Feeds], F32]:
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    return settings
+
+
+def openvino_runner(precision: str) -> Load:
+    """OpenVINO on the CPU."""
+
+    def load(model: bytes, feeds: Feeds) -> Run:
         import openvino
 
         core = openvino.Core()
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
         request = core.compile_model(core.read_model(model), "CPU", settings).create_infer_request()
 
-        def run(feeds: Feeds) -> F32:
+        def run() -> F32:
             request.infer(dict(feeds), share_inputs=True)
             out: F32 = request.get_output_tensor(0).data
             return out
@@ -211,26 +269,28 @@ def openvino_runner(precision: str) -> Callable[[bytes], Callable[[Feeds], F32]]
     return load
 
 
-def backends() -> dict[str, Callable[[bytes], Callable[[Feeds], F32]]]:
+def backends() -> dict[str, Backend]:
     """What is installed here."""
     import onnxruntime
 
-    found = {"onnxruntime CPU": onnxruntime_runner("CPUExecutionProvider")}
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        found["onnxruntime CUDA"] = onnxruntime_runner("CUDAExecutionProvider")
+    found = {"onnxruntime CPU": Backend(on_cpu)}
+    if CUDA in onnxruntime.get_available_providers():
+        found["onnxruntime CUDA"] = Backend(bound_runner("cuda"), half=True)
     try:
         import openvino  # noqa: F401
     except ImportError:
         return found
-    return found | {f"OpenVINO {name}": openvino_runner(hint) for name, hint in (("fp32", "f32"), ("bf16", "bf16"))}
+    hints = {"fp32": "f32", "bf16": "bf16"}
+    return found | {f"OpenVINO {name}": Backend(openvino_runner(hint)) for name, hint in hints.items()}
 
 
-def encoder_form(model: CellSAM, *, folded: bool) -> bytes:
+def encoder_form(model: CellSAM, *, folded: bool, half: bool = False) -> bytes:
     """The whole encoder of a model as an engine."""
     side = model.config.image_size
+    graph = EncoderGraph(model.encoder, features=True, embedding=True, folded=folded)
     stage = Stage(
         name="encoder",
-        graph=EncoderGraph(model.encoder, features=True, embedding=True, folded=folded),
+        graph=halve(graph) if half else graph,
         inputs={"pixel_values": torch.zeros(2, 3, side, side)},
         outputs=("patch_features", "image_embedding"),
         dynamic={"pixel_values": {0: "batch"}},
@@ -241,42 +301,63 @@ def encoder_form(model: CellSAM, *, folded: bool) -> bytes:
         return path.read_bytes()
 
 
-def measure_attention(size: Size, runs: int) -> list[dict[str, Any]]:
+def measure_attention(size: Size, runs: int, warmup: int = 0) -> list[dict[str, Any]]:
     """Time every form of one attention."""
-    forms = {form: build(size).SerializeToString() for form, build in FORMS.items()}
-    return measure(size.name, forms, size.feeds(), runs)
+
+    def forms(half: bool) -> dict[str, bytes]:
+        built = {form: build(size) for form, build in FORMS.items()}
+        return {form: (in_half(model) if half else model).SerializeToString() for form, model in built.items()}
+
+    return measure(size.name, forms, size.feeds(), runs, warmup)
 
 
-def measure_encoder(config: ModelConfig, runs: int) -> list[dict[str, Any]]:
+def measure_encoder(config: ModelConfig, runs: int, warmup: int = 0) -> list[dict[str, Any]]:
     """Time the whole encoder of random weights with the bias added and folded, on one image."""
     torch.manual_seed(0)
     model = CellSAM(config).eval()
-    forms = {form: encoder_form(model, folded=form == "folded") for form in ("bias", "folded")}
+
+    def forms(half: bool) -> dict[str, bytes]:
+        return {form: encoder_form(model, folded=form == "folded", half=half) for form in ("bias", "folded")}
+
     pixels = np.random.default_rng(0).standard_normal((1, 3, *2 * (model.config.image_size,)), np.float32)
-    return measure("encoder", forms, {"pixel_values": pixels}, runs)
+    return measure("encoder", forms, {"pixel_values": pixels}, runs, warmup)
 
 
-def measure(name: str, forms: Mapping[str, bytes], feeds: Feeds, runs: int) -> list[dict[str, Any]]:
-    """Time every form on every backend, in turn; a form that a backend cannot load keeps the reason."""
+def measure(
+    name: str, forms: Callable[[bool], Mapping[str, bytes]], feeds: Feeds, runs: int, warmup: int
+) -> list[dict[str, Any]]:
+    """Time every form on every backend, in turn; a form that a backend cannot load keeps the reason.
+
+    Args:
+        name: of what is timed.
+        forms: the models by form; given True, in float16.
+        feeds: their inputs.
+        runs: counted runs of each.
+        warmup: runs before those, beside the one whose output is compared.
+    """
     records: list[dict[str, Any]] = []
     ready = []
-    for backend, load in backends().items():
-        for form, model in forms.items():
-            record: dict[str, Any] = {"size": name, "backend": backend, "form": form}
+    found = backends()
+    models = {half: forms(half) for half in {backend.half for backend in found.values()}}
+    for backend, way in found.items():
+        for form, model in models[way.half].items():
+            precision = "fp16" if way.half else "fp32"
+            record: dict[str, Any] = {"size": name, "backend": backend, "models": precision, "form": form}
             records.append(record)
             try:
-                run = load(model)
-                record["output"] = run(feeds).copy()
+                run = way.load(model, feeds)
+                record["output"] = np.array(run(), np.float32)
             except Exception as error:  # each backend raises its own kinds
                 record["refused"] = str(error).strip().splitlines()[0][:200]
             else:
                 ready.append((record, run))
     seconds: dict[int, list[float]] = {id(record): [] for record, _ in ready}
-    for _ in range(runs):
+    for turn in range(warmup + runs):
         for record, run in ready:
             start = time.perf_counter()
-            run(feeds)
-            seconds[id(record)].append(time.perf_counter() - start)
+            run()
+            if turn >= warmup:
+                seconds[id(record)].append(time.perf_counter() - start)
     reference = records[0]["output"]
     for record, _ in ready:
         record["ms"] = percentiles_ms(seconds[id(record)])
@@ -287,15 +368,16 @@ def measure(name: str, forms: Mapping[str, bytes], feeds: Feeds, runs: int) -> l
 def main() -> None:
     """Measure, print a table and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--warmup", type=int, default=0, help="beside the run whose output is compared")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
-    records = [record for size in SIZES for record in measure_attention(size, options.runs)]
-    records += measure_encoder(ModelConfig(), options.runs)
+    records = [record for size in SIZES for record in measure_attention(size, options.runs, options.warmup)]
+    records += measure_encoder(ModelConfig(), options.runs, options.warmup)
     for record in records:
         result = f"{record['ms']['p50']:.1f} ms" if "ms" in record else f"refused: {record['refused']}"
         print(f"{record['size']:8} {record['backend']:17} {record['form']:19} {result}")  # noqa: T201
-    print(write_record(options.out, "attention", {"runs": options.runs, "results": records}))  # noqa: T201
+    print(write_record(options.out, "attention", {"warmup": options.warmup, "runs": options.runs, "results": records}))  # noqa: T201
 
 
 if __name__ == "__main__":

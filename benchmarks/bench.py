@@ -21,11 +21,11 @@ from rich.table import Table
 from benchmarks.measure import Stages, percentiles_ms, write_record
 from runtime import BackendOptions, SegmentConfig, Segmenter
 from runtime.assembly import Assembly
-from runtime.backends.base import CpuPrecision
+from runtime.backends.base import ON_GPU, CpuPrecision
 from runtime.boxes import LOGITS_PER_TOKEN, select_boxes
 from runtime.builtin import sample_images
 from runtime.console import fail
-from runtime.errors import SegmenterError
+from runtime.errors import ConfigError, SegmenterError
 from runtime.files import read_image
 from runtime.preprocess import branch_inputs, normalize_contrast
 from training.evaluation.matching import find_overlaps
@@ -97,10 +97,15 @@ def time_stages(segmenter: Segmenter, case: Case) -> Stages:
 def images_per_second(segmenter: Segmenter, side: int, images: int) -> tuple[float, float]:
     """Images and cells per second of ``Segmenter.stream``, cells found by the model itself.
 
-    Each image is the sample turned and mirrored another way.
+    Each image is the sample turned and mirrored another way. A run that is not counted goes before: of one image or,
+    on a GPU, where what is new is slow by number of images and of boxes, of all.
     """
     image = Case(side, 0).image()
     views = [np.rot90(image if n % 8 < 4 else image[:, ::-1], n % 4) for n in range(images)]
+    for _ in segmenter.stream(
+        views if segmenter.backend in ON_GPU else views[:1], config=whole_views(segmenter.config)
+    ):
+        pass
     start = time.perf_counter()
     cells = sum(result.count for result in segmenter.stream(views, config=whole_views(segmenter.config)))
     seconds = time.perf_counter() - start
@@ -118,11 +123,15 @@ def bench_command(
     ] = None,
     backend: Annotated[list[str] | None, typer.Option(help="Repeatable; default: auto.")] = None,
     cpu_precision: Annotated[CpuPrecision, typer.Option(help="As in 'segment'.")] = "auto",
+    cuda_graphs: Annotated[
+        bool, typer.Option("--cuda-graphs", help="Also measure the backend 'cuda' with CUDA graphs, beside it without.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads; default, one per core.", min=1)] = None,
     size: Annotated[list[int] | None, typer.Option(help="Side of the images, pixels; repeatable; 512.", min=16)] = None,
     cells: Annotated[
         list[int] | None, typer.Option(help="Cells per image; repeatable; 0, 10, 100, 300, 1000.", min=0)
     ] = None,
+    warmup: Annotated[int, typer.Option(help="Runs of every case before those.", min=0)] = 1,
     runs: Annotated[int, typer.Option(help="Counted runs of every case.", min=1)] = 5,
     images: Annotated[int, typer.Option(help="Images of a throughput run; 0 for none.", min=0)] = 16,
     out: Annotated[Path | None, typer.Option(help="Directory for the record and plots.", metavar="DIR")] = None,
@@ -131,8 +140,8 @@ def bench_command(
     names = backend or ["auto"]
     options = BackendOptions(threads=threads, cpu_precision=cpu_precision)
     try:
-        segmenters = {name: Segmenter(engine, backend=name, options=options) for name in names}
-        latency = measure_latency(segmenters, size or [512], cells or [0, 10, 100, 300, 1000], runs)
+        segmenters = load(engine, names, options, cuda_graphs=cuda_graphs)
+        latency = measure_latency(segmenters, size or [512], cells or [0, 10, 100, 300, 1000], warmup, runs)
         throughput = measure_throughput(segmenters, size or [512], images)
         with_boxes = {name: one for name, one in segmenters.items() if one.manifest.has_detector}
         agreement = measure_agreement(with_boxes) if with_boxes else []
@@ -142,6 +151,7 @@ def bench_command(
     if out is not None:
         first = next(iter(segmenters.values()))
         content = {
+            "warmup": warmup,
             "runs": runs,
             "precision": first.manifest.precision,
             "image_size": first.manifest.image_size,
@@ -157,17 +167,40 @@ def bench_command(
         typer.echo(path)
 
 
+def load(engine: Path | None, names: list[str], options: BackendOptions, *, cuda_graphs: bool) -> dict[str, Segmenter]:
+    """What is measured, by name.
+
+    Args:
+        engine: the engine directory; None for the built-in model.
+        names: backends.
+        options: of all of them.
+        cuda_graphs: the backend ``cuda`` with CUDA graphs too.
+
+    Raises:
+        ConfigError: ``cuda_graphs`` without that backend.
+    """
+    found = {}
+    for name in names:
+        found[name] = Segmenter(engine, backend=name, options=options)
+        if cuda_graphs and found[name].backend == "cuda":
+            with_graphs = replace(options, cuda_graphs=True)
+            found[f"{name}, CUDA graphs"] = Segmenter(engine, backend="cuda", options=with_graphs)
+    if cuda_graphs and len(found) == len(set(names)):
+        raise ConfigError(f"--cuda-graphs is for the backend 'cuda'; measured are {', '.join(map(repr, found))}.")
+    return found
+
+
 def measure_latency(
-    segmenters: dict[str, Segmenter], sizes: list[int], cells: list[int], runs: int
+    segmenters: dict[str, Segmenter], sizes: list[int], cells: list[int], warmup: int, runs: int
 ) -> list[dict[str, Any]]:
     """Percentiles in ms by stage and in all, for every backend, size and number of cells."""
     records = []
     for case in (Case(side, count) for side in sizes for count in cells):
         found: dict[str, list[Stages]] = {name: [] for name in segmenters}
-        for turn in range(runs + 1):  # the first warms up
+        for turn in range(warmup + runs):
             for name, segmenter in segmenters.items():
                 stages = time_stages(segmenter, case)
-                if turn:
+                if turn >= warmup:
                     found[name].append(stages)
         records += [
             {

@@ -1,7 +1,8 @@
-"""Latency of one image, all stages: the engines beside the PyTorch model run as the released code runs it.
+r"""Latency of one image, all stages: the engines beside the PyTorch model run as the released code runs it.
 
     python -m benchmarks.latency --checkpoint cellsam_general.pt --engines engines
-    python -m benchmarks.latency --checkpoint cellsam_general.pt --engines engines_fp16 --device cuda --compile
+    python -m benchmarks.latency --checkpoint cellsam_general.pt --engines engines_fp16 --device cuda --compile \
+        --warmup 5 --runs 30
 
 The baseline runs the ViT once per branch, decodes one box at a time and resizes each mask to the whole image, as the
 released CellSAM code (commit 35bc6e0) does. All get the same image and the same boxes to decode. The record also says
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from benchmarks.arithmetic import engine_flop, matrix_product_rate
 from benchmarks.baselines import KEEP_ALL, Case, Clock, batched_bfloat16, cellpose_network, released_procedure
 from benchmarks.measure import Measured, Stages, Variant, measure_in_turn, write_record
-from runtime import Segmenter
+from runtime import BackendOptions, Segmenter
 from runtime.boxes import scale_xyxy, token_windows
 from runtime.config import MaskWindow
 from runtime.manifest import Precision, read_manifest
@@ -40,6 +41,7 @@ class Engines:
     precision: str
     """In which most of the arithmetic is done: ``fp32``, ``bf16`` or ``fp16``."""
     window: MaskWindow = "box"
+    cuda_graphs: bool = False
 
 
 def engine_variants(device: str, precision: Precision) -> dict[str, Engines]:
@@ -53,6 +55,7 @@ def engine_variants(device: str, precision: Precision) -> dict[str, Engines]:
     return {
         FULL: Engines("cuda", precision, "full"),
         "engines, onnxruntime": Engines("cuda", precision),
+        "engines, onnxruntime, CUDA graphs": Engines("cuda", precision, cuda_graphs=True),
         "engines, TensorRT": Engines("tensorrt", precision),
     }
 
@@ -60,7 +63,9 @@ def engine_variants(device: str, precision: Precision) -> dict[str, Engines]:
 def engines(directory: Path, case: Case, way: Engines) -> Variant:
     """The runtime on an engine directory."""
     config = replace(KEEP_ALL, mask_window=way.window)
-    segmenter, image, boxes = Segmenter(directory, backend=way.backend), case.image(), case.prompts()
+    options = BackendOptions(cuda_graphs=way.cuda_graphs)
+    segmenter = Segmenter(directory, backend=way.backend, options=options)
+    image, boxes = case.image(), case.prompts()
 
     def run() -> tuple[Stages, NDArray[np.int32]]:
         clock = Clock()  # the labels are on the host: the sum is whole, whatever is still queued between stages
@@ -157,7 +162,7 @@ def main() -> None:
     parser.add_argument(
         "--cellpose", action="store_true", help="also time Cellpose-SAM's network (pip install cellpose)"
     )
-    parser.add_argument("--warmup", type=int, default=1)
+    parser.add_argument("--warmup", type=int, default=1, help="with CUDA graphs, 3 at least: plain, captured, replayed")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()

@@ -34,16 +34,18 @@ class Measured:
     runs: list[Stages]
     labels: NDArray[np.int32]
     peak_mib: float
+    gpu_peak_mib: float | None = None
+    """None where PyTorch used no GPU; what others used, it cannot tell."""
 
     def summary(self) -> dict[str, Any]:
-        """p50, p90 and p99 in ms, of the whole and of each stage; peak memory of the process."""
+        """p50, p90 and p99 in ms, of the whole and each stage; peak memory of the process, and of PyTorch on a GPU."""
         totals = [sum(run.values()) for run in self.runs]
         return {
             "runs": len(self.runs),
             "total_ms": percentiles_ms(totals),
             "stages_ms": {stage: percentiles_ms([run[stage] for run in self.runs]) for stage in self.runs[0]},
             "peak_mib": round(self.peak_mib),
-        }
+        } | ({} if self.gpu_peak_mib is None else {"gpu_peak_mib": round(self.gpu_peak_mib)})
 
 
 def percentiles_ms(seconds: list[float]) -> dict[str, float]:
@@ -71,7 +73,7 @@ def measure_in_turn(variants: Mapping[str, Callable[[], Variant]], *, warmup: in
                 stages, labels[name] = worker.run()
                 if turn >= warmup:
                     found[name].append(stages)
-        return {name: Measured(found[name], labels[name], worker.peak_mib()) for name, worker in workers.items()}
+        return {name: Measured(found[name], labels[name], *worker.peaks_mib()) for name, worker in workers.items()}
     finally:
         for worker in workers.values():
             worker.stop()
@@ -91,8 +93,9 @@ class _Worker:
         out: tuple[Stages, NDArray[np.int32]] = self._ask("run")
         return out
 
-    def peak_mib(self) -> float:
-        return float(self._ask("memory"))
+    def peaks_mib(self) -> tuple[float, float | None]:
+        peaks: tuple[float, float | None] = self._ask("memory")
+        return peaks
 
     def stop(self) -> None:
         self._process.terminate()
@@ -116,9 +119,17 @@ def _serve(make: Callable[[], Variant], pipe: Connection) -> None:
             if pipe.recv() == "run":
                 pipe.send(variant())
             else:
-                pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+                pipe.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, gpu_peak_mib()))
     except BaseException as error:
         pipe.send(error)
+
+
+def gpu_peak_mib() -> float | None:
+    """Most memory that PyTorch held on the GPU in this process; None where it used none."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    return float(torch.cuda.max_memory_reserved()) / 2**20
 
 
 def write_record(out: Path, case: str, content: dict[str, Any], *, command: Sequence[str] | None = None) -> Path:

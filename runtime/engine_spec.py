@@ -91,6 +91,7 @@ class SegmenterSpec:
             "manifest_sha256": hashlib.sha256(content).hexdigest(),
             "backend": resolved.backend,
             "cpu_precision": self.options.cpu_precision,
+            "cuda_graphs": str(self.options.cuda_graphs),
             "images_per_call": str(resolved.images_per_call),
             "boxes_per_call": str(resolved.boxes_per_call),
         }

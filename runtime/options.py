@@ -64,6 +64,9 @@ WorkersOption = Annotated[
         min=1,
     ),
 ]
+CudaGraphsOption = Annotated[
+    bool, typer.Option("--cuda-graphs", help="cuda: replay CUDA graphs for sizes that come again; see the README.")
+]
 InvertOption = Annotated[
     bool, typer.Option("--invert", help="The cells are dark on a bright ground, and the model knows bright ones.")
 ]

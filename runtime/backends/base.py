@@ -93,6 +93,9 @@ class BackendOptions:
     device: int = 0
     """``cuda``: number of the GPU among those that the process sees; a worker of a local cluster sees but one."""
 
+    cuda_graphs: bool = False
+    """``cuda`` only: replay CUDA graphs for shapes that come again; see ``runtime.backends.ort_graphs``."""
+
     def __post_init__(self) -> None:
         check_whole("device", self.device, least=0)
         if self.cpu_precision not in get_args(CpuPrecision):
@@ -137,6 +140,7 @@ def load_engine(path: Path, spec: EngineFile, *, backend: str, options: BackendO
 
     Raises:
         BackendError: the backend is unknown or cannot load the file.
+        ConfigError: ``cuda_graphs`` with a backend other than ``cuda``.
         EngineError: the file's inputs or outputs are not those the manifest lists.
     """
     engine = _load(path, backend, options)
@@ -152,6 +156,11 @@ def load_engine(path: Path, spec: EngineFile, *, backend: str, options: BackendO
 
 
 def _load(path: Path, backend: str, options: BackendOptions) -> Engine:
+    if options.cuda_graphs and backend != "cuda":
+        raise ConfigError(
+            f"cuda_graphs is for the backend 'cuda', and {backend!r} was named or chosen. Name 'cuda', or leave "
+            "cuda_graphs out."
+        )
     if backend == "openvino":
         from runtime.backends.openvino import OpenVinoEngine
 
@@ -160,6 +169,10 @@ def _load(path: Path, backend: str, options: BackendOptions) -> Engine:
         from runtime.backends.tensorrt import TensorRtEngine
 
         return TensorRtEngine(path, options)
+    if options.cuda_graphs:
+        from runtime.backends.ort_graphs import OrtCudaGraphEngine
+
+        return OrtCudaGraphEngine(path, options)
     from runtime.backends.ort import OrtCudaEngine, OrtEngine
 
     assert backend in ("cpu", "cuda"), "resolve_backend comes first"

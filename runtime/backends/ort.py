@@ -14,13 +14,14 @@ from runtime.backends.base import BackendOptions, Engine, Tensor, Tensors
 from runtime.errors import BackendError, OutOfMemoryError
 from runtime.manifest import TensorSpec
 
-_DTYPES = {
+DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
     "tensor(int64)": "int64",
     "tensor(int32)": "int32",
     "tensor(bool)": "bool",
 }
+"""Of tensors, by onnxruntime's name."""
 
 _NO_MEMORY = ("failed to allocate memory", "out of memory", "alloc_failed", "bad_alloc", "bad allocation")
 """What onnxruntime, CUDA, cuBLAS and C++ say of it, in lower case."""
@@ -43,7 +44,7 @@ class OrtEngine(Engine):
             BackendError: onnxruntime cannot load it.
         """
         self._name = path.name
-        self._session = self._load(path, _settings(options), options)
+        self._session = self._load(path, session_settings(options), options)
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
 
@@ -59,7 +60,7 @@ class OrtEngine(Engine):
         try:
             return dict(zip(names, self._session.run(names, arrays), strict=True))
         except Exception as error:
-            raise _failure(self._name, arrays, error) from error
+            raise failure(self._name, arrays, error) from error
 
 
 class OnDevice:
@@ -95,24 +96,30 @@ class OrtDeviceEngine(OrtEngine):
 
     def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
         """See ``Engine``."""
+        try:
+            values = self._run_bound(feeds, keep)
+            return {name: OnDevice(value) if name in keep else value.numpy() for name, value in values.items()}
+        except Exception as error:
+            raise failure(self._name, feeds, error) from error
+
+    def _run_bound(self, feeds: Mapping[str, Tensor], keep: Collection[str], run_options: Any = None) -> dict[str, Any]:
+        """Outputs by name, as ``OrtValue``s: those to keep on the device, the others on the host."""
         binding = self._session.io_binding()
         # The binding refers to the arrays' memory without holding them.
         arrays = {n: np.ascontiguousarray(t) for n, t in feeds.items() if not isinstance(t, OnDevice)}
-        try:
-            for name, tensor in feeds.items():
-                if isinstance(tensor, OnDevice):
-                    binding.bind_ortvalue_input(name, tensor.value)
-                else:
-                    binding.bind_cpu_input(name, arrays[name])
-            for output in self.outputs:
-                device = self.device if output.name in keep else "cpu"
-                binding.bind_output(output.name, device, self._device_id if output.name in keep else 0)
-            self._session.run_with_iobinding(binding)
-            binding.synchronize_outputs()
-            values = dict(zip((output.name for output in self.outputs), binding.get_outputs(), strict=True))
-            return {name: OnDevice(value) if name in keep else value.numpy() for name, value in values.items()}
-        except Exception as error:
-            raise _failure(self._name, feeds, error) from error
+        for name, tensor in feeds.items():
+            if isinstance(tensor, OnDevice):
+                binding.bind_ortvalue_input(name, tensor.value)
+            else:
+                binding.bind_cpu_input(name, arrays[name])
+        if len(arrays) < len(feeds):  # a copy on the device may be under way, on another stream than the session's
+            binding.synchronize_inputs()
+        for output in self.outputs:
+            device = self.device if output.name in keep else "cpu"
+            binding.bind_output(output.name, device, self._device_id if output.name in keep else 0)
+        self._session.run_with_iobinding(binding, run_options)
+        binding.synchronize_outputs()
+        return dict(zip((output.name for output in self.outputs), binding.get_outputs(), strict=True))
 
 
 class OrtCudaEngine(OrtDeviceEngine):
@@ -125,14 +132,8 @@ class OrtCudaEngine(OrtDeviceEngine):
             raise BackendError(f"onnxruntime {onnxruntime.__version__} here has no CUDA provider. {INSTALL_GPU}")
         if hasattr(onnxruntime, "preload_dlls"):  # finds CUDA and cuDNN of pip's packages; from 1.21
             onnxruntime.preload_dlls()
-        provider = {
-            "device_id": str(options.device),
-            "arena_extend_strategy": "kSameAsRequested",
-            "cudnn_conv_algo_search": "HEURISTIC",
-            "use_tf32": "0",  # float32 engines compute in float32
-        }
-        session = _session(path, settings, [(CUDA, provider)])
-        # onnxruntime takes the CPU when the provider cannot be loaded, and only logs it.
+        session = _session(path, settings, [(CUDA, self._provider(options))])
+        # onnxruntime takes the CPU when the provider's library cannot be loaded, and only logs it.
         if CUDA not in session.get_providers():
             raise BackendError(
                 f"onnxruntime {onnxruntime.__version__} cannot use GPU {options.device}: its CUDA provider did not "
@@ -141,8 +142,22 @@ class OrtCudaEngine(OrtDeviceEngine):
             )
         return session
 
+    def _provider(self, options: BackendOptions) -> dict[str, str]:
+        return cuda_provider(options.device)
 
-def _settings(options: BackendOptions) -> onnxruntime.SessionOptions:
+
+def cuda_provider(device: int) -> dict[str, str]:
+    """How engines are run on a GPU: options of onnxruntime's CUDA provider. Args: device: the GPU's number."""
+    return {
+        "device_id": str(device),
+        "arena_extend_strategy": "kSameAsRequested",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": "0",  # float32 engines compute in float32
+    }
+
+
+def session_settings(options: BackendOptions) -> onnxruntime.SessionOptions:
+    """Of every session."""
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
     if options.threads is not None:
@@ -152,12 +167,14 @@ def _settings(options: BackendOptions) -> onnxruntime.SessionOptions:
 
 def _session(path: Path, settings: onnxruntime.SessionOptions, providers: Sequence[Any]) -> Any:
     try:
-        return onnxruntime.InferenceSession(str(path), settings, providers=list(providers))
+        # With its fallback, onnxruntime would print the provider's error and try again on the CPU alone.
+        return onnxruntime.InferenceSession(str(path), settings, providers=list(providers), enable_fallback=0)
     except Exception as error:  # onnxruntime raises bare Exception subclasses of its own
         raise BackendError(f"onnxruntime {onnxruntime.__version__} cannot load {path}: {error}") from error
 
 
-def _failure(name: str, feeds: Mapping[str, Tensor], error: Exception) -> BackendError:
+def failure(name: str, feeds: Mapping[str, Tensor], error: Exception) -> BackendError:
+    """What a call that failed raises: the engine, what it got, and the backend's own message."""
     shapes = ", ".join(f"{name} {tensor.shape}" for name, tensor in feeds.items())
     message = f"onnxruntime failed in {name} with {shapes}: {error}"
     if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY):
@@ -167,4 +184,4 @@ def _failure(name: str, feeds: Mapping[str, Tensor], error: Exception) -> Backen
 
 def _spec(node: Any) -> TensorSpec:
     shape = tuple(dim if isinstance(dim, int) else str(dim) for dim in node.shape)
-    return TensorSpec(name=node.name, shape=shape, dtype=_DTYPES.get(node.type, node.type))
+    return TensorSpec(name=node.name, shape=shape, dtype=DTYPES.get(node.type, node.type))

@@ -19,6 +19,7 @@ from runtime.errors import ConfigError, SegmenterError
 from runtime.options import (
     FROM_MANIFEST,
     ClusterOption,
+    CudaGraphsOption,
     InvertOption,
     IouThresholdOption,
     MaskThresholdOption,
@@ -93,6 +94,7 @@ def segment_command(
     cpu_precision: Annotated[
         CpuPrecision, typer.Option(help="openvino: compute in fp32 or bf16; auto, bf16 where the processor has it.")
     ] = "auto",
+    cuda_graphs: CudaGraphsOption = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: one per physical core.", min=1)] = None,
     cluster: ClusterOption = None,
     workers: WorkersOption = None,
@@ -204,7 +206,9 @@ def segment_command(
         if options.remote and engine is not None:
             engine = Path(os.path.abspath(engine))
         spec = SegmenterSpec(
-            engine_dir=engine, backend=backend, options=BackendOptions(threads=threads, cpu_precision=cpu_precision)
+            engine_dir=engine,
+            backend=backend,
+            options=BackendOptions(threads=threads, cpu_precision=cpu_precision, cuda_graphs=cuda_graphs),
         )
         work = ImageWork(engines=spec, config=changed(spec.default_config(), given), files=files)
         records = Records(out, settings_of(work, options), files.endings)

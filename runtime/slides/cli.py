@@ -13,6 +13,7 @@ from runtime.console import errors, fail
 from runtime.errors import ConfigError, SegmenterError
 from runtime.options import (
     ClusterOption,
+    CudaGraphsOption,
     InvertOption,
     IouThresholdOption,
     MaskThresholdOption,
@@ -44,6 +45,7 @@ def segment_slide_command(
     ] = None,
     backend: Annotated[BackendName, typer.Option(help="What runs the engines; see 'segment'.")] = "auto",
     cpu_precision: Annotated[CpuPrecision, typer.Option(help="openvino: compute in fp32 or bf16.")] = "auto",
+    cuda_graphs: CudaGraphsOption = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads of each process.", min=1)] = None,
     nuclear: NuclearOption = None,
     membrane: MembraneOption = None,
@@ -120,7 +122,9 @@ def segment_slide_command(
     of_tiles: dict[str, Any] = {"tile_px": tile, "overlap_px": overlap, "min_contrast": min_contrast}
     try:
         spec = EngineSpec(
-            engine_dir=engine, backend=backend, options=BackendOptions(threads=threads, cpu_precision=cpu_precision)
+            engine_dir=engine,
+            backend=backend,
+            options=BackendOptions(threads=threads, cpu_precision=cpu_precision, cuda_graphs=cuda_graphs),
         )
         config = changed(spec.default_config(), given)
         settings = SlideSettings(

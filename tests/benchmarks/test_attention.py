@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.attention import FORMS, Size, measure_attention, measure_encoder, onnxruntime_runner
+from benchmarks.attention import (
+    FORMS,
+    Backend,
+    Size,
+    backends,
+    bound_runner,
+    in_half,
+    measure_attention,
+    measure_encoder,
+    on_cpu,
+)
 from tests.small import SMALL
 
 TINY = Size("tiny", 2, 3, heads=2, channels=4)
@@ -23,8 +33,30 @@ def by_hand(size: Size) -> np.ndarray:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_form_equals_the_definition(form: str) -> None:
-    run = onnxruntime_runner("CPUExecutionProvider")(FORMS[form](TINY).SerializeToString())
-    np.testing.assert_allclose(run(TINY.feeds()), by_hand(TINY), atol=1e-5)
+    run = on_cpu(FORMS[form](TINY).SerializeToString(), TINY.feeds())
+    np.testing.assert_allclose(run(), by_hand(TINY), atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["bias", "folded"])
+def test_a_form_in_half_precision_with_bound_memory(form: str) -> None:
+    """As on a GPU."""
+    model = in_half(FORMS[form](TINY))
+    assert not [tensor for tensor in (*model.graph.input, *model.graph.output) if "elem_type: 1\n" in str(tensor)]
+    run = bound_runner("cpu")(model.SerializeToString(), TINY.feeds())
+    assert np.asarray(run()).dtype == np.float16
+    np.testing.assert_allclose(np.asarray(run()), by_hand(TINY), atol=1e-2)
+
+
+def test_models_in_half_precision_are_timed_where_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = {"onnxruntime CPU": backends()["onnxruntime CPU"], "bound": Backend(bound_runner("cpu"), half=True)}
+    monkeypatch.setattr("benchmarks.attention.backends", lambda: here)
+    records = [*measure_attention(TINY, runs=1, warmup=1), *measure_encoder(SMALL, runs=1)]
+    half = [record for record in records if record["backend"] == "bound"]
+    assert {record["models"] for record in half} == {"fp16"}
+    assert {(record["size"], record["form"]) for record in half if "ms" in record} >= {
+        (size, form) for size in ("tiny", "encoder") for form in ("bias", "folded")
+    }
+    assert all(0 < record["largest_difference"] < 0.1 for record in half if "ms" in record)
 
 
 def test_every_backend_and_form_is_in_the_record() -> None:

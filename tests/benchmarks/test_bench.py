@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -11,9 +13,12 @@ import pytest
 from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
+from benchmarks import bench
 from benchmarks.arithmetic import engine_flop, matrix_product_rate
 from benchmarks.bench import STAGES, Case
+from runtime import BackendOptions, SegmentConfig
 from runtime.cli import app
+from runtime.errors import ConfigError
 
 
 def test_the_command_measures_every_case(small_engines: Path, tmp_path: Path) -> None:
@@ -36,6 +41,7 @@ def test_the_command_measures_every_case(small_engines: Path, tmp_path: Path) ->
     assert "images/s" in result.stdout
     (path,) = tmp_path.glob("bench_*.json")
     record = json.loads(path.read_text())
+    assert (record["warmup"], record["runs"]) == (1, 2)
     assert record["chosen_backends"] == {"cpu": "cpu", "openvino": "openvino"}
     cases = [(row["side_px"], row["cells"]) for row in record["latency"] if row["backend"] == "cpu"]
     assert cases == [(64, 0), (64, 5), (96, 0), (96, 5)]
@@ -56,6 +62,36 @@ def test_an_unknown_backend_is_refused(small_engines: Path) -> None:
     result = CliRunner().invoke(app, ["bench", "--engine", str(small_engines), "--backend", "gpu"])
     assert result.exit_code == 1
     assert "backend is 'gpu'" in result.output
+
+
+def test_graphs_are_measured_beside_runs_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def segmenter(engine: object, backend: str, options: BackendOptions) -> SimpleNamespace:
+        asked.append((backend, options.cuda_graphs))
+        return SimpleNamespace(backend="cuda" if backend == "auto" else backend)
+
+    monkeypatch.setattr(bench, "Segmenter", segmenter)
+    found = bench.load(None, ["auto", "tensorrt"], BackendOptions(), cuda_graphs=True)
+    assert list(found) == ["auto", "auto, CUDA graphs", "tensorrt"]
+    assert asked == [("auto", False), ("cuda", True), ("tensorrt", False)]
+    assert list(bench.load(None, ["cuda"], BackendOptions(), cuda_graphs=False)) == ["cuda"]
+    with pytest.raises(ConfigError, match="--cuda-graphs is for the backend 'cuda'; measured are 'cpu'"):
+        bench.load(None, ["cpu"], BackendOptions(), cuda_graphs=True)
+
+
+@pytest.mark.parametrize(("backend", "before"), [("cpu", 1), ("cuda", 3)])
+def test_the_stream_warms_up_before_it_is_timed(backend: str, before: int) -> None:
+    streams: list[int] = []
+
+    def stream(views: list[np.ndarray], config: SegmentConfig) -> Iterator[SimpleNamespace]:
+        streams.append(len(views))
+        return (SimpleNamespace(count=2) for _ in views)
+
+    double = SimpleNamespace(backend=backend, config=SegmentConfig(), stream=stream)
+    rate, cell_rate = bench.images_per_second(double, 32, 3)  # type: ignore[arg-type]
+    assert streams == [before, 3]
+    assert cell_rate == pytest.approx(2 * rate)
 
 
 @pytest.mark.parametrize("cells", [0, 1, 7, 300])

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks.measure import Measured, measure_in_turn
+from benchmarks.latency import engine_variants
+from benchmarks.measure import Measured, gpu_peak_mib, measure_in_turn
 
 
 def test_record(small_checkpoint: Path, small_engines: Path, tmp_path: Path) -> None:
@@ -36,6 +38,27 @@ def test_summary_by_hand() -> None:
     assert summary["total_ms"]["p50"] == 400.0
     assert summary["stages_ms"]["a"]["p50"] == 200.0
     assert summary["peak_mib"] == 10
+    assert "gpu_peak_mib" not in summary
+    assert Measured(runs, None, 10.4, 20.6).summary()["gpu_peak_mib"] == 21  # type: ignore[arg-type]
+
+
+def test_ways_on_a_gpu() -> None:
+    ways = engine_variants("cuda", "fp16")
+    assert [(way.backend, way.cuda_graphs) for way in ways.values()] == [
+        ("cuda", False),
+        ("cuda", False),
+        ("cuda", True),
+        ("tensorrt", False),
+    ]
+    assert not any(way.cuda_graphs for way in engine_variants("cpu", "fp32").values())
+
+
+def test_memory_on_a_gpu_is_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    assert gpu_peak_mib() is None, "PyTorch is here and has used none"
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 3 * 2**20)
+    assert gpu_peak_mib() == 3
 
 
 def failing() -> None:

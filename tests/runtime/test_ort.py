@@ -83,7 +83,7 @@ def test_a_provider_that_did_not_load_is_an_error(small_engines: Path, monkeypat
     """onnxruntime itself would go on with the CPU."""
     asked = []
 
-    def session(path: str, settings: Any, providers: Any) -> Any:
+    def session(path: str, settings: Any, providers: Any, enable_fallback: int) -> Any:
         asked.append(providers)
         return SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
 
@@ -95,6 +95,25 @@ def test_a_provider_that_did_not_load_is_an_error(small_engines: Path, monkeypat
     assert name == ort.CUDA
     assert options["device_id"] == "1"
     assert options["use_tf32"] == "0"
+
+
+def test_the_providers_own_error_is_told(
+    small_engines: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With its fallback, onnxruntime would print this error and go on with the CPU."""
+
+    class Session(onnxruntime.InferenceSession):  # type: ignore[misc]
+        def _create_inference_session(self, providers: Any, *others: Any) -> None:
+            self._fallback_providers = ["CPUExecutionProvider"]
+            if providers != self._fallback_providers:
+                raise RuntimeError("CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version")
+            super()._create_inference_session(providers, *others)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [ort.CUDA, "CPUExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    with pytest.raises(BackendError, match=r"cannot load .*: CUDA failure 35: CUDA driver version is insufficient"):
+        ort.OrtCudaEngine(small_engines / "encoder.onnx", BackendOptions())
+    assert capfd.readouterr().out == ""
 
 
 @pytest.mark.gpu

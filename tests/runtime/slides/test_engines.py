@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runtime import engine_spec
+from runtime import BackendOptions, engine_spec
 from runtime.slides import EngineSpec
 
 
@@ -30,4 +30,6 @@ def test_calls_are_as_large_as_suits_the_backend(
     other.load()
     assert loaded[1]["boxes_per_call"] == 5
     assert other.identity() == {**identity, "boxes_per_call": "5"}
+    graphs = EngineSpec(backend=backend, options=BackendOptions(cuda_graphs=True))
+    assert graphs.identity() == {**identity, "cuda_graphs": "True"}, "another count of boxes in a call"
     engine_spec.forget_loaded()
