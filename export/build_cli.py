@@ -10,20 +10,22 @@ import typer
 from export.cli import IMAGE, read_given, say
 from runtime.console import fail
 from runtime.errors import ConfigError, SegmenterError
+from runtime.stages import BOXES_ON_GPU, IMAGES_ON_GPU
 
 
 def build_command(
     directory: Annotated[Path, typer.Argument(help="Engine directory.", metavar="DIR")],
     max_batch: Annotated[
         int, typer.Option(help="Images that the encoder and the detector take at once; bounds their memory.")
-    ] = 4,
-    max_boxes: Annotated[int, typer.Option(help="Boxes that the mask decoder takes at once.")] = 64,
+    ] = IMAGES_ON_GPU,
+    max_boxes: Annotated[int, typer.Option(help="Boxes that the mask decoder takes at once.")] = BOXES_ON_GPU,
     optimization_level: Annotated[
         int, typer.Option(help="How long TensorRT searches for fast kernels, 0 to 5; TensorRT's own default is 3.")
     ] = 3,
     workspace: Annotated[
         int | None, typer.Option(help="Memory that a kernel may take while it runs, MiB; default: all there is.")
     ] = None,
+    device: Annotated[int, typer.Option(help="Number of the GPU, from 0.")] = 0,
     image: Annotated[Path | None, IMAGE] = None,
     dry_run: Annotated[
         bool,
@@ -47,6 +49,7 @@ def build_command(
             max_boxes=max_boxes,
             optimization_level=optimization_level,
             workspace_mib=workspace,
+            device=device,
         )
         if dry_run:
             for line in check_buildable(directory, options):

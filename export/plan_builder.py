@@ -18,6 +18,7 @@ from runtime.config import check_whole
 from runtime.errors import ConfigError
 from runtime.manifest import Dim, EngineFile
 from runtime.plans import Ranges, Shape
+from runtime.stages import BOXES_ON_GPU, IMAGES_ON_GPU, per_call
 
 DECODER_IMAGES = 8
 """Images whose boxes the runtime decodes together; the mask decoder takes as many however small ``max_batch`` is."""
@@ -31,18 +32,21 @@ class BuildOptions:
         ConfigError: a value outside its range.
     """
 
-    max_batch: int = 4
+    max_batch: int = IMAGES_ON_GPU
     """Images that the encoder and the detector take at once; bounds the memory they need."""
-    max_boxes: int = 64
+    max_boxes: int = BOXES_ON_GPU
     """Boxes that the mask decoder takes at once."""
     optimization_level: int = 3
     """0 to 5: how long TensorRT searches for fast kernels."""
     workspace_mib: int | None = None
     """Memory that a kernel may take for itself while it runs, MiB; None leaves it to TensorRT (all there is)."""
+    device: int = 0
+    """Number of the GPU among those that the process sees."""
 
     def __post_init__(self) -> None:
         check_whole("max_batch", self.max_batch, least=1)
         check_whole("max_boxes", self.max_boxes, least=1)
+        check_whole("device", self.device, least=0)
         check_whole("optimization_level", self.optimization_level, least=0)
         if self.optimization_level > 5:
             raise ConfigError(f"optimization_level is {self.optimization_level}; expected 0 to 5.")
@@ -53,7 +57,7 @@ class BuildOptions:
 def profile_ranges(spec: EngineFile, grid_size: int, options: BuildOptions) -> Ranges:
     """Least, best and greatest shape of every input of an engine.
 
-    Best is what the runtime mostly sends: single images, 16 boxes, small windows.
+    Best is what the runtime sends unless told otherwise, as far as the plan takes it: full calls, small windows.
 
     Raises:
         ExportError: a dimension of a name that the export does not write.
@@ -62,9 +66,10 @@ def profile_ranges(spec: EngineFile, grid_size: int, options: BuildOptions) -> R
     sides = token_window_sides(grid_size)
     window = (sides[0], sides[min(1, len(sides) - 1)], sides[-1])
     images = max(options.max_batch, DECODER_IMAGES) if decoder else options.max_batch
+    sent_images, sent_boxes = per_call("tensorrt", None, None)
     by_name = {
-        "batch": (1, 1, images),
-        "boxes": (1, min(16, options.max_boxes), options.max_boxes),
+        "batch": (1, min(sent_images, options.max_batch), images),
+        "boxes": (1, min(sent_boxes, options.max_boxes), options.max_boxes),
         "window_height": window,
         "window_width": window,
     }

@@ -19,6 +19,7 @@ from export.plan_builder import BuildOptions, build_plan, profile_ranges
 from export.plan_check import check_plans
 from export.plan_layers import LayerTypes, check_half, read_layers
 from export.plan_operators import find_problems, float32_nodes, half_products, operator_table
+from runtime.backends.cuda import use_device
 from runtime.backends.tensorrt import TensorRtEngine, load_tensorrt, machine_key
 from runtime.files import write_whole
 from runtime.manifest import EngineName, Manifest, check_files, read_manifest, sha256_file
@@ -64,7 +65,7 @@ def build_plans(
 
     They are written to a temporary directory inside ``tensorrt/`` and moved to their place there only after every
     check has passed: a failure leaves no plan behind, and earlier ones as they were. The timing cache is kept in any
-    case: it makes the next build short.
+    case: it makes the next build short, and without a record beside it nothing takes it for plans.
 
     Args:
         directory: the engine directory.
@@ -87,7 +88,8 @@ def build_plans(
         check_image(image)
     directory = Path(directory).resolve()
     manifest = _read(directory)
-    key = machine_key()
+    key = machine_key(options.device)
+    use_device(options.device)  # the builder measures on the GPU that is current
     progress(f"building for {key}")
     name = key.directory_name(manifest.precision)
     (directory / PLANS).mkdir(exist_ok=True)
@@ -165,7 +167,7 @@ def _build(
         outputs=spec.outputs,
         ranges=ranges,
     )
-    engine = TensorRtEngine.from_plan(content, plan, directory)
+    engine = TensorRtEngine.from_plan(content, plan, directory, options.device)
     layers = _inspect(engine, path)
     if manifest.precision == "fp16":
         progress(

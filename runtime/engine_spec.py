@@ -66,7 +66,7 @@ class SegmenterSpec:
         Raises:
             BackendError: no such backend.
         """
-        backend = resolve_backend(self.backend, self.directory)
+        backend = resolve_backend(self.backend, self.directory, self.options.device)
         return Resolved(backend, *per_call(backend, self.images_per_call, self.boxes_per_call))
 
     def default_config(self) -> SegmentConfig:

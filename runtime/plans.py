@@ -1,6 +1,7 @@
 """TensorRT plans beside the engines they were built from: where they lie, and the record that says what they fit.
 
-    engines/tensorrt/<key>/plans.json, encoder.plan, cellfinder.plan, mask_decoder.plan, timing.cache
+    engines/tensorrt/<key>/plans.json, encoder.plan, cellfinder.plan, mask_decoder.plan
+    engines/tensorrt/<key>.timing, what builds measured
 
 A plan runs on the kind of GPU and the versions it was built with and nowhere else, so that each set has a directory of
 its own, and its record a key that the runtime compares with the machine.
@@ -8,6 +9,7 @@ its own, and its record a key that the runtime compares with the machine.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -96,9 +98,9 @@ class PlanRecord:
         (directory / RECORD_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def build_command(directory: Path) -> str:
-    """What to type to build the plans of an engine directory."""
-    return f"cellsam-engine build {directory}"
+def build_command(directory: Path, device: int = 0) -> str:
+    """What to type to build the plans of an engine directory on a GPU of this machine."""
+    return f"cellsam-engine build {directory}" + (f" --device {device}" if device else "")
 
 
 def read_record(directory: Path) -> PlanRecord:
@@ -121,15 +123,47 @@ def read_record(directory: Path) -> PlanRecord:
         raise BackendError(f"{path} is damaged ({error!r}). {again}") from error
 
 
-def find_plans(engine_dir: Path, key: PlanKey) -> list[tuple[Path, PlanRecord]]:
+def read_plan(path: Path, onnx_sha256: str, key: PlanKey, device: int = 0) -> tuple[bytes, PlanFile]:
+    """The plan that was built from an ONNX file for this machine.
+
+    Args:
+        path: the ONNX file; its plans lie in ``tensorrt/`` beside it.
+        onnx_sha256: of the ONNX file.
+        key: what plans must have been built for.
+        device: the GPU that the key is of, for the command in messages.
+
+    Raises:
+        BackendError: there is none, or it was altered; what to type is said.
+    """
+    again = f"Build the plans again: {build_command(path.parent, device)}"
+    found = [
+        (directory / plan.file, plan)
+        for directory, record in find_plans(path.parent, key, device)
+        for plan in record.plans.values()
+        if plan.onnx_sha256 == onnx_sha256
+    ]
+    if not found:
+        raise BackendError(f"no TensorRT plan for this machine was built from this {path}. {again}")
+    file, plan = found[0]
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise BackendError(f"{file} cannot be read: {error}. {again}") from error
+    if hashlib.sha256(content).hexdigest() != plan.sha256:
+        raise BackendError(f"{file} was altered after it was built. {again}")
+    return content, plan
+
+
+def find_plans(engine_dir: Path, key: PlanKey, device: int = 0) -> list[tuple[Path, PlanRecord]]:
     """The sets of plans of an engine directory that were built for this machine, with where they lie.
 
-    There may be several: of each precision, or of engines that stood there before.
+    There may be several: of each precision, or of engines that stood there before. Only what has a record is taken for
+    plans: a build that failed may have left its timing cache.
 
     Raises:
         BackendError: there are none; which there are, what is here and what to type is said.
     """
-    command = build_command(engine_dir)
+    command = build_command(engine_dir, device)
     found = sorted(path.parent for path in (engine_dir / PLANS).glob(f"[!.]*/{RECORD_NAME}"))
     if not found:
         raise BackendError(f"{engine_dir} has no TensorRT plans. Build them on this machine: {command}")

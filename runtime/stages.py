@@ -80,11 +80,11 @@ class Stages:
             if value is not None:
                 check_whole(name, value, least=1)
         directory = builtin_engine() if engine_dir is None else Path(engine_dir)
-        self.backend = resolve_backend(backend, directory)
+        options = options or BackendOptions()
+        self.backend = resolve_backend(backend, directory, options.device)
         self.manifest = read_manifest(directory)
         check_files(directory, self.manifest)
         self.config = config or self.manifest.config
-        options = options or BackendOptions()
         engines = {
             name: load_engine(directory / spec.file, spec, backend=self.backend, options=options)
             for name, spec in self.manifest.engines.items()

@@ -91,7 +91,8 @@ class BackendOptions:
     """``openvino`` only: what it computes in; auto is bf16 on processors that have it, else fp32."""
 
     device: int = 0
-    """``cuda``: number of the GPU among those that the process sees; a worker of a local cluster sees but one."""
+    """``cuda`` and ``tensorrt``: number of the GPU among those that the process sees; a worker of a local cluster sees
+    but one."""
 
     cuda_graphs: bool = False
     """``cuda`` only: replay CUDA graphs for shapes that come again; see ``runtime.backends.ort_graphs``."""
@@ -107,18 +108,20 @@ class BackendOptions:
             check_whole("threads", self.threads, least=1)
 
 
-def resolve_backend(name: str, directory: Path) -> str:
+def resolve_backend(name: str, directory: Path, device: int = 0) -> str:
     """The backend that ``name`` stands for.
 
     ``auto`` is the one that the environment variable ``CELLSAM_BACKEND`` names or, without it, the fastest one that can
-    run here; the log says which and why.
+    run here; the log says which and why, as a warning where a GPU or TensorRT plans are left unused.
 
     Args:
         name: one of ``BACKENDS``.
         directory: the engines.
+        device: the GPU that a backend for GPUs would use.
 
     Raises:
         BackendError: no such backend.
+        EngineError: there are TensorRT plans, but no usable manifest beside them.
     """
     said = "backend"
     if name == "auto" and ENVIRONMENT in os.environ:
@@ -129,7 +132,7 @@ def resolve_backend(name: str, directory: Path) -> str:
         if said == ENVIRONMENT:
             _log.info("backend 'auto' is %r: %s says so.", name, ENVIRONMENT)
         return name
-    chosen, reason = choose_backend(has_plans=(directory / "tensorrt").is_dir())
+    chosen, reason = choose_backend(directory, device)
     level = logging.WARNING if "not used" in reason else logging.INFO
     _log.log(level, "backend 'auto' is %r: %s.", chosen, reason)
     return chosen

@@ -3,30 +3,54 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 
 from runtime.backends.gpus import count_gpus
+from runtime.errors import BackendError
+from runtime.manifest import read_manifest
+from runtime.plans import PLANS
 
 
-def choose_backend(*, has_plans: bool) -> tuple[str, str]:
+def choose_backend(directory: Path, device: int = 0) -> tuple[str, str]:
     """The fastest backend that can run here.
 
+    TensorRT is it only if there are plans for every engine that fit this machine as it is now.
+
     Args:
-        has_plans: TensorRT plans lie in the engine directory.
+        directory: the engines.
+        device: the GPU that would be used.
 
     Returns:
-        Its name, and the reason in words. Where a GPU is left unused, the reason says what is missing.
+        Its name, and the reason in words. Where a GPU or plans are left unused, the reason says "not used" and why.
+
+    Raises:
+        EngineError: there are plans, but no usable manifest beside them.
     """
     gpus = count_gpus()
-    if gpus and has_plans and find_spec("tensorrt") is not None:
-        return "tensorrt", "a GPU, TensorRT and plans are here"
-    if gpus and _onnxruntime_has_cuda():
-        return "cuda", "a GPU and onnxruntime's CUDA provider are here"
     unused = ""
+    if gpus and (directory / PLANS).is_dir():
+        problem = _plans_problem(directory, device)
+        if problem is None:
+            return "tensorrt", "a GPU, TensorRT and plans are here"
+        unused = f"; TensorRT is not used: {problem}"
+    if gpus and _onnxruntime_has_cuda():
+        return "cuda", f"a GPU and onnxruntime's CUDA provider are here{unused}"
     if gpus:
-        unused = "; the GPU is not used, because onnxruntime has no CUDA provider: install onnxruntime-gpu"
+        unused = f"; the GPU is not used, because onnxruntime has no CUDA provider: install onnxruntime-gpu{unused}"
     if find_spec("openvino") is not None:
         return "openvino", f"OpenVINO is here, which is faster on a CPU than onnxruntime{unused}"
     return "cpu", f"onnxruntime on the CPU always works{unused}"
+
+
+def _plans_problem(directory: Path, device: int) -> str | None:
+    """Why the plans of a directory cannot be used here; None where they can."""
+    from runtime.backends.tensorrt import check_usable  # it needs the backends' base, which needs this
+
+    try:
+        check_usable(directory, read_manifest(directory).engines.values(), device)
+    except BackendError as error:
+        return str(error)
+    return None
 
 
 def _onnxruntime_has_cuda() -> bool:

@@ -11,17 +11,22 @@ They go through ``cuda.bindings.runtime`` (package cuda-bindings, part of NVIDIA
 - every call returns its error code, which becomes a ``BackendError`` here.
 
 NVIDIA's own TensorRT samples (``samples/python/common_runtime.py``) use them likewise.
+
+CUDA keeps a current GPU for every thread; ``use_device`` comes before whatever allocates, makes a stream or computes.
 """
 
 from __future__ import annotations
 
 import math
+import threading
+import weakref
+from collections import deque
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import BackendError
+from runtime.errors import BackendError, OutOfMemoryError
 
 INSTALL = "pip install 'cellsam-engine[tensorrt]'"
 
@@ -46,17 +51,21 @@ def call(name: str, *arguments: Any) -> Any:
         What it gives beside its error code: nothing or one value.
 
     Raises:
+        OutOfMemoryError: the GPU's memory is full; what was asked for is said.
         BackendError: it failed; CUDA's own name of the error is kept.
     """
     cuda = bindings()
     error, *values = getattr(cuda, name)(*arguments)
+    if error == cuda.cudaError_t.cudaErrorMemoryAllocation:
+        asked = ", ".join(map(str, arguments))
+        raise OutOfMemoryError(f"{name}({asked}) failed: {error.name} (CUDA error {int(error)}).")
     if error != cuda.cudaError_t.cudaSuccess:
         raise BackendError(f"{name} failed: {error.name} (CUDA error {int(error)}).")
     return values[0] if values else None
 
 
-def check_gpu() -> None:
-    """Check that there are a driver and a GPU.
+def check_gpu(device: int) -> None:
+    """Check that there are a driver and the GPU of a number.
 
     Raises:
         BackendError: there are not.
@@ -68,11 +77,18 @@ def check_gpu() -> None:
             f"no NVIDIA GPU can be used ({error.name}). The backend 'tensorrt' needs one and its driver; check with "
             "nvidia-smi, or use backend='cpu'."
         )
+    if device >= count:
+        raise BackendError(f"device is {device}; CUDA shows this process {count} GPU(s): give 0 to {count - 1}.")
 
 
-def gpu_name_and_sm() -> tuple[str, str]:
-    """Name and compute capability ("9.0") of the current GPU."""
-    properties = call("cudaGetDeviceProperties", call("cudaGetDevice"))
+def use_device(device: int) -> None:
+    """Make a GPU the current one of this thread. A cheap call: it waits for nothing."""
+    call("cudaSetDevice", device)
+
+
+def gpu_name_and_sm(device: int) -> tuple[str, str]:
+    """Name and compute capability ("9.0") of a GPU."""
+    properties = call("cudaGetDeviceProperties", device)
     name = properties.name
     return (name.decode() if isinstance(name, bytes) else str(name)), f"{properties.major}.{properties.minor}"
 
@@ -109,16 +125,99 @@ class Stream:
         _release("cudaStreamDestroy", getattr(self, "_stream", None))
 
 
-class DeviceMemory:
-    """A block of the GPU's memory, freed with this object."""
+class FreeList:
+    """Blocks of one GPU's memory that nothing uses, kept by size for the next that asks for as much.
 
-    def __init__(self, size_bytes: int) -> None:
-        """Allocate at least one byte, at an address that TensorRT takes (cudaMalloc aligns to 256)."""
-        self.size_bytes = max(1, size_bytes)
-        self.address = int(call("cudaMalloc", self.size_bytes))
+    ``cudaMalloc`` and ``cudaFree`` make the GPU wait for the work of all streams (CUDA programming guide,
+    "Stream-Ordered Memory Allocator"), so that a block which is needed again and again is not given back in between.
+    Freed with this object, and where memory runs out.
+
+    Blocks come back from destructors, which may run in any thread, in the midst of any of these methods. So there is no
+    lock, but operations that are whole by themselves: a deque's ``append`` and ``pop``, a dictionary's ``setdefault``.
+    """
+
+    def __init__(self) -> None:
+        self._addresses: dict[int, deque[int]] = {}
+        self._closed = False
+        with _free_lists_lock:
+            _free_lists.add(self)
+
+    def take(self, size_bytes: int) -> int | None:
+        """Address of a block of exactly this size; None where there is none."""
+        try:
+            return self._addresses[size_bytes].pop()
+        except (KeyError, IndexError):
+            return None
+
+    def give_back(self, address: int, size_bytes: int) -> None:
+        """Keep a block that no work on the GPU uses any more."""
+        if self._closed:  # both were garbage, and this was finalised first
+            _release("cudaFree", address)
+        else:
+            self._addresses.setdefault(size_bytes, deque()).append(address)
+
+    def empty(self) -> None:
+        """Free all blocks."""
+        for addresses in list(self._addresses.values()):
+            while addresses:
+                try:
+                    address = addresses.pop()
+                except IndexError:  # another thread took the last one
+                    break
+                _release("cudaFree", address)
 
     def __del__(self) -> None:
-        _release("cudaFree", getattr(self, "address", None))
+        self._closed = True
+        self.empty()
+
+
+_free_lists: weakref.WeakSet[FreeList] = weakref.WeakSet()
+_free_lists_lock = threading.Lock()
+
+
+def empty_free_lists() -> None:
+    """Free what all engines of this process hold without using it: memory that one lacks may lie with another."""
+    with _free_lists_lock:
+        free_lists = list(_free_lists)
+    for free in free_lists:
+        free.empty()
+
+
+class DeviceMemory:
+    """A block of the GPU's memory; with this object, it is freed or goes back to its free list."""
+
+    def __init__(self, size_bytes: int, device: int, free: FreeList | None = None) -> None:
+        """Take at least one byte, at an address that TensorRT takes (cudaMalloc aligns to 256).
+
+        Args:
+            size_bytes: at least.
+            device: the GPU, which is the current one of this thread.
+            free: where it is taken from if there is one of this size, and goes back to as long as that exists.
+
+        Raises:
+            OutOfMemoryError: there is not so much, even after all free lists were emptied.
+        """
+        self.size_bytes, self.device = max(1, size_bytes), device
+        self._free = None if free is None else weakref.ref(free)
+        address = None if free is None else free.take(self.size_bytes)
+        self.address = _allocate(self.size_bytes) if address is None else address
+
+    def __del__(self) -> None:
+        if not hasattr(self, "address"):
+            return
+        free = None if self._free is None else self._free()
+        if free is None:
+            _release("cudaFree", self.address)
+        else:
+            free.give_back(self.address, self.size_bytes)
+
+
+def _allocate(size_bytes: int) -> int:
+    try:
+        return int(call("cudaMalloc", size_bytes))
+    except OutOfMemoryError:
+        empty_free_lists()
+    return int(call("cudaMalloc", size_bytes))
 
 
 def _release(name: str, what: Any) -> None:
@@ -151,6 +250,7 @@ class CudaTensor:
         """
         if copy is False:
             raise ValueError("a tensor on the GPU cannot become an array without a copy")
+        use_device(self.memory.device)
         stream = Stream()
         array = to_host(self.memory, self._shape, self.dtype, stream)
         stream.synchronize()

@@ -5,16 +5,17 @@ reason for the package they go through.
 
 - A plan built for another GPU or version is refused with what it was built for, what is here, and the command that
   builds it anew; nothing is rebuilt unasked.
-- Every thread has an execution context and a stream of its own, as TensorRT asks.
+- Every run has an execution context and a stream to itself, as TensorRT asks (``runtime.backends.contexts``).
 - Outputs that the caller keeps stay in the GPU's memory and go into the next engine from there. ``run`` waits for its
-  stream before it returns, so that what it gives can be read by any thread and stream.
+  stream before it returns, so that what it gives can be read by any thread and stream; for the same reason the memory
+  of a kept output can be used again as soon as nothing refers to it.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,15 @@ from numpy.typing import NDArray
 
 from runtime.backends import cuda
 from runtime.backends.base import BackendOptions, Engine, Tensor, Tensors
-from runtime.errors import BackendError
-from runtime.manifest import TensorSpec, sha256_file
-from runtime.plans import PlanFile, PlanKey, build_command, find_plans
+from runtime.backends.contexts import Lane, Lanes
+from runtime.errors import BackendError, OutOfMemoryError
+from runtime.manifest import EngineFile, TensorSpec, sha256_file
+from runtime.plans import PlanFile, PlanKey, build_command, read_plan
 
 _log = logging.getLogger(__name__)
+
+_NO_MEMORY = ("out of memory", "outofmemory")
+"""What TensorRT says of it, in lower case."""
 
 
 def load_tensorrt() -> Any:
@@ -48,15 +53,15 @@ def load_tensorrt() -> Any:
     return tensorrt
 
 
-def machine_key() -> PlanKey:
-    """What plans must have been built for to run here.
+def machine_key(device: int) -> PlanKey:
+    """What plans must have been built for to run here, on the GPU of this number.
 
     Raises:
-        BackendError: no TensorRT, no driver or no GPU.
+        BackendError: no TensorRT, no driver or no such GPU.
     """
     tensorrt = load_tensorrt()
-    cuda.check_gpu()
-    gpu, sm = cuda.gpu_name_and_sm()
+    cuda.check_gpu(device)
+    gpu, sm = cuda.gpu_name_and_sm(device)
     return PlanKey(
         gpu=gpu,
         sm=sm,
@@ -64,6 +69,18 @@ def machine_key() -> PlanKey:
         tensorrt=tensorrt.__version__,
         cuda=cuda.runtime_version().split(".")[0],
     )
+
+
+def check_usable(directory: Path, engines: Iterable[EngineFile], device: int) -> None:
+    """Check that there is a whole plan for every engine of a directory that fits this machine.
+
+    Raises:
+        BackendError: no TensorRT, no driver or no such GPU, or plans that are missing, altered or for another machine;
+            what differs and the command that builds them are said.
+    """
+    key = machine_key(device)
+    for engine in engines:
+        read_plan(directory / engine.file, engine.sha256, key, device)
 
 
 def message_log(tensorrt: Any) -> Any:
@@ -98,22 +115,6 @@ def said(log: Any) -> str:
     return "; ".join(errors) or "TensorRT gave no reason"
 
 
-class _OfThread:
-    """What one thread runs an engine with."""
-
-    def __init__(self, context: Any) -> None:
-        self.context = context
-        self.stream = cuda.Stream()
-        self.blocks: dict[str, cuda.DeviceMemory] = {}
-
-    def block(self, name: str, size_bytes: int) -> cuda.DeviceMemory:
-        """Memory for a tensor that does not outlive the call, kept for the next one."""
-        block = self.blocks.get(name)
-        if block is None or block.size_bytes < size_bytes:
-            block = self.blocks[name] = cuda.DeviceMemory(size_bytes)
-        return block
-
-
 class TensorRtEngine(Engine):
     """One plan."""
 
@@ -122,56 +123,45 @@ class TensorRtEngine(Engine):
 
         Args:
             path: the ONNX file; its plans lie in ``tensorrt/`` beside it.
-            options: none applies here.
+            options: which GPU.
 
         Raises:
             BackendError: TensorRT, the driver or the GPU is missing, there is no plan for this machine, or TensorRT
                 cannot load it.
         """
-        again = f"Build the plans again: {build_command(path.parent)}"
-        onnx_sha256 = sha256_file(path)
-        found = [
-            (directory / plan.file, plan)
-            for directory, record in find_plans(path.parent, machine_key())
-            for plan in record.plans.values()
-            if plan.onnx_sha256 == onnx_sha256
-        ]
-        if not found:
-            raise BackendError(f"no TensorRT plan for this machine was built from this {path}. {again}")
-        file, plan = found[0]
-        try:
-            content = file.read_bytes()
-            whole = sha256_file(file) == plan.sha256
-        except OSError as error:
-            raise BackendError(f"{file} cannot be read: {error}. {again}") from error
-        if not whole:
-            raise BackendError(f"{file} was altered after it was built. {again}")
-        self._load(content, plan, path.parent)
+        key = machine_key(options.device)
+        content, plan = read_plan(path, sha256_file(path), key, options.device)
+        self._load(content, plan, path.parent, options.device)
 
     @classmethod
-    def from_plan(cls, content: bytes, plan: PlanFile, engine_dir: Path) -> TensorRtEngine:
+    def from_plan(cls, content: bytes, plan: PlanFile, engine_dir: Path, device: int) -> TensorRtEngine:
         """An engine of a plan that is not in its place yet.
 
         Raises:
             BackendError: as for a plan that is.
         """
         engine = cls.__new__(cls)
-        engine._load(content, plan, engine_dir)
+        engine._load(content, plan, engine_dir, device)
         return engine
 
-    def _load(self, content: bytes, plan: PlanFile, engine_dir: Path) -> None:
+    def _load(self, content: bytes, plan: PlanFile, engine_dir: Path, device: int) -> None:
         self._tensorrt = load_tensorrt()
-        self._name, self._plan, self._engine_dir = plan.file, plan, engine_dir
+        self._name, self._plan, self._device = plan.file, plan, device
+        self._build_command = build_command(engine_dir, device)
         self._log = message_log(self._tensorrt)
+        cuda.use_device(device)  # an engine belongs to the GPU that is current when it is loaded
         # An engine must not outlive its runtime, nor a context its engine.
         self._runtime = self._tensorrt.Runtime(self._log)
         self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
+            reason = said(self._log)
+            if _is_memory(reason):
+                raise OutOfMemoryError(f"TensorRT cannot load {plan.file}: {reason}. Is the GPU's memory full?")
             raise BackendError(
-                f"TensorRT {self._tensorrt.__version__} cannot load {plan.file}: {said(self._log)}. "
-                f"Build the plans again: {build_command(engine_dir)}"
+                f"TensorRT {self._tensorrt.__version__} cannot load {plan.file}: {reason}. "
+                f"Build the plans again: {self._build_command}"
             )
-        self._lock, self._threads = threading.Lock(), threading.local()
+        self._free, self._lanes = cuda.FreeList(), Lanes(partial(_new_lane, self._engine, plan.file, self._log, device))
         self.inputs, self.outputs = plan.inputs, plan.outputs
         self._check_tensors()
 
@@ -201,7 +191,7 @@ class TensorRtEngine(Engine):
             found = {name: (list(engine.get_tensor_shape(name)), str(engine.get_tensor_dtype(name))) for name in names}
             raise BackendError(
                 f"{self._name} has inputs and outputs {found}; its record says {[*self.inputs, *self.outputs]}. "
-                f"Build the plans again: {build_command(self._engine_dir)}"
+                f"Build the plans again: {self._build_command}"
             )
 
     def _tensors(self) -> list[tuple[TensorSpec, Any]]:
@@ -213,39 +203,46 @@ class TensorRtEngine(Engine):
         return self._plan.ranges[name][2][0] if name in self._plan.ranges else None
 
     def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
-        """See ``Engine``."""
-        own = self._of_thread()
-        waiting = self._set_inputs(own, feeds)
-        memory = {}
+        """See ``Engine``.
+
+        Raises:
+            OutOfMemoryError: the GPU's memory is full; the shapes that were sent are said.
+        """
+        cuda.use_device(self._device)
+        try:
+            with self._lanes.borrowed() as lane:
+                return self._run(lane, feeds, keep)
+        except OutOfMemoryError as error:
+            raise OutOfMemoryError(
+                f"the GPU's memory is full: {self._name} with {_shapes(feeds)}: {error} "
+                "Lower images_per_call or boxes_per_call."
+            ) from error
+
+    def _run(self, lane: Lane, feeds: Mapping[str, Tensor], keep: Collection[str]) -> Tensors:
+        waiting = self._set_inputs(lane, feeds)
+        tensors = {}
         for spec in self.outputs:
-            shape = tuple(int(dim) for dim in own.context.get_tensor_shape(spec.name))
+            shape = tuple(int(dim) for dim in lane.context.get_tensor_shape(spec.name))
             if any(dim < 0 for dim in shape):
                 raise BackendError(f"{self._name} does not say the shape of {spec.name} before it runs: {list(shape)}.")
             dtype = np.dtype(spec.dtype)
             size = cuda.size_bytes(shape, dtype)
-            block = cuda.DeviceMemory(size) if spec.name in keep else own.block(spec.name, size)
-            self._check(own.context.set_tensor_address(spec.name, block.address), feeds)
-            memory[spec.name] = (block, shape, dtype)
-        self._check(own.context.execute_async_v3(own.stream.handle), feeds)
+            kept = spec.name in keep
+            block = cuda.DeviceMemory(size, self._device, self._free) if kept else lane.block(spec.name, size)
+            self._check(lane.context.set_tensor_address(spec.name, block.address), feeds)
+            tensors[spec.name] = cuda.CudaTensor(block, shape, dtype)
+        done = lane.context.execute_async_v3(lane.stream.handle)
+        lane.broken = not done
+        self._check(done, feeds)
         outputs: Tensors = {
-            name: cuda.CudaTensor(*tensor) if name in keep else cuda.to_host(*tensor, own.stream)
-            for name, tensor in memory.items()
+            name: tensor if name in keep else cuda.to_host(tensor.memory, tensor.shape, tensor.dtype, lane.stream)
+            for name, tensor in tensors.items()
         }
-        own.stream.synchronize()
+        lane.stream.synchronize()
         del waiting  # what was copied from had to live until here
         return outputs
 
-    def _of_thread(self) -> _OfThread:
-        own: _OfThread | None = getattr(self._threads, "own", None)
-        if own is None:
-            with self._lock:
-                context = self._engine.create_execution_context()
-            if context is None:
-                raise BackendError(f"{self._name}: no execution context: {said(self._log)}. Is the GPU's memory full?")
-            own = self._threads.own = _OfThread(context)
-        return own
-
-    def _set_inputs(self, own: _OfThread, feeds: Mapping[str, Tensor]) -> list[Tensor]:
+    def _set_inputs(self, lane: Lane, feeds: Mapping[str, Tensor]) -> list[Tensor]:
         """Shapes and addresses of all inputs; arrays are copied to the GPU. Gives what must live until that is done."""
         if feeds.keys() != {spec.name for spec in self.inputs}:
             raise BackendError(f"{self._name} got {sorted(feeds)}; expected {[spec.name for spec in self.inputs]}.")
@@ -254,21 +251,26 @@ class TensorRtEngine(Engine):
             tensor = feeds[spec.name]
             if not isinstance(tensor, cuda.CudaTensor):
                 tensor = np.ascontiguousarray(tensor)
+            elif tensor.memory.device != self._device:
+                raise BackendError(
+                    f"{self._name} runs on GPU {self._device}; {spec.name} lies on GPU {tensor.memory.device}. "
+                    "Give it as an array, or run all engines on one GPU."
+                )
             if str(tensor.dtype) != spec.dtype:
                 raise BackendError(f"{self._name}: {spec.name} is {tensor.dtype}; expected {spec.dtype}.")
             self._check_range(spec.name, tensor.shape)
-            self._check(own.context.set_input_shape(spec.name, tensor.shape), feeds)
-            address = self._address(own, spec.name, tensor)
-            self._check(own.context.set_tensor_address(spec.name, address), feeds)
+            self._check(lane.context.set_input_shape(spec.name, tensor.shape), feeds)
+            address = self._address(lane, spec.name, tensor)
+            self._check(lane.context.set_tensor_address(spec.name, address), feeds)
             waiting.append(tensor)
         return waiting
 
     @staticmethod
-    def _address(own: _OfThread, name: str, tensor: cuda.CudaTensor | NDArray[Any]) -> int:
+    def _address(lane: Lane, name: str, tensor: cuda.CudaTensor | NDArray[Any]) -> int:
         if isinstance(tensor, cuda.CudaTensor):
             return tensor.memory.address
-        block = own.block(name, tensor.nbytes)
-        cuda.to_device(tensor, block, own.stream)
+        block = lane.block(name, tensor.nbytes)
+        cuda.to_device(tensor, block, lane.stream)
         return block.address
 
     def _check_range(self, name: str, shape: tuple[int, ...]) -> None:
@@ -278,10 +280,37 @@ class TensorRtEngine(Engine):
         ):
             raise BackendError(
                 f"{self._name} was built for {name} of {list(least)} to {list(most)}; got {list(shape)}. "
-                f"Give less at once, or build with larger --max-batch or --max-boxes: {build_command(self._engine_dir)}"
+                f"Give less at once, or build with larger --max-batch or --max-boxes: {self._build_command}"
             )
 
     def _check(self, done: bool, feeds: Mapping[str, Tensor]) -> None:
         if not done:
-            shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in feeds.items())
-            raise BackendError(f"TensorRT failed in {self._name} with {shapes}: {said(self._log)}.")
+            reason = said(self._log)
+            kind = OutOfMemoryError if _is_memory(reason) else BackendError
+            raise kind(f"TensorRT failed in {self._name} with {_shapes(feeds)}: {reason}.")
+
+
+def _new_lane(engine: Any, name: str, log: Any, device: int) -> Lane:
+    """A context of an engine, with what goes with it.
+
+    Raises:
+        OutOfMemoryError: TensorRT makes none, even after the memory that no engine uses was freed.
+    """
+    context = engine.create_execution_context()
+    if context is None:
+        first = said(log)
+        cuda.empty_free_lists()
+        context = engine.create_execution_context()
+        if context is None:
+            raise OutOfMemoryError(
+                f"{name}: no execution context, whose memory is that of the plan's largest shapes: {first}."
+            )
+    return Lane(context, device)
+
+
+def _is_memory(reason: str) -> bool:
+    return any(words in reason.lower() for words in _NO_MEMORY)
+
+
+def _shapes(feeds: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in feeds.items())

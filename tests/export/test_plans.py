@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from runtime import BackendError, ConfigError, EngineError
 from runtime.boxes import token_window_sides
 from runtime.manifest import read_manifest, sha256_file
 from runtime.plans import RECORD_NAME, read_record
+from runtime.stages import per_call
 from tests.plans import FEW, copy_engines
 from tests.tensorrt_double import Double, install
 from tests.tensorrt_double.trt import plan_header
@@ -96,13 +98,24 @@ def test_ranges_cover_what_the_runtime_sends(small_engines: Path) -> None:
     options = BuildOptions(max_batch=2, max_boxes=40)
     ranges = profile_ranges(manifest.engines["mask_decoder"], manifest.grid_size, options)
     sides = token_window_sides(manifest.grid_size)
-    assert [shape[0] for shape in ranges["image_index"]] == [1, 16, 40]
-    assert [shape[0] for shape in ranges["image_embedding"]] == [1, 1, DECODER_IMAGES]
+    assert [shape[0] for shape in ranges["image_index"]] == [1, 40, 40]
+    assert [shape[0] for shape in ranges["image_embedding"]] == [1, 2, DECODER_IMAGES]
     least, best, most = ranges["window_rows"]
     assert (least[1], most[1]) == (sides[0], sides[-1])
     assert best[1] in sides
     encoder = profile_ranges(manifest.engines["encoder"], manifest.grid_size, options)
-    assert [shape[0] for shape in encoder["pixel_values"]] == [1, 1, 2]
+    assert [shape[0] for shape in encoder["pixel_values"]] == [1, 2, 2]
+
+
+def test_plans_are_tuned_for_what_the_runtime_sends_by_default(small_engines: Path) -> None:
+    manifest = read_manifest(small_engines)
+    images, boxes = per_call("tensorrt", None, None)
+    for options in (BuildOptions(), BuildOptions(max_batch=images + 3, max_boxes=boxes + 36)):
+        encoder = profile_ranges(manifest.engines["encoder"], manifest.grid_size, options)
+        assert encoder["pixel_values"][1][0] == images
+        decoder = profile_ranges(manifest.engines["mask_decoder"], manifest.grid_size, options)
+        assert decoder["boxes_xyxy_model"][1][0] == boxes
+        assert decoder["image_embedding"][1][0] == images
 
 
 def test_parser_errors_are_all_told_and_nothing_is_left(engines: Path, double: Double) -> None:
@@ -159,7 +172,18 @@ def test_altered_engines_are_refused(engines: Path, double: Double) -> None:
         build_plans(engines, FEW)
 
 
-@pytest.mark.parametrize("wrong", [{"max_batch": 0}, {"max_boxes": 0}, {"optimization_level": 6}, {"workspace_mib": 0}])
+def test_a_build_is_for_the_device_that_is_asked_for(engines: Path, double: Double) -> None:
+    double.gpu.count, double.gpu.others = 2, {1: ("NVIDIA RTX A6000", (8, 6))}
+    place, record = build_plans(engines, replace(FEW, device=1))
+    assert (record.key.gpu, record.key.sm) == ("NVIDIA RTX A6000", "8.6")
+    assert plan_header(place / "encoder.plan")["sm"] == [8, 6]
+    with pytest.raises(BackendError, match="device is 2"):
+        build_plans(engines, replace(FEW, device=2))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"max_batch": 0}, {"max_boxes": 0}, {"device": -1}, {"optimization_level": 6}, {"workspace_mib": 0}]
+)
 def test_options_are_checked(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         BuildOptions(**wrong)
@@ -226,7 +250,7 @@ def test_a_dry_run_needs_no_tensorrt(engines: Path, build: Callable[..., Any], m
     done = build(engines, "--dry-run", "--max-boxes", 33)
     assert done.exit_code == 0, done.output
     assert "encoder.onnx: all operators in the ONNX parser's list of TensorRT 10.1" in done.stdout
-    assert "  boxes_xyxy_model: least [1, 4], best [16, 4], most [33, 4]" in done.stdout
+    assert "  boxes_xyxy_model: least [1, 4], best [33, 4], most [33, 4]" in done.stdout
     assert not (engines / "tensorrt").exists()
 
 

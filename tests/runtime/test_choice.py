@@ -15,10 +15,11 @@ from runtime.backends.base import resolve_backend
 @pytest.mark.parametrize(
     ("gpus", "plans", "packages", "cuda", "expected", "reason"),
     [
-        (1, True, {"tensorrt", "openvino"}, True, "tensorrt", "plans are here"),
-        (1, True, {"openvino"}, True, "cuda", "CUDA provider"),
+        (1, None, {"tensorrt", "openvino"}, True, "tensorrt", "plans are here"),
+        (1, "of another GPU", {"tensorrt"}, True, "cuda", "CUDA provider.*TensorRT is not used: of another GPU"),
+        (1, "of another GPU", set(), False, "cpu", "the GPU is not used.*TensorRT is not used: of another GPU"),
         (2, False, {"tensorrt"}, True, "cuda", "CUDA provider"),
-        (0, True, {"tensorrt", "openvino"}, True, "openvino", "faster on a CPU"),
+        (0, None, {"tensorrt", "openvino"}, True, "openvino", "faster on a CPU"),
         (0, False, set(), False, "cpu", "always works"),
         (1, False, set(), False, "cpu", "the GPU is not used.*install onnxruntime-gpu"),
         (1, False, {"openvino"}, False, "openvino", "the GPU is not used"),
@@ -26,17 +27,21 @@ from runtime.backends.base import resolve_backend
 )
 def test_choice(
     gpus: int,
-    plans: bool,
+    plans: str | bool | None,
     packages: set[str],
     cuda: bool,
     expected: str,
     reason: str,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    if plans is not False:
+        (tmp_path / "tensorrt").mkdir()
+    monkeypatch.setattr(choice, "_plans_problem", lambda directory, device: plans)
     monkeypatch.setattr(choice, "count_gpus", lambda: gpus)
     monkeypatch.setattr(choice, "find_spec", lambda name: name if name in packages else None)
     monkeypatch.setattr(choice, "_onnxruntime_has_cuda", lambda: cuda)
-    name, why = choice.choose_backend(has_plans=plans)
+    name, why = choice.choose_backend(tmp_path)
     assert name == expected
     assert re.search(reason, why)
 

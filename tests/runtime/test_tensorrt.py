@@ -16,8 +16,10 @@ import pytest
 from export.plan_builder import DECODER_IMAGES, BuildOptions
 from export.sample_image import verification_image
 from runtime import BackendError, BackendOptions, SegmentConfig, Segmenter, stages
-from runtime.backends.base import load_engine
+from runtime.backends import choice
+from runtime.backends.base import load_engine, resolve_backend
 from runtime.backends.cuda import CudaTensor
+from runtime.errors import OutOfMemoryError
 from runtime.manifest import read_manifest
 from runtime.plans import RECORD_NAME
 from tests.plans import with_plans
@@ -46,9 +48,14 @@ def samples() -> list[Any]:
     return [image[:100, :120], image[200:290, 50:180]]
 
 
-def load(directory: Path, name: Any) -> Any:
+def load(directory: Path, name: Any, device: int = 0) -> Any:
     spec = read_manifest(directory).engines[name]
-    return load_engine(directory / spec.file, spec, backend="tensorrt", options=BackendOptions())
+    return load_engine(directory / spec.file, spec, backend="tensorrt", options=BackendOptions(device=device))
+
+
+def pixels_of(directory: Path, count: int = 1) -> Any:
+    side = read_manifest(directory).image_size
+    return {"pixel_values": np.random.default_rng(0).normal(size=(count, 3, side, side)).astype(np.float32)}
 
 
 def test_the_same_labels_as_on_the_cpu(built: Path, double: Double, samples: list[Any]) -> None:
@@ -66,12 +73,152 @@ def test_threads_have_contexts_of_their_own(built: Path, double: Double, samples
     shared = Segmenter(built, backend="tensorrt", config=ALL)
     alone = [shared(image).labels for image in samples]
     contexts = double.calls.count("context")
-    with ThreadPoolExecutor(2) as pool:
-        together = list(pool.map(lambda image: shared(image).labels, samples * 2))
-    for labels, expected in zip(together, alone * 2, strict=True):
-        np.testing.assert_array_equal(labels, expected)
+    for _ in range(3):  # pools of threads come and go; the contexts stay
+        with ThreadPoolExecutor(2) as pool:
+            together = list(pool.map(lambda image: shared(image).labels, samples * 2))
+        for labels, expected in zip(together, alone * 2, strict=True):
+            np.testing.assert_array_equal(labels, expected)
     assert contexts == 3, "one per engine"
-    assert contexts < double.calls.count("context") <= 3 * contexts
+    assert double.calls.count("context") <= 2 * contexts, "no more than runs at once"
+
+
+def test_a_context_is_made_only_when_all_are_in_use(built: Path, double: Double) -> None:
+    encoder = load(built, "encoder")
+    with encoder._lanes.borrowed() as first, encoder._lanes.borrowed() as second:
+        assert first is not second
+    with encoder._lanes.borrowed() as again:
+        assert again is first, "the one that came back last"
+    assert double.calls.count("context") == 2
+
+
+def test_a_run_waits_where_memory_for_one_more_context_is_missing(built: Path, double: Double) -> None:
+    encoder, feeds = load(built, "encoder"), pixels_of(built)
+    expected = encoder(feeds)
+    double.context_bytes = double.gpu.free_bytes
+    with ThreadPoolExecutor(1) as pool:
+        with encoder._lanes.borrowed():
+            waiting = pool.submit(encoder, feeds)
+            with pytest.raises(TimeoutError):
+                waiting.result(0.2)
+        found = waiting.result(60)
+    np.testing.assert_array_equal(found["image_embedding"], expected["image_embedding"])
+    assert double.calls.count("context") == 1
+
+
+def test_without_memory_for_a_context_memory_has_run_out(built: Path, double: Double) -> None:
+    double.context_bytes = double.gpu.free_bytes + 1
+    with pytest.raises(
+        OutOfMemoryError, match=r"encoder\.plan with pixel_values \(1, 3, .*no execution context.*OutOf"
+    ):
+        load(built, "encoder")(pixels_of(built))
+
+
+def test_a_context_is_lent_again_after_an_error_unless_it_is_broken(built: Path, double: Double) -> None:
+    encoder, feeds = load(built, "encoder"), pixels_of(built)
+    expected = encoder(feeds)
+    with pytest.raises(BackendError, match="is float64"):
+        encoder({"pixel_values": feeds["pixel_values"].astype(np.float64)})
+    encoder(feeds)
+    assert double.calls.count("context") == 1
+    double.execute_fails = "Error Code 1: Cask"
+    with pytest.raises(BackendError, match=r"TensorRT failed in encoder\.plan with .*: Error Code 1: Cask\."):
+        encoder(feeds)
+    double.execute_fails = ""
+    found = encoder(feeds)
+    assert double.calls.count("context") == 2
+    double.gpu.synchronize_fails = True
+    with pytest.raises(BackendError, match="cudaErrorIllegalAddress"):
+        encoder(feeds)
+    double.gpu.synchronize_fails = False
+    np.testing.assert_array_equal(encoder(feeds)["image_embedding"], expected["image_embedding"])
+    np.testing.assert_array_equal(found["image_embedding"], expected["image_embedding"])
+    assert double.calls.count("context") == 3
+    gc.collect()
+    assert len(double.gpu.streams) == 1, "broken ones are gone"
+
+
+def test_memory_of_kept_outputs_is_used_again(built: Path, double: Double) -> None:
+    encoder, feeds = load(built, "encoder"), pixels_of(built)
+    encoder.run(feeds, keep=("image_embedding",))
+    before, addresses = double.gpu.allocations, set(double.gpu.memory)
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(4):
+            kept = pool.submit(encoder.run, feeds, keep=("image_embedding",)).result()
+            assert kept["image_embedding"].memory.address in addresses
+            del kept
+    assert double.gpu.allocations == before, "the GPU need not wait"
+    kept = encoder.run(feeds, keep=("image_embedding",))
+    second = encoder.run(feeds, keep=("image_embedding",))
+    assert kept["image_embedding"].memory.address != second["image_embedding"].memory.address
+    expected = np.array(second["image_embedding"])
+    del kept, encoder
+    gc.collect()
+    assert set(double.gpu.memory) == {second["image_embedding"].memory.address}, "the engine's free list went with it"
+    np.testing.assert_array_equal(np.asarray(second["image_embedding"]), expected)
+    del second
+    gc.collect()
+    assert double.gpu.memory == {}
+
+
+@pytest.mark.parametrize("context_bytes", [0, 1])
+def test_unused_memory_of_all_engines_is_freed_where_memory_runs_out(
+    built: Path, double: Double, context_bytes: int
+) -> None:
+    encoder, finder, feeds = load(built, "encoder"), load(built, "cellfinder"), pixels_of(built)
+    features = {"patch_features": encoder(feeds)["patch_features"]}
+    kept = encoder.run(feeds, keep=("image_embedding", "patch_features"))
+    unused = {tensor.memory.address for tensor in kept.values()}
+    del kept
+    finder(features)
+    assert unused <= set(double.gpu.memory)
+    double.gpu.free_bytes = sum(block.size for block in double.gpu.memory.values())
+    double.context_bytes = context_bytes
+    fresh = load(built, "cellfinder")
+    fresh(features)
+    assert not unused & set(double.gpu.memory)
+
+
+def test_calls_are_halved_where_memory_runs_out(built: Path, double: Double, samples: list[Any]) -> None:
+    def executions(free_bytes: int) -> tuple[int, list[int]]:
+        segmenter = Segmenter(built, backend="tensorrt", config=ALL, images_per_call=2)
+        for image in samples:
+            segmenter(image)
+        before = double.calls.count("execute")
+        double.gpu.free_bytes = sum(block.size for block in double.gpu.memory.values()) + free_bytes
+        counts = [found.count for found in segmenter.batch(samples)]
+        double.gpu.free_bytes = 1 << 34
+        return double.calls.count("execute") - before, counts
+
+    together, expected = executions(1 << 30)
+    halved, found = executions(100_000)
+    assert found == expected
+    assert halved > together
+
+
+def test_the_device_is_used_in_every_thread(built: Path, double: Double) -> None:
+    double.gpu.count = 2
+    encoder, finder = load(built, "encoder", 1), load(built, "cellfinder", 1)
+    double.gpu._current.device = 0
+    with ThreadPoolExecutor(1) as pool:
+        kept = pool.submit(encoder.run, pixels_of(built), keep=("patch_features",)).result()
+    features = {"patch_features": kept["patch_features"]}
+    found = finder(features)
+    double.gpu._current.device = 0
+    assert np.isfinite(np.asarray(kept["patch_features"])).all()
+    assert {double.gpu.devices[address] for address in double.gpu.memory} == {1}
+    expected = load(built, "cellfinder")({"patch_features": np.asarray(kept["patch_features"])})
+    np.testing.assert_array_equal(found["logits"], expected["logits"])
+    with pytest.raises(BackendError, match="runs on GPU 0; patch_features lies on GPU 1"):
+        load(built, "cellfinder")(features)
+
+
+def test_plans_must_fit_the_device(built: Path, double: Double) -> None:
+    with pytest.raises(BackendError, match=r"device is 1; CUDA shows this process 1 GPU"):
+        load(built, "encoder", 1)
+    double.gpu.count, double.gpu.others = 2, {1: ("NVIDIA RTX A6000", (8, 6))}
+    load(built, "encoder", 0)
+    with pytest.raises(BackendError, match=r"this machine is\n  NVIDIA RTX A6000 \(SM 8\.6(.|\n)*build .* --device 1$"):
+        load(built, "encoder", 1)
 
 
 def test_kept_outputs_stay_on_the_gpu(built: Path, double: Double) -> None:
@@ -171,7 +318,9 @@ def test_without_a_gpu_the_message_says_so(built: Path, double: Double) -> None:
 
 def test_a_full_gpu_is_an_error(built: Path, double: Double, samples: list[Any]) -> None:
     double.gpu.free_bytes = 1000
-    with pytest.raises(BackendError, match="cudaMalloc failed: cudaErrorMemoryAllocation"):
+    with pytest.raises(
+        OutOfMemoryError, match=r"cudaMalloc\(\d+\) failed: cudaErrorMemoryAllocation .* Lower images_per"
+    ):
         Segmenter(built, backend="tensorrt")(samples[0])
 
 
@@ -216,7 +365,7 @@ def test_damaged_records_are_refused(own: tuple[Path, Path], double: Double, cha
 def test_a_plan_that_tensorrt_cannot_load_is_an_error(
     built: Path, double: Double, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtime.backends.tensorrt.machine_key", lambda: _recorded_key(built))
+    monkeypatch.setattr("runtime.backends.tensorrt.machine_key", lambda device: _recorded_key(built))
     double.gpu.sm = (8, 0)
     with pytest.raises(
         BackendError, match=r"cannot load encoder\.plan: Serialization assertion .* Build the plans again"
@@ -244,3 +393,62 @@ def test_inputs_are_checked(built: Path, double: Double) -> None:
 def test_plans_take_what_the_runtime_sends() -> None:
     assert stages.IMAGES_ON_GPU <= BuildOptions().max_batch <= DECODER_IMAGES
     assert BuildOptions().max_boxes >= stages.BOXES_ON_GPU
+
+
+@pytest.fixture
+def auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a GPU and onnxruntime's CUDA provider, where nothing is said about the backend."""
+    monkeypatch.delenv("CELLSAM_BACKEND", raising=False)
+    monkeypatch.setattr(choice, "count_gpus", lambda: 1)
+    monkeypatch.setattr(choice, "_onnxruntime_has_cuda", lambda: True)
+
+
+@pytest.mark.usefixtures("auto")
+def test_auto_takes_plans_that_fit(built: Path, double: Double, caplog: pytest.LogCaptureFixture) -> None:
+    assert resolve_backend("auto", built) == "tensorrt"
+    assert caplog.text == ""
+    assert not double.calls
+
+
+@pytest.mark.usefixtures("auto")
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda gpu, plans: setattr(gpu, "driver", 13020), "differs in driver"),
+        (lambda gpu, plans: setattr(gpu, "name", "NVIDIA RTX A6000"), "differs in gpu"),
+        (lambda gpu, plans: shutil.rmtree(plans), "has no TensorRT plans"),
+        (lambda gpu, plans: (plans / "cellfinder.plan").unlink(), "cellfinder.plan cannot be read"),
+        (lambda gpu, plans: (plans / "mask_decoder.plan").write_bytes(b"no plan"), "mask_decoder.plan was altered"),
+        (lambda gpu, plans: (plans / RECORD_NAME).write_text("{}"), "is damaged"),
+        (lambda gpu, plans: forget_plan(plans, "mask_decoder"), "was built from this"),
+    ],
+)
+def test_auto_leaves_plans_that_do_not_fit(
+    own: tuple[Path, Path], double: Double, caplog: pytest.LogCaptureFixture, change: Any, said: str
+) -> None:
+    directory, plans = own
+    change(double.gpu, plans)
+    assert resolve_backend("auto", directory) == "cuda"
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "TensorRT is not used: " in record.message
+    assert said in record.message
+    assert f"cellsam-engine build {directory}" in record.message
+    assert resolve_backend("tensorrt", directory) == "tensorrt"
+    with pytest.raises(BackendError):
+        Segmenter(directory, backend="tensorrt")
+
+
+def forget_plan(plans: Path, name: str) -> None:
+    record = json.loads((plans / RECORD_NAME).read_text())
+    del record["plans"][name]
+    (plans / RECORD_NAME).write_text(json.dumps(record))
+
+
+@pytest.mark.usefixtures("auto")
+def test_auto_leaves_plans_without_tensorrt(
+    built: Path, double: Double, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert resolve_backend("auto", built) == "cuda"
+    assert "TensorRT is not used: the backend 'tensorrt' needs TensorRT" in caplog.text

@@ -28,6 +28,7 @@ class cudaError_t(IntEnum):
     cudaErrorMemoryAllocation = 2
     cudaErrorInsufficientDriver = 35
     cudaErrorNoDevice = 100
+    cudaErrorInvalidDevice = 101
     cudaErrorInvalidResourceHandle = 400
     cudaErrorIllegalAddress = 700
 
@@ -61,15 +62,45 @@ class Gpu:
     driver: int = 13000
     runtime: int = 13000
     count: int = 1
+    others: dict[int, tuple[str, tuple[int, int]]] = field(default_factory=dict)
+    """Name and compute capability of GPUs that differ from the first."""
     memory: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     streams: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
     host_copies: list[tuple[str, int]] = field(default_factory=list)
     """Kind and bytes of every copy to or from the host."""
     free_bytes: int = 1 << 34
+    """Of all that is allocated at a time."""
+    devices: dict[int, int] = field(default_factory=dict)
+    """GPU of every block and stream."""
+    allocations: int = 0
+    """Calls of cudaMalloc and cudaFree."""
+    synchronize_fails: bool = False
+    """As after a kernel that read beyond its memory."""
 
     def __post_init__(self) -> None:
         self._next = itertools.count(1)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a destructor may free in the midst of an allocation
+        self._current = threading.local()
+
+    @property
+    def current(self) -> int:
+        """The GPU that is current in this thread; 0 in one that did not say."""
+        return getattr(self._current, "device", 0)
+
+    @property
+    def current_sm(self) -> tuple[int, int]:
+        """Compute capability of the current GPU."""
+        return self.others.get(self.current, (self.name, self.sm))[1]
+
+    def allocate(self, size: int) -> int | None:
+        """A block on the current GPU; None where it is full."""
+        with self._lock:
+            if sum(block.size for block in list(self.memory.values())) + size > self.free_bytes:
+                return None
+            address = BASE + (next(self._next) << 32)
+            self.devices[address] = self.current
+            self.memory[address] = np.full(size, 0xA5, np.uint8)
+        return address
 
     def block(self, address: int, size_bytes: int) -> NDArray[np.uint8]:
         """Device memory at an address that was allocated, as many bytes as were."""
@@ -89,11 +120,15 @@ def make_runtime(gpu: Gpu) -> ModuleType:
     def cudaGetDeviceCount() -> Any:
         return (OK, gpu.count) if gpu.count else (cudaError_t.cudaErrorNoDevice, None)
 
-    def cudaGetDevice() -> Any:
-        return OK, 0
+    def cudaSetDevice(device: int) -> Any:
+        if device >= gpu.count:
+            return (cudaError_t.cudaErrorInvalidDevice,)
+        gpu._current.device = device
+        return (OK,)
 
     def cudaGetDeviceProperties(device: int) -> Any:
-        return OK, SimpleNamespace(name=gpu.name.encode(), major=gpu.sm[0], minor=gpu.sm[1])
+        name, sm = gpu.others.get(device, (gpu.name, gpu.sm))
+        return OK, SimpleNamespace(name=name.encode(), major=sm[0], minor=sm[1])
 
     def cudaDriverGetVersion() -> Any:
         return OK, gpu.driver
@@ -102,25 +137,27 @@ def make_runtime(gpu: Gpu) -> ModuleType:
         return OK, gpu.runtime
 
     def cudaMalloc(size: int) -> Any:
-        if size > gpu.free_bytes:
-            return cudaError_t.cudaErrorMemoryAllocation, None
-        with gpu._lock:
-            address = BASE + (next(gpu._next) << 32)
-        gpu.memory[address] = np.full(size, 0xA5, np.uint8)
-        return OK, address
+        gpu.allocations += 1
+        address = gpu.allocate(size)
+        return (cudaError_t.cudaErrorMemoryAllocation, None) if address is None else (OK, address)
 
     def cudaFree(devPtr: int) -> Any:
+        gpu.allocations += 1
         return (OK if gpu.memory.pop(devPtr, None) is not None else INVALID,)
 
     def cudaStreamCreateWithFlags(flags: int) -> Any:
         assert flags == 1
         with gpu._lock:
             number = next(gpu._next)
+        gpu.devices[number] = gpu.current
         gpu.streams[number] = []
         return OK, Handle(number)
 
     def cudaStreamSynchronize(stream: Any) -> Any:
         waiting = gpu.streams[int(stream)]
+        if gpu.synchronize_fails:
+            waiting.clear()
+            return (cudaError_t.cudaErrorIllegalAddress,)
         while waiting:
             waiting.pop(0)()
         return (OK,)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -41,6 +42,10 @@ class Double:
     """Plans compute in float32 throughout, as when TensorRT ignores what was asked for."""
     noise: float = 0.0
     """Relative error of all float outputs."""
+    context_bytes: int = 0
+    """Memory of the GPU that every execution context takes."""
+    execute_fails: str = ""
+    """If any, executing fails with this."""
     calls: list[str] = field(default_factory=list)
     caches: list[bytes] = field(default_factory=list)
     """Contents of the timing caches that builds began with."""
@@ -257,7 +262,7 @@ def make_tensorrt(double: Double) -> ModuleType:
             config._cache._content = entries + b"\nentry"
             header = {
                 "version": VERSIONS[double.version],
-                "sm": double.gpu.sm,
+                "sm": double.gpu.current_sm,
                 "profile": profile,
                 "detailed": config.profiling_verbosity == enums["ProfilingVerbosity"].DETAILED,
                 "level": config.builder_optimization_level,
@@ -282,12 +287,15 @@ def make_tensorrt(double: Double) -> ModuleType:
 
         def __init__(self, engine: ICudaEngine) -> None:
             self._engine = engine
-            self._thread = threading.get_ident()
+            self._thread: int | None = None
             self._shapes: dict[str, tuple[int, ...]] = {}
             self._addresses: dict[str, int] = {}
 
         def _check_thread(self) -> None:
-            assert threading.get_ident() == self._thread, "a context was used by two threads"
+            """One thread's from its first call until the work that it put on the stream is done."""
+            self._thread = self._thread or threading.get_ident()
+            assert threading.get_ident() == self._thread, "a context was used by two threads at once"
+            assert double.gpu.current == self._engine._device, "another GPU is current than the engine's"
 
         def set_input_shape(self, name: str, shape: Any) -> bool:
             self._check_thread()
@@ -325,6 +333,10 @@ def make_tensorrt(double: Double) -> ModuleType:
         def execute_async_v3(self, stream_handle: int) -> bool:
             self._check_thread()
             assert not self.infer_shapes(), "executed before all shapes were set"
+            if double.execute_fails:
+                self._engine._logger.log(severity.ERROR, double.execute_fails)
+                return False
+            assert double.gpu.devices[stream_handle] == self._engine._device, "a stream of another GPU"
             shapes = {name: tuple(self.get_tensor_shape(name)) for name in self._engine._tensors}
             addresses = dict(self._addresses)
             blocks = {
@@ -343,6 +355,7 @@ def make_tensorrt(double: Double) -> ModuleType:
                 for name, array in zip(outputs, self._engine._session.run(outputs, feeds), strict=True):
                     changed = array * array.dtype.type(1 + double.noise) if array.dtype.kind == "f" else array
                     blocks[name][:] = np.frombuffer(np.ascontiguousarray(changed).tobytes(), np.uint8)
+                self._thread = None
 
             double.gpu.enqueue(int(stream_handle), work)
             double.calls.append("execute")
@@ -364,7 +377,7 @@ def make_tensorrt(double: Double) -> ModuleType:
         documented = "ICudaEngine"
 
         def __init__(self, header: dict[str, Any], content: bytes, logger: Any) -> None:
-            self._header, self._logger = header, logger
+            self._header, self._logger, self._device = header, logger, double.gpu.current
             self._model = onnx.load_model_from_string(content)
             self._tensors = {v.name: v for v in (*self._model.graph.input, *self._model.graph.output)}
             settings = onnxruntime.SessionOptions()
@@ -394,9 +407,16 @@ def make_tensorrt(double: Double) -> ModuleType:
         def get_tensor_shape(self, name: str) -> Dims:
             return Dims(_dims(self._tensors[name]))
 
-        def create_execution_context(self, strategy: Any = None) -> IExecutionContext:
+        def create_execution_context(self, strategy: Any = None) -> IExecutionContext | None:
+            assert double.gpu.current == self._device, "another GPU is current than the engine's"
+            memory = double.gpu.allocate(double.context_bytes)
+            if memory is None:
+                self._logger.log(severity.ERROR, "Error Code 2: OutOfMemory (no further information)")
+                return None
             double.calls.append("context")
-            return IExecutionContext(self)
+            context = IExecutionContext(self)
+            weakref.finalize(context, double.gpu.memory.pop, memory, None)
+            return context
 
         def create_engine_inspector(self) -> EngineInspector:
             return EngineInspector(self)
@@ -415,7 +435,7 @@ def make_tensorrt(double: Double) -> ModuleType:
                 return None
             header, content = serialized_engine[len(MAGIC) :].split(b"\n", 1)
             described = json.loads(header)
-            if described["version"] != VERSIONS[double.version] or tuple(described["sm"]) != double.gpu.sm:
+            if described["version"] != VERSIONS[double.version] or tuple(described["sm"]) != double.gpu.current_sm:
                 self._logger.log(severity.ERROR, "Serialization assertion stdVersionRead == kVERSION failed.")
                 return None
             return ICudaEngine(described, content, self._logger)

@@ -14,7 +14,7 @@ from runtime.slides import EngineSpec
 def test_calls_are_as_large_as_suits_the_backend(
     monkeypatch: pytest.MonkeyPatch, backend: str, images: int, boxes: int
 ) -> None:
-    monkeypatch.setattr(engine_spec, "resolve_backend", lambda asked, directory: asked)
+    monkeypatch.setattr(engine_spec, "resolve_backend", lambda asked, directory, device: asked)
     loaded: list[dict[str, Any]] = []
     monkeypatch.setattr(engine_spec, "Segmenter", lambda directory, **given: loaded.append(given))
     engine_spec.forget_loaded()
