@@ -107,7 +107,7 @@ def test_verification_is_by_gates(engines: Path, checkpoint: Path) -> None:
 def test_a_failed_gate_leaves_nothing(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check = exporter.verify_half_engines
     strict = HalfTolerance(relative_error=1e-9)
-    monkeypatch.setattr(exporter, "verify_half_engines", lambda *a, **k: check(*a, **k, tolerance=strict))
+    monkeypatch.setattr(exporter, "verify_half_engines", lambda *a, **k: check(*a, **{**k, "tolerance": strict}))
     with pytest.raises(VerificationError, match=r"encoder.patch_features: FAILED, relative error .* \(wanted <= 1e-09"):
         export_engines(checkpoint, tmp_path / "out", ExportConfig(precision="fp16"))
     assert not list(tmp_path.iterdir())
