@@ -204,11 +204,13 @@ class Stages:
     def _check_channels(self, normalized: F32) -> None:
         """Say once where the channels of an image are not as those that the weights were trained on."""
         known = [tuple(preprocess.channel_targets(count)) for count in self.manifest.trained_channels]
+        if not known:
+            return
         used = tuple(np.flatnonzero(normalized.any(axis=(0, 1))).tolist())
         few = normalized[::8, ::8]
         if len(used) == 3 and (few == few[..., :1]).all():
             used = (0, 0, 0)  # a gray image three times
-        if not known or not used or used in known or used in self._remarked:
+        if not used or used in known or used in self._remarked:
             return
         self._remarked.add(used)
         _log.warning(
