@@ -176,6 +176,10 @@ def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Gen
     labels = np.ascontiguousarray(sample.labels[:height, :width])
     box = _view((height, width), _view_sides(labels, size, config, rng), rng)
     planes = [np.ascontiguousarray(sample.image[c, :height, :width]) for c in used]
+    if config.rotated and rng.random() < config.rotated:
+        degrees = rng.uniform(-45, 45)
+        planes = [np.clip(_rotated(p, degrees, box, Image.Resampling.BICUBIC), 0, 1) for p in planes]
+        labels = _rotated(labels, degrees, box, Image.Resampling.NEAREST)
     planes = [_cut(plane, box, size, Image.Resampling.BILINEAR) for plane in planes]
     labels = _cut(labels, box, size, Image.Resampling.NEAREST)
     turns, mirror = (int(rng.integers(4)), bool(rng.integers(2))) if config.flips else (0, False)
@@ -221,6 +225,14 @@ def _view(
     top = rng.uniform(min(0, size_hw[0] - height), max(0, size_hw[0] - height))
     left = rng.uniform(min(0, size_hw[1] - width), max(0, size_hw[1] - width))
     return left, top, left + width, top + height
+
+
+def _rotated(
+    plane: NDArray[Any], degrees: float, box: tuple[float, ...], method: Image.Resampling
+) -> NDArray[Any]:
+    """Rotate a plane about the middle of a rectangle; what comes from outside the plane is 0."""
+    centre = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+    return np.asarray(Image.fromarray(plane).rotate(degrees, method, center=centre))
 
 
 def _cut(plane: NDArray[Any], box: tuple[float, ...], size: int, method: Image.Resampling) -> NDArray[Any]:

@@ -101,6 +101,8 @@ class AugmentConfig:
     """Largest relative change of one side against the other."""
     flips: bool = True
     """Mirror and rotate by quarter turns."""
+    rotated: float = 0.0
+    """Share of the views that are also rotated by any angle up to 45 degrees; what lies outside the field is blank."""
     gamma: float = 0.0
     """Exponents, one per channel, are drawn from exp(+-gamma)."""
     noise: float = 0.0

@@ -185,10 +185,10 @@ def test_plain_view_is_the_field_resized() -> None:
     np.testing.assert_array_equal(labels, sample().labels[:160, :160])
 
 
-@given(number=st.integers(0, 500), zoom=st.floats(0.5, 2.0), aspect=st.floats(0, 0.5))
-def test_augmented_labels_stay_on_their_pixels(number: int, zoom: float, aspect: float) -> None:
+@given(number=st.integers(0, 500), zoom=st.floats(0.5, 2.0), aspect=st.floats(0, 0.5), rotated=st.sampled_from([0, 1]))
+def test_augmented_labels_stay_on_their_pixels(number: int, zoom: float, aspect: float, rotated: float) -> None:
     """Discs are bright, the ground is black: the image itself says where the cells are."""
-    config = AugmentConfig(zoom=(zoom, zoom), aspect=aspect)
+    config = AugmentConfig(zoom=(zoom, zoom), aspect=aspect, rotated=rotated)
     image, labels = augment(sample(), 96, config, np.random.default_rng(number))
     assert image.shape == (96, 96, 3)
     bright = image[..., 2] > 0.25
