@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, InputError
 
 BoxThresholdMode = Literal["adaptive", "fixed"]
 MaskWindow = Literal["box", "full"]
@@ -64,6 +64,9 @@ class SegmentConfig:
     diameter_px: float | None = None
     """Median cell diameter of the image, image pixels, for ``view_diameter_px``; None has it measured."""
 
+    diameter_um: float | None = None
+    """``diameter_px`` in micrometres, for images whose pixel size is known; see ``at_pixel_size``."""
+
     mask_window: MaskWindow = "box"
     """Where mask logits are computed: ``box``, the box and a margin around it; ``full``, the whole image."""
 
@@ -99,14 +102,19 @@ class SegmentConfig:
             raise ConfigError(f"nms_iou is {self.nms_iou}; expected a value in [0, 1].")
         if not 0.0 < self.mask_threshold < 1.0:
             raise ConfigError(f"mask_threshold is {self.mask_threshold}; expected a value in (0, 1).")
-        for name in ("view_diameter_px", "diameter_px"):
+        for name in ("view_diameter_px", "diameter_px", "diameter_um"):
             if getattr(self, name) is not None:
                 _check_positive(name, getattr(self, name))
         _check_number("whole_view_diameter_px", self.whole_view_diameter_px)
-        if self.diameter_px is not None and self.view_diameter_px is None:
+        for name in ("diameter_px", "diameter_um"):
+            if getattr(self, name) is not None and self.view_diameter_px is None:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)}, but images are shown whole without view_diameter_px; give the "
+                    f"diameter at which the model should see cells, too, or leave {name} out."
+                )
+        if self.diameter_px is not None and self.diameter_um is not None:
             raise ConfigError(
-                f"diameter_px is {self.diameter_px}, but images are shown whole without view_diameter_px; give the "
-                "diameter at which the model should see cells, too, or leave diameter_px out."
+                f"diameter_px is {self.diameter_px} and diameter_um {self.diameter_um}; expected one of them."
             )
         check_whole("min_area_px", self.min_area_px, least=0)
 
@@ -114,6 +122,25 @@ class SegmentConfig:
     def of_views(self) -> SegmentConfig:
         """The settings for views whose contrast is normalised already."""
         return replace(self, normalize=False, invert=False)
+
+    def at_pixel_size(self, pixel_size_um: float | None, name: str) -> SegmentConfig:
+        """The settings for an image whose pixels have this size: ``diameter_um`` becomes ``diameter_px``.
+
+        Args:
+            pixel_size_um: side of a pixel, micrometres; None where it is not known.
+            name: of the image, for errors.
+
+        Raises:
+            InputError: a diameter in micrometres for an image of unknown pixel size.
+        """
+        if self.diameter_um is None:
+            return self
+        if pixel_size_um is None:
+            raise InputError(
+                f"{name} does not say how large its pixels are, and the diameter of the cells is given in micrometres "
+                f"({self.diameter_um:g}). Give the pixel size (--pixel-size), or the diameter in pixels (--diameter)."
+            )
+        return replace(self, diameter_px=self.diameter_um / pixel_size_um, diameter_um=None)
 
     @property
     def mask_threshold_logit(self) -> float:
@@ -155,7 +182,7 @@ def _check_number(name: str, value: object) -> None:
 def _check_positive(name: str, value: object) -> None:
     _check_number(name, value)
     if not value > 0:  # type: ignore[operator]
-        raise ConfigError(f"{name} is {value!r}; expected pixels above 0, or None.")
+        raise ConfigError(f"{name} is {value!r}; expected a number above 0, or None.")
 
 
 def check_whole(name: str, value: object, *, least: int) -> None:

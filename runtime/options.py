@@ -38,6 +38,14 @@ SeriesOption = Annotated[str | None, typer.Option(help="Image of a file that hol
 PixelSizeOption = Annotated[
     float | None, typer.Option(help="Side of a pixel, micrometres; default: what the file says.")
 ]
+DiameterUmOption = Annotated[
+    float | None,
+    typer.Option(
+        "--diameter-um",
+        help="The same in micrometres, by the pixel size of each image: what its file says, or --pixel-size.",
+        min=0.001,
+    ),
+]
 NmsIouOption = Annotated[
     float | None,
     typer.Option(help=f"Drop boxes that overlap a better one by more than this IoU; 1 keeps all; {FROM_MANIFEST}."),
@@ -73,6 +81,7 @@ InvertOption = Annotated[
 
 _OPTIONS = {
     "diameter_px": "--diameter",
+    "diameter_um": "--diameter-um",
     "view_diameter_px": "--view-diameter",
     "min_area_px": "--min-area",
     "pixel_size_um": "--pixel-size",

@@ -193,6 +193,11 @@ class Segmenter(Stages):
 
     def _whole_views(self, normalized: Sequence[F32], config: SegmentConfig) -> Sequence[_Look | None]:
         """What the detector finds in the view of each whole image; None where the scale is given."""
+        if config.diameter_um is not None:
+            raise ConfigError(
+                f"diameter_um is {config.diameter_um}, but the pixel size of the image is not known here; expected "
+                "diameter_px, or config.at_pixel_size(pixel_size_um, name)."
+            )
         if config.diameter_px is not None:
             return [None] * len(normalized)
         encoded = self._encode([cut_tile(image, (0, 0), max(image.shape[:2])) for image in normalized])

@@ -220,6 +220,33 @@ def test_dry_run(folder: Path, tmp_path: Path, seen: list[Any]) -> None:
     assert results(tmp_path) == before
 
 
+def test_a_diameter_in_micrometres_follows_each_file(tmp_path: Path) -> None:
+    """Two magnifications of one field: one option gives each the cells that its own diameter in pixels does."""
+    field = read_image(next(path for path in sample_images() if path.name.startswith("fluorescence")))[:200, :256]
+    (tmp_path / "in").mkdir()
+    for um, enlarged in ((1.0, 1), (0.5, 2)):
+        image = field.repeat(enlarged, axis=0).repeat(enlarged, axis=1)
+        size = {"axes": "YX", "PhysicalSizeX": um, "PhysicalSizeY": um}
+        tifffile.imwrite(tmp_path / "in" / f"{enlarged}.ome.tif", image, metadata=size)
+    np.save(tmp_path / "in" / "unknown.npy", field)
+    done = run(tmp_path / "in", "--out", tmp_path / "um", "--diameter-um", 20)
+    assert done.exit_code == 1
+    assert "unknown.npy does not say how large its pixels are" in done.stderr
+    for enlarged in (1, 2):
+        image = tmp_path / "in" / f"{enlarged}.ome.tif"
+        assert run(image, "--out", tmp_path / "px", "--diameter", 20 * enlarged).exit_code == 0
+        by_um, by_px = (read_image(tmp_path / kind / f"{enlarged}_labels.tif") for kind in ("um", "px"))
+        assert by_um.max() > 3
+        np.testing.assert_array_equal(by_um, by_px)
+    one = tmp_path / "in" / "unknown.npy"
+    planned = run(one, "--out", tmp_path / "um", "--diameter-um", 20, "--pixel-size", 0.25, "--dry-run")
+    assert planned.exit_code == 0, planned.stderr
+    assert "256 x 200 px\t1 tile\n" in planned.stdout
+    both = run(one, "--out", tmp_path / "um", "--diameter-um", 20, "--diameter", 9)
+    assert both.exit_code == 2
+    assert "--diameter is 9.0 and --diameter-um 20.0; expected one of them" in both.stderr
+
+
 def test_a_dry_run_goes_on_after_a_bad_image(folder: Path, tmp_path: Path, seen: list[Any]) -> None:
     """The image of middle size is the sample, if it can be segmented."""
     tifffile.imwrite(folder / "4.tif", spots((100, 90)))

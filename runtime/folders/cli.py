@@ -20,6 +20,7 @@ from runtime.options import (
     FROM_MANIFEST,
     ClusterOption,
     CudaGraphsOption,
+    DiameterUmOption,
     InvertOption,
     IouThresholdOption,
     MaskThresholdOption,
@@ -116,6 +117,7 @@ def segment_command(
     diameter: Annotated[
         float | None, typer.Option(help="Median diameter of the cells, image pixels; default: measured.", min=0.1)
     ] = None,
+    diameter_um: DiameterUmOption = None,
     view_diameter: Annotated[
         float | None,
         typer.Option(
@@ -176,6 +178,7 @@ def segment_command(
     given = {
         "invert": invert or None,
         "diameter_px": diameter,
+        "diameter_um": diameter_um,
         "view_diameter_px": view_diameter,
         "box_threshold": box_threshold,
         "box_threshold_mode": box_threshold_mode,

@@ -82,13 +82,14 @@ def _planned(target: Target, work: ImageWork, records: Records, options: FolderO
         with open_image(target[0], series=files.series, plane=files.plane) as reader:
             choose_channels(reader, nuclear=files.nuclear, membrane=files.membrane, rgb=files.rgb)
             size_hw = reader.size_hw
+            config = work.config.at_pixel_size(files.pixel_size_um or reader.pixel_size_um, str(target[0]))
     except CAUGHT as error:
         return Planned(target=target, failure=reason_of(error, target[0]))
     try:
         check_size(target[0], size_hw, files.largest_px)
     except ImageTooLargeError:
         return Planned(target=target, size_hw=size_hw, too_large=True)
-    return Planned(target=target, size_hw=size_hw, tiles=_tiles(size_hw, work.config, model_size))
+    return Planned(target=target, size_hw=size_hw, tiles=_tiles(size_hw, config, model_size))
 
 
 def _tiles(size_hw: tuple[int, int], config: SegmentConfig, model_size: int) -> int | None:
@@ -135,9 +136,10 @@ def _seconds(sample: Planned, segmenter: Segmenter, config: SegmentConfig, files
         chosen = choose_channels(reader, nuclear=files.nuclear, membrane=files.membrane, rgb=files.rgb)
         height, width = (min(length, _WARM_UP_PX) for length in chosen.size_hw)
         top, left = ((whole - part) // 2 for whole, part in zip(chosen.size_hw, (height, width), strict=True))
-        segmenter(chosen.read(top, left, height, width), config=config)
+        segmenter(chosen.read(top, left, height, width), config=replace(config, diameter_um=None))
     start = time.perf_counter()
-    segmenter(read_file(image, files).pixels, config=config)
+    read = read_file(image, files)
+    segmenter(read.pixels, config=config.at_pixel_size(read.pixel_size_um, str(image)))
     return time.perf_counter() - start
 
 

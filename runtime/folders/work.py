@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from runtime.config import SegmentConfig
 from runtime.engine_spec import SegmenterSpec, loaded_segmenter
@@ -39,6 +40,14 @@ class ImageDone:
     """Why it has no result."""
 
 
+class _Waiting(NamedTuple):
+    """An image that was read, and the settings for its pixel size."""
+
+    target: Target
+    image: ReadImage
+    config: SegmentConfig
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageWork:
     """Everything a process needs to segment images; can be pickled."""
@@ -55,43 +64,47 @@ class ImageWork:
     def run_together(self, targets: Sequence[Target]) -> list[ImageDone]:
         """``run`` for several images, which share engine calls where they are small; one that fails harms no other."""
         done: list[ImageDone] = []
-        waiting: list[tuple[Target, ReadImage]] = []
+        waiting: dict[SegmentConfig, list[_Waiting]] = {}
         for target in targets:
-            image = self._read(target)
-            if isinstance(image, ImageDone):
-                done.append(image)
-            elif image.pixels.size <= SMALL_VALUES:
-                waiting.append((target, image))
+            one = self._read(target)
+            if isinstance(one, ImageDone):
+                done.append(one)
+            elif one.image.pixels.size <= SMALL_VALUES:
+                waiting.setdefault(one.config, []).append(one)
             else:
                 with _ONE_LARGE:
-                    done += self._segmented([(target, image)])
-        return done + self._segmented(waiting)
+                    done += self._segmented([one], one.config)
+        for config, images in waiting.items():
+            done += self._segmented(images, config)
+        return done
 
-    def _read(self, target: Target) -> ReadImage | ImageDone:
+    def _read(self, target: Target) -> _Waiting | ImageDone:
         try:
-            return read_file(target[0], self.files)
+            image = read_file(target[0], self.files)
+            return _Waiting(target, image, self.config.at_pixel_size(image.pixel_size_um, str(target[0])))
         except ImageTooLargeError:
             return ImageDone(target=target, too_large=True)
         except CAUGHT as error:
             return ImageDone(target=target, failure=reason_of(error, target[0]))
 
-    def _segmented(self, images: Sequence[tuple[Target, ReadImage]]) -> list[ImageDone]:
+    def _segmented(self, images: Sequence[_Waiting], config: SegmentConfig) -> list[ImageDone]:
         """Segment images together; where that fails, one by one."""
         try:
             segmenter = loaded_segmenter(self.engines)
-            results = segmenter.batch([image.pixels for _, image in images], config=self.config)
+            results = segmenter.batch([one.image.pixels for one in images], config=config)
         except CAUGHT as error:
             if len(images) > 1:
-                return [done for one in images for done in self._segmented([one])]
-            return [ImageDone(target=target, failure=reason_of(error, target[0])) for target, _ in images]
-        return [self._written(*one, result) for one, result in zip(images, results, strict=True)]
+                return [done for one in images for done in self._segmented([one], config)]
+            return [ImageDone(target=one.target, failure=reason_of(error, one.target[0])) for one in images]
+        return [self._written(one, result) for one, result in zip(images, results, strict=True)]
 
-    def _written(self, target: Target, image: ReadImage, result: Segmentation) -> ImageDone:
+    def _written(self, one: _Waiting, result: Segmentation) -> ImageDone:
+        image, stem = one.target
         try:
-            write_results(result, image, target[1], self.files)
+            write_results(result, one.image, stem, self.files)
         except CAUGHT as error:
-            return ImageDone(target=target, failure=reason_of(error, target[0]))
-        return ImageDone(target=target, cells=result.count)
+            return ImageDone(target=one.target, failure=reason_of(error, image))
+        return ImageDone(target=one.target, cells=result.count)
 
     def failed(self, target: Target, error: BaseException) -> ImageDone:
         """What became of an image that a cluster could not do."""

@@ -14,6 +14,7 @@ from runtime.errors import ConfigError, SegmenterError
 from runtime.options import (
     ClusterOption,
     CudaGraphsOption,
+    DiameterUmOption,
     InvertOption,
     IouThresholdOption,
     MaskThresholdOption,
@@ -58,6 +59,7 @@ def segment_slide_command(
     diameter: Annotated[
         float | None, typer.Option(help="Median diameter of the cells, slide pixels; default: measured.", min=0.1)
     ] = None,
+    diameter_um: DiameterUmOption = None,
     view_diameter: Annotated[
         float | None,
         typer.Option(
@@ -112,6 +114,7 @@ def segment_slide_command(
     given = {
         "invert": invert or None,
         "diameter_px": diameter,
+        "diameter_um": diameter_um,
         "view_diameter_px": view_diameter,
         "box_threshold": box_threshold,
         "nms_iou": nms_iou,

@@ -41,6 +41,7 @@ def estimate(reader: ImageReader, engines: EngineSource, config: SegmentConfig, 
         InputError: a slide that cannot be segmented, or whose tile cannot be read.
     """
     segmenter = loaded(engines)
+    config = config.at_pixel_size(reader.pixel_size_um, reader.name)
     plan = make_plan(reader, segmenter, config, settings)
     in_view = config.of_views
     seconds = 0.0

@@ -93,7 +93,7 @@ def segment_slide(
         EngineError, BackendError: as ``Segmenter``.
     """
     engines, settings, options = engines or EngineSpec(), settings or SlideSettings(), options or RunOptions()
-    config = config or engines.default_config()
+    config = (config or engines.default_config()).at_pixel_size(reader.pixel_size_um, reader.name)
     check_format(settings.labels_format)
     out, stem = Path(out), name or result_name(Path(reader.name))
     directory = out / f"{stem}{JOB_ENDING}"

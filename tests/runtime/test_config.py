@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runtime import BackendOptions, ConfigError, SegmentConfig, SegmenterError
+from runtime import BackendOptions, ConfigError, InputError, SegmentConfig, SegmenterError
 from runtime.config import read_settings
 
 
@@ -23,10 +23,16 @@ from runtime.config import read_settings
         ({"box_threshold_mode": "auto"}, "expected one of 'adaptive', 'fixed'"),
         ({"mask_threshold": 1.0}, r"\(0, 1\)"),
         ({"nms_iou": 1.1}, r"nms_iou is 1.1; expected a value in \[0, 1\]"),
-        ({"view_diameter_px": 0.0}, "view_diameter_px is 0.0; expected pixels above 0, or None"),
-        ({"view_diameter_px": 30, "diameter_px": -2}, "diameter_px is -2; expected pixels above 0"),
+        ({"view_diameter_px": 0.0}, "view_diameter_px is 0.0; expected a number above 0, or None"),
+        ({"view_diameter_px": 30, "diameter_px": -2}, "diameter_px is -2; expected a number above 0"),
         ({"view_diameter_px": 30, "whole_view_diameter_px": float("nan")}, "finite"),
         ({"diameter_px": 20.0}, "images are shown whole without view_diameter_px; give the diameter"),
+        ({"diameter_um": 9.0}, "diameter_um is 9.0, but images are shown whole without view_diameter_px"),
+        ({"view_diameter_px": 30, "diameter_um": 0}, "diameter_um is 0; expected a number above 0"),
+        (
+            {"view_diameter_px": 30, "diameter_um": 9, "diameter_px": 20},
+            "diameter_px is 20 and diameter_um 9; expected",
+        ),
         ({"iou_threshold": float("inf")}, "finite"),
         ({"mask_window": "tile"}, "expected one of 'box', 'full'"),
         ({"overlap": "first"}, "expected one of 'argmax', 'last'"),
@@ -51,6 +57,14 @@ def test_default_thresholds_are_those_of_the_released_code() -> None:
     assert (config.box_threshold, config.iou_threshold, config.mask_threshold) == (0.4, 0.5, 0.4)
     assert config.min_area_px == 25
     assert config.mask_threshold_logit == pytest.approx(-0.405465, abs=1e-6)
+
+
+def test_a_diameter_in_micrometres_follows_the_pixel_size() -> None:
+    config = SegmentConfig(view_diameter_px=40, diameter_um=12)
+    assert config.at_pixel_size(0.5, "a.tif") == SegmentConfig(view_diameter_px=40, diameter_px=24)
+    with pytest.raises(InputError, match=r"a\.tif does not say how large its pixels are.*micrometres \(12\)"):
+        config.at_pixel_size(None, "a.tif")
+    assert SegmentConfig().at_pixel_size(None, "a.tif") == SegmentConfig()
 
 
 def test_threads() -> None:

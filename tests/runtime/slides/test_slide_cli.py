@@ -47,6 +47,10 @@ def test_a_small_image_is_segmented_as_an_image(tmp_path: Path, nuclei: NDArray[
 def test_command(tmp_path: Path, slide: Path) -> None:
     runner = CliRunner()
     cut = ["--tile", "400", "--overlap", "80"]
+    scale = ["--diameter-um", "10", "--pixel-size", "0.25"]
+    planned = runner.invoke(app, ["segment-slide", str(slide), "--out", str(tmp_path), "--dry-run", *scale])
+    assert "median diameter 40.0 px" in planned.stdout
+
     planned = runner.invoke(app, ["segment-slide", str(slide), "--out", str(tmp_path), "--dry-run", *cut])
     assert planned.exit_code == 0, planned.stderr
     assert "800 x 700 px" in planned.stdout
