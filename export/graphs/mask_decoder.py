@@ -5,7 +5,8 @@ What it does less than the original, all of it exact:
 - the image-side projections of layer 0 are the same for every box of an image, so they are made once per image;
 - with T = 7 tokens and H = 8 heads, H * T = 56 is less than the 128 inner channels, so projections of the G * G image
   tokens move to the token side: ``(X W) q = X (W q)`` and ``P (X W) = (P X) W``;
-- a key bias shifts all logits of a query alike and drops out of the softmax;
+- a key bias shifts all logits of a query alike and drops out of the softmax; weights add up to 1, so that a bias of
+  the output is one of the values;
 - the last attention runs for the two tokens that are read, and the heads for the one mask that is asked for;
 - the two upscaling convolutions have kernel = stride = 2, so each token becomes its own 4x4 pixels, and only the
   tokens of the box's window are upscaled.
@@ -69,12 +70,25 @@ class _TokenToImage(nn.Module):
         self.register_buffer("v_weight", v.reshape(self.heads, -1, v.shape[1]).transpose(1, 2))  # (H, C, d)
         self.register_buffer("v_bias", attention.v_proj.bias.detach().reshape(self.heads, 1, -1))
 
-    def forward(self, query: Tensor, image_with_pe: Tensor, image: Tensor) -> Tensor:
-        """Queries (K, T, C) and image tokens (K, N, C) to (K, T, C)."""
+    def forward(self, query: Tensor, image_keys: Tensor, image: Tensor, key_pe: Tensor | None = None) -> Tensor:
+        """Attend to the image.
+
+        Args:
+            query: (K, T, C).
+            image_keys, image: (K, N, C) image tokens, with and without their positions.
+            key_pe: (1, N, C), positions that ``image_keys`` lacks: added to the logits, which are smaller than the
+                image where T is.
+
+        Returns:
+            (K, T, C).
+        """
         count, tokens, width = query.shape
         q = split_heads(self.q_proj(query), self.heads) * self.scale
         image_query = (q @ self.k_weight).reshape(count, self.heads * tokens, width)
-        weights = (image_query @ image_with_pe.transpose(-1, -2)).softmax(-1)  # (K, H * T, N)
+        logits = image_query @ image_keys.transpose(-1, -2)
+        if key_pe is not None:
+            logits = logits + image_query @ key_pe.transpose(-1, -2)
+        weights = logits.softmax(-1)  # (K, H * T, N)
         context = (weights @ image).reshape(count, self.heads, tokens, width)
         out: Tensor = self.out_proj(_join_heads(context @ self.v_weight + self.v_bias))
         return out
@@ -117,15 +131,15 @@ class _ImageToToken(nn.Module):
         scale = (attention.internal_dim // self.heads) ** -0.5
         q_weight = attention.q_proj.weight.detach() * scale
         q_bias = attention.q_proj.bias.detach() * scale
-        out_weight = attention.out_proj.weight.detach()
+        out_weight, out_bias = attention.out_proj.weight.detach(), attention.out_proj.bias.detach()
         self.register_buffer("q_weight", q_weight.reshape(self.heads, -1, q_weight.shape[1]))  # (H, d, C)
         self.register_buffer("q_bias", q_bias.reshape(self.heads, -1, 1))  # (H, d, 1)
         self.register_buffer("out_weight", out_weight.t().reshape(self.heads, -1, out_weight.shape[0]))  # (H, d, C)
-        self.register_buffer("out_bias", attention.out_proj.bias.detach())
+        self.register_buffer("out_bias", out_bias / self.heads)
 
     def token_values(self, value: Tensor) -> Tensor:
         """(K, T, C) to the tokens' values after the output projection, (K, H * T, C)."""
-        projected = split_heads(self.v_proj(value), self.heads) @ self.out_weight
+        projected = split_heads(self.v_proj(value), self.heads) @ self.out_weight + self.out_bias
         return projected.flatten(1, 2)
 
     def forward(self, query: Tensor, value: Tensor, image_with_pe: Tensor) -> Tensor:
@@ -136,7 +150,7 @@ class _ImageToToken(nn.Module):
         bias = (k @ self.q_bias).reshape(count, 1, self.heads * tokens)
         logits = image_with_pe @ image_key.transpose(-1, -2) + bias
         weights = logits.reshape(count, -1, self.heads, tokens).softmax(-1).flatten(2)  # (K, N, H * T)
-        return weights @ self.token_values(value) + self.out_bias
+        return weights @ self.token_values(value)
 
 
 class _SharedImageToToken(_ImageToToken):
@@ -150,7 +164,7 @@ class _SharedImageToToken(_ImageToToken):
     def forward(self, query: Tensor, value: Tensor, image_query: Tensor) -> Tensor:
         k = split_heads(self.k_proj(query), self.heads)
         weights = _join_heads((image_query @ k.transpose(-1, -2)).softmax(-1))  # (K, N, H * T)
-        return weights @ self.token_values(value) + self.out_bias
+        return weights @ self.token_values(value)
 
 
 class _Layer(nn.Module):
@@ -212,6 +226,8 @@ class MaskDecoderGraph(nn.Module):
     output_tokens: Tensor
     image_pe: Tensor
     no_mask: Tensor
+    dense_weight: Tensor
+    dense_bias: Tensor
     upscale1_weight: Tensor
     upscale1_bias: Tensor
     upscale2_weight: Tensor
@@ -230,7 +246,12 @@ class MaskDecoderGraph(nn.Module):
         self.register_buffer("no_mask", prompt.no_mask_embed.weight)
         transformer = decoder.transformer
         self.box_prior = model.config.box_prior
-        self.mask_downscaling = prompt.mask_downscaling if self.box_prior else None
+        self.mask_downscaling = None
+        if self.box_prior:  # the last convolution, 1 x 1, runs on tokens
+            *narrow, wide = prompt.mask_downscaling
+            self.mask_downscaling = nn.Sequential(*narrow)
+            self.register_buffer("dense_weight", wide.weight.flatten(1).t())  # (mask channels, C)
+            self.register_buffer("dense_bias", wide.bias)
         self.layers = nn.ModuleList(
             _Layer(layer, first=index == 0, shared=index == 0 and not self.box_prior)
             for index, layer in enumerate(transformer.layers)
@@ -277,8 +298,8 @@ class MaskDecoderGraph(nn.Module):
             image = image + self.no_mask
         else:  # a mask prompt is the box's own, so nothing of the image is left to share
             prior = ellipse_prior(boxes_xyxy_model, LOGITS_PER_TOKEN * self.grid, self.image_size)
-            dense = self.mask_downscaling(prior.to(image.dtype)).flatten(2).transpose(1, 2)
-            image = image.index_select(0, image_index) + dense
+            narrow = self.mask_downscaling(prior.to(image.dtype)).flatten(2).transpose(1, 2)
+            image = (image + self.dense_bias).index_select(0, image_index) + narrow @ self.dense_weight
         prompt = self._prompt_tokens(boxes_xyxy_model)
         tokens, image = self._two_way(prompt, image, image_index)
         iou = self.iou_head(tokens[:, 0]).reshape(-1)
@@ -320,7 +341,7 @@ class MaskDecoderGraph(nn.Module):
             tokens = layer.norm3(tokens + layer.mlp(tokens))
             image = layer.norm4(image + layer.image_to_token(tokens + prompt, tokens, image_side))
         read = tokens[:, :2]
-        attended = self.final_attention(read + prompt[:, :2], image + self.image_pe, image)
+        attended = self.final_attention(read + prompt[:, :2], image, image, self.image_pe)
         return self.norm_final(read + attended), image
 
     def _upscale(self, image: Tensor, kernel: Tensor, rows: Tensor, cols: Tensor) -> Tensor:

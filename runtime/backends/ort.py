@@ -28,6 +28,9 @@ _NO_MEMORY = ("failed to allocate memory", "out of memory", "alloc_failed", "bad
 
 CUDA = "CUDAExecutionProvider"
 
+_SLOW_ON_CPU = ("SkipLayerNormFusion",)
+"""The fused operator takes several times as long as the addition and the norm that it stands for."""
+
 INSTALL_GPU = (
     "Install the GPU build in place of the CPU one: pip uninstall onnxruntime, then "
     "pip install --force-reinstall 'onnxruntime-gpu[cuda,cudnn]'."
@@ -51,7 +54,7 @@ class OrtEngine(Engine):
     def _load(self, path: Path, settings: onnxruntime.SessionOptions, options: BackendOptions) -> Any:
         # Attention maps of one call are not kept for the next: the arena would hold gigabytes between images.
         settings.enable_cpu_mem_arena = False
-        return _session(path, settings, ["CPUExecutionProvider"])
+        return _session(path, settings, ["CPUExecutionProvider"], without=_SLOW_ON_CPU)
 
     def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
         """See ``Engine``."""
@@ -160,15 +163,22 @@ def session_settings(options: BackendOptions) -> onnxruntime.SessionOptions:
     """Of every session."""
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
+    # Each engine has threads of its own, which go on spinning after a call and take the cores from the next engine.
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
     return settings
 
 
-def _session(path: Path, settings: onnxruntime.SessionOptions, providers: Sequence[Any]) -> Any:
+def _session(
+    path: Path, settings: onnxruntime.SessionOptions, providers: Sequence[Any], *, without: Sequence[str] = ()
+) -> Any:
+    """Load a file. Args: without: optimisations of onnxruntime that are left out."""
     try:
         # With its fallback, onnxruntime would print the provider's error and try again on the CPU alone.
-        return onnxruntime.InferenceSession(str(path), settings, providers=list(providers), enable_fallback=0)
+        return onnxruntime.InferenceSession(
+            str(path), settings, providers=list(providers), disabled_optimizers=list(without), enable_fallback=0
+        )
     except Exception as error:  # onnxruntime raises bare Exception subclasses of its own
         raise BackendError(f"onnxruntime {onnxruntime.__version__} cannot load {path}: {error}") from error
 

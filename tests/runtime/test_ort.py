@@ -73,6 +73,21 @@ def test_memory_that_runs_out_is_told_apart(small_engines: Path, message: str) -
         engine({"pixel_values": np.zeros((1, 3, 5, 5), np.float32)})
 
 
+def test_sessions_leave_the_cores_to_each_other(small_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Session(onnxruntime.InferenceSession):  # type: ignore[misc]
+        def __init__(self, path: str, settings: Any, **given: Any) -> None:
+            asked.append((settings.get_session_config_entry("session.force_spinning_stop"), given))
+            super().__init__(path, settings, **given)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    ort.OrtEngine(small_engines / "mask_decoder.onnx", BackendOptions())
+    ((stops, given),) = asked
+    assert stops == "1"
+    assert given["disabled_optimizers"] == ["SkipLayerNormFusion"]
+
+
 @pytest.mark.skipif(ort.CUDA in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA")
 def test_no_cuda_provider_is_an_error(small_engines: Path) -> None:
     with pytest.raises(BackendError, match=r"has no CUDA provider\. Install the GPU build"):
@@ -83,7 +98,7 @@ def test_a_provider_that_did_not_load_is_an_error(small_engines: Path, monkeypat
     """onnxruntime itself would go on with the CPU."""
     asked = []
 
-    def session(path: str, settings: Any, providers: Any, enable_fallback: int) -> Any:
+    def session(path: str, settings: Any, providers: Any, disabled_optimizers: Any, enable_fallback: int) -> Any:
         asked.append(providers)
         return SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
 

@@ -237,7 +237,7 @@ def asked_of(monkeypatch: pytest.MonkeyPatch, error: str | None) -> list[dict[st
     asked: list[dict[str, str]] = []
     real = onnxruntime.InferenceSession
 
-    def session(path: str, settings: Any, providers: Any, enable_fallback: int) -> Any:
+    def session(path: str, settings: Any, providers: Any, disabled_optimizers: Any, enable_fallback: int) -> Any:
         ((name, options),) = providers
         assert (name, enable_fallback) == (ort.CUDA, 0)
         asked.append(options)
