@@ -23,10 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from export.graphs.box_prior import BoxPrior
 from export.graphs.heads import split_heads
-from runtime.boxes import LOGITS_PER_TOKEN
 from training.model import CellSAM
-from training.model.cellsam import ellipse_prior
 
 
 def _join_heads(x: Tensor) -> Tensor:
@@ -147,24 +146,30 @@ class _ImageToToken(nn.Module):
         count, tokens, width = query.shape
         k = split_heads(self.k_proj(query), self.heads)  # (K, H, T, d)
         image_key = (k @ self.q_weight).reshape(count, self.heads * tokens, width)
-        bias = (k @ self.q_bias).reshape(count, 1, self.heads * tokens)
-        logits = image_with_pe @ image_key.transpose(-1, -2) + bias
-        weights = logits.reshape(count, -1, self.heads, tokens).softmax(-1).flatten(2)  # (K, N, H * T)
-        return weights @ self.token_values(value)
+        logits = (image_key @ image_with_pe.transpose(-1, -2)).reshape(count, self.heads, tokens, -1)
+        return self.attended(logits + k @ self.q_bias, value)
+
+    def attended(self, logits: Tensor, value: Tensor) -> Tensor:
+        """Logits (K, H, T, N) and token values (K, T, C) to (K, N, C).
+
+        T is in place 2 and the softmax written out: over a last axis of 7, backends spend more time on it than on the
+        products.
+        """
+        exponentials = (logits - logits.amax(2, keepdim=True)).exp()
+        weights = (exponentials / exponentials.sum(2, keepdim=True)).flatten(1, 2)  # (K, H * T, N)
+        return weights.transpose(-1, -2) @ self.token_values(value)
 
 
 class _SharedImageToToken(_ImageToToken):
     """Layer 0's image-to-token attention: queries projected once per image."""
 
     def per_image(self, image_with_pe: Tensor) -> Tensor:
-        """(B, N, C) to scaled queries (B, H, N, d)."""
+        """(B, N, C) to scaled queries (B, H, d, N)."""
         weight = self.q_weight.flatten(0, 1)
-        return split_heads(F.linear(image_with_pe, weight, self.q_bias.flatten()), self.heads)
+        return split_heads(F.linear(image_with_pe, weight, self.q_bias.flatten()), self.heads).transpose(-1, -2)
 
     def forward(self, query: Tensor, value: Tensor, image_query: Tensor) -> Tensor:
-        k = split_heads(self.k_proj(query), self.heads)
-        weights = _join_heads((image_query @ k.transpose(-1, -2)).softmax(-1))  # (K, N, H * T)
-        return weights @ self.token_values(value)
+        return self.attended(split_heads(self.k_proj(query), self.heads) @ image_query, value)
 
 
 class _Layer(nn.Module):
@@ -226,8 +231,6 @@ class MaskDecoderGraph(nn.Module):
     output_tokens: Tensor
     image_pe: Tensor
     no_mask: Tensor
-    dense_weight: Tensor
-    dense_bias: Tensor
     upscale1_weight: Tensor
     upscale1_bias: Tensor
     upscale2_weight: Tensor
@@ -245,15 +248,9 @@ class MaskDecoderGraph(nn.Module):
         self.register_buffer("image_pe", prompt.get_dense_pe().flatten(2).transpose(1, 2))  # (1, N, C)
         self.register_buffer("no_mask", prompt.no_mask_embed.weight)
         transformer = decoder.transformer
-        self.box_prior = model.config.box_prior
-        self.mask_downscaling = None
-        if self.box_prior:  # the last convolution, 1 x 1, runs on tokens
-            *narrow, wide = prompt.mask_downscaling
-            self.mask_downscaling = nn.Sequential(*narrow)
-            self.register_buffer("dense_weight", wide.weight.flatten(1).t())  # (mask channels, C)
-            self.register_buffer("dense_bias", wide.bias)
+        self.box_prior = BoxPrior(prompt, model.config) if model.config.box_prior else None
         self.layers = nn.ModuleList(
-            _Layer(layer, first=index == 0, shared=index == 0 and not self.box_prior)
+            _Layer(layer, first=index == 0, shared=index == 0 and self.box_prior is None)
             for index, layer in enumerate(transformer.layers)
         )
         self.final_attention = _TokenToImage(transformer.final_attn_token_to_image)
@@ -294,12 +291,8 @@ class MaskDecoderGraph(nn.Module):
             ``mask_logits`` (K, 4R, 4S), ``iou_predictions`` (K).
         """
         image = image_embedding.to(self.image_pe.dtype).flatten(2).transpose(1, 2)  # (B, N, C)
-        if self.mask_downscaling is None:
-            image = image + self.no_mask
-        else:  # a mask prompt is the box's own, so nothing of the image is left to share
-            prior = ellipse_prior(boxes_xyxy_model, LOGITS_PER_TOKEN * self.grid, self.image_size)
-            narrow = self.mask_downscaling(prior.to(image.dtype)).flatten(2).transpose(1, 2)
-            image = (image + self.dense_bias).index_select(0, image_index) + narrow @ self.dense_weight
+        prior = self.box_prior  # a box's own, so that nothing of the image is left to share
+        image = image + self.no_mask if prior is None else prior(image, image_index, boxes_xyxy_model)
         prompt = self._prompt_tokens(boxes_xyxy_model)
         tokens, image = self._two_way(prompt, image, image_index)
         iou = self.iou_head(tokens[:, 0]).reshape(-1)
