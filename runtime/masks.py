@@ -170,18 +170,19 @@ def finish_labels(owner: I32, count: int, config: SegmentConfig) -> tuple[I32, I
         Labels (H, W), dense and in the order of the masks, and the label of each mask (count), 0 where none is left.
     """
     areas = areas_of(owner, count)
-    small = (areas > 0) & (areas < config.min_area_px)
-    small[0] = False
-    large = looked_up(owner, np.where(small, 0, np.arange(count + 1)).astype(np.int32))
+    areas[0] = 0
+    present = areas > 0
+    large = present & (areas >= config.min_area_px)
+    ids = np.where(large, np.cumsum(large), 0).astype(np.int32)
+    labels = looked_up(owner, ids)
     holed = np.zeros(count + 1, np.bool_)
     if config.fill_holes:
         # Taking over what lies in a hole needs a look at every cell; filling background, only at those around some.
-        holed = areas > 0 if config.overlap == "last" else beside_holes(large, count)
-        holed[0] = False
+        holed = present if config.overlap == "last" else beside_holes(labels, count)[ids]
     if not holed.any():
-        return relabel(large, count)
+        return labels, ids[1:]
     labels = owner.copy()
-    values = np.flatnonzero(small | holed)
+    values = np.flatnonzero((present & ~large) | holed)
     clean_cells(labels, values, extents(owner, count), holed, config.min_area_px, config.overlap == "last")
     return relabel(labels, count)
 
