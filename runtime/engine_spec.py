@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from runtime.backends.base import ON_GPU, BackendOptions, resolve_backend
 from runtime.builtin import builtin_engine
@@ -16,6 +16,8 @@ from runtime.errors import ConfigError, EngineError
 from runtime.manifest import MANIFEST_NAME, read_manifest
 from runtime.segmenter import Segmenter
 from runtime.stages import per_call
+
+Spec = TypeVar("Spec", bound="SegmenterSpec")
 
 _LOADING = threading.Lock()
 
@@ -68,6 +70,14 @@ class SegmenterSpec:
         """
         backend = resolve_backend(self.backend, self.directory, self.options.device)
         return Resolved(backend, *per_call(backend, self.images_per_call, self.boxes_per_call))
+
+    def here(self: Spec) -> Spec:
+        """The same with the backend that ``auto`` stands for on this machine: nothing asks again.
+
+        Raises:
+            BackendError, EngineError: as ``resolve_backend``.
+        """
+        return replace(self, backend=self.resolved().backend)
 
     def default_config(self) -> SegmentConfig:
         """The manifest's.

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from runtime.backends.base import BackendOptions, CpuPrecision
+from runtime.cluster import ClusterOptions
 from runtime.console import fail
 from runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from runtime.engine_spec import Spec
+    from runtime.segment_files import FileOptions
 
 FROM_MANIFEST = "default: the manifest's"
 
@@ -78,6 +85,44 @@ CudaGraphsOption = Annotated[
 InvertOption = Annotated[
     bool, typer.Option("--invert", help="The cells are dark on a bright ground, and the model knows bright ones.")
 ]
+
+
+def engine_spec(
+    kind: type[Spec],
+    engine: Path | None,
+    where: ClusterOptions,
+    *,
+    backend: str,
+    threads: int | None,
+    cpu_precision: CpuPrecision,
+    cuda_graphs: bool,
+) -> Spec:
+    """The engines that every process of a job loads. What ``auto`` stands for, each process of a cluster finds out.
+
+    Raises:
+        BackendError, EngineError: as ``resolve_backend``.
+    """
+    if where.remote and engine is not None:
+        engine = Path(os.path.abspath(engine))
+    options = BackendOptions(threads=threads, cpu_precision=cpu_precision, cuda_graphs=cuda_graphs)
+    spec = kind(engine_dir=engine, backend=backend, options=options)
+    return spec.here() if where.cluster is None else spec
+
+
+def file_options(
+    *, time: int | None, z: int | None, nuclear: str | None, membrane: str | None, pixel_size: float | None, **more: Any
+) -> FileOptions:
+    """What is read of a file, and written; ``more`` are fields of ``FileOptions``.
+
+    Raises:
+        ConfigError: as ``FileOptions``.
+    """
+    from runtime.formats import Plane
+    from runtime.segment_files import FileOptions
+
+    plane = Plane(time=time, z=z, pages_are_channels=nuclear is not None or membrane is not None)
+    return FileOptions(plane=plane, nuclear=nuclear, membrane=membrane, pixel_size_um=pixel_size, **more)
+
 
 _OPTIONS = {
     "diameter_px": "--diameter",

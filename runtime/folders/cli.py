@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runtime.backends.base import BackendName, BackendOptions, CpuPrecision
+from runtime.backends.base import BackendName, CpuPrecision
 from runtime.cluster import check_cluster
 from runtime.config import BoxThresholdMode, MaskWindow, Overlap, changed
 from runtime.console import errors, fail
@@ -34,7 +34,9 @@ from runtime.options import (
     TimeOption,
     WorkersOption,
     ZOption,
+    engine_spec,
     fail_of_usage,
+    file_options,
 )
 from runtime.progress import JobProgress, Step, duration
 
@@ -170,10 +172,8 @@ def segment_command(
     from runtime.folders.records import Records
     from runtime.folders.run import FolderOptions, segment_folder, settings_of
     from runtime.folders.work import ImageWork
-    from runtime.formats import Plane
     from runtime.inputs import find_images, result_stems
     from runtime.outputs.formats import check_packages, parse_formats
-    from runtime.segment_files import FileOptions
 
     given = {
         "invert": invert or None,
@@ -192,13 +192,14 @@ def segment_command(
     }
     options = FolderOptions(cluster=cluster, workers=workers, resume=resume, overwrite=overwrite)
     try:
-        files = FileOptions(
+        files = file_options(
             series=series,
-            plane=Plane(time=time, z=z, pages_are_channels=nuclear is not None or membrane is not None),
+            time=time,
+            z=z,
             nuclear=nuclear,
             membrane=membrane,
             rgb=rgb,
-            pixel_size_um=pixel_size,
+            pixel_size=pixel_size,
             formats=parse_formats(formats or ()),
             overlay=overlay,
             largest_px=int(slide_over * 1e6),
@@ -206,12 +207,14 @@ def segment_command(
         check_packages(files.formats)
         found = find_images(images, recursive=recursive, out=out)
         targets = result_stems(found, out, files.endings)
-        if options.remote and engine is not None:
-            engine = Path(os.path.abspath(engine))
-        spec = SegmenterSpec(
-            engine_dir=engine,
+        spec = engine_spec(
+            SegmenterSpec,
+            engine,
+            options,
             backend=backend,
-            options=BackendOptions(threads=threads, cpu_precision=cpu_precision, cuda_graphs=cuda_graphs),
+            threads=threads,
+            cpu_precision=cpu_precision,
+            cuda_graphs=cuda_graphs,
         )
         work = ImageWork(engines=spec, config=changed(spec.default_config(), given), files=files)
         records = Records(out, settings_of(work, options), files.endings)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from runtime.backends.base import BackendName, BackendOptions, CpuPrecision
+from runtime.backends.base import BackendName, CpuPrecision
+from runtime.cluster import ClusterOptions
 from runtime.config import changed
 from runtime.console import errors, fail
 from runtime.errors import ConfigError, SegmenterError
@@ -28,7 +29,9 @@ from runtime.options import (
     TimeOption,
     WorkersOption,
     ZOption,
+    engine_spec,
     fail_of_usage,
+    file_options,
 )
 from runtime.progress import JobProgress, duration
 
@@ -103,8 +106,6 @@ def segment_slide_command(
     A job that is stopped, however it is, goes on when the same command is given again. A tile that fails is tried
     again, then reported by its position, with exit code 1; no result is written then unless --partial says so.
     """
-    from runtime.formats import Plane
-    from runtime.segment_files import FileOptions
     from runtime.slides.engines import EngineSpec
     from runtime.slides.estimate import estimate
     from runtime.slides.run import RunOptions, segment_slide
@@ -124,23 +125,22 @@ def segment_slide_command(
     }
     of_tiles: dict[str, Any] = {"tile_px": tile, "overlap_px": overlap, "min_contrast": min_contrast}
     try:
-        spec = EngineSpec(
-            engine_dir=engine,
+        spec = engine_spec(
+            EngineSpec,
+            engine,
+            ClusterOptions(cluster=cluster),
             backend=backend,
-            options=BackendOptions(threads=threads, cpu_precision=cpu_precision, cuda_graphs=cuda_graphs),
+            threads=threads,
+            cpu_precision=cpu_precision,
+            cuda_graphs=cuda_graphs,
         )
         config = changed(spec.default_config(), given)
         settings = SlideSettings(
             labels_format=labels_format,  # type: ignore[arg-type]
             **{name: value for name, value in of_tiles.items() if value is not None},
         )
-        files = FileOptions(
-            series=series,
-            plane=Plane(time=time, z=z, pages_are_channels=nuclear is not None or membrane is not None),
-            nuclear=nuclear,
-            membrane=membrane,
-            rgb=rgb,
-            pixel_size_um=pixel_size,
+        files = file_options(
+            series=series, time=time, z=z, nuclear=nuclear, membrane=membrane, rgb=rgb, pixel_size=pixel_size
         )
         reader = open_slide(slide, files)
         if dry_run:

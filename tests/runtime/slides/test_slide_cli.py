@@ -11,12 +11,16 @@ import tifffile
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+import runtime.backends.base
 from runtime import Segmenter
 from runtime.builtin import sample_images
 from runtime.cli import app
+from runtime.cluster import ClusterOptions
+from runtime.engine_spec import forget_loaded
 from runtime.files import read_image
 from runtime.formats import open_image
-from runtime.slides import ArrayReader, segment_slide
+from runtime.options import engine_spec
+from runtime.slides import ArrayReader, EngineSpec, segment_slide
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +46,41 @@ def test_a_small_image_is_segmented_as_an_image(tmp_path: Path, nuclei: NDArray[
     assert done.cells == expected.count > 5
     pairs = np.unique(np.stack((labels.ravel(), expected.labels.ravel())), axis=1)
     assert pairs.shape[1] == expected.count + 1, "the same cells, numbered in reading order"
+
+
+@pytest.mark.parametrize("command", ["segment", "segment-slide"])
+def test_auto_is_worked_out_once(
+    command: str, tmp_path: Path, nuclei: NDArray[np.generic], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a job of this process: a GPU that is not used is told of once."""
+    asked = []
+
+    def choose(directory: Path, device: int) -> tuple[str, str]:
+        asked.append(directory)
+        return "cpu", "the GPU is not used"
+
+    monkeypatch.delenv("CELLSAM_BACKEND", raising=False)
+    monkeypatch.setattr(runtime.backends.base, "choose_backend", choose)
+    forget_loaded()
+    np.save(tmp_path / "a.npy", nuclei[:100, :100])
+    done = CliRunner().invoke(app, [command, str(tmp_path / "a.npy"), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert len(asked) == 1
+
+
+def test_every_process_of_a_cluster_works_out_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CELLSAM_BACKEND", "openvino")
+    engine = Path("engines")
+    for cluster, backend, directory in (
+        (None, "openvino", engine),
+        ("local", "auto", engine),
+        ("tcp://host:8786", "auto", engine.absolute()),
+    ):
+        spec = engine_spec(
+            EngineSpec, engine, ClusterOptions(cluster=cluster), backend="auto", threads=2, cpu_precision="fp32",
+            cuda_graphs=False,
+        )  # fmt: skip
+        assert (spec.backend, spec.engine_dir, spec.options.threads) == (backend, directory, 2)
 
 
 def test_command(tmp_path: Path, slide: Path) -> None:
