@@ -17,6 +17,7 @@ from runtime.errors import ConfigError, ImageTooLargeError
 from runtime.files import PARTIAL, move_into_place
 from runtime.formats import Plane, choose_channels, open_image, without_copies
 from runtime.formats.base import RGB
+from runtime.formats.channels import ChosenChannels
 from runtime.outputs.formats import DEFAULT_FORMATS, OUTPUT_FORMATS, output_path
 from runtime.results import Segmentation
 
@@ -78,6 +79,17 @@ class ReadImage:
     """Side of a pixel; None where neither the options nor the file say it."""
 
 
+@contextmanager
+def opened(path: Path, options: FileOptions) -> Iterator[ChosenChannels]:
+    """An image file, to read what is to be segmented of it.
+
+    Raises:
+        InputError: it cannot be read, or a choice is missing or not there.
+    """
+    with open_image(path, series=options.series, plane=options.plane) as reader:
+        yield choose_channels(reader, nuclear=options.nuclear, membrane=options.membrane, rgb=options.rgb)
+
+
 def read_file(path: Path, options: FileOptions) -> ReadImage:
     """Read what is to be segmented of an image file.
 
@@ -85,9 +97,8 @@ def read_file(path: Path, options: FileOptions) -> ReadImage:
         ImageTooLargeError: more pixels than ``options.largest_px``.
         InputError: an image that cannot be read.
     """
-    with open_image(path, series=options.series, plane=options.plane) as reader:
-        check_size(path, reader.size_hw, options.largest_px)
-        chosen = choose_channels(reader, nuclear=options.nuclear, membrane=options.membrane, rgb=options.rgb)
+    with opened(path, options) as chosen:
+        check_size(path, chosen.size_hw, options.largest_px)
         pixels = chosen.read(0, 0, *chosen.size_hw)
         if chosen.channels == RGB and not options.rgb:
             pixels = without_copies(pixels)

@@ -13,8 +13,7 @@ from runtime.errors import ImageTooLargeError, reason_of
 from runtime.folders.records import Records
 from runtime.folders.run import FolderOptions
 from runtime.folders.work import CAUGHT, ImageWork, Target
-from runtime.formats import choose_channels, open_image
-from runtime.segment_files import FileOptions, check_size, read_file
+from runtime.segment_files import FileOptions, check_size, opened, read_file
 from runtime.segmenter import Segmenter
 from runtime.tiling import grid_at_scale
 
@@ -79,8 +78,7 @@ def _planned(target: Target, work: ImageWork, records: Records, options: FolderO
         return Planned(target=target, already=judged.already, failure=judged.failure)
     files = work.files
     try:
-        with open_image(target[0], series=files.series, plane=files.plane) as reader:
-            choose_channels(reader, nuclear=files.nuclear, membrane=files.membrane, rgb=files.rgb)
+        with opened(target[0], files) as reader:
             size_hw = reader.size_hw
             config = work.config.at_pixel_size(files.pixel_size_um or reader.pixel_size_um, str(target[0]))
     except CAUGHT as error:
@@ -132,11 +130,10 @@ def estimate_folder(planned: Sequence[Planned], work: ImageWork) -> tuple[list[P
 def _seconds(sample: Planned, segmenter: Segmenter, config: SegmentConfig, files: FileOptions) -> float:
     """Time of reading and segmenting an image, once a part of it has been: the first call also warms up."""
     image = sample.target[0]
-    with open_image(image, series=files.series, plane=files.plane) as reader:
-        chosen = choose_channels(reader, nuclear=files.nuclear, membrane=files.membrane, rgb=files.rgb)
-        height, width = (min(length, _WARM_UP_PX) for length in chosen.size_hw)
-        top, left = ((whole - part) // 2 for whole, part in zip(chosen.size_hw, (height, width), strict=True))
-        segmenter(chosen.read(top, left, height, width), config=replace(config, diameter_um=None))
+    with opened(image, files) as reader:
+        height, width = (min(length, _WARM_UP_PX) for length in reader.size_hw)
+        top, left = ((whole - part) // 2 for whole, part in zip(reader.size_hw, (height, width), strict=True))
+        segmenter(reader.read(top, left, height, width), config=replace(config, diameter_um=None))
     start = time.perf_counter()
     read = read_file(image, files)
     segmenter(read.pixels, config=config.at_pixel_size(read.pixel_size_um, str(image)))
