@@ -36,24 +36,30 @@ STRETCH_PERCENTILE = 99.5  # mask branch of the released code, all channels toge
 MIN_MAX_EPS = 1e-6  # kornia.enhance.normalize_min_max
 
 
-def check_image(image: ArrayLike) -> NDArray[np.generic]:
+def check_image(image: ArrayLike, name: str = "image") -> NDArray[np.generic]:
     """Return the image as (H, W, C), C in 1..3, real and finite.
 
     Args:
         image: (H, W) or (H, W, C) with C <= 3, any real dtype.
+        name: what errors call it.
 
     Raises:
-        InputError: other shapes, an empty image, complex or object values, NaN or infinity.
+        InputError: other shapes, an empty image, complex or object values, masked ones, NaN or infinity.
     """
     try:
         array = np.asarray(image)
     except ValueError as error:  # rows of different lengths
-        raise InputError(f"image cannot be read as an array ({error}); expected (H, W) or (H, W, C).") from error
+        raise InputError(f"{name} cannot be read as an array ({error}); expected (H, W) or (H, W, C).") from error
+    if isinstance(image, np.ma.MaskedArray) and np.ma.is_masked(image):
+        raise InputError(
+            f"{name} has {np.count_nonzero(image.mask)} masked of {image.size} values; expected an array whose every "
+            "value counts. Give those a value, such as that of the background: image.filled(0)."
+        )
     if array.dtype.kind not in "biuf":
         hint = "Convert it first."
         if array.dtype.kind in "US" or isinstance(image, Path):
             hint = "To read a file: runtime.files.read_image(path)."
-        raise InputError(f"image has dtype {array.dtype}; expected real numbers (bool, integer or float). {hint}")
+        raise InputError(f"{name} has dtype {array.dtype}; expected real numbers (bool, integer or float). {hint}")
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] > 3):
         hint = "Pick up to three channels, or one plane of a stack: image[z]"
         if isinstance(image, list | tuple) and array.ndim > 2:
@@ -64,16 +70,19 @@ def check_image(image: ArrayLike) -> NDArray[np.generic]:
             hint = "Drop the alpha channel: image[..., :3]"
         elif array.ndim > 3:
             hint = "Segment one plane at a time"
-        raise InputError(f"image has shape {array.shape}; expected (H, W) or (H, W, C) with C <= 3. {hint}.")
+        raise InputError(f"{name} has shape {array.shape}; expected (H, W) or (H, W, C) with C <= 3. {hint}.")
     if array.size == 0:
-        raise InputError(f"image is empty, its shape is {array.shape}; expected at least one pixel.")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        bad = int(np.count_nonzero(~np.isfinite(array)))
+        raise InputError(f"{name} is empty, its shape is {array.shape}; expected at least one pixel.")
+    array = array if array.ndim == 3 else array[..., None]
+    if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
+        pixels = finite.shape[0] * finite.shape[1]
+        bad = pixels - np.count_nonzero(finite.all(axis=2))
         raise InputError(
-            f"image holds {bad} NaN or infinite of {array.size} values; expected finite numbers. "
-            "Replace them, for example np.nan_to_num(image)."
+            f"{name} has {bad} of {pixels} pixels with NaN or infinite values; expected finite numbers. Give those a "
+            "value, such as that of the background, and save the image again (Fiji: Process > Noise > Remove NaNs; "
+            "Python: np.nan_to_num(image))."
         )
-    return array if array.ndim == 3 else array[..., None]
+    return array
 
 
 def _channel(plane: NDArray[np.generic]) -> NDArray[np.float64]:

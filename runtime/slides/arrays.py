@@ -44,4 +44,4 @@ class ArrayReader:
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.generic]:
         """The part (height, width, C) whose first pixel is (top, left)."""
-        return np.array(self._array[top : top + height, left : left + width])
+        return self._array[top : top + height, left : left + width].copy()  # a mask is kept, to be refused

@@ -184,7 +184,7 @@ def read_extent(reader: ImageReader, extent: Extent) -> Raw:
     top, left, bottom, right = extent
     with _READING:
         part = reader.read(top, left, bottom - top, right - left)
-    raw = check_image(part)
+    raw = check_image(part, f"{reader.name}, rows {top}-{bottom}, columns {left}-{right},")
     expected = (bottom - top, right - left, len(reader.channels))
     if raw.shape != expected:
         raise InputError(f"{reader.name} gave {raw.shape} where {expected} was asked for; the file is damaged.")

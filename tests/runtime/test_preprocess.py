@@ -51,14 +51,23 @@ def test_golden(name: str) -> None:
         (np.zeros((5, 5, 0)), "empty"),
         (np.zeros((4, 4), complex), "dtype complex128"),
         (np.full((4, 4), "a", object), "dtype object"),
-        (np.full((4, 4), np.nan), "16 NaN or infinite of 16 values"),
-        (np.array([[0.0, np.inf]]), "1 NaN or infinite of 2"),
+        (np.full((4, 4), np.nan), "image has 16 of 16 pixels with NaN or infinite values.*Fiji.*Python"),
+        (np.array([[0.0, np.inf]]), "1 of 2 pixels"),
+        (np.full((4, 5, 3), [0, np.nan, np.inf]), "20 of 20 pixels"),
+        (np.ma.masked_less(np.arange(12).reshape(3, 4), 5), r"5 masked of 12 values.*image\.filled"),
         ([[1, 2], [3]], "cannot be read as an array"),
     ],
 )
 def test_unusable_images_are_refused(image: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_image(image)
+
+
+def test_a_masked_array_without_masked_values_is_an_image() -> None:
+    plane = np.arange(12).reshape(3, 4)
+    checked = check_image(np.ma.masked_less(plane, 0))
+    assert not isinstance(checked, np.ma.MaskedArray)
+    np.testing.assert_array_equal(checked[..., 0], plane)
 
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int16", "uint16", "int64", "float16", "float32", "float64"])

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from runtime.errors import InputError
 from runtime.preprocess import normalize_contrast
 from runtime.slides import ArrayReader, contrast
-from runtime.slides.contrast import context_of, has_signal, normalize_part, part_extents, sample_slide
+from runtime.slides.contrast import (
+    context_of,
+    has_signal,
+    normalize_part,
+    part_extents,
+    read_extent,
+    sample_slide,
+)
 
 
 def noisy(shape: tuple[int, ...], dtype: str, seed: int = 0) -> NDArray[Any]:
@@ -89,6 +96,16 @@ def test_unreadable_parts_are_left_out(monkeypatch: pytest.MonkeyPatch, caplog: 
     reader.least = 0
     with pytest.raises(InputError, match="truncated"):
         sample_slide(reader)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_parts_with_missing_pixels_are_named(masked: bool) -> None:
+    image = noisy((40, 30), "float32")
+    image[3, 4] = np.nan
+    reader = ArrayReader(np.ma.masked_invalid(image) if masked else image, "slide")
+    what = "1 masked of 320 values" if masked else "1 of 320 pixels with NaN"
+    with pytest.raises(InputError, match=f"slide, rows 0-16, columns 0-20, has {what}"):
+        read_extent(reader, (0, 0, 16, 20))
 
 
 def test_faint_cells_are_signal_and_noise_is_not() -> None:
