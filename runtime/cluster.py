@@ -28,6 +28,9 @@ RESTART_SECONDS = 600
 QUEUED_PER_WORKER = 4
 """Pieces that wait for each worker; all of a large job would fill the scheduler."""
 
+_READER = "tifffile"
+"""Logger of the package that reads TIFF."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -119,6 +122,7 @@ def run_on_cluster(
             client = stack.enter_context(Client(address, set_as_default=False, timeout=CONNECT_SECONDS))
         except (OSError, ValueError) as error:
             raise JobError(f"cluster {cluster} cannot be reached ({error}); check its address.") from error
+        stack.enter_context(_level_of_readers(client))
         waiting = enumerate(pieces)
         of: dict[str, Piece] = {}
         running = as_completed(loop=client.loop)
@@ -143,6 +147,31 @@ def run_on_cluster(
             yield future.result() if raised is None else failed(piece, raised)
             future.release()
             fill()
+
+
+@contextmanager
+def _level_of_readers(client: Any) -> Iterator[None]:
+    """The workers log as little of what tifffile says of files as this process does, those too that come later."""
+    from distributed import WorkerPlugin
+
+    wanted = logging.getLogger(_READER).level
+
+    class Level(WorkerPlugin):  # type: ignore[misc]  # Dask is not looked into
+        name = f"{_READER}-{client.id}"
+
+        def setup(self, worker: Any) -> None:
+            self.before = logging.getLogger(_READER).level
+            logging.getLogger(_READER).setLevel(wanted)
+
+        def teardown(self, worker: Any) -> None:
+            logging.getLogger(_READER).setLevel(self.before)
+
+    client.register_plugin(Level())
+    try:
+        yield
+    finally:
+        if client.status == "running":  # a cluster that was lost is not asked
+            client.unregister_worker_plugin(Level.name)
 
 
 @contextmanager

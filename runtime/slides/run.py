@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -95,7 +96,8 @@ def segment_slide(
     engines, settings, options = engines or EngineSpec(), settings or SlideSettings(), options or RunOptions()
     config = (config or engines.default_config()).at_pixel_size(reader.pixel_size_um, reader.name)
     check_format(settings.labels_format)
-    out, stem = Path(out), name or result_name(Path(reader.name))
+    out = Path(os.path.abspath(out)) if options.remote else Path(out)
+    stem = name or result_name(Path(reader.name))
     directory = out / f"{stem}{JOB_ENDING}"
     labels, table = labels_path(out, stem, settings.labels_format), out / f"{stem}_cells.csv"
     with disk_full_named(directory):

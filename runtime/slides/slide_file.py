@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ class SlideFile:
 
     def __reduce__(self) -> tuple[Any, ...]:
         choices = {**self._choice, **self._opening, "pixel_size_um": self._pixel_size_um}
-        return _opened, (self._path, choices)
+        return _opened, (Path(os.path.abspath(self._path)), choices)
 
 
 def open_slide(path: Path, files: FileOptions) -> SlideFile:

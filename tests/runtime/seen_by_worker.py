@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -18,6 +19,7 @@ class Seen:
     worker: int
     pid: int
     gpus: str | None
+    reader_level: int
 
 
 def seen(deadly: Path | None) -> Seen:
@@ -29,4 +31,4 @@ def seen(deadly: Path | None) -> Seen:
         written.rename(deadly)  # whoever looks sees all of it
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.02)  # so that no worker does all of them
-    return Seen(worker, os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return Seen(worker, os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"), logging.getLogger("tifffile").level)

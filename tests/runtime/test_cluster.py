@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 
 from benchmarks.made_slide import MadeSlide, PerfectEngines
@@ -18,7 +20,7 @@ from runtime.backends.base import BackendOptions
 from runtime.backends.gpus import VISIBLE
 from runtime.cluster import ClusterOptions, check_cluster, run_on_cluster
 from runtime.engine_spec import SegmenterSpec
-from runtime.slides import RunOptions, segment_slide
+from runtime.slides import RunOptions, SlideFile, SlideSettings, segment_slide
 from tests.runtime.test_gpus import fake_smi
 
 distributed = pytest.importorskip("distributed")
@@ -41,8 +43,20 @@ def not_done(piece: object, error: BaseException) -> NoReturn:
     raise error
 
 
+@pytest.fixture
+def quiet() -> Iterator[int]:
+    """What is said of files is not shown in this process."""
+    logger = logging.getLogger("tifffile")
+    before, level = logger.level, logging.CRITICAL
+    logger.setLevel(level)
+    yield level
+    logger.setLevel(before)
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_workers_have_gpus_in_turn_and_keep_them_when_they_die(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_have_gpus_in_turn_and_keep_them_when_they_die(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: int
+) -> None:
     fake_smi(tmp_path, monkeypatch, "GPU 0: A (UUID: GPU-a)\nGPU 1: B (UUID: GPU-b)\n")
     died, told, end = tmp_path / "died", set[Seen](), time.monotonic() + SECONDS
 
@@ -63,6 +77,7 @@ def test_workers_have_gpus_in_turn_and_keep_them_when_they_die(tmp_path: Path, m
         told.add(one)
     assert again()
     assert {(one.worker, one.gpus) for one in told} == {(0, "GPU-a"), (1, "GPU-b"), (2, "GPU-a")}
+    assert {one.reader_level for one in told} == {quiet}, "of the worker that was started again, too"
     assert VISIBLE not in os.environ, "this process sees all of them"
 
 
@@ -71,6 +86,23 @@ def test_workers_of_the_cpu_see_what_their_parent_sees(monkeypatch: pytest.Monke
     options = ClusterOptions(cluster="local", workers=1)
     told = run_on_cluster(seen, [None], failed=not_done, options=options, engines=PerfectEngines())
     assert [one.gpus for one in told] == ["3,GPU-8932f937"]
+
+
+def test_a_cluster_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: int) -> None:
+    """Its workers find relative paths though they work in another directory; afterwards they log as before."""
+    (tmp_path / "workers").mkdir()
+    np.save(tmp_path / "slide.npy", np.eye(80, dtype=np.uint8))
+    monkeypatch.chdir(tmp_path / "workers")
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        monkeypatch.chdir(tmp_path)
+        options = RunOptions(cluster=cluster.scheduler_address)
+        cut = SlideSettings(tile_px=50, overlap_px=20)
+        done = segment_slide(SlideFile("slide.npy"), "out", engines=PerfectEngines(), settings=cut, options=options)
+        assert (done.tiles, done.failed) == (4, ())
+        told = run_on_cluster(seen, [None], failed=not_done, options=options, engines=PerfectEngines())
+        assert [one.reader_level for one in told] == [quiet]
+        with distributed.Client(cluster.scheduler_address, set_as_default=False) as client:
+            assert client.submit(seen, None).result().reader_level == logging.NOTSET
 
 
 class Begun(Exception):
