@@ -60,23 +60,26 @@ def _load_command(entry: EntryPoint) -> Any:
 
     The other commands, and the list of them, work all the same.
     """
-    package = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    package.callback()(_nothing)  # makes it a group, whatever it holds
     try:
-        command = entry.load()
-    except Exception as error:  # whatever an import of somebody else's code may raise
+        return _command_of(entry.name, entry.load())
+    except Exception as error:  # whatever an import of somebody else's code, or typer about it, may raise
         _log.warning("command %r (%s) cannot be loaded: %s: %s", entry.name, entry.value, type(error).__name__, error)
         loose = {"allow_extra_args": True, "ignore_unknown_options": True}
-        package.command(entry.name, help="Cannot be loaded.", add_help_option=False, context_settings=loose)(
-            _refusal(entry, error)
+        return _command_of(
+            entry.name, _refusal(entry, error), help="Cannot be loaded.", add_help_option=False, context_settings=loose
         )
+
+
+def _command_of(name: str, command: Any, **settings: Any) -> Any:
+    """A function, or a ``Typer``, as a command."""
+    package = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    package.callback()(_nothing)  # makes it a group, whatever it holds
+    if isinstance(command, typer.Typer):
+        package.add_typer(command, name=name)
     else:
-        if isinstance(command, typer.Typer):
-            package.add_typer(command, name=entry.name)
-        else:
-            package.command(entry.name)(command)
+        package.command(name, **settings)(command)
     group: Any = typer.main.get_command(package)
-    return group.commands[entry.name]
+    return group.commands[name]
 
 
 def _nothing() -> None:

@@ -265,17 +265,21 @@ def test_engines_without_a_detector_are_refused_at_once(folder: Path) -> None:
 
 @pytest.fixture
 def plugins(tmp_path: Path) -> Path:
-    """A path with two further commands; importing either leaves a trace, and 'broken' and 'lacking' then fail."""
+    """A path with further commands; importing one leaves a trace, and 'broken' and 'lacking' then fail.
+
+    'odd' is no function that a command can be made of.
+    """
     root = tmp_path / "plugins"
     info = root / "plugin-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
-    names = ("broken", "lacking", "working")
+    names = ("broken", "lacking", "odd", "working")
     lines = [f"{name} = plugin_{name}:command" for name in names]
     (info / "entry_points.txt").write_text("\n".join(["[cellsam_engine.commands]", *lines, ""]))
     trace = "from pathlib import Path\nPath(__file__).with_suffix('.loaded').touch()\n"
     (root / "plugin_broken.py").write_text(trace + "raise RuntimeError('of no use')\n")
     (root / "plugin_lacking.py").write_text(trace + "import no_such_package\n")
+    (root / "plugin_odd.py").write_text(trace + "def command(word: dict[str, int]) -> None: ...\n")
     (root / "plugin_working.py").write_text(trace + "def command(word: str) -> None:\n    print('works', word)\n")
     return root
 
@@ -295,13 +299,26 @@ def test_own_commands_load_no_others(plugins: Path, small_engines: Path) -> None
 def test_a_broken_command_is_listed_and_breaks_no_other(plugins: Path) -> None:
     done = run("--help", path=plugins)
     assert done.returncode == 0
-    for name in ("segment", "info", "export", "verify", "train", "data", "evaluate", "broken", "lacking", "working"):
+    for name in (
+        "segment",
+        "info",
+        "export",
+        "verify",
+        "train",
+        "data",
+        "evaluate",
+        "broken",
+        "lacking",
+        "odd",
+        "working",
+    ):
         assert re.search(rf"^\W*{name}\b", done.stdout, re.MULTILINE), (name, done.stdout)
     assert "command 'broken' (plugin_broken:command) cannot be loaded: RuntimeError: of no use" in done.stderr
-    called = run("broken", "--option", "word", path=plugins)
-    assert called.returncode == 1
-    assert "error: command 'broken' cannot be loaded (of no use)" in called.stderr
-    assert "Traceback" not in called.stderr
+    for name, reason in (("broken", "of no use"), ("odd", "Type not yet supported: dict")):
+        called = run(name, "--option", "word", path=plugins)
+        assert called.returncode == 1
+        assert f"error: command '{name}' cannot be loaded ({reason}" in called.stderr
+        assert "Traceback" not in called.stderr
 
 
 def test_a_missing_package_is_named_for_the_command_that_lacks_it(plugins: Path) -> None:
