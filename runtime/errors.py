@@ -37,6 +37,10 @@ class JobError(SegmenterError):
     """A job that cannot be begun, gone on with or finished."""
 
 
+CAUGHT = (SegmenterError, OSError, MemoryError, RuntimeError, ValueError)
+"""What a damaged file, a full memory or disk, or a backend raise: one image or tile fails, the others go on."""
+
+
 def reason_of(error: BaseException, image: Path | None = None) -> str:
     """What an error says, in words of the user; the file that an ``OSError`` is about only if it is not ``image``."""
     if isinstance(error, OSError) and error.strerror:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from runtime.config import SegmentConfig
 from runtime.engine_spec import loaded_segmenter
-from runtime.errors import ImageTooLargeError, reason_of
+from runtime.errors import CAUGHT, ImageTooLargeError, reason_of
 from runtime.folders.records import Records
 from runtime.folders.run import FolderOptions
-from runtime.folders.work import CAUGHT, ImageWork, Target
+from runtime.folders.work import ImageWork, Target
+from runtime.memory import peak_mib
 from runtime.segment_files import FileOptions, check_size, opened, read_file
 from runtime.segmenter import Segmenter
 from runtime.tiling import grid_at_scale
@@ -142,9 +142,5 @@ def _seconds(sample: Planned, segmenter: Segmenter, config: SegmentConfig, files
 
 def _memory_mib(more_pixels: int) -> float | None:
     """The peak so far, and what the largest image takes beyond the one that was timed."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
-    return kib / 1024 + more_pixels * _PIXEL_BYTES / (1 << 20)
+    peak = peak_mib()
+    return None if peak is None else peak + more_pixels * _PIXEL_BYTES / (1 << 20)

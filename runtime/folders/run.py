@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from runtime.cluster import ClusterOptions, run_on_cluster
-from runtime.errors import reason_of
+from runtime.errors import CAUGHT, reason_of
 from runtime.folders.records import Records
-from runtime.folders.work import CAUGHT, ImageDone, ImageWork, Target
+from runtime.folders.work import ImageDone, ImageWork, Target
 from runtime.ordered import in_order
 from runtime.outputs.formats import DEFAULT_FORMATS
 from runtime.progress import Step

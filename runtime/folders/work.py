@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from runtime.config import SegmentConfig
 from runtime.engine_spec import SegmenterSpec, loaded_segmenter
-from runtime.errors import ImageTooLargeError, SegmenterError, reason_of
+from runtime.errors import CAUGHT, ImageTooLargeError, reason_of
 from runtime.results import Segmentation
 from runtime.segment_files import FileOptions, ReadImage, read_file, write_results
 
@@ -19,9 +19,6 @@ Target = tuple[Path, Path]
 
 SMALL_VALUES = 16_000_000
 """Images with more values than this are segmented one at a time: several copies of each are held."""
-
-CAUGHT = (SegmenterError, OSError, MemoryError, RuntimeError, ValueError)
-"""What a damaged file, a full memory or disk, or a backend raise."""
 
 _ONE_LARGE = threading.Lock()
 

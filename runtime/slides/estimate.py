@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 
 from runtime.config import SegmentConfig
+from runtime.memory import peak_mib
 from runtime.readers import ImageReader
 from runtime.slides.engines import EngineSource, loaded
 from runtime.slides.join import TILES_BYTES
@@ -56,10 +56,6 @@ def estimate(reader: ImageReader, engines: EngineSource, config: SegmentConfig, 
 
 def _memory_mib(plan: SlidePlan, settings: SlideSettings) -> float | None:
     """The peak so far, the tiles that are held together, and what stitching keeps."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    peak = peak_mib()
     together = settings.tiles_together * plan.grid.side**2 * _NORMALIZED_BYTES
-    return kib / 1024 + (together + TILES_BYTES) / (1 << 20)
+    return None if peak is None else peak + (together + TILES_BYTES) / (1 << 20)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.config import SegmentConfig
-from runtime.errors import JobError, SegmenterError
+from runtime.errors import CAUGHT, JobError
 from runtime.joining import Extent, TileCells
 from runtime.readers import ImageReader
 from runtime.slides.contrast import has_signal, read_extent
@@ -22,9 +22,6 @@ F32 = NDArray[np.float32]
 
 Failures = tuple[tuple[int, str], ...]
 """Places of tiles, and why they have no result."""
-
-CAUGHT = (SegmenterError, OSError, MemoryError, RuntimeError, ValueError)
-"""What a damaged file, a full memory or a backend raise."""
 
 
 @dataclass(frozen=True, slots=True)
