@@ -21,12 +21,13 @@ from rich.table import Table
 from benchmarks.measure import Stages, percentiles_ms, write_record
 from runtime import BackendOptions, SegmentConfig, Segmenter
 from runtime.assembly import Assembly
-from runtime.backends.base import ON_GPU, CpuPrecision
+from runtime.backends.base import BACKENDS, ON_GPU
 from runtime.boxes import LOGITS_PER_TOKEN, select_boxes
 from runtime.builtin import sample_images
 from runtime.console import fail
 from runtime.errors import ConfigError, SegmenterError
 from runtime.files import read_image
+from runtime.options import CpuPrecisionOption, EngineOption, ThreadsOption, fail_of_usage
 from runtime.preprocess import branch_inputs, normalize_contrast
 from training.evaluation.matching import find_overlaps
 
@@ -117,21 +118,28 @@ def whole_views(config: SegmentConfig) -> SegmentConfig:
     return replace(config, view_diameter_px=None, diameter_px=None)
 
 
+def _known(backends: list[str] | None) -> list[str] | None:
+    for name in backends or ():
+        if name not in BACKENDS:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, BACKENDS))}.")
+    return backends
+
+
 def bench_command(
-    engine: Annotated[
-        Path | None, typer.Option(help="Engine directory; default: the built-in nano model.", metavar="DIR")
+    engine: EngineOption = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(help="As in 'segment'; repeatable; default: auto.", callback=_known)
     ] = None,
-    backend: Annotated[list[str] | None, typer.Option(help="Repeatable; default: auto.")] = None,
-    cpu_precision: Annotated[CpuPrecision, typer.Option(help="As in 'segment'.")] = "auto",
+    cpu_precision: CpuPrecisionOption = "auto",
     cuda_graphs: Annotated[
         bool, typer.Option("--cuda-graphs", help="Also measure the backend 'cuda' with CUDA graphs, beside it without.")
     ] = False,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; default, one per core.", min=1)] = None,
+    threads: ThreadsOption = None,
     size: Annotated[list[int] | None, typer.Option(help="Side of the images, pixels; repeatable; 512.", min=16)] = None,
     cells: Annotated[
         list[int] | None, typer.Option(help="Cells per image; repeatable; 0, 10, 100, 300, 1000.", min=0)
     ] = None,
-    warmup: Annotated[int, typer.Option(help="Runs of every case before those.", min=0)] = 1,
+    warmup: Annotated[int, typer.Option(help="Runs of every case that are not counted.", min=0)] = 1,
     runs: Annotated[int, typer.Option(help="Counted runs of every case.", min=1)] = 5,
     images: Annotated[int, typer.Option(help="Images of a throughput run; 0 for none.", min=0)] = 16,
     out: Annotated[Path | None, typer.Option(help="Directory for the record and plots.", metavar="DIR")] = None,
@@ -145,6 +153,8 @@ def bench_command(
         throughput = measure_throughput(segmenters, size or [512], images)
         with_boxes = {name: one for name, one in segmenters.items() if one.manifest.has_detector}
         agreement = measure_agreement(with_boxes) if with_boxes else []
+    except ConfigError as error:
+        fail_of_usage(error)
     except SegmenterError as error:
         fail(error)
     _show(latency, throughput, agreement)

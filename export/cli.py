@@ -9,6 +9,7 @@ import typer
 from numpy.typing import NDArray
 
 from export.errors import VerificationError
+from runtime.backends.base import BackendName
 from runtime.config import SegmentConfig, read_settings
 from runtime.console import errors, fail
 from runtime.errors import SegmenterError
@@ -17,7 +18,7 @@ from runtime.manifest import Precision, describe_check
 from runtime.preprocess import Profile
 
 IMAGE: Any = typer.Option(
-    help="Image to compare engines and PyTorch on: PNG, JPEG, TIFF or npy; default: a built-in one of nuclei.",
+    help="Image that the result is checked on: PNG, JPEG, TIFF or npy; default: a built-in one of nuclei.",
     metavar="FILE",
     readable=False,  # reported like every other reason why an image cannot be read
 )
@@ -93,7 +94,7 @@ def verify_command(
         ),
     ] = None,
     backend: Annotated[
-        str,
+        BackendName,
         typer.Option(
             help="What runs the engines, as in 'segment'; on others than cpu, engines are held to the gates of half "
             "precision. PyTorch stays on the CPU in float32."

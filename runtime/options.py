@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from runtime.backends.base import BackendOptions, CpuPrecision
+from runtime.backends.base import BackendName, BackendOptions, CpuPrecision
 from runtime.cluster import ClusterOptions
 from runtime.console import fail
 from runtime.errors import ConfigError
@@ -29,6 +29,23 @@ def _no_file(path: Path) -> Path:
 
 OutOption = Annotated[
     Path, typer.Option(help="Directory for the results; made if need be.", metavar="DIR", callback=_no_file)
+]
+EngineOption = Annotated[
+    Path | None,
+    typer.Option(help="Engine directory, made by 'export'; default: the built-in nano model.", metavar="DIR"),
+]
+BackendOption = Annotated[
+    BackendName,
+    typer.Option(
+        help="What runs the engines: cpu (onnxruntime), openvino (CPU), cuda (onnxruntime, NVIDIA GPU), tensorrt "
+        "(NVIDIA GPU, with plans that 'build' made on this machine), or auto, the fastest of them here."
+    ),
+]
+CpuPrecisionOption = Annotated[
+    CpuPrecision, typer.Option(help="openvino: compute in fp32 or bf16; auto, bf16 where the processor has it.")
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option(help="CPU threads of each process; default: one per physical core.", min=1)
 ]
 NuclearOption = Annotated[
     str | None, typer.Option(help="Channel of the nuclei, by name or number from 0.", metavar="CHANNEL")
@@ -53,6 +70,10 @@ DiameterUmOption = Annotated[
         min=0.001,
     ),
 ]
+BoxThresholdOption = Annotated[
+    float | None,
+    typer.Option(help=f"Base cut on box scores, in [0, 1]; up to 1.5 in adaptive mode; {FROM_MANIFEST}."),
+]
 NmsIouOption = Annotated[
     float | None,
     typer.Option(help=f"Drop boxes that overlap a better one by more than this IoU; 1 keeps all; {FROM_MANIFEST}."),
@@ -62,6 +83,9 @@ IouThresholdOption = Annotated[
 ]
 MaskThresholdOption = Annotated[
     float | None, typer.Option(help=f"Least probability of a mask's pixel, in (0, 1); {FROM_MANIFEST}.")
+]
+MinAreaOption = Annotated[
+    int | None, typer.Option(help=f"Least area of a cell, pixels; 0 keeps all; {FROM_MANIFEST}.", min=0)
 ]
 
 ClusterOption = Annotated[

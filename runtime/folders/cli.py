@@ -11,26 +11,31 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runtime.backends.base import BackendName, CpuPrecision
 from runtime.cluster import check_cluster
 from runtime.config import BoxThresholdMode, MaskWindow, Overlap, changed
 from runtime.console import errors, fail
 from runtime.errors import ConfigError, SegmenterError
 from runtime.options import (
     FROM_MANIFEST,
+    BackendOption,
+    BoxThresholdOption,
     ClusterOption,
+    CpuPrecisionOption,
     CudaGraphsOption,
     DiameterUmOption,
+    EngineOption,
     InvertOption,
     IouThresholdOption,
     MaskThresholdOption,
     MembraneOption,
+    MinAreaOption,
     NmsIouOption,
     NuclearOption,
     OutOption,
     PixelSizeOption,
     RgbOption,
     SeriesOption,
+    ThreadsOption,
     TimeOption,
     WorkersOption,
     ZOption,
@@ -46,11 +51,6 @@ if TYPE_CHECKING:
     from runtime.folders.run import FolderOptions
     from runtime.folders.work import ImageDone, ImageWork, Target
 
-EngineDir = Annotated[
-    Path | None,
-    typer.Option(help="Engine directory, made by 'export'; default: the built-in nano model.", metavar="DIR"),
-]
-
 DISK_FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT)))
 
 Failure = tuple[Path, str]
@@ -62,12 +62,12 @@ def segment_command(
         list[Path],
         typer.Argument(
             help="Images: TIFF, OME-TIFF, OME-Zarr, PNG, JPEG, npy or whole slides; directories of them; patterns.",
-            metavar="IMAGE...",
+            metavar="IMAGE",
             readable=False,
         ),
     ],
     out: OutOption,
-    engine: EngineDir = None,
+    engine: EngineOption = None,
     formats: Annotated[
         list[str] | None,
         typer.Option(
@@ -87,18 +87,10 @@ def segment_command(
     pixel_size: PixelSizeOption = None,
     recursive: Annotated[bool, typer.Option("--recursive", help="Look into directories of directories.")] = False,
     overlay: Annotated[bool, typer.Option(help="Also write NAME_overlay.png: the image with outlined cells.")] = False,
-    backend: Annotated[
-        BackendName,
-        typer.Option(
-            help="What runs the engines: cpu (onnxruntime), openvino (CPU), cuda (onnxruntime, NVIDIA GPU), tensorrt "
-            "(NVIDIA GPU, with plans that 'build' made on this machine), or auto, the fastest of them here."
-        ),
-    ] = "auto",
-    cpu_precision: Annotated[
-        CpuPrecision, typer.Option(help="openvino: compute in fp32 or bf16; auto, bf16 where the processor has it.")
-    ] = "auto",
+    backend: BackendOption = "auto",
+    cpu_precision: CpuPrecisionOption = "auto",
     cuda_graphs: CudaGraphsOption = False,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; default: one per physical core.", min=1)] = None,
+    threads: ThreadsOption = None,
     cluster: ClusterOption = None,
     workers: WorkersOption = None,
     resume: Annotated[
@@ -128,10 +120,7 @@ def segment_command(
             min=0,
         ),
     ] = None,
-    box_threshold: Annotated[
-        float | None,
-        typer.Option(help=f"Base cut on box scores, in [0, 1]; up to 1.5 in adaptive mode; {FROM_MANIFEST}."),
-    ] = None,
+    box_threshold: BoxThresholdOption = None,
     box_threshold_mode: Annotated[
         BoxThresholdMode | None,
         typer.Option(
@@ -155,9 +144,7 @@ def segment_command(
             f"the highest index; {FROM_MANIFEST}."
         ),
     ] = None,
-    min_area: Annotated[
-        int | None, typer.Option(help=f"Least area of a cell, pixels; 0 keeps all; {FROM_MANIFEST}.", min=0)
-    ] = None,
+    min_area: MinAreaOption = None,
     fill_holes: Annotated[bool | None, typer.Option(help=f"Fill holes inside cells; {FROM_MANIFEST}.")] = None,
 ) -> None:
     """Segment images: NAME_labels.tif (0 = background, 1..n cells) and NAME_cells.csv (boxes and scores) each.

@@ -7,25 +7,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from runtime.backends.base import BackendName, CpuPrecision
 from runtime.cluster import ClusterOptions
 from runtime.config import changed
 from runtime.console import errors, fail
 from runtime.errors import ConfigError, SegmenterError
 from runtime.options import (
+    BackendOption,
+    BoxThresholdOption,
     ClusterOption,
+    CpuPrecisionOption,
     CudaGraphsOption,
     DiameterUmOption,
+    EngineOption,
     InvertOption,
     IouThresholdOption,
     MaskThresholdOption,
     MembraneOption,
+    MinAreaOption,
     NmsIouOption,
     NuclearOption,
     OutOption,
     PixelSizeOption,
     RgbOption,
     SeriesOption,
+    ThreadsOption,
     TimeOption,
     WorkersOption,
     ZOption,
@@ -34,6 +39,7 @@ from runtime.options import (
     file_options,
 )
 from runtime.progress import JobProgress, duration
+from runtime.slides.settings import LabelsFormat, SlideSettings
 
 if TYPE_CHECKING:
     from runtime.slides.estimate import Estimate
@@ -41,16 +47,15 @@ if TYPE_CHECKING:
 
 def segment_slide_command(
     slide: Annotated[
-        Path, typer.Argument(help="Slide: what 'segment' takes; only the parts that are needed are read.")
+        Path,
+        typer.Argument(help="Slide: what 'segment' takes; only the parts that are needed are read.", metavar="SLIDE"),
     ],
     out: OutOption,
-    engine: Annotated[
-        Path | None, typer.Option(help="Engine directory; default: the built-in nano model.", metavar="DIR")
-    ] = None,
-    backend: Annotated[BackendName, typer.Option(help="What runs the engines; see 'segment'.")] = "auto",
-    cpu_precision: Annotated[CpuPrecision, typer.Option(help="openvino: compute in fp32 or bf16.")] = "auto",
+    engine: EngineOption = None,
+    backend: BackendOption = "auto",
+    cpu_precision: CpuPrecisionOption = "auto",
     cuda_graphs: CudaGraphsOption = False,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of each process.", min=1)] = None,
+    threads: ThreadsOption = None,
     nuclear: NuclearOption = None,
     membrane: MembraneOption = None,
     rgb: RgbOption = False,
@@ -77,20 +82,18 @@ def segment_slide_command(
     overlap: Annotated[
         int | None, typer.Option(help="Least overlap of tiles, slide pixels; default: 2.5 diameters.", min=0)
     ] = None,
-    box_threshold: Annotated[
-        float | None, typer.Option(help="Base cut on box scores; default: the manifest's.")
-    ] = None,
+    box_threshold: BoxThresholdOption = None,
     nms_iou: NmsIouOption = None,
     iou_threshold: IouThresholdOption = None,
     mask_threshold: MaskThresholdOption = None,
-    min_area: Annotated[
-        int | None, typer.Option(help="Least area of a cell, pixels; default: the manifest's.", min=0)
-    ] = None,
+    min_area: MinAreaOption = None,
     min_contrast: Annotated[
         float | None,
         typer.Option(help="Skip tiles that vary by less than this share of the slide's range; 0: only constant ones."),
     ] = None,
-    labels_format: Annotated[str, typer.Option(help="Label image: tiff (tiled BigTIFF) or zarr (OME-Zarr).")] = "tiff",
+    labels_format: Annotated[
+        LabelsFormat, typer.Option(help="Label image: tiff (tiled BigTIFF) or zarr (OME-Zarr).")
+    ] = "tiff",
     cluster: ClusterOption = None,
     workers: WorkersOption = None,
     dry_run: Annotated[
@@ -109,7 +112,6 @@ def segment_slide_command(
     from runtime.slides.engines import EngineSpec
     from runtime.slides.estimate import estimate
     from runtime.slides.run import RunOptions, segment_slide
-    from runtime.slides.settings import SlideSettings
     from runtime.slides.slide_file import open_slide
 
     given = {
@@ -136,8 +138,7 @@ def segment_slide_command(
         )
         config = changed(spec.default_config(), given)
         settings = SlideSettings(
-            labels_format=labels_format,  # type: ignore[arg-type]
-            **{name: value for name, value in of_tiles.items() if value is not None},
+            labels_format=labels_format, **{name: value for name, value in of_tiles.items() if value is not None}
         )
         files = file_options(
             series=series, time=time, z=z, nuclear=nuclear, membrane=membrane, rgb=rgb, pixel_size=pixel_size

@@ -58,10 +58,14 @@ def test_the_command_measures_every_case(small_engines: Path, tmp_path: Path) ->
     assert str(tmp_path) not in path.read_text(), "no paths of this machine"
 
 
-def test_an_unknown_backend_is_refused(small_engines: Path) -> None:
-    result = CliRunner().invoke(app, ["bench", "--engine", str(small_engines), "--backend", "gpu"])
-    assert result.exit_code == 1
-    assert "backend is 'gpu'" in result.output
+def test_an_unknown_backend_is_wrong_usage() -> None:
+    for wrong, said in (
+        ("gpu", "'gpu' is not one of 'auto', 'cpu'"),
+        ("cpu", "--cuda-graphs is for the backend 'cuda'"),
+    ):
+        arguments = ["--backend", wrong, "--cuda-graphs"]
+        result = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["bench", *arguments])
+        assert (result.exit_code, said in result.output) == (2, True), result.output
 
 
 def test_graphs_are_measured_beside_runs_without(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,8 @@ def test_the_backend_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
         done = CliRunner().invoke(app, ["verify", "engines", "--checkpoint", "weights.pt", *given])
         assert done.exit_code == 0, done.stderr
     assert seen == ["cpu", "cuda"]
+    done = CliRunner().invoke(app, ["verify", "engines", "--checkpoint", "weights.pt", "--backend", "gpu"])
+    assert (done.exit_code, "'gpu' is not one of" in done.stderr) == (2, True)
 
 
 def test_an_unknown_backend_is_refused_before_the_work(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from runtime.backends.base import CpuPrecision
 from runtime.console import errors, fail
 from runtime.errors import InputError, SegmenterError
+from runtime.options import BackendOption, CpuPrecisionOption, EngineOption, ThreadsOption
 from training.evaluation.baseline import segment_classical
 from training.evaluation.coco import require_library
 from training.evaluation.compare import Column, comparison_markdown, make_column, write_comparison
@@ -49,14 +49,11 @@ Split = Annotated[str, typer.Option(help="Part of a 'data build' output.")]
 def run(
     data: DataDir,
     out: OutDir,
-    engine: Annotated[
-        Path | None,
-        typer.Option(help="Engine directory, made by 'export'; default: the built-in nano model.", metavar="DIR"),
-    ] = None,
+    engine: EngineOption = None,
     name: Annotated[str, typer.Option(help="Name of the model in tables.")] = "CellSAM",
-    backend: Annotated[str, typer.Option(help="As in 'segment'.")] = "auto",
-    cpu_precision: Annotated[CpuPrecision, typer.Option(help="As in 'segment'.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads; default, one per core.", min=1)] = None,
+    backend: BackendOption = "auto",
+    cpu_precision: CpuPrecisionOption = "auto",
+    threads: ThreadsOption = None,
     baseline: Annotated[Path | None, typer.Option(help="Report to show beside, from 'evaluate baseline'.")] = None,
     held_out: Annotated[
         list[str] | None, typer.Option(help="Dataset the model was not trained on; scored apart, as zero-shot.")
@@ -106,7 +103,7 @@ def tune(
     dataset: Datasets = None,
     split: Split = "val",
     iou: Annotated[float, typer.Option(help="IoU of the F1 that is raised.")] = PRIMARY_IOU,
-    backend: Annotated[str, typer.Option(help="As in 'segment'.")] = "auto",
+    backend: BackendOption = "auto",
     scale: Annotated[
         bool, typer.Option(help="Also choose the diameter at which cells are shown: whole images or tiles.")
     ] = False,

@@ -37,6 +37,12 @@ def small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "BaselineGrid", lambda: small)
 
 
+@pytest.mark.parametrize("command", ["run", "tune"])
+def test_an_unknown_backend_is_wrong_usage(command: str, tmp_path: Path) -> None:
+    result = call(command, "--engine", "e", "--data", "d", "--out", tmp_path / "out", "--backend", "gpu")
+    assert (result.exit_code, "'gpu' is not one of" in result.output) == (2, True), result.output
+
+
 @pytest.mark.usefixtures("small_grid")
 def test_baseline_then_engines_beside_it(data: Path, small_engines: Path, tmp_path: Path) -> None:
     out = tmp_path / "baseline"
