@@ -80,7 +80,7 @@ def check_image(image: ArrayLike, name: str = "image") -> NDArray[np.generic]:
         raise InputError(
             f"{name} has {bad} of {pixels} pixels with NaN or infinite values; expected finite numbers. Give those a "
             "value, such as that of the background, and save the image again (Fiji: Process > Noise > Remove NaNs; "
-            "Python: np.nan_to_num(image))."
+            "Python: np.nan_to_num(image, posinf=0, neginf=0))."
         )
     return array
 
