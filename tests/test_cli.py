@@ -279,7 +279,7 @@ def plugins(tmp_path: Path) -> Path:
     trace = "from pathlib import Path\nPath(__file__).with_suffix('.loaded').touch()\n"
     (root / "plugin_broken.py").write_text(trace + "raise RuntimeError('of no use')\n")
     (root / "plugin_lacking.py").write_text(trace + "import no_such_package\n")
-    (root / "plugin_odd.py").write_text(trace + "def command(word: dict[str, int]) -> None: ...\n")
+    (root / "plugin_odd.py").write_text(trace + "def command(words: list[list[int]]) -> None: ...\n")
     (root / "plugin_working.py").write_text(trace + "def command(word: str) -> None:\n    print('works', word)\n")
     return root
 
@@ -314,7 +314,7 @@ def test_a_broken_command_is_listed_and_breaks_no_other(plugins: Path) -> None:
     ):
         assert re.search(rf"^\W*{name}\b", done.stdout, re.MULTILINE), (name, done.stdout)
     assert "command 'broken' (plugin_broken:command) cannot be loaded: RuntimeError: of no use" in done.stderr
-    for name, reason in (("broken", "of no use"), ("odd", "Type not yet supported: dict")):
+    for name, reason in (("broken", "of no use"), ("odd", "List types with complex sub-types")):
         called = run(name, "--option", "word", path=plugins)
         assert called.returncode == 1
         assert f"error: command '{name}' cannot be loaded ({reason}" in called.stderr
