@@ -227,9 +227,7 @@ def _view(
     return left, top, left + width, top + height
 
 
-def _rotated(
-    plane: NDArray[Any], degrees: float, box: tuple[float, ...], method: Image.Resampling
-) -> NDArray[Any]:
+def _rotated(plane: NDArray[Any], degrees: float, box: tuple[float, ...], method: Image.Resampling) -> NDArray[Any]:
     """Rotate a plane about the middle of a rectangle; what comes from outside the plane is 0."""
     centre = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
     return np.asarray(Image.fromarray(plane).rotate(degrees, method, center=centre))
