@@ -8,9 +8,12 @@ ViT-B has them: 12 heads of 64 channels over 64 x 64 tokens, or over 25 windows 
 ``bias``       logits plus the bias, broadcast over rows and columns (Li et al. 2022, section 4.1).
 ``folded``     the bias inside the product: queries extended by it, keys by one-hot codes of their row and column.
 ``Attention``  the folded queries and keys in one ``Attention`` operator of ONNX opset 23.
-``MultiHeadAttention``  the same in onnxruntime's operator of that name.
+``MultiHeadAttention``  the same in onnxruntime's operator of that name, heads widened to a multiple of 8 channels.
+``padded``     so, too, and values widened to the channels of the queries, as flash attention wants it.
 
-The first two are also timed in the whole ViT-B encoder (random weights), where what precedes and follows them counts.
+The whole ViT-B encoder (random weights), where what precedes and follows them counts, is timed with ``bias``,
+``folded``, and ``fused``, which is the form of ``export --attention fused``: in float16 ``padded``, else
+``MultiHeadAttention``.
 On a CPU, models and arrays are float32. On a GPU, models are float16, typed as the engines are, with the runtime's
 options; inputs lie on the GPU before the clock starts, and outputs stay there.
 """
@@ -22,8 +25,9 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -32,7 +36,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.measure import percentiles_ms, write_record
-from export.graphs import EncoderGraph
+from export.graphs import EncoderGraph, Form
+from export.graphs.fused import aligned
 from export.graphs.half import halve
 from export.onnx_file import write_onnx
 from export.stages import Stage
@@ -114,12 +119,15 @@ def attention_form(size: Size) -> onnx.ModelProto:
     return _model(size, nodes, {}, opset=23)
 
 
-def multi_head_form(size: Size) -> onnx.ModelProto:
+def multi_head_form(size: Size, *, padded: bool = False) -> onnx.ModelProto:
     """See the module; its tensors are (G, N, H D)."""
-    wide = size.channels + 2 * size.side
+    folded = size.channels + 2 * size.side
+    wide = aligned(folded)
+    values = wide if padded else size.channels
     nodes = [*_folded(size)]
     for name in ("queries", "keys", "v"):
-        nodes.append(helper.make_node("Transpose", [name], [f"{name}_n"], perm=[0, 2, 1, 3]))
+        nodes.append(helper.make_node("Pad", [name, f"{name}_pads"], [f"{name}_wide"]))
+        nodes.append(helper.make_node("Transpose", [f"{name}_wide"], [f"{name}_n"], perm=[0, 2, 1, 3]))
         nodes.append(helper.make_node("Reshape", [f"{name}_n", f"{name}_shape"], [f"{name}_flat"]))
     nodes += [
         helper.make_node(
@@ -130,15 +138,20 @@ def multi_head_form(size: Size) -> onnx.ModelProto:
             num_heads=size.heads,
             scale=1.0,
         ),
-        helper.make_node("Reshape", ["flat", "split"], ["out_n"]),
+        helper.make_node("Reshape", ["flat", "split"], ["out_wide"]),
+        helper.make_node("Slice", ["out_wide", "first", "last", "axis"], ["out_n"]),
         helper.make_node("Transpose", ["out_n"], ["out"], perm=[0, 2, 1, 3]),
     ]
     flat = (size.groups, size.tokens)
     shapes = {
         "queries_shape": (*flat, size.heads * wide),
         "keys_shape": (*flat, size.heads * wide),
-        "v_shape": (*flat, size.heads * size.channels),
-        "split": (*flat, size.heads, size.channels),
+        "v_shape": (*flat, size.heads * values),
+        "split": (*flat, size.heads, values),
+        "queries_pads": (*[0] * 7, wide - folded),
+        "keys_pads": (*[0] * 7, wide - folded),
+        "v_pads": (*[0] * 7, values - size.channels),
+        **{"first": (0,), "last": (size.channels,), "axis": (3,)},
     }
     return _model(size, nodes, shapes)
 
@@ -148,7 +161,9 @@ FORMS: Mapping[str, Callable[[Size], onnx.ModelProto]] = {
     "folded": folded_form,
     "Attention": attention_form,
     "MultiHeadAttention": multi_head_form,
+    "padded": partial(multi_head_form, padded=True),
 }
+ENCODERS = get_args(Form)
 
 
 def _scaled_queries(size: Size) -> list[Any]:
@@ -284,10 +299,10 @@ def backends() -> dict[str, Backend]:
     return found | {f"OpenVINO {name}": Backend(openvino_runner(hint)) for name, hint in hints.items()}
 
 
-def encoder_form(model: CellSAM, *, folded: bool, half: bool = False) -> bytes:
+def encoder_form(model: CellSAM, form: Form, *, half: bool = False) -> bytes:
     """The whole encoder of a model as an engine."""
     side = model.config.image_size
-    graph = EncoderGraph(model.encoder, features=True, embedding=True, folded=folded)
+    graph = EncoderGraph(model.encoder, features=True, embedding=True, form=form)
     stage = Stage(
         name="encoder",
         graph=halve(graph) if half else graph,
@@ -312,12 +327,12 @@ def measure_attention(size: Size, runs: int, warmup: int = 0) -> list[dict[str, 
 
 
 def measure_encoder(config: ModelConfig, runs: int, warmup: int = 0) -> list[dict[str, Any]]:
-    """Time the whole encoder of random weights with the bias added and folded, on one image."""
+    """Time the whole encoder of random weights, on one image."""
     torch.manual_seed(0)
     model = CellSAM(config).eval()
 
     def forms(half: bool) -> dict[str, bytes]:
-        return {form: encoder_form(model, folded=form == "folded", half=half) for form in ("bias", "folded")}
+        return {form: encoder_form(model, form, half=half) for form in ENCODERS}
 
     pixels = np.random.default_rng(0).standard_normal((1, 3, *2 * (model.config.image_size,)), np.float32)
     return measure("encoder", forms, {"pixel_values": pixels}, runs, warmup)

@@ -14,7 +14,7 @@ from runtime.config import SegmentConfig, read_settings
 from runtime.console import errors, fail
 from runtime.errors import SegmenterError
 from runtime.files import read_image
-from runtime.manifest import Precision, describe_check
+from runtime.manifest import Attention, Precision, describe_check
 from runtime.preprocess import Profile
 
 IMAGE: Any = typer.Option(
@@ -36,6 +36,13 @@ def export_command(
         ),
     ] = None,
     precision: Annotated[Precision, typer.Option(help="Number format the engines compute in.")] = "fp32",
+    attention: Annotated[
+        Attention,
+        typer.Option(
+            help="Operators of the large attentions: 'plain', which every backend takes; 'fused', one operator of "
+            "onnxruntime for each, which the backend cuda computes without writing the logits to memory."
+        ),
+    ] = "plain",
     licence: Annotated[
         str | None, typer.Option(help="Licence of the weights, for the manifest; default: the checkpoint's.")
     ] = None,
@@ -67,6 +74,7 @@ def export_command(
         config = ExportConfig(
             profile=profile,
             precision=precision,
+            attention=attention,
             licence=licence,
             settings=SegmentConfig() if settings is None else read_settings(settings),
             trained_channels=tuple(trained_channels or ()),

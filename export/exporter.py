@@ -25,6 +25,7 @@ from runtime.backends.base import BackendOptions, resolve_backend
 from runtime.backends.ort import OrtEngine
 from runtime.config import SegmentConfig
 from runtime.manifest import (
+    Attention,
     EngineFile,
     EngineName,
     Manifest,
@@ -47,6 +48,8 @@ class ExportConfig:
     profile: Profile | None = None
     """Preprocessing; default ``cellsam-1.2`` for the released format, ``paper`` for other weights."""
     precision: Precision = "fp32"
+    attention: Attention = "plain"
+    """``fused``: for the backend ``cuda``; see ``export.graphs.fused``."""
     licence: str | None = None
     """Licence of the weights for the manifest; default, the one that goes with the checkpoint."""
     settings: SegmentConfig = field(default_factory=SegmentConfig)
@@ -92,7 +95,7 @@ def export_engines(
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=_existing_parent(out)))
     try:
         engines = {}
-        for stage in stages_of(loaded.model, config.precision):
+        for stage in stages_of(loaded.model, config.precision, config.attention):
             progress(f"writing {stage.file}")
             engines[stage.name] = _write_stage(stage, partial)
         manifest = _manifest(loaded, sha256_file(Path(checkpoint)), config, engines)
@@ -198,7 +201,13 @@ def _write_stage(stage: Stage, directory: Path) -> EngineFile:
     names = [tensor.name for tensor in engine.inputs], [tensor.name for tensor in engine.outputs]
     if names != (list(stage.inputs), list(stage.outputs)):
         raise VerificationError(f"{stage.file} has inputs and outputs {names}; the exporter renamed or dropped some.")
-    return EngineFile(file=stage.file, sha256=sha256_file(path), inputs=engine.inputs, outputs=engine.outputs)
+    return EngineFile(
+        file=stage.file,
+        sha256=sha256_file(path),
+        inputs=engine.inputs,
+        outputs=engine.outputs,
+        attention=stage.attention,
+    )
 
 
 def _manifest(

@@ -134,6 +134,12 @@ def _read(directory: Path) -> Manifest:
     """
     manifest = read_manifest(directory)
     check_files(directory, manifest)
+    fused = [spec.file for spec in manifest.engines.values() if spec.attention == "fused"]
+    if fused:
+        raise ExportError(
+            f"{directory} was exported with --attention fused: {', '.join(fused)} have an operator of onnxruntime's "
+            "own, which TensorRT does not know. Export with: cellsam-engine export --attention plain."
+        )
     problems = [problem for spec in manifest.engines.values() for problem in find_problems(directory / spec.file)]
     if problems:
         raise ExportError("TensorRT would not take these graphs:\n  " + "\n  ".join(problems))

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from export.graphs import CellFinderGraph, EncoderGraph, MaskDecoderGraph
+from export.graphs import CellFinderGraph, EncoderGraph, Form, MaskDecoderGraph
 from export.graphs.half import halve
-from runtime.manifest import EngineName, Precision
+from runtime.manifest import Attention, EngineName, Precision
 from training.model import CellSAM
 
 
@@ -24,6 +24,8 @@ class Stage:
     outputs: tuple[str, ...]
     dynamic: dict[str, dict[int, str]]
     """Names of the dynamic dimensions, by input and axis."""
+    attention: Attention = "plain"
+    """Operators of its large attentions."""
 
     @property
     def file(self) -> str:
@@ -35,12 +37,13 @@ HANDED_ON = ("patch_features", "image_embedding")
 """What goes from engine to engine, in half precision where the engines compute in it."""
 
 
-def stages_of(model: CellSAM, precision: Precision = "fp32") -> list[Stage]:
+def stages_of(model: CellSAM, precision: Precision = "fp32", attention: Attention = "plain") -> list[Stage]:
     """The engines of a model: two for plain SAM weights, three for CellSAM, four when its trunks are separate.
 
-    Boxes, logits, mask logits and IoU estimates leave in float32 at either precision; pixels come in as float32.
+    Boxes, logits, mask logits and IoU estimates leave in float32 at either precision; pixels come in as float32. The
+    mask decoder's attentions have few queries and are plain in either case.
     """
-    stages = _stages(model)
+    stages = _stages(model, attention)
     return stages if precision == "fp32" else [_halved(stage) for stage in stages]
 
 
@@ -49,28 +52,31 @@ def _halved(stage: Stage) -> Stage:
     return replace(stage, graph=halve(stage.graph), inputs=inputs)
 
 
-def _stages(model: CellSAM) -> list[Stage]:
+def _stages(model: CellSAM, attention: Attention) -> list[Stage]:
     config = model.config
+    form: Form = "fused" if attention == "fused" else "folded"
     shared = config.detector and config.trunk == "shared"
     pixel_values = torch.zeros(2, 3, config.image_size, config.image_size)
     encoder_outputs = ("patch_features", "image_embedding") if shared else ("image_embedding",)
     stages = [
         Stage(
             name="encoder",
-            graph=EncoderGraph(model.encoder, features=shared, embedding=True, folded=True),
+            graph=EncoderGraph(model.encoder, features=shared, embedding=True, form=form),
             inputs={"pixel_values": pixel_values},
             outputs=encoder_outputs,
             dynamic={"pixel_values": {0: "batch"}},
+            attention=attention,
         )
     ]
     if model.detector_encoder is not None:
         stages.append(
             Stage(
                 name="detector_encoder",
-                graph=EncoderGraph(model.detector_encoder, features=True, embedding=False, folded=True),
+                graph=EncoderGraph(model.detector_encoder, features=True, embedding=False, form=form),
                 inputs={"pixel_values": pixel_values},
                 outputs=("patch_features",),
                 dynamic={"pixel_values": {0: "batch"}},
+                attention=attention,
             )
         )
     if model.cellfinder is not None:
@@ -78,10 +84,11 @@ def _stages(model: CellSAM) -> list[Stage]:
         stages.append(
             Stage(
                 name="cellfinder",
-                graph=CellFinderGraph(model.cellfinder),
+                graph=CellFinderGraph(model.cellfinder, fused=attention == "fused"),
                 inputs={"patch_features": features},
                 outputs=("boxes_cxcywh_norm", "logits"),
                 dynamic={"patch_features": {0: "batch"}},
+                attention=attention,
             )
         )
     return [*stages, _mask_decoder_stage(model)]

@@ -18,6 +18,7 @@ MANIFEST_NAME = "manifest.json"
 
 Trunk = Literal["shared", "separate"]
 Precision = Literal["fp32", "fp16"]
+Attention = Literal["plain", "fused"]
 EngineName = Literal["encoder", "detector_encoder", "cellfinder", "mask_decoder"]
 
 Dim = int | str
@@ -40,6 +41,8 @@ class EngineFile:
     sha256: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    attention: Attention = "plain"
+    """``fused``: large attentions are operators of onnxruntime's own, which other backends may not know."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,7 +207,9 @@ def _parse_engine(name: str, spec: object) -> EngineFile:
         raise ValueError(f"engine file {file!r} is not a plain file name")
     _check_type(f"engines.{name}.sha256", spec["sha256"], str)
     inputs, outputs = (_parse_tensors(f"engines.{name}.{kind}", spec[kind]) for kind in ("inputs", "outputs"))
-    return EngineFile(file=file, sha256=spec["sha256"], inputs=inputs, outputs=outputs)
+    attention = spec.get("attention", "plain")
+    _check_choice(f"engines.{name}.attention", attention, get_args(Attention))
+    return EngineFile(file=file, sha256=spec["sha256"], inputs=inputs, outputs=outputs, attention=attention)
 
 
 def _parse_tensors(name: str, specs: object) -> tuple[TensorSpec, ...]:

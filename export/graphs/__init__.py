@@ -5,7 +5,7 @@ algebra; verification compares the exported graph with the unreduced model.
 """
 
 from export.graphs.cellfinder import CellFinderGraph
-from export.graphs.encoder import EncoderGraph
+from export.graphs.encoder import EncoderGraph, Form
 from export.graphs.mask_decoder import MaskDecoderGraph
 
-__all__ = ["CellFinderGraph", "EncoderGraph", "MaskDecoderGraph"]
+__all__ = ["CellFinderGraph", "EncoderGraph", "Form", "MaskDecoderGraph"]

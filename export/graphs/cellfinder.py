@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from export.graphs.fused import attend
 from export.graphs.heads import split_heads
 from training.model import CellFinder
 from training.model.cellfinder import DecoderLayer, Positions, SpatialEncoderLayer
@@ -101,9 +102,9 @@ class _EncoderLayer(nn.Module):
 class _SelfAttention(nn.Module):
     """Self-attention of the anchors, the query position added as a constant."""
 
-    def __init__(self, attention: nn.MultiheadAttention) -> None:
+    def __init__(self, attention: nn.MultiheadAttention, *, fused: bool) -> None:
         super().__init__()
-        self.heads = attention.num_heads
+        self.heads, self.fused = attention.num_heads, fused
         weights, biases = attention.in_proj_weight.detach(), attention.in_proj_bias.detach()
         width = attention.embed_dim
         scale = torch.ones(2 * width, 1)
@@ -117,9 +118,13 @@ class _SelfAttention(nn.Module):
     def forward(self, target_BAD: Tensor, query_position: Tensor) -> Tensor:
         q, k = F.linear(target_BAD + query_position, self.qk, self.qk_bias).chunk(2, -1)
         v = F.linear(target_BAD, self.v, self.v_bias)
-        q, k, v = (split_heads(x, self.heads) for x in (q, k, v))
-        attended = (q @ k.transpose(-1, -2)).softmax(-1) @ v
-        out: Tensor = self.out_proj(attended.transpose(1, 2).reshape(target_BAD.shape))
+        if self.fused:
+            by_head = (*target_BAD.shape[:2], self.heads, -1)
+            attended = attend(q.reshape(by_head), k.reshape(by_head), v.reshape(by_head))
+        else:
+            q, k, v = (split_heads(x, self.heads) for x in (q, k, v))
+            attended = ((q @ k.transpose(-1, -2)).softmax(-1) @ v).transpose(1, 2).reshape(target_BAD.shape)
+        out: Tensor = self.out_proj(attended)
         return out
 
 
@@ -171,15 +176,20 @@ class _DecoderLayer(nn.Module):
     norm2: nn.LayerNorm
     ffn: nn.Module
 
-    def __init__(self, layer: DecoderLayer, positions: Positions) -> None:
+    def __init__(self, layer: DecoderLayer, positions: Positions, *, fused: bool) -> None:
         super().__init__()
-        self.self_attn = _SelfAttention(layer.self_attn)
+        self.self_attn = _SelfAttention(layer.self_attn, fused=fused)
         self.cross_attn = _CrossAttention(layer, positions)
         self.norm1, self.norm2, self.ffn = layer.norm1, layer.norm2, layer.ffn
 
 
 class CellFinderGraph(nn.Module):
-    """The detector engine: features before the neck to boxes and logits of every anchor."""
+    """The detector engine: features before the neck to boxes and logits of every anchor.
+
+    ``fused`` writes the self-attention of the anchors as one operator of onnxruntime. RCDA stays as it is: as such an
+    attention over the map (the product of its weights is the softmax of the summed logits) it would need no (A, G D)
+    tensor, but three times the multiplications, four with values widened.
+    """
 
     float32_parts = ("bbox_embed", "class_embed")
     float32_buffers = ("anchor_logits",)
@@ -194,7 +204,7 @@ class CellFinderGraph(nn.Module):
     anchor_logits: Tensor
 
     @torch.no_grad()
-    def __init__(self, finder: CellFinder) -> None:
+    def __init__(self, finder: CellFinder, *, fused: bool = False) -> None:
         super().__init__()
         positions = finder.positions()
         self.input_proj = finder.input_proj
@@ -202,7 +212,7 @@ class CellFinderGraph(nn.Module):
             _EncoderLayer(cast(SpatialEncoderLayer, layer), positions) for layer in finder.encoder_layers
         )
         self.decoder_layers = nn.ModuleList(
-            _DecoderLayer(cast(DecoderLayer, layer), positions) for layer in finder.decoder_layers
+            _DecoderLayer(cast(DecoderLayer, layer), positions, fused=fused) for layer in finder.decoder_layers
         )
         self.class_embed, self.bbox_embed = finder.class_embed, finder.bbox_embed
         for name in ("query", "query_x", "query_y"):

@@ -6,17 +6,22 @@ P window side.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from export.graphs.fused import aligned, attend
 from training.model import ImageEncoder
+
+Form = Literal["bias", "folded", "fused"]
+"""Of the attention. ``bias``: relative positions added to the logits; ``folded``: inside the product, plain operators;
+``fused``: inside the product, and the attention one operator of onnxruntime."""
 
 
 class _Attention(nn.Module):
-    """Self-attention with decomposed relative positions, in one of two forms that compute the same.
+    """Self-attention with decomposed relative positions, the forms in plain operators; all forms compute the same.
 
     The bias of query q and key (y, x) is ``q . R_h[qy, y] + q . R_w[qx, x]``. Added to the logits it takes a pass over
     the (N, N) of them; but it also equals a dot product of ``[q . R_h[qy], q . R_w[qx]]`` with the one-hot codes of y
@@ -66,6 +71,48 @@ class _Attention(nn.Module):
         return out
 
 
+class _FusedAttention(nn.Module):
+    """``_Attention``, folded, as one operator; it takes heads behind tokens, as the projection gives them."""
+
+    rel_h: Tensor
+    rel_w: Tensor
+    key_code: Tensor
+
+    def __init__(self, attention: Any, side: int) -> None:
+        super().__init__()
+        self.heads: int = attention.num_heads
+        self.side = side
+        self.scale: float = attention.scale
+        self.qkv = attention.qkv
+        self.proj = attention.proj
+        channels = attention.qkv.out_features // 3 // self.heads + 2 * side
+        # Rows and columns of zeros here are the zero channels that the kernels want, without an operator.
+        zeros = aligned(channels) - channels
+        self.register_buffer("rel_h", _relative_table(attention.rel_pos_h, side))
+        self.register_buffer("rel_w", F.pad(_relative_table(attention.rel_pos_w, side), (0, 0, 0, zeros)))
+        self.register_buffer("key_code", F.pad(_key_code(side), (0, zeros))[:, None])
+
+    def forward(self, tokens_BNC: Tensor) -> Tensor:
+        batch, count, width = tokens_BNC.shape
+        side, heads = self.side, self.heads
+        qkv = self.qkv(tokens_BNC).reshape(batch, count, 3, heads, width // heads)
+        q, k, v = qkv.unbind(2)  # each (B, N, H, D)
+        q_grid = q.reshape(batch, side, side, heads, -1)
+        rel_h = _of_rows(q_grid, self.rel_h)
+        rel_w = _of_rows(q_grid.transpose(1, 2), self.rel_w).transpose(1, 2)
+        query = torch.cat((q_grid * self.scale, rel_h, rel_w), -1).reshape(batch, count, heads, -1)
+        key = torch.cat((k, self.key_code.expand(batch, -1, heads, -1)), -1)
+        out: Tensor = self.proj(attend(query, key, v))
+        return out
+
+
+def _of_rows(q_BPPHD: Tensor, table: Tensor) -> Tensor:
+    """Queries (B, y, x, H, D) times the table (y, R, D) of their own row: (B, y, x, H, R)."""
+    batch, rows, columns, heads, _ = q_BPPHD.shape
+    product = q_BPPHD.reshape(batch, rows, columns * heads, -1) @ table.transpose(-1, -2)
+    return product.reshape(batch, rows, columns, heads, -1)
+
+
 def _key_code(side: int) -> Tensor:
     """(N, 2 side): one-hot codes of each key's row and column."""
     code = torch.eye(side)
@@ -86,12 +133,16 @@ def _relative_table(rel_pos: Tensor, side: int) -> Tensor:
 class _Block(nn.Module):
     """One transformer block, global or over windows."""
 
-    def __init__(self, block: Any, grid: int, *, folded: bool) -> None:
+    def __init__(self, block: Any, grid: int, form: Form) -> None:
         super().__init__()
         self.window: int = block.window_size
         self.grid = grid
         self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
-        self.attention = _Attention(block.attn, self.window or grid, folded=folded)
+        side = self.window or grid
+        self.fused = form == "fused"
+        self.attention: nn.Module = (
+            _FusedAttention(block.attn, side) if self.fused else _Attention(block.attn, side, folded=form == "folded")
+        )
 
     def forward(self, tokens_BGGC: Tensor) -> Tensor:
         normed = self.norm1(tokens_BGGC)
@@ -111,9 +162,19 @@ class _Block(nn.Module):
         """(B, G, G, C) to (B * windows, P * P, C); zero padding takes part in the attention, as in SAM."""
         count, side = self._windows_per_side(), self.window
         padding = count * side - self.grid
-        padded = F.pad(tokens_BGGC, (0, 0, 0, padding, 0, padding)) if padding else tokens_BGGC
+        padded = self._pad(tokens_BGGC, padding) if padding else tokens_BGGC
         split = padded.reshape(-1, count, side, count, side, padded.shape[-1])
         return split.transpose(2, 3).reshape(-1, side * side, padded.shape[-1])
+
+    def _pad(self, tokens_BGGC: Tensor, padding: int) -> Tensor:
+        """Zeros below and to the right."""
+        if not self.fused:
+            return F.pad(tokens_BGGC, (0, 0, 0, padding, 0, padding))
+        # Pad has no CUDA kernel at this opset in onnxruntime 1.23 (its issue 26393) and would run on the CPU.
+        batch, rows, columns, width = tokens_BGGC.shape
+        zero = tokens_BGGC.new_zeros(width)
+        wider = torch.cat((tokens_BGGC, zero.expand(batch, rows, padding, width)), 2)
+        return torch.cat((wider, zero.expand(batch, padding, columns + padding, width)), 1)
 
     def _merge(self, windows: Tensor) -> Tensor:
         count, side = self._windows_per_side(), self.window
@@ -126,16 +187,15 @@ class EncoderGraph(nn.Module):
     """The encoder engine.
 
     ``features`` and ``embedding`` choose the outputs: both for a shared trunk; only ``patch_features`` for the box
-    branch's own trunk and only ``image_embedding`` for the mask branch's beside it. ``folded`` chooses the form of the
-    attention.
+    branch's own trunk and only ``image_embedding`` for the mask branch's beside it. ``form`` is that of the attention.
     """
 
-    def __init__(self, encoder: ImageEncoder, *, features: bool, embedding: bool, folded: bool) -> None:
+    def __init__(self, encoder: ImageEncoder, *, features: bool, embedding: bool, form: Form = "folded") -> None:
         super().__init__()
         grid = encoder.pos_embed.shape[1]
         self.patch_embed = encoder.patch_embed
         self.pos_embed = encoder.pos_embed
-        self.blocks = nn.ModuleList(_Block(block, grid, folded=folded) for block in encoder.blocks)
+        self.blocks = nn.ModuleList(_Block(block, grid, form) for block in encoder.blocks)
         self.neck = encoder.neck if embedding else None
         self.features = features
 

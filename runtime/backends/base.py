@@ -146,7 +146,7 @@ def load_engine(path: Path, spec: EngineFile, *, backend: str, options: BackendO
         ConfigError: ``cuda_graphs`` with a backend other than ``cuda``.
         EngineError: the file's inputs or outputs are not those the manifest lists.
     """
-    engine = _load(path, backend, options)
+    engine = _load(path, backend, options) if spec.attention == "plain" else _load_fused(path, backend, options)
     for kind in ("inputs", "outputs"):
         expected: tuple[TensorSpec, ...] = getattr(spec, kind)
         found: tuple[TensorSpec, ...] = getattr(engine, kind)
@@ -156,6 +156,20 @@ def load_engine(path: Path, spec: EngineFile, *, backend: str, options: BackendO
                 "Export the engines again."
             )
     return engine
+
+
+def _load_fused(path: Path, backend: str, options: BackendOptions) -> Engine:
+    """``_load`` of a file with operators of onnxruntime's own: other backends say what to do instead."""
+    fused = f"{path.name} has fused attention, an operator of onnxruntime's own"
+    again = "Use the backend 'cuda' or 'cpu', or export again with --attention plain."
+    if backend == "tensorrt":
+        raise BackendError(f"{fused}, which TensorRT does not know. {again}")
+    try:
+        return _load(path, backend, options)
+    except BackendError as error:
+        if backend == "openvino":
+            raise BackendError(f"{error} {fused}, which OpenVINO of before mid-2026 does not know. {again}") from error
+        raise
 
 
 def _load(path: Path, backend: str, options: BackendOptions) -> Engine:

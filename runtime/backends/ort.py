@@ -26,6 +26,10 @@ DTYPES = {
 _NO_MEMORY = ("failed to allocate memory", "out of memory", "alloc_failed", "bad_alloc", "bad allocation")
 """What onnxruntime, CUDA, cuBLAS and C++ say of it, in lower case."""
 
+_NO_CUDNN_ATTENTION = "Failed to build cuDNN graph for Flash Attention"
+"""onnxruntime's words where cuDNN lacks the attention that it chose it for, and takes no other (its
+``cudnn_flash_attention.cc``); cuDNN has no heads of 192 channels on GPUs after Hopper (NVIDIA/cudnn-frontend#242)."""
+
 CUDA = "CUDAExecutionProvider"
 
 _SLOW_ON_CPU = ("SkipLayerNormFusion",)
@@ -189,6 +193,8 @@ def failure(name: str, feeds: Mapping[str, Tensor], error: Exception) -> Backend
     message = f"onnxruntime failed in {name} with {shapes}: {error}"
     if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY):
         return OutOfMemoryError(f"{message}. Lower images_per_call or boxes_per_call.")
+    if _NO_CUDNN_ATTENTION in message:
+        message += ". Set the environment variable ORT_ENABLE_CUDNN_FLASH_ATTENTION=0: onnxruntime has other kernels."
     return BackendError(message)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.attention import (
+    ENCODERS,
     FORMS,
     Backend,
     Size,
@@ -37,7 +38,7 @@ def test_a_form_equals_the_definition(form: str) -> None:
     np.testing.assert_allclose(run(), by_hand(TINY), atol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["bias", "folded"])
+@pytest.mark.parametrize("form", ["bias", "folded", "MultiHeadAttention", "padded"])
 def test_a_form_in_half_precision_with_bound_memory(form: str) -> None:
     """As on a GPU."""
     model = in_half(FORMS[form](TINY))
@@ -71,8 +72,8 @@ def test_every_backend_and_form_is_in_the_record() -> None:
     assert all("ms" in record for record in records if record["backend"] == "onnxruntime CPU")
 
 
-def test_both_forms_of_the_encoder_are_in_the_record() -> None:
+def test_all_forms_of_the_encoder_are_in_the_record() -> None:
     records = measure_encoder(SMALL, runs=1)
-    assert {record["form"] for record in records} == {"bias", "folded"}
+    assert {record["form"] for record in records} == set(ENCODERS) == {"bias", "folded", "fused"}
     assert all("ms" in record for record in records)
     assert all(record["largest_difference"] < 1e-3 for record in records if "bf16" not in record["backend"])

@@ -8,7 +8,7 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -18,7 +18,7 @@ import torch
 from export import exporter
 from export.errors import ExportError, VerificationError
 from export.exporter import ExportConfig, export_engines, verify_directory
-from export.graphs import CellFinderGraph, EncoderGraph, MaskDecoderGraph
+from export.graphs import CellFinderGraph, EncoderGraph, Form, MaskDecoderGraph
 from export.verify import Tolerance, compare
 from runtime import EngineError, InputError, SegmentConfig, Segmenter
 from runtime.backends.ort import OrtEngine
@@ -31,13 +31,13 @@ from training.model import ModelConfig
     "config",
     [SMALL, replace(SMALL, window_size=5, global_attention_blocks=()), replace(SMALL, stem=(8, 16, 24))],
 )
-@pytest.mark.parametrize("folded", [False, True])
-def test_encoder_graph_equals_the_model(config: ModelConfig, *, folded: bool) -> None:
+@pytest.mark.parametrize("form", get_args(Form))
+def test_encoder_graph_equals_the_model(config: ModelConfig, form: Form) -> None:
     model = small_model(config)
     pixels = torch.randn(2, 3, 160, 160)
     with torch.inference_mode():
         expected = model.encode(pixels)
-        found = EncoderGraph(model.encoder, features=True, embedding=True, folded=folded)(pixels)
+        found = EncoderGraph(model.encoder, features=True, embedding=True, form=form)(pixels)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
@@ -46,13 +46,14 @@ def test_encoder_graph_equals_the_model(config: ModelConfig, *, folded: bool) ->
     "change",
     [{"finder_decoder_layers": 1}, {}, {"queries": "features", "anchors": 100, "offset_scale": 0.25}],
 )
-def test_cellfinder_graph_equals_the_model(change: dict[str, Any]) -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_cellfinder_graph_equals_the_model(change: dict[str, Any], *, fused: bool) -> None:
     model = small_model(replace(SMALL, **change))
     assert model.cellfinder is not None
     features = torch.randn(2, 48, 10, 10)
     with torch.inference_mode():
         expected = model.detect(features)
-        boxes, logits = CellFinderGraph(model.cellfinder)(features)
+        boxes, logits = CellFinderGraph(model.cellfinder, fused=fused)(features)
     torch.testing.assert_close(boxes, expected.boxes_cxcywh_norm, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(logits, expected.logits, rtol=1e-3, atol=1e-2)  # logits up to 40, steep
 

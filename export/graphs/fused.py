@@ -1,0 +1,81 @@
+"""Attention as one operator of onnxruntime, which its CUDA provider runs as one kernel without an (N, N) tensor.
+
+The operator is ``com.microsoft.MultiHeadAttention``, not ONNX's ``Attention``: the former has these kernels in every
+onnxruntime that this project takes (from 1.20; ``contrib_ops/cuda/bert/multihead_attention.cc``). The latter came to
+CUDA unfused (pull request 27030 of onnxruntime, January 2026), got the kernels with 27542 (March 2026), and needs opset
+23, for which CUDA lacked other operators of these graphs for longer (issues 26065, 26393; pull request 27728).
+TensorRT parses ``Attention`` from 10.14 on (onnx/onnx-tensorrt#1043), later than plans are built for here, and
+``MultiHeadAttention`` not at all: it gets the plain form.
+
+Which kernel the CUDA provider takes, by that file, for attention without mask and bias:
+
+- Flash attention (``flash_attention/flash_api.cc``): float16, compute capability 8.0 or later, heads of up to 256
+  channels, a multiple of 8, and values of as many channels as queries and keys.
+- Memory-efficient attention (``cutlass_fmha/memory_efficient_attention.h``): float16, or float32 of 256 tokens or more;
+  heads of up to 1024 channels, multiples of 8; values may have fewer.
+- cuDNN's (``cudnn_fmha/cudnn_flash_attention.cc``), first on compute capability 9.0 and later since pull request 28849
+  (June 2026): float16, heads of up to 256 channels, multiples of 8; values may have fewer.
+
+None bounds tokens or groups. Other sizes get the product with all its logits in memory. So heads are widened with zero
+channels to a multiple of 8 and, in float16 up to 256, values to the width of queries and keys: these add nothing to
+products, and what they add to the output is cut off.
+
+Shape legend: B groups (images or windows), N queries, M keys, H heads, E channels of a query, D of a value.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from export.graphs.heads import split_heads
+
+DOMAIN, OPERATOR = "com.microsoft", "MultiHeadAttention"
+
+ALIGNMENT = 8
+"""Every kernel's; see the module."""
+
+MOST_FLASH = 256
+"""Channels of a head that flash attention takes."""
+
+
+def aligned(channels: int) -> int:
+    """The next multiple of ``ALIGNMENT``."""
+    return -(-channels // ALIGNMENT) * ALIGNMENT
+
+
+def attend(query_BNHE: Tensor, key_BMHE: Tensor, value_BMHD: Tensor) -> Tensor:
+    """Attention of scaled queries, as one operator in ONNX, to (B, N, H D)."""
+    batch, count, heads, channels = query_BNHE.shape
+    kept, width = value_BMHD.shape[-1], aligned(channels)
+    like_queries = value_BMHD.dtype == torch.float16 and kept <= width <= MOST_FLASH
+    value_width = width if like_queries else aligned(kept)
+    query, key, value = _widened(query_BNHE, width), _widened(key_BMHE, width), _widened(value_BMHD, value_width)
+    attended = multi_head_attention(query.flatten(2), key.flatten(2), value.flatten(2), heads)
+    if value_width == kept:
+        return attended
+    return attended.reshape(batch, count, heads, value_width)[..., :kept].flatten(2)
+
+
+def _widened(x_BNHE: Tensor, channels: int) -> Tensor:
+    """With zeros behind its last channel. Not ``F.pad``: see the encoder's ``_pad``."""
+    missing = channels - x_BNHE.shape[-1]
+    if not missing:
+        return x_BNHE
+    return torch.cat((x_BNHE, x_BNHE.new_zeros(missing).expand(*x_BNHE.shape[:-1], missing)), -1)
+
+
+def multi_head_attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """The operator, at a scale of 1: (B, N, H E), (B, M, H E) and (B, M, H D) to (B, N, H D)."""
+    if torch.onnx.is_in_onnx_export():
+        return torch.onnx.ops.symbolic(
+            f"{DOMAIN}::{OPERATOR}",
+            (query, key, value),
+            {"num_heads": heads, "scale": 1.0},
+            dtype=value.dtype,
+            shape=(*query.shape[:2], value.shape[2]),
+            version=1,
+        )
+    q, k, v = (split_heads(x, heads) for x in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v, scale=1.0).transpose(1, 2).flatten(2)
