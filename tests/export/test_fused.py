@@ -15,9 +15,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from export import exporter
+from export.cli import export_command
 from export.errors import ExportError
 from export.exporter import ExportConfig, export_engines
 from export.graphs.fused import aligned, attend
@@ -178,6 +182,22 @@ def test_a_cudnn_without_such_heads_has_a_remedy() -> None:
     error = RuntimeError("Failed to build cuDNN graph for Flash Attention: {}cudnn version:92000")
     assert "ORT_ENABLE_CUDNN_FLASH_ATTENTION=0" in str(failure("encoder.onnx", {}, error))
     assert "ORT_ENABLE" not in str(failure("encoder.onnx", {}, RuntimeError("another")))
+
+
+def test_the_command_hands_the_form_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    forms = []
+
+    def take(checkpoint: Path, out: Path, config: ExportConfig, **_: Any) -> None:
+        forms.append(config.attention)
+        raise ExportError("enough")
+
+    monkeypatch.setattr(exporter, "export_engines", take)
+    app = typer.Typer()
+    app.command()(export_command)
+    for options in ([], ["--attention", "fused"]):
+        assert CliRunner().invoke(app, ["--checkpoint", "a.pt", "--out", "b", *options]).exit_code == 1
+    assert forms == ["plain", "fused"]
+    assert CliRunner().invoke(app, ["--checkpoint", "a.pt", "--out", "b", "--attention", "sparse"]).exit_code == 2
 
 
 @pytest.mark.gpu
