@@ -139,9 +139,10 @@ class _Block(nn.Module):
         self.grid = grid
         self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
         side = self.window or grid
-        self.fused = form == "fused"
         self.attention: nn.Module = (
-            _FusedAttention(block.attn, side) if self.fused else _Attention(block.attn, side, folded=form == "folded")
+            _FusedAttention(block.attn, side)
+            if form == "fused"
+            else _Attention(block.attn, side, folded=form == "folded")
         )
 
     def forward(self, tokens_BGGC: Tensor) -> Tensor:
@@ -162,25 +163,27 @@ class _Block(nn.Module):
         """(B, G, G, C) to (B * windows, P * P, C); zero padding takes part in the attention, as in SAM."""
         count, side = self._windows_per_side(), self.window
         padding = count * side - self.grid
-        padded = self._pad(tokens_BGGC, padding) if padding else tokens_BGGC
+        padded = _padded(tokens_BGGC, padding) if padding else tokens_BGGC
         split = padded.reshape(-1, count, side, count, side, padded.shape[-1])
         return split.transpose(2, 3).reshape(-1, side * side, padded.shape[-1])
-
-    def _pad(self, tokens_BGGC: Tensor, padding: int) -> Tensor:
-        """Zeros below and to the right."""
-        if not self.fused:
-            return F.pad(tokens_BGGC, (0, 0, 0, padding, 0, padding))
-        # Pad has no CUDA kernel at this opset in onnxruntime 1.23 (its issue 26393) and would run on the CPU.
-        batch, rows, columns, width = tokens_BGGC.shape
-        zero = tokens_BGGC.new_zeros(width)
-        wider = torch.cat((tokens_BGGC, zero.expand(batch, rows, padding, width)), 2)
-        return torch.cat((wider, zero.expand(batch, padding, columns + padding, width)), 1)
 
     def _merge(self, windows: Tensor) -> Tensor:
         count, side = self._windows_per_side(), self.window
         split = windows.reshape(-1, count, count, side, side, windows.shape[-1]).transpose(2, 3)
         merged = split.reshape(-1, count * side, count * side, windows.shape[-1])
         return merged[:, : self.grid, : self.grid]
+
+
+def _padded(tokens_BGGC: Tensor, padding: int) -> Tensor:
+    """Zeros below and to the right.
+
+    Not ``F.pad``: Pad has no CUDA kernel at this opset in onnxruntime 1.23 (its issue 26393), and would take every
+    windowed block's tokens to the host and back.
+    """
+    batch, rows, columns, width = tokens_BGGC.shape
+    zero = torch.tensor(0.0, dtype=tokens_BGGC.dtype)  # new_zeros would be a ConstantOfShape: no kernel there, either
+    wider = torch.cat((tokens_BGGC, zero.expand(batch, rows, padding, width)), 2)
+    return torch.cat((wider, zero.expand(batch, padding, columns + padding, width)), 1)
 
 
 class EncoderGraph(nn.Module):

@@ -59,11 +59,12 @@ def attend(query_BNHE: Tensor, key_BMHE: Tensor, value_BMHD: Tensor) -> Tensor:
 
 
 def _widened(x_BNHE: Tensor, channels: int) -> Tensor:
-    """With zeros behind its last channel. Not ``F.pad``: see the encoder's ``_pad``."""
+    """With zeros behind its last channel. Not ``F.pad``: see the encoder's ``_padded``."""
     missing = channels - x_BNHE.shape[-1]
     if not missing:
         return x_BNHE
-    return torch.cat((x_BNHE, x_BNHE.new_zeros(missing).expand(*x_BNHE.shape[:-1], missing)), -1)
+    zero = torch.tensor(0.0, dtype=x_BNHE.dtype)
+    return torch.cat((x_BNHE, zero.expand(*x_BNHE.shape[:-1], missing)), -1)
 
 
 def multi_head_attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:

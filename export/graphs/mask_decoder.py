@@ -28,6 +28,18 @@ from export.graphs.heads import split_heads
 from training.model import CellSAM
 
 
+def _highest(x: Tensor) -> Tensor:
+    """(K, H, T, N) to the maximum over T, (K, H, 1, N).
+
+    Not ``amax``: ReduceMax of opset 20 has no CUDA kernel in onnxruntime before 2026 (its issue 27729), and would take
+    the logits to the host and back.
+    """
+    while (count := x.shape[2]) > 1:
+        half = (count + 1) // 2
+        x = torch.maximum(x[:, :, :half], x[:, :, count - half :])
+    return x
+
+
 def _join_heads(x: Tensor) -> Tensor:
     """(K, H, N, d) to (K, N, H * d)."""
     return x.transpose(1, 2).flatten(2)
@@ -155,7 +167,7 @@ class _ImageToToken(nn.Module):
         T is in place 2 and the softmax written out: over a last axis of 7, backends spend more time on it than on the
         products.
         """
-        exponentials = (logits - logits.amax(2, keepdim=True)).exp()
+        exponentials = (logits - _highest(logits)).exp()
         weights = (exponentials / exponentials.sum(2, keepdim=True)).flatten(1, 2)  # (K, H * T, N)
         return weights.transpose(-1, -2) @ self.token_values(value)
 

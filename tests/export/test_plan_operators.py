@@ -30,6 +30,15 @@ def test_exported_graphs_are_taken(small_engines: Path, half_engines: Path) -> N
             assert len(set(nodes)) == len(nodes)
 
 
+def test_exported_graphs_stay_on_a_gpu(small_engines: Path, half_engines: Path) -> None:
+    """At opset 20 these have no kernel in the CUDA provider of onnxruntime before 2026 (its issues 26393 and 27729):
+    they would run on the CPU, and copy what they work on there and back."""
+    late = {"Pad", "ReduceMax", "ReduceMin", "ConstantOfShape"}
+    for directory in (small_engines, half_engines, builtin_engine()):
+        for path in engine_files(directory):
+            assert not late & {node.op_type for node in onnx.load(path).graph.node}, path
+
+
 def test_islands_of_half_precision_files(half_engines: Path) -> None:
     for path in engine_files(half_engines):
         half, products = half_products(path)
