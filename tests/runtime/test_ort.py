@@ -82,10 +82,10 @@ def test_sessions_leave_the_cores_to_each_other(small_engines: Path, monkeypatch
             super().__init__(path, settings, **given)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    ort.OrtEngine(small_engines / "mask_decoder.onnx", BackendOptions())
-    ((stops, given),) = asked
-    assert stops == "1"
-    assert given["disabled_optimizers"] == ["SkipLayerNormFusion"]
+    for name in ("mask_decoder", "encoder"):
+        ort.OrtEngine(small_engines / f"{name}.onnx", BackendOptions())
+    assert [stops for stops, _ in asked] == ["1", "1"]
+    assert [given["disabled_optimizers"] for _, given in asked] == [["SkipLayerNormFusion"], []]
 
 
 @pytest.mark.skipif(ort.CUDA in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA")
