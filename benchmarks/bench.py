@@ -115,7 +115,7 @@ def images_per_second(segmenter: Segmenter, side: int, images: int) -> tuple[flo
 
 def whole_views(config: SegmentConfig) -> SegmentConfig:
     """One view per image: the work then depends on the number of images alone."""
-    return replace(config, view_diameter_px=None, diameter_px=None)
+    return replace(config, view_diameter_px=None, diameter_px=None, diameter_um=None)
 
 
 def _known(backends: list[str] | None) -> list[str] | None:

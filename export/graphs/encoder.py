@@ -20,7 +20,20 @@ Form = Literal["bias", "folded", "fused"]
 ``fused``: inside the product, and the attention one operator of onnxruntime."""
 
 
-class _Attention(nn.Module):
+class _RelativeAttention(nn.Module):
+    """What the forms of SAM's attention have in common: its projections and its sizes."""
+
+    def __init__(self, attention: Any, side: int) -> None:
+        """Args: side: of the map or window that the tokens are of, tokens."""
+        super().__init__()
+        self.heads: int = attention.num_heads
+        self.side = side
+        self.scale: float = attention.scale
+        self.qkv = attention.qkv
+        self.proj = attention.proj
+
+
+class _Attention(_RelativeAttention):
     """Self-attention with decomposed relative positions, the forms in plain operators; all forms compute the same.
 
     The bias of query q and key (y, x) is ``q . R_h[qy, y] + q . R_w[qx, x]``. Added to the logits it takes a pass over
@@ -36,12 +49,7 @@ class _Attention(nn.Module):
     key_code: Tensor
 
     def __init__(self, attention: Any, side: int, *, folded: bool) -> None:
-        super().__init__()
-        self.heads: int = attention.num_heads
-        self.side = side
-        self.scale: float = attention.scale
-        self.qkv = attention.qkv
-        self.proj = attention.proj
+        super().__init__(attention, side)
         self.folded = folded
         self.register_buffer("rel_h", _relative_table(attention.rel_pos_h, side))
         self.register_buffer("rel_w", _relative_table(attention.rel_pos_w, side))
@@ -71,7 +79,7 @@ class _Attention(nn.Module):
         return out
 
 
-class _FusedAttention(nn.Module):
+class _FusedAttention(_RelativeAttention):
     """``_Attention``, folded, as one operator; it takes heads behind tokens, as the projection gives them."""
 
     rel_h: Tensor
@@ -79,12 +87,7 @@ class _FusedAttention(nn.Module):
     key_code: Tensor
 
     def __init__(self, attention: Any, side: int) -> None:
-        super().__init__()
-        self.heads: int = attention.num_heads
-        self.side = side
-        self.scale: float = attention.scale
-        self.qkv = attention.qkv
-        self.proj = attention.proj
+        super().__init__(attention, side)
         channels = attention.qkv.out_features // 3 // self.heads + 2 * side
         # Rows and columns of zeros here are the zero channels that the kernels want, without an operator.
         zeros = aligned(channels) - channels
