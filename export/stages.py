@@ -102,7 +102,7 @@ def _mask_decoder_stage(model: CellSAM) -> Stage:
         name="mask_decoder",
         graph=MaskDecoderGraph(model),
         inputs={
-            "image_embedding": torch.zeros(batch, config.embedding_dim, config.grid_size, config.grid_size),
+            "image_embedding": torch.zeros(batch, config.embedding_channels, config.grid_size, config.grid_size),
             "image_index": torch.tensor([0, 1, 1]),
             "boxes_xyxy_model": corners * config.image_size,
             "window_rows": torch.arange(rows).repeat(boxes, 1),

@@ -69,7 +69,7 @@ _GAINS = {
 }
 
 
-CALM = replace(SMALL, classes=1, queries="features", anchors=100, stem=(8, 16, 24), box_prior=True)
+CALM = replace(SMALL, classes=1, queries="features", anchors=100, stem=(8, 16, 24), details=True, box_prior=True)
 
 
 def calm_model() -> CellSAM:

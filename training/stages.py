@@ -26,6 +26,8 @@ _UNUSED = (
     *("point_embeddings.0.", "point_embeddings.1.", "not_a_point_embed."),
     *(f"output_hypernetworks_mlps.{n}." for n in (1, 2, 3)),
 )
+_FOR_MASKS = ("encoder.neck.", "encoder.details.")
+_DECODER = ("prompt_encoder.", "mask_decoder.")
 
 
 class Stage(pl.LightningModule):
@@ -135,19 +137,21 @@ class DetectorStage(Stage):
 
     def trains(self, name: str) -> bool:
         """See ``Stage``."""
-        if name.startswith(("encoder.neck.", "prompt_encoder.", "mask_decoder.")):
+        if name.startswith((*_FOR_MASKS, *_DECODER)):
             return self.recipe.mask_weight_in_stage1 > 0
         return True
 
     def batch_losses(self, batch: Batch) -> Losses:
         """See ``Stage``."""
         weight = self.recipe.mask_weight_in_stage1
-        features = self.model.detector_features(batch.pixel_values)
+        shared = self.model.detector_encoder is None
+        body = self.model.encoder.body(batch.pixel_values) if shared or weight else None
+        features = body.patch_features if shared and body else self.model.detector_features(batch.pixel_values)
         output = self.model.detect(features, auxiliary=True)
         cells = self.over_processes(sum(len(boxes) for boxes in batch.boxes))
         losses = detection_losses(output, batch.boxes, cells, self.recipe.detection)
-        if weight:
-            masks = self.mask_branch_losses(batch, self.model.encoder.neck(features))
+        if body and weight:
+            masks = self.mask_branch_losses(batch, self.model.encoder.embedding(body))
             losses |= {name: weight * value for name, value in masks.items()}
         return losses
 
@@ -155,20 +159,21 @@ class DetectorStage(Stage):
 class MaskStage(Stage):
     """Stage 2: the ViT and CellFinder are frozen; the neck learns to feed SAM's decoder again.
 
-    The paper trains the neck alone. A model that does not start from SAM trains the decoder with it.
+    The paper trains the neck alone; details, where the model has them, belong to it. A model that does not start from
+    SAM trains the decoder with it.
     """
 
     def trains(self, name: str) -> bool:
         """See ``Stage``."""
-        if name.startswith("encoder.neck."):
+        if name.startswith(_FOR_MASKS):
             return True
-        return self.recipe.train_decoder_in_stage2 and name.startswith(("prompt_encoder.", "mask_decoder."))
+        return self.recipe.train_decoder_in_stage2 and name.startswith(_DECODER)
 
     def batch_losses(self, batch: Batch) -> Losses:
         """See ``Stage``."""
         with torch.no_grad():
-            features = self.model.encoder.patch_features(batch.pixel_values)
-        return self.mask_branch_losses(batch, self.model.encoder.neck(features))
+            body = self.model.encoder.body(batch.pixel_values)
+        return self.mask_branch_losses(batch, self.model.encoder.embedding(body))
 
 
 def learning_rate_factor(step: int, config: OptimizerConfig) -> float:
@@ -183,7 +188,7 @@ def learning_rate_factor(step: int, config: OptimizerConfig) -> float:
 
 def _in_body(name: str) -> bool:
     """Whether a parameter belongs to a ViT body: the neck is trained like a head."""
-    return name.startswith(("encoder.", "detector_encoder.")) and not name.startswith("encoder.neck.")
+    return name.startswith(("encoder.", "detector_encoder.")) and not name.startswith(_FOR_MASKS)
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:

@@ -85,7 +85,8 @@ def run_stage(number: int, recipe: Recipe, run: RunConfig) -> Path:
 def initial_model(recipe: Recipe, init: Path | None) -> CellSAM:
     """The model of a recipe, fresh or with the weights of a checkpoint.
 
-    SAM weights fill the ViT and the mask decoder; CellFinder is fresh then.
+    SAM weights fill the ViT and the mask decoder; CellFinder is fresh then. Details that the weights lack start
+    at zero.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
@@ -101,7 +102,7 @@ def initial_model(recipe: Recipe, init: Path | None) -> CellSAM:
     state = loaded.state_dict()
     fresh = {key for key in model.state_dict() if key not in state}
     wrong = [key for key, value in model.state_dict().items() if key in state and state[key].shape != value.shape]
-    if wrong or any(not key.startswith("cellfinder.") for key in fresh):
+    if wrong or any(not key.startswith(("cellfinder.", "encoder.details.")) for key in fresh):
         raise ValueError(
             f"{init} holds a model of other sizes than the recipe: {', '.join((wrong or sorted(fresh))[:5])}."
         )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from export.graphs.fused import aligned, attend
 from training.model import ImageEncoder
+from training.model.image_encoder import embed_patches
 
 Form = Literal["bias", "folded", "fused"]
 """Of the attention. ``bias``: relative positions added to the logits; ``folded``: inside the product, plain operators;
@@ -203,13 +204,20 @@ class EncoderGraph(nn.Module):
         self.pos_embed = encoder.pos_embed
         self.blocks = nn.ModuleList(_Block(block, grid, form) for block in encoder.blocks)
         self.neck = encoder.neck if embedding else None
+        self.details = encoder.details if embedding else None
         self.features = features
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, S, S) to the chosen ones of (B, C, G, G) features and (B, embedding_dim, G, G) embedding."""
-        tokens = self.patch_embed(pixel_values.to(self.pos_embed.dtype)) + self.pos_embed
+        """(B, 3, S, S) to the chosen ones of (B, C, G, G) features and (B, embedding_channels, G, G) embedding."""
+        stem_levels, tokens = embed_patches(self.patch_embed, pixel_values.to(self.pos_embed.dtype))
+        tokens = tokens + self.pos_embed
         for block in self.blocks:
             tokens = block(tokens)
         features = tokens.permute(0, 3, 1, 2)
         outputs = (features,) if self.features else ()
-        return outputs if self.neck is None else (*outputs, self.neck(features))
+        if self.neck is None:
+            return outputs
+        embedding = self.neck(features)
+        if self.details is not None:
+            embedding = torch.cat((embedding, self.details(*stem_levels)), 1)
+        return (*outputs, embedding)

@@ -9,7 +9,7 @@ What it does less than the original, all of it exact:
   the output is one of the values;
 - the last attention runs for the two tokens that are read, and the heads for the one mask that is asked for;
 - the two upscaling convolutions have kernel = stride = 2, so each token becomes its own 4x4 pixels, and only the
-  tokens of the box's window are upscaled.
+  tokens of the box's window are upscaled; details come packed by token, and none are unpacked.
 
 Shape legend: B images, K boxes, N = G * G image tokens, T prompt tokens, H heads, d head channels, C width.
 """
@@ -272,6 +272,7 @@ class MaskDecoderGraph(nn.Module):
         first, norm, _, second, _ = decoder.output_upscaling
         self.upscale_norm = nn.LayerNorm(first.out_channels, eps=norm.eps)
         self.upscale_norm.weight, self.upscale_norm.bias = norm.weight, norm.bias
+        self.with_details = model.config.details
         self._register_upscaling("upscale1", first)
         self._register_upscaling("upscale2", second)
 
@@ -293,7 +294,7 @@ class MaskDecoderGraph(nn.Module):
         """Decode K masks, each inside its own window of tokens.
 
         Args:
-            image_embedding: (B, C, G, G).
+            image_embedding: (B, C, G, G), or (B, 4C, G, G) with details.
             image_index: (K) int64, the image of each box.
             boxes_xyxy_model: (K, 4), model pixels.
             window_rows: (K, R) int64, the token rows to upscale, in 0..G-1.
@@ -302,14 +303,19 @@ class MaskDecoderGraph(nn.Module):
         Returns:
             ``mask_logits`` (K, 4R, 4S), ``iou_predictions`` (K).
         """
-        image = image_embedding.to(self.image_pe.dtype).flatten(2).transpose(1, 2)  # (B, N, C)
+        embedding = image_embedding.to(self.image_pe.dtype).flatten(2).transpose(1, 2)  # (B, N, C or 4C)
+        width = self.image_pe.shape[-1]
+        image = embedding[..., :width]
+        details = embedding[..., width:] if self.with_details else None
         prior = self.box_prior  # a box's own, so that nothing of the image is left to share
         image = image + self.no_mask if prior is None else prior(image, image_index, boxes_xyxy_model)
         prompt = self._prompt_tokens(boxes_xyxy_model)
         tokens, image = self._two_way(prompt, image, image_index)
         iou = self.iou_head(tokens[:, 0]).reshape(-1)
         kernel = self.hypernetwork(tokens[:, 1])
-        return self._upscale(image, kernel, window_rows, window_cols), iou
+        window = window_rows.unsqueeze(2) * self.grid + window_cols.unsqueeze(1)  # (K, R, S) places of tokens
+        fine = None if details is None else _window(details, window, image_index)
+        return self._upscale(_window(image, window), fine, kernel), iou
 
     def _prompt_tokens(self, boxes_xyxy_model: Tensor) -> Tensor:
         """(K, 4) boxes to (K, T, C): IoU token, mask tokens, the box's two corners."""
@@ -349,17 +355,38 @@ class MaskDecoderGraph(nn.Module):
         attended = self.final_attention(read + prompt[:, :2], image, image, self.image_pe)
         return self.norm_final(read + attended), image
 
-    def _upscale(self, image: Tensor, kernel: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
-        """Image tokens (K, N, C) and mask kernels (K, C / 8) to logits (K, 4R, 4S) of the window."""
-        boxes, count, width = image.shape
-        first = torch.arange(boxes, device=rows.device).reshape(-1, 1, 1) * count
-        index = first + rows.unsqueeze(2) * self.grid + cols.unsqueeze(1)
-        window = image.reshape(boxes * count, width).index_select(0, index.reshape(-1))
-        x = F.linear(window, self.upscale1_weight, self.upscale1_bias).reshape(-1, 4, width // 4)
-        x = F.gelu(self.upscale_norm(x))
-        x = F.linear(x, self.upscale2_weight, self.upscale2_bias).reshape(boxes, -1, width // 8)
-        logits = F.gelu(x).to(kernel.dtype) @ kernel.unsqueeze(-1)
-        height, length = rows.shape[1], cols.shape[1]
+    def _upscale(self, tokens: Tensor, details: Tensor | None, kernel: Tensor) -> Tensor:
+        """A window's image tokens and details, and mask kernels (K, C / 8), to its logits (K, 4R, 4S).
+
+        Args:
+            tokens: (K, R, S, C).
+            details: (K, R, S, 3C): for each of the four pixels of the first step, C / 4 channels for itself and C / 8
+                for each of the four that the second makes of it. None: without details.
+            kernel: (K, C / 8).
+        """
+        boxes, height, length, width = tokens.shape
+        x = F.linear(tokens, self.upscale1_weight, self.upscale1_bias).reshape(boxes, -1, 4, width // 4)
+        if details is not None:
+            added = details.reshape(boxes, -1, 4, 3 * width // 4)
+            x = x + added[..., : width // 4]
+        x = F.linear(F.gelu(self.upscale_norm(x)), self.upscale2_weight, self.upscale2_bias)
+        if details is not None:
+            x = x + added[..., width // 4 :]
+        logits = F.gelu(x).reshape(boxes, -1, width // 8).to(kernel.dtype) @ kernel.unsqueeze(-1)
         # (row, column, then the two levels of 2 x 2 pixels) to pixel rows and columns.
         pixels = logits.reshape(boxes, height, length, 2, 2, 2, 2).permute(0, 1, 3, 5, 2, 4, 6)
         return pixels.reshape(boxes, 4 * height, 4 * length)
+
+
+def _window(tokens: Tensor, chosen: Tensor, owner: Tensor | None = None) -> Tensor:
+    """Tokens (M, N, C) at the places (K, R, S) to (K, R, S, C).
+
+    Args:
+        tokens: of boxes or of images.
+        chosen: places, 0..N-1.
+        owner: (K) int64, the row of ``tokens`` that each window is of; None where M is K.
+    """
+    count, width = tokens.shape[1:]
+    rows = torch.arange(chosen.shape[0], device=chosen.device) if owner is None else owner
+    index = rows.reshape(-1, 1, 1) * count + chosen
+    return tokens.reshape(-1, width).index_select(0, index.reshape(-1)).reshape(*chosen.shape, width)

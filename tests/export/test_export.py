@@ -29,7 +29,12 @@ from training.model import ModelConfig
 
 @pytest.mark.parametrize(
     "config",
-    [SMALL, replace(SMALL, window_size=5, global_attention_blocks=()), replace(SMALL, stem=(8, 16, 24))],
+    [
+        SMALL,
+        replace(SMALL, window_size=5, global_attention_blocks=()),
+        replace(SMALL, stem=(8, 16, 24)),
+        replace(SMALL, stem=(8, 16, 24), details=True),
+    ],
 )
 @pytest.mark.parametrize("form", get_args(Form))
 def test_encoder_graph_equals_the_model(config: ModelConfig, form: Form) -> None:
@@ -58,10 +63,13 @@ def test_cellfinder_graph_equals_the_model(change: dict[str, Any], *, fused: boo
     torch.testing.assert_close(logits, expected.logits, rtol=1e-3, atol=1e-2)  # logits up to 40, steep
 
 
-@pytest.mark.parametrize("change", [{"decoder_depth": 1}, {}, {"decoder_depth": 3}, {"box_prior": True}])
+@pytest.mark.parametrize(
+    "change",
+    [{"decoder_depth": 1}, {}, {"decoder_depth": 3}, {"box_prior": True}, {"stem": (8, 16, 24), "details": True}],
+)
 def test_mask_decoder_graph_equals_the_model(change: dict[str, Any]) -> None:
     model = small_model(replace(SMALL, **change))
-    embedding = torch.randn(2, 64, 10, 10)
+    embedding = torch.randn(2, model.config.embedding_channels, 10, 10)
     boxes = torch.rand(5, 4) * 200 - 20
     index = torch.tensor([1, 0, 0, 1, 1])
     tokens = torch.arange(10).expand(5, 10)
@@ -71,6 +79,8 @@ def test_mask_decoder_graph_equals_the_model(change: dict[str, Any]) -> None:
             expected = model.decode(embedding[index[k]][None], boxes[k : k + 1])
             torch.testing.assert_close(masks[k], expected.low_res_masks[0, 0], rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(iou[k], expected.iou_predictions[0, 0], rtol=1e-4, atol=1e-5)
+        part = MaskDecoderGraph(model)(embedding, index, boxes, tokens[:, 2:5], tokens[:, 3:])[0]
+    torch.testing.assert_close(part, masks[:, 8:20, 12:], rtol=1e-4, atol=1e-4)
 
 
 def operators(path: Path) -> Counter[str]:

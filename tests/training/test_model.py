@@ -13,6 +13,7 @@ from tests.golden.cases import GoldenCase, assert_close
 from tests.small import SMALL, small_model
 from training.checkpoint import load_checkpoint
 from training.model import CellSAM, ModelConfig
+from training.model.details import pack, unpack, unpack_details
 from training.model.image_encoder import same_body
 from training.model.position import inverse_sigmoid, sine_embedding_1d, sine_embedding_2d
 
@@ -56,6 +57,49 @@ def test_a_convolutional_stem_has_the_shape_of_the_patch_embedding() -> None:
     assert features.shape == (2, 48, 10, 10)
     assert embedding.shape == (2, 64, 10, 10)
     assert len([layer for layer in model.encoder.patch_embed if isinstance(layer, torch.nn.Conv2d)]) == 4
+
+
+def test_details_reach_the_pixels_they_come_from() -> None:
+    """A change of the image under one token changes the details of that token, packed and unpacked."""
+    x = torch.randn(2, 3, 8, 12)
+    assert pack(x).shape == (2, 12, 4, 6)
+    torch.testing.assert_close(pack(x)[1, :, 2, 5].reshape(2, 2, 3), x[1, :, 4:6, 10:12].permute(1, 2, 0))
+    torch.testing.assert_close(unpack(pack(x)), x)
+
+    model = small_model(replace(SMALL, stem=(8, 16, 24), details=True))
+    image = torch.rand(1, 3, 160, 160)
+    other = image.clone()
+    other[..., 80:88, 32:40] += 10.0  # places (20..21, 8..9) at stride 4, (10, 4) at stride 8
+    with torch.inference_mode():
+        before, after = (model.encode(x).image_embedding for x in (image, other))
+        assert before.shape == (1, 4 * 64, 10, 10)
+        coarse, fine = (
+            (b - a).abs().amax((0, 1))
+            for a, b in zip(*(unpack_details(x[:, 64:]) for x in (before, after)), strict=True)
+        )
+        decoded = model.decode(
+            before.expand(2, -1, -1, -1), torch.tensor([[70.0, 30.0, 110.0, 60.0]]), torch.tensor([1])
+        )
+    assert coarse.shape == (20, 20)
+    assert fine.shape == (40, 40)
+    for change, low, high in ((fine, (18, 6), (24, 12)), (coarse, (8, 2), (13, 7))):
+        inside = change[low[0] : high[0], low[1] : high[1]].max()
+        assert inside == change.max() > 10 * change.median()
+    assert decoded.low_res_masks.shape == (1, 1, 40, 40)
+
+
+def test_fresh_details_change_nothing() -> None:
+    """Weights trained without details can go on with them."""
+    config = replace(SMALL, stem=(8, 16, 24))
+    plain, detailed = small_model(config), CellSAM(replace(config, details=True)).eval()
+    missing, unexpected = detailed.load_state_dict(plain.state_dict(), strict=False)
+    assert {key.rsplit(".", 2)[0] for key in missing} == {"encoder.details"}
+    assert not unexpected
+    image, boxes = torch.rand(1, 3, 160, 160), torch.tensor([[20.0, 30.0, 60.0, 90.0]])
+    with torch.inference_mode():
+        expected = plain.decode(plain.encode(image).image_embedding, boxes)
+        found = detailed.decode(detailed.encode(image).image_embedding, boxes)
+    torch.testing.assert_close(found.low_res_masks, expected.low_res_masks, rtol=0, atol=0)
 
 
 def test_local_init_spreads_the_prompts_frequencies() -> None:
@@ -112,6 +156,7 @@ def test_no_detector_is_an_error_that_says_so() -> None:
         ({"trunk": "both"}, "expected 'shared'"),
         ({"stem": (8, 16)}, "does not make patches of 16"),
         ({"stem": (8, 12, 16)}, "8 groups cannot share"),
+        ({"details": True}, "need a stem of two levels"),
         ({"trunk": "separate", "detector": False}, "needs a detector"),
     ],
 )

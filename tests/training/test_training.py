@@ -52,6 +52,7 @@ TINY = replace(
         offset_scale=0.125,
         box_prior=True,
         stem=(8, 16, 24),
+        details=True,
     ),
     stage1=replace(NANO.stage1, steps=6, batch_size=2, warmup_steps=2, ema_decay=0.5),
     stage2=replace(NANO.stage2, steps=3, batch_size=2, warmup_steps=1),
@@ -480,8 +481,8 @@ def test_stage_2_trains_the_neck_and_the_decoder_only(whole_run: Path, data: Pat
     with pytest.raises(ValueError, match="stage 2 starts from the weights of stage 1"):
         run_stage(2, TINY, RunConfig(out=tmp_path / "none", data=data, accelerator="cpu"))
     for recipe, prefixes in (
-        (replace(TINY, train_decoder_in_stage2=False), ("encoder.neck.",)),
-        (TINY, ("encoder.neck.", "prompt_encoder.", "mask_decoder.")),
+        (replace(TINY, train_decoder_in_stage2=False), ("encoder.neck.", "encoder.details.")),
+        (TINY, ("encoder.neck.", "encoder.details.", "prompt_encoder.", "mask_decoder.")),
     ):
         out = tmp_path / str(recipe.train_decoder_in_stage2)
         final = run_stage(2, recipe, RunConfig(out=out, data=data, init=first, accelerator="cpu", pictures_every=0))

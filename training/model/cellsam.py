@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from runtime.boxes import LOGITS_PER_TOKEN
 from training.model.cellfinder import CellFinder, CellFinderOutput
 from training.model.config import ModelConfig
+from training.model.details import unpack_details
 from training.model.image_encoder import EncoderOutput, ImageEncoder
 
 PROMPT_CYCLES = 10.0
@@ -92,7 +93,7 @@ class CellSAM(nn.Module):
         """Decode one mask per box.
 
         Args:
-            image_embedding: (B, embedding_dim, G, G).
+            image_embedding: (B, embedding_channels, G, G).
             boxes_xyxy_model: (K, 4) box prompts in model pixels, 0..image_size.
             image_index: (K) int64, the image of each box; None where there is one image.
 
@@ -100,6 +101,7 @@ class CellSAM(nn.Module):
         heads of the other masks, which the original computes and drops, are left out.
         """
         decoder, count = self.mask_decoder, len(boxes_xyxy_model)
+        image_embedding, details = image_embedding.split(self._embedding_parts(), dim=1)
         prior = self._prior(boxes_xyxy_model) if self.config.box_prior else None
         sparse, dense = self.prompt_encoder(points=None, boxes=boxes_xyxy_model[:, None], masks=prior)
         queries = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight)).expand(count, -1, -1)
@@ -107,10 +109,25 @@ class CellSAM(nn.Module):
         source = chosen + dense
         positions = self.prompt_encoder.get_dense_pe().expand(count, -1, -1, -1)
         tokens, image = decoder.transformer(source, positions, torch.cat((queries, sparse), dim=1))
-        upscaled = decoder.output_upscaling(image.transpose(1, 2).reshape(source.shape))
+        upscaled = self._upscaled(image.transpose(1, 2).reshape(source.shape), details, image_index)
         kernel = decoder.output_hypernetworks_mlps[0](tokens[:, 1])  # (K, C / 8): the first mask token
         masks = (kernel[:, None] @ upscaled.flatten(2)).unflatten(2, upscaled.shape[2:])
         return DecoderOutput(masks, decoder.iou_prediction_head(tokens[:, 0])[:, :1])
+
+    def _embedding_parts(self) -> tuple[int, int]:
+        embedding = self.config.embedding_dim
+        return embedding, self.config.embedding_channels - embedding
+
+    def _upscaled(self, image: Tensor, details: Tensor, image_index: Tensor | None) -> Tensor:
+        """(K, C, G, G) to (K, C / 8, 4G, 4G), the details (B, 3C, G, G) added at stride 8 and 4; B x 0: none."""
+        upscaling = self.mask_decoder.output_upscaling
+        if not self.config.details:
+            plain: Tensor = upscaling(image)
+            return plain
+        coarse, fine = (x if image_index is None else x[image_index] for x in unpack_details(details))
+        first, norm, activation, second, last = upscaling
+        detailed: Tensor = last(second(activation(norm(first(image) + coarse))) + fine)
+        return detailed
 
     def _prior(self, boxes_xyxy_model: Tensor) -> Tensor:
         return ellipse_prior(boxes_xyxy_model, LOGITS_PER_TOKEN * self.config.grid_size, self.config.image_size)

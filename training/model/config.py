@@ -78,6 +78,9 @@ class ModelConfig:
     offset_scale: float = 1.0
     """Factor on the box head's centre offsets, which are logits of the image's side: 1 moves a box by up to a quarter
     of the image. Anchor DETR has 1; a small factor lets small cells be placed finely from the start."""
+    details: bool = False
+    """Give the mask decoder the stem's finer levels too (``training.model.details``), packed into the embedding's
+    channels, which are then ``4 * embedding_dim``. Needs a stem of two levels or more."""
     box_prior: bool = False
     """Prompt the mask decoder with the ellipse inside the box as well, through SAM's mask prompt. SAM's two corner
     tokens alone take long to learn from scratch."""
@@ -103,6 +106,8 @@ class ModelConfig:
             )
         if any(channels % STEM_GROUPS for channels in self.stem):
             raise ValueError(f"stem {self.stem} has channels that {STEM_GROUPS} groups cannot share.")
+        if self.details and len(self.stem) < 2:
+            raise ValueError(f"details need a stem of two levels or more; stem is {self.stem}.")
         pairs = (
             ("encoder_dim", self.encoder_dim, "encoder_heads", self.encoder_heads),
             ("embedding_dim", self.embedding_dim, "decoder_heads", 2 * self.decoder_heads),
@@ -125,6 +130,11 @@ class ModelConfig:
             raise ValueError(f"trunk is {self.trunk!r}; expected 'shared' or 'separate'.")
         if self.trunk == "separate" and not self.detector:
             raise ValueError("trunk 'separate' needs a detector: the second trunk feeds only CellFinder.")
+
+    @property
+    def embedding_channels(self) -> int:
+        """Channels that go from the encoder to the mask decoder: the embedding and its details."""
+        return self.embedding_dim * (4 if self.details else 1)
 
     @property
     def grid_size(self) -> int:

@@ -11,6 +11,7 @@ from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
 from training.model.config import STEM_GROUPS, ModelConfig
+from training.model.details import Details
 
 
 class EncoderOutput(NamedTuple):
@@ -19,7 +20,17 @@ class EncoderOutput(NamedTuple):
     patch_features: Tensor
     """ViT output before the neck, (B, encoder_dim, G, G): what CellFinder reads."""
     image_embedding: Tensor
-    """ViT output after the neck, (B, embedding_dim, G, G): what the mask decoder reads."""
+    """ViT output after the neck, with the details where the model has them, (B, embedding_channels, G, G): what the
+    mask decoder reads."""
+
+
+class Body(NamedTuple):
+    """What the ViT's body makes of an image."""
+
+    patch_features: Tensor
+    """(B, encoder_dim, G, G)."""
+    stem_levels: tuple[Tensor, ...]
+    """The stem's last two inner levels, (B, stem[-2], 4G, 4G) and (B, stem[-1], 2G, 2G); () without a stem."""
 
 
 class ConvolutionStem(nn.Sequential):
@@ -41,8 +52,17 @@ class ConvolutionStem(nn.Sequential):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, S, S) to (B, G, G, out), as SAM's patch embedding."""
-        out: Tensor = super().forward(pixel_values)
-        return out.permute(0, 2, 3, 1)
+        return self.levels(pixel_values)[-1].permute(0, 2, 3, 1)
+
+    def levels(self, pixel_values: Tensor) -> list[Tensor]:
+        """(B, 3, S, S) to the output of every level, (B, channels, S / 2, S / 2) first, (B, out, G, G) last."""
+        outputs = [pixel_values]
+        for layer in self:
+            if isinstance(layer, nn.Conv2d):
+                outputs.append(layer(outputs[-1]))
+            else:
+                outputs[-1] = layer(outputs[-1])
+        return outputs[1:]
 
 
 class ImageEncoder(ImageEncoderViT):  # type: ignore[misc]
@@ -72,18 +92,37 @@ class ImageEncoder(ImageEncoderViT):  # type: ignore[misc]
             self.patch_embed = ConvolutionStem(config.stem, config.encoder_dim)
         if not neck:
             del self.neck
+        self.details = Details(config) if config.details and neck else None
+
+    def body(self, pixel_values: Tensor) -> Body:
+        """(B, 3, S, S) model input to the features before the neck and the stem's levels."""
+        stem_levels, tokens = embed_patches(self.patch_embed, pixel_values)
+        tokens = tokens + self.pos_embed
+        for block in self.blocks:
+            tokens = block(tokens)
+        return Body(tokens.permute(0, 3, 1, 2), stem_levels)
+
+    def embedding(self, body: Body) -> Tensor:
+        """What the mask decoder reads, (B, embedding_channels, G, G)."""
+        after_neck: Tensor = self.neck(body.patch_features)
+        return after_neck if self.details is None else torch.cat((after_neck, self.details(*body.stem_levels)), 1)
 
     def patch_features(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, S, S) model input to (B, encoder_dim, G, G) features before the neck."""
-        tokens: Tensor = self.patch_embed(pixel_values) + self.pos_embed
-        for block in self.blocks:
-            tokens = block(tokens)
-        return tokens.permute(0, 3, 1, 2)
+        return self.body(pixel_values).patch_features
 
     def forward(self, pixel_values: Tensor) -> EncoderOutput:
         """(B, 3, S, S) model input to both outputs."""
-        features = self.patch_features(pixel_values)
-        return EncoderOutput(features, self.neck(features))
+        body = self.body(pixel_values)
+        return EncoderOutput(body.patch_features, self.embedding(body))
+
+
+def embed_patches(patch_embed: nn.Module, pixel_values: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """(B, 3, S, S) to the stem's last two inner levels, () without a stem, and the tokens (B, G, G, encoder_dim)."""
+    if not isinstance(patch_embed, ConvolutionStem):
+        return (), patch_embed(pixel_values)
+    *inner, last = patch_embed.levels(pixel_values)
+    return tuple(inner[-2:]), last.permute(0, 2, 3, 1)
 
 
 @torch.no_grad()

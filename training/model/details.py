@@ -1,0 +1,56 @@
+"""Fine features for the mask decoder, taken from the stem before the tokens lose them.
+
+SAM's mask decoder sees one vector per patch of 16 pixels and draws 4 x 4 logits from it. SAM 2 (Ravi et al. 2024,
+arXiv:2408.00714, section 4) adds features of stride 8 and 4 while it upscales. Here they come from the convolutions of
+the stem and travel packed into the channels of the image embedding, so that the engines keep their inputs and outputs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from training.model.config import ModelConfig
+
+DETAIL_CHANNELS = 3
+"""Channels of the packed details, in widths of the embedding: 4 pixels of C / 4, 16 pixels of C / 8."""
+
+
+class Details(nn.Module):
+    """The stem's last two inner levels, projected to what the decoder's two upscaling steps add.
+
+    Starts at zero: on weights that were trained without details, the model computes what it did.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        fine, coarse = config.stem[-2:]
+        self.coarse = nn.Conv2d(coarse, config.embedding_dim // 4, kernel_size=3, padding=1)
+        self.fine = nn.Conv2d(fine, config.embedding_dim // 8, kernel_size=3, padding=1)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        """Levels (B, stem[-2], 4G, 4G) and (B, stem[-1], 2G, 2G) to packed details (B, 3 * embedding_dim, G, G)."""
+        return pack(torch.cat((self.coarse(coarse), pack(self.fine(fine))), 1))
+
+
+def pack(x: Tensor) -> Tensor:
+    """(B, c, 2H, 2W) to (B, 4c, H, W): the rows and columns of 2 x 2 pixels go before the channels."""
+    batch, channels, height, width = x.shape
+    blocks = x.reshape(batch, channels, height // 2, 2, width // 2, 2)
+    return blocks.permute(0, 3, 5, 1, 2, 4).reshape(batch, 4 * channels, height // 2, width // 2)
+
+
+def unpack(x: Tensor) -> Tensor:
+    """(B, 4c, H, W) to (B, c, 2H, 2W): the inverse of ``pack``."""
+    batch, channels, height, width = x.shape
+    blocks = x.reshape(batch, 2, 2, channels // 4, height, width)
+    return blocks.permute(0, 3, 4, 1, 5, 2).reshape(batch, channels // 4, 2 * height, 2 * width)
+
+
+def unpack_details(packed: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 3C, G, G) to what is added at stride 8, (B, C / 4, 2G, 2G), and at stride 4, (B, C / 8, 4G, 4G)."""
+    levels = unpack(packed)
+    coarse = levels.shape[1] // 3
+    return levels[:, :coarse], unpack(levels[:, coarse:])
