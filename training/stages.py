@@ -144,14 +144,15 @@ class DetectorStage(Stage):
     def batch_losses(self, batch: Batch) -> Losses:
         """See ``Stage``."""
         weight = self.recipe.mask_weight_in_stage1
-        shared = self.model.detector_encoder is None
-        body = self.model.encoder.body(batch.pixel_values) if shared or weight else None
-        features = body.patch_features if shared and body else self.model.detector_features(batch.pixel_values)
+        encoder, pixels = self.model.encoder, batch.pixel_values
+        body = encoder.body(pixels) if self.model.detector_encoder is None else None  # one trunk serves both branches
+        features = self.model.detector_features(pixels) if body is None else body.patch_features
         output = self.model.detect(features, auxiliary=True)
         cells = self.over_processes(sum(len(boxes) for boxes in batch.boxes))
         losses = detection_losses(output, batch.boxes, cells, self.recipe.detection)
-        if body and weight:
-            masks = self.mask_branch_losses(batch, self.model.encoder.embedding(body))
+        if weight:
+            embedding = encoder.embedding(encoder.body(pixels) if body is None else body)
+            masks = self.mask_branch_losses(batch, embedding)
             losses |= {name: weight * value for name, value in masks.items()}
         return losses
 

@@ -314,8 +314,13 @@ class MaskDecoderGraph(nn.Module):
         iou = self.iou_head(tokens[:, 0]).reshape(-1)
         kernel = self.hypernetwork(tokens[:, 1])
         window = window_rows.unsqueeze(2) * self.grid + window_cols.unsqueeze(1)  # (K, R, S) places of tokens
-        fine = None if details is None else _window(details, window, image_index)
-        return self._upscale(_window(image, window), fine, kernel), iou
+        added = None if details is None else _window(details, window, image_index)
+        own = torch.arange(window.shape[0], device=window.device)
+        logits = self._upscale(_window(image, window, own), added, kernel)
+        # (row, column, then the two levels of 2 x 2 pixels) to pixel rows and columns.
+        boxes, height, length = window.shape
+        pixels = logits.reshape(boxes, height, length, 2, 2, 2, 2).permute(0, 1, 3, 5, 2, 4, 6)
+        return pixels.reshape(boxes, 4 * height, 4 * length), iou
 
     def _prompt_tokens(self, boxes_xyxy_model: Tensor) -> Tensor:
         """(K, 4) boxes to (K, T, C): IoU token, mask tokens, the box's two corners."""
@@ -356,37 +361,30 @@ class MaskDecoderGraph(nn.Module):
         return self.norm_final(read + attended), image
 
     def _upscale(self, tokens: Tensor, details: Tensor | None, kernel: Tensor) -> Tensor:
-        """A window's image tokens and details, and mask kernels (K, C / 8), to its logits (K, 4R, 4S).
+        """The tokens of all windows, M for each of K boxes, to the logits of their 4 x 4 pixels.
 
         Args:
-            tokens: (K, R, S, C).
-            details: (K, R, S, 3C): for each of the four pixels of the first step, C / 4 channels for itself and C / 8
-                for each of the four that the second makes of it. None: without details.
-            kernel: (K, C / 8).
+            tokens: (K * M, C).
+            details: (K * M, 3C): for each of the four pixels of the first step, C / 4 channels for itself and C / 8 for
+                each of the four that the second makes of it. None: without details.
+            kernel: (K, C / 8), of the masks.
+
+        Returns:
+            (K, M * 16, 1).
         """
-        boxes, height, length, width = tokens.shape
-        x = F.linear(tokens, self.upscale1_weight, self.upscale1_bias).reshape(boxes, -1, 4, width // 4)
+        width = tokens.shape[-1]
+        x = F.linear(tokens, self.upscale1_weight, self.upscale1_bias).reshape(-1, 4, width // 4)
         if details is not None:
-            added = details.reshape(boxes, -1, 4, 3 * width // 4)
-            x = x + added[..., : width // 4]
+            coarse, fine = torch.tensor_split(details.reshape(-1, 4, 3 * width // 4), (width // 4,), dim=-1)
+            x = x + coarse
         x = F.linear(F.gelu(self.upscale_norm(x)), self.upscale2_weight, self.upscale2_bias)
         if details is not None:
-            x = x + added[..., width // 4 :]
-        logits = F.gelu(x).reshape(boxes, -1, width // 8).to(kernel.dtype) @ kernel.unsqueeze(-1)
-        # (row, column, then the two levels of 2 x 2 pixels) to pixel rows and columns.
-        pixels = logits.reshape(boxes, height, length, 2, 2, 2, 2).permute(0, 1, 3, 5, 2, 4, 6)
-        return pixels.reshape(boxes, 4 * height, 4 * length)
+            x = x + fine
+        return F.gelu(x.reshape(kernel.shape[0], -1, width // 8)).to(kernel.dtype) @ kernel.unsqueeze(-1)
 
 
-def _window(tokens: Tensor, chosen: Tensor, owner: Tensor | None = None) -> Tensor:
-    """Tokens (M, N, C) at the places (K, R, S) to (K, R, S, C).
-
-    Args:
-        tokens: of boxes or of images.
-        chosen: places, 0..N-1.
-        owner: (K) int64, the row of ``tokens`` that each window is of; None where M is K.
-    """
+def _window(tokens: Tensor, places: Tensor, owner: Tensor) -> Tensor:
+    """Tokens (B, N, C) at the places (K, R, S), 0..N-1, of their owners (K), 0..B-1, to (K * R * S, C)."""
     count, width = tokens.shape[1:]
-    rows = torch.arange(chosen.shape[0], device=chosen.device) if owner is None else owner
-    index = rows.reshape(-1, 1, 1) * count + chosen
-    return tokens.reshape(-1, width).index_select(0, index.reshape(-1)).reshape(*chosen.shape, width)
+    index = owner.reshape(-1, 1, 1) * count + places
+    return tokens.reshape(-1, width).index_select(0, index.reshape(-1))

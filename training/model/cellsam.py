@@ -101,7 +101,8 @@ class CellSAM(nn.Module):
         heads of the other masks, which the original computes and drops, are left out.
         """
         decoder, count = self.mask_decoder, len(boxes_xyxy_model)
-        image_embedding, details = image_embedding.split(self._embedding_parts(), dim=1)
+        width = self.config.embedding_dim
+        image_embedding, details = image_embedding[:, :width], image_embedding[:, width:]
         prior = self._prior(boxes_xyxy_model) if self.config.box_prior else None
         sparse, dense = self.prompt_encoder(points=None, boxes=boxes_xyxy_model[:, None], masks=prior)
         queries = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight)).expand(count, -1, -1)
@@ -113,10 +114,6 @@ class CellSAM(nn.Module):
         kernel = decoder.output_hypernetworks_mlps[0](tokens[:, 1])  # (K, C / 8): the first mask token
         masks = (kernel[:, None] @ upscaled.flatten(2)).unflatten(2, upscaled.shape[2:])
         return DecoderOutput(masks, decoder.iou_prediction_head(tokens[:, 0])[:, :1])
-
-    def _embedding_parts(self) -> tuple[int, int]:
-        embedding = self.config.embedding_dim
-        return embedding, self.config.embedding_channels - embedding
 
     def _upscaled(self, image: Tensor, details: Tensor, image_index: Tensor | None) -> Tensor:
         """(K, C, G, G) to (K, C / 8, 4G, 4G), the details (B, 3C, G, G) added at stride 8 and 4; B x 0: none."""

@@ -12,9 +12,6 @@ from torch import Tensor, nn
 
 from training.model.config import ModelConfig
 
-DETAIL_CHANNELS = 3
-"""Channels of the packed details, in widths of the embedding: 4 pixels of C / 4, 16 pixels of C / 8."""
-
 
 class Details(nn.Module):
     """The stem's last two inner levels, projected to what the decoder's two upscaling steps add.
@@ -31,7 +28,10 @@ class Details(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        """Levels (B, stem[-2], 4G, 4G) and (B, stem[-1], 2G, 2G) to packed details (B, 3 * embedding_dim, G, G)."""
+        """Levels (B, stem[-2], 4G, 4G) and (B, stem[-1], 2G, 2G) to packed details (B, 3 * embedding_dim, G, G).
+
+        A token has 4 pixels of embedding_dim / 4 channels and 16 of embedding_dim / 8.
+        """
         return pack(torch.cat((self.coarse(coarse), pack(self.fine(fine))), 1))
 
 
