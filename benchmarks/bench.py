@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import Stages, percentiles_ms, write_record
+from benchmarks.measure import Stages, compare_cells, percentiles_ms, write_record
 from runtime import BackendOptions, SegmentConfig, Segmenter
 from runtime.assembly import Assembly
 from runtime.backends.base import BACKENDS, ON_GPU
@@ -29,7 +29,6 @@ from runtime.errors import ConfigError, SegmenterError
 from runtime.files import read_image
 from runtime.options import CpuPrecisionOption, EngineOption, ThreadsOption, fail_of_usage
 from runtime.preprocess import branch_inputs, normalize_contrast
-from training.evaluation.matching import find_overlaps
 
 STAGES = ("contrast", "input", "encode", "detect", "choose", "decode", "assemble")
 """Contrast; model input; image encoder; CellFinder; choice of boxes; mask decoder; label map."""
@@ -247,28 +246,13 @@ def measure_throughput(segmenters: dict[str, Segmenter], sizes: list[int], image
 
 
 def measure_agreement(segmenters: dict[str, Segmenter]) -> list[dict[str, Any]]:
-    """How the cells of each backend compare with the first one's, over the sample images.
-
-    Mean IoU of those that match at 0.5, and their share of all: 2 matched / (cells of the one + cells of the other).
-    """
+    """How the cells of each backend compare with the first one's, over the sample images (``compare_cells``)."""
     first, *others = segmenters
+    images = [read_image(path) for path in sample_images()]
     records = []
     for name in others:
-        matched: list[float] = []
-        cells = 0
-        for image in map(read_image, sample_images()):
-            overlaps = find_overlaps(segmenters[first](image).labels, segmenters[name](image).labels)
-            matched += [iou for iou in overlaps.iou if iou > 0.5]
-            cells += len(overlaps.truth_ids) + len(overlaps.predicted_ids)
-        records.append(
-            {
-                "backend": name,
-                "against": first,
-                "cells": cells,
-                "mean_iou": round(float(np.mean(matched)), 4) if matched else None,
-                "matched": round(2 * len(matched) / max(cells, 1), 4),
-            }
-        )
+        pairs = ((segmenters[first](image).labels, segmenters[name](image).labels) for image in images)
+        records.append({"backend": name, "against": first, **compare_cells(pairs)})
     return records
 
 

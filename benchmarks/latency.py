@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from benchmarks.arithmetic import engine_flop, matrix_product_rate
 from benchmarks.baselines import KEEP_ALL, Case, Clock, batched_bfloat16, cellpose_network, released_procedure
-from benchmarks.measure import Measured, Stages, Variant, measure_in_turn, write_record
+from benchmarks.measure import Measured, Stages, Variant, compare_cells, measure_in_turn, write_record
 from runtime import BackendOptions, Segmenter
 from runtime.boxes import scale_xyxy, token_windows
 from runtime.config import MaskWindow
@@ -31,6 +31,8 @@ from runtime.manifest import Precision, read_manifest
 
 BASELINE = "released procedure, PyTorch"
 FULL = "engines, onnxruntime, full masks"
+REFERENCE = "engines, onnxruntime"
+"""Masks in windows; on a CPU in the precision of the engines' files."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,12 @@ def engine_variants(device: str, precision: Precision) -> dict[str, Engines]:
     if device == "cpu":
         return {
             FULL: Engines("cpu", precision, "full"),
-            "engines, onnxruntime": Engines("cpu", precision),
+            REFERENCE: Engines("cpu", precision),
             "engines, OpenVINO": Engines("openvino", "bf16"),
         }
     return {
         FULL: Engines("cuda", precision, "full"),
-        "engines, onnxruntime": Engines("cuda", precision),
+        REFERENCE: Engines("cuda", precision),
         "engines, onnxruntime, CUDA graphs": Engines("cuda", precision, cuda_graphs=True),
         "engines, TensorRT": Engines("tensorrt", precision),
     }
@@ -139,6 +141,7 @@ def content_of(
         "variants": summaries,
         "speedup": {name: round(slow / s["total_ms"]["p50"], 2) for name, s in summaries.items()},
         "labels_equal_to_baseline_full_masks": float((baseline.labels == measured[FULL].labels).mean()),
+        "agreement": agreement(ways, measured),
         "arithmetic_gflop": {stage: round(count / 1e9, 1) for stage, count in flop.items()},
         "matrix_products_gflop_per_s": {precision: round(rate / 1e9, 1) for precision, rate in rates.items()},
         "share_of_matrix_product_rate": {
@@ -147,6 +150,19 @@ def content_of(
             if way.window == "box"
         },
     }
+
+
+def agreement(ways: dict[str, Engines], measured: dict[str, Measured]) -> list[dict[str, Any]]:
+    """How the cells of the engines compare: full masks with the baseline's, others with those of ``REFERENCE``."""
+    against = {
+        name: BASELINE if way.window == "full" else REFERENCE
+        for name, way in ways.items()
+        if name != REFERENCE and (way.window == "full" or REFERENCE in ways)
+    }
+    return [
+        {"variant": name, "against": other, **compare_cells([(measured[other].labels, measured[name].labels)])}
+        for name, other in against.items()
+    ]
 
 
 def main() -> None:

@@ -53,6 +53,12 @@ def latency_table(record: dict[str, Any]) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} | {memory} | {record['speedup'][name]:.2f}x |")
     equal = record["labels_equal_to_baseline_full_masks"]
     lines += ["", f"Labels of the engines with full masks equal the baseline's on {equal:.3%} of the pixels."]
+    lines += [
+        f"Of the cells of '{row['variant']}' and '{row['against']}' {row['matched']:.1%} match, at a mean IoU of "
+        f"{row['mean_iou']:.3f}."
+        for row in record.get("agreement", ())
+        if row["mean_iou"] is not None
+    ]
     if "arithmetic_gflop" in record:
         rates = record["matrix_products_gflop_per_s"]
         shares = ", ".join(f"{name} {share:.0%}" for name, share in record["share_of_matrix_product_rate"].items())

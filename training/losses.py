@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
 
 from training.matching import Match, match_cost, one_to_many, one_to_one
@@ -77,13 +78,16 @@ def mask_losses(
 
     Args:
         output: K masks.
-        masks: (K, h, w) ground truth in {0, 1} at the resolution of the logits.
+        masks: (K, h, w) ground truth in {0, 1}; the logits are resized to it, as they are at inference.
         cells: number of masks in the batch, averaged over the processes; at least 1.
         windows: (K, h, w) in {0, 1}, where the losses look (``MaskLossConfig.window_margin_px``); None: everywhere.
 
     Source: Kirillov et al. 2023 (SAM), appendix A, training algorithm.
     """
-    logits, truth = output.low_res_masks[:, 0].float().flatten(1), masks.float().flatten(1)
+    maps = output.low_res_masks.float()
+    if maps.shape[2:] != masks.shape[1:]:
+        maps = interpolate(maps, masks.shape[1:], mode="bilinear", align_corners=False)
+    logits, truth = maps.flatten(1), masks.float().flatten(1)
     everywhere = sigmoid_focal_loss(logits, truth, reduction="none")
     focal = everywhere.mean(1)
     probability, inside, wanted = logits.sigmoid(), logits > 0, truth > 0.5

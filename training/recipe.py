@@ -82,8 +82,16 @@ class MaskLossConfig:
     """Focal and dice loss only within this distance around the prompt box, where ``mask_window="box"`` looks at
     inference; a hundredth of the focal loss stays on the whole map. None: the whole map alike, as SAM. From nothing,
     small cells are lost in a whole map: "no cell anywhere" is nearly right."""
+    upsampling: int = 1
+    """Factor by which the logits are enlarged, bilinearly as at inference, before the losses see them. 1: masks are
+    learned at the logits' own resolution, as SAM does, where the outline of a cell is rounded to 4 model pixels: much
+    for one of 20."""
     box_jitter: float = 0.1
     """Standard deviation of the noise on the prompt boxes, as a fraction of the side, at most 20 pixels."""
+
+    def __post_init__(self) -> None:
+        if self.upsampling < 1:
+            raise RecipeError(f"upsampling is {self.upsampling}; expected a whole number, 1 or more.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

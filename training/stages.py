@@ -101,7 +101,8 @@ class Stage(pl.LightningModule):
         config = self.recipe.masks
         drawn = [self._draw(batch, b) for b in range(len(batch.boxes))]
         cells = self.over_processes(sum(len(indices) for indices in drawn))
-        side, size = LOGITS_PER_TOKEN * self.model.config.grid_size, self.model.config.image_size
+        side = LOGITS_PER_TOKEN * self.model.config.grid_size * config.upsampling
+        size = self.model.config.image_size
         if any(len(indices) for indices in drawn):
             prompts = torch.cat([self._prompts(batch, b, indices) for b, indices in enumerate(drawn)])
             truth = torch.cat([_true_masks(batch.labels[b], indices, side) for b, indices in enumerate(drawn)])
@@ -200,7 +201,7 @@ def _decays(name: str, parameter: nn.Parameter) -> bool:
 
 
 def _windows(boxes_xyxy: Tensor, margin: float, side: int, size: int) -> Tensor:
-    """(K, 4) boxes in model pixels to (K, side, side) bool: which logits lie within ``margin`` pixels of the box."""
+    """(K, 4) boxes in model pixels to (K, side, side) bool: which pixels lie within ``margin`` pixels of the box."""
     centres = (torch.arange(side, device=boxes_xyxy.device) + 0.5) * (size / side)
     low, high = boxes_xyxy[:, :2] - margin, boxes_xyxy[:, 2:] + margin
     x, y = ((centres > low[:, axis, None]) & (centres < high[:, axis, None]) for axis in (0, 1))

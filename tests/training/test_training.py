@@ -17,6 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from skimage.measure import regionprops
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from export.exporter import export_engines
 from runtime import Segmenter
@@ -155,6 +156,27 @@ def test_mask_losses_look_into_the_window() -> None:
     seen = mask_losses(nothing, truth, 1, MaskLossConfig(), window)
     whole = mask_losses(nothing, truth, 1, MaskLossConfig())
     assert float(seen["mask_focal"]) > 10 * float(whole["mask_focal"])
+
+
+def test_enlarged_logits_learn_outlines_between_their_pixels() -> None:
+    """A disc five logits wide: compared at the image's resolution, its outline comes out finer."""
+    y, x = torch.meshgrid(torch.arange(48) + 0.5, torch.arange(48) + 0.5, indexing="ij")
+    disc = ((y - 23.3) ** 2 + (x - 25.1) ** 2 < 10.2**2).float()[None]
+    coarse = (adaptive_avg_pool2d(disc, 12) > 0.5).float()
+
+    def outline_iou(truth: torch.Tensor) -> float:
+        logits = torch.zeros(1, 1, 12, 12, requires_grad=True)
+        optimizer = torch.optim.Adam([logits], 0.3)
+        for _ in range(150):
+            optimizer.zero_grad()
+            losses = mask_losses(DecoderOutput(logits, torch.ones(1, 1)), truth, 1, MaskLossConfig())
+            (losses["mask_focal"] + losses["mask_dice"]).backward()
+            optimizer.step()
+        found = interpolate(logits.detach(), (48, 48), mode="bilinear", align_corners=False)[0] > 0
+        return float((found & (disc > 0)).sum() / (found | (disc > 0)).sum())
+
+    assert outline_iou(disc) > outline_iou(coarse) + 0.03
+    assert outline_iou(disc) > 0.97
 
 
 def test_windows_reach_the_margin_around_the_box() -> None:
