@@ -200,31 +200,76 @@ def areas_of(labels: I32, count: int) -> I64:
 
 
 @compiled
-def enclosed(free: Bool) -> Bool:
-    """(H, W): what of ``free`` does not reach the border by steps along rows and columns."""
+def root_of(parents: I32, node: int) -> int:
+    """The root of a node's tree; the path to it is halved, in place."""
+    while parents[node] != node:
+        parents[node] = parents[parents[node]]
+        node = parents[node]
+    return node
+
+
+@compiled
+def runs_of(free: Bool) -> tuple[I32, I32]:
+    """Runs of pixels along the rows.
+
+    Returns:
+        First column and column after the last of each run, (N, 2), and the first run of each row, (H + 1).
+    """
     height, width = free.shape
-    stride = width + 2
-    unseen = np.zeros((height + 2) * stride, np.bool_)  # a frame around the image spares checks of its border
+    firsts = np.zeros(height + 1, np.int32)
     for y in range(height):
+        count, before = 0, False
         for x in range(width):
-            unseen[(y + 1) * stride + x + 1] = free[y, x]
-    waiting = np.empty(free.size, np.int64)
-    number = 0
-    for y in range(1, height + 1):
-        for x in range(1, width + 1, max(width - 1, 1) if 1 < y < height else 1):
-            if unseen[y * stride + x]:
-                unseen[y * stride + x] = False
-                waiting[number] = y * stride + x
-                number += 1
-    while number:
-        number -= 1
-        here = waiting[number]
-        for place in (here - stride, here + stride, here - 1, here + 1):
-            if unseen[place]:
-                unseen[place] = False
-                waiting[number] = place
-                number += 1
-    return unseen.reshape((height + 2, stride))[1:-1, 1:-1]
+            count += free[y, x] and not before
+            before = free[y, x]
+        firsts[y + 1] = firsts[y] + count
+    runs = np.empty((firsts[height], 2), np.int32)
+    n = 0
+    for y in range(height):
+        before = False
+        for x in range(width):
+            if free[y, x] and not before:
+                runs[n, 0] = x
+            elif before and not free[y, x]:
+                runs[n, 1] = x
+                n += 1
+            before = free[y, x]
+        if before:
+            runs[n, 1] = width
+            n += 1
+    return runs, firsts
+
+
+@compiled
+def enclosed(free: Bool) -> Bool:
+    """(H, W): what of ``free`` does not reach the border by steps along rows and columns.
+
+    Runs of pixels that touch are joined in trees (union-find); those that touch the border are joined to node 0.
+    """
+    height, width = free.shape
+    runs, firsts = runs_of(free)
+    parents = np.arange(len(runs) + 1).astype(np.int32)  # of run n: n + 1
+    for y in range(height):
+        above = firsts[y - 1] if y else 0
+        for n in range(firsts[y], firsts[y + 1]):
+            start, stop = runs[n]
+            root = n + 1
+            if y == 0 or y == height - 1 or start == 0 or stop == width:
+                parents[root] = root = 0  # from left to right
+            while y and above < firsts[y] and runs[above, 1] <= start:
+                above += 1
+            other = above
+            while y and other < firsts[y] and runs[other, 0] < stop:
+                joined = root_of(parents, other + 1)
+                low, high = min(root, joined), max(root, joined)
+                parents[high] = root = low
+                other += 1
+    out = np.zeros((height, width), np.bool_)
+    for y in range(height):
+        for n in range(firsts[y], firsts[y + 1]):
+            if root_of(parents, n + 1):
+                out[y, runs[n, 0] : runs[n, 1]] = True
+    return out
 
 
 @compiled
@@ -276,8 +321,12 @@ def extents(labels: I32, count: int) -> I64:
     found = np.zeros((count + 1, 4), np.int64)
     found[:, 0], found[:, 2] = height, width
     for y in range(height):
-        for x in range(width):
-            one = found[labels[y, x]]
+        x = 0
+        while x < width:  # run by run
+            first, label = x, labels[y, x]
+            while x < width and labels[y, x] == label:
+                x += 1
+            one = found[label]
             one[0], one[1] = min(one[0], y), y + 1
-            one[2], one[3] = min(one[2], x), max(one[3], x + 1)
+            one[2], one[3] = min(one[2], first), max(one[3], x)
     return found

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from runtime import SegmentConfig
+from runtime.mask_kernels import enclosed, extents
 from runtime.masks import LabelCanvas, finish_labels, relabel, resize_axis, upsample_window
 
 ARGMAX = SegmentConfig()
@@ -175,6 +176,27 @@ def ring_with_a_cell_inside() -> np.ndarray:
     labels[2:7, 2:7] = 0
     labels[4, 4] = 2
     return labels
+
+
+@given(free=hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=14)))
+def test_enclosed_is_what_scipy_fills(free: Any) -> None:
+    np.testing.assert_array_equal(enclosed(free), ndimage.binary_fill_holes(~free) & free)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.55, 0.6, 0.7])
+def test_enclosed_in_winding_paths(share: float) -> None:
+    """At the share where free pixels begin to hang together, paths are longest."""
+    free = np.random.default_rng(0).random((200, 170)) < share
+    np.testing.assert_array_equal(enclosed(free), ndimage.binary_fill_holes(~free) & free)
+
+
+@given(labels=label_maps)
+def test_extents_are_those_of_the_pixels(labels: Any) -> None:
+    found = extents(labels, 12)
+    for label in range(13):
+        y, x = np.nonzero(labels == label)
+        expected = (y.min(), y.max() + 1, x.min(), x.max() + 1) if len(y) else (labels.shape[0], 0, labels.shape[1], 0)
+        assert tuple(found[label]) == expected
 
 
 def test_argmax_keeps_a_cell_inside_a_hole() -> None:
