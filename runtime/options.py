@@ -42,7 +42,10 @@ BackendOption = Annotated[
     ),
 ]
 CpuPrecisionOption = Annotated[
-    CpuPrecision, typer.Option(help="openvino: compute in fp32 or bf16; auto, bf16 where the processor has it.")
+    CpuPrecision,
+    typer.Option(
+        help="openvino: compute in fp32 or bf16; auto, bf16 for encoder and detector where the processor has it."
+    ),
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option(help="CPU threads of each process; default: one per physical core.", min=1)

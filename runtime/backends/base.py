@@ -88,7 +88,8 @@ class BackendOptions:
     """CPU threads per engine; None leaves it to the backend (one per physical core)."""
 
     cpu_precision: CpuPrecision = "auto"
-    """``openvino`` only: what it computes in; auto is bf16 on processors that have it, else fp32."""
+    """``openvino`` only: what it computes in; auto is bf16 for encoder and detector on processors that have it, else
+    fp32."""
 
     device: int = 0
     """``cuda`` and ``tensorrt``: number of the GPU among those that the process sees; a worker of a local cluster sees

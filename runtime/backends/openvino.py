@@ -1,4 +1,7 @@
-"""OpenVINO on the CPU: the same ONNX files, in bfloat16 where the processor computes in it."""
+"""OpenVINO on the CPU: the same ONNX files, encoder and detector in bfloat16 where the processor computes in it.
+
+The mask decoder stays in float32: in bfloat16 it is what moves outlines most (``cellsam-engine bench`` compares cells).
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,9 @@ from runtime.manifest import Dim, TensorSpec
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 """OpenVINO's names of the precisions."""
+
+_PROMPT = "boxes_xyxy_model"
+"""The input of the mask decoder alone."""
 
 
 class OpenVinoEngine(Engine):
@@ -33,13 +39,16 @@ class OpenVinoEngine(Engine):
                 "the backend 'openvino' needs OpenVINO: pip install 'cellsam-engine[openvino]'."
             ) from error
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-        if options.cpu_precision != "auto":
-            settings["INFERENCE_PRECISION_HINT"] = _HINTS[options.cpu_precision]
         if options.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = options.threads
         try:
             core = openvino.Core()
             model = core.read_model(path)
+            precision = options.cpu_precision
+            if precision == "auto" and any(port.any_name == _PROMPT for port in model.inputs):
+                precision = "fp32"
+            if precision != "auto":
+                settings["INFERENCE_PRECISION_HINT"] = _HINTS[precision]
             # Compiled, a tensor may go by the name of a cast beside it.
             self.inputs = tuple(_spec(port) for port in model.inputs)
             self.outputs = tuple(_spec(port) for port in model.outputs)

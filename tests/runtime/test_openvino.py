@@ -36,6 +36,13 @@ def test_the_same_cells_in_float32(openvino: Segmenter, samples: list[Any]) -> N
         np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.05)
 
 
+def test_masks_are_decoded_in_float32_unless_asked_otherwise(openvino: Segmenter, samples: list[Any]) -> None:
+    encoded = openvino.encode(samples[0])
+    boxes = openvino.detect(encoded).boxes
+    masks = openvino.decode(encoded, boxes).labels
+    np.testing.assert_array_equal(Segmenter(backend="openvino").decode(encoded, boxes).labels, masks)
+
+
 def test_threads_may_share_one(openvino: Segmenter, samples: list[Any]) -> None:
     alone = [openvino(image).labels for image in samples]
     with ThreadPoolExecutor(3) as pool:
