@@ -132,7 +132,7 @@ def compare_cells(pairs: Iterable[tuple[NDArray[np.int32], NDArray[np.int32]]]) 
         pairs: reference and other label map of the same image, (H, W) int32.
 
     Returns:
-        ``cells`` of all maps, ``mean_iou`` of those that match at 0.5 (None: none does), ``matched``: their share of all,
+        ``cells`` of all maps, ``mean_iou`` of those that match at 0.5 (None: none does), ``matched``: their share,
         2 matched / cells.
     """
     ious: list[float] = []

@@ -54,10 +54,9 @@ def latency_table(record: dict[str, Any]) -> str:
     equal = record["labels_equal_to_baseline_full_masks"]
     lines += ["", f"Labels of the engines with full masks equal the baseline's on {equal:.3%} of the pixels."]
     lines += [
-        f"Of the cells of '{row['variant']}' and '{row['against']}' {row['matched']:.1%} match, at a mean IoU of "
-        f"{row['mean_iou']:.3f}."
+        f"{row['matched']:.0%} of their cells match the baseline's, at a mean IoU of {row['mean_iou']:.4f}."
         for row in record.get("agreement", ())
-        if row["mean_iou"] is not None
+        if row["against"] == record["baseline"]
     ]
     if "arithmetic_gflop" in record:
         rates = record["matrix_products_gflop_per_s"]

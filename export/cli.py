@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from export.errors import VerificationError
 from runtime.backends.base import BackendName
+from runtime.builtin import builtin_engine
 from runtime.config import SegmentConfig, read_settings
 from runtime.console import errors, fail
 from runtime.errors import SegmenterError
 from runtime.files import read_image
-from runtime.manifest import Attention, Precision, describe_check
+from runtime.manifest import Attention, Precision, describe_check, read_manifest
 from runtime.preprocess import Profile
+from training.weights import is_builtin, weights_file
 
 IMAGE: Any = typer.Option(
     help="Image that the result is checked on: PNG, JPEG, TIFF or npy; default: a built-in one of nuclei.",
@@ -25,7 +27,12 @@ IMAGE: Any = typer.Option(
 
 
 def export_command(
-    checkpoint: Annotated[Path, typer.Option(help="Weights: released CellSAM, SAM ViT-B or our own.", metavar="FILE")],
+    checkpoint: Annotated[
+        str,
+        typer.Option(
+            help="Weights: released CellSAM, SAM ViT-B or our own; nano: the built-in model's.", metavar="FILE"
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Engine directory to make.", metavar="DIR")],
     profile: Annotated[
         Profile | None,
@@ -49,7 +56,8 @@ def export_command(
     settings: Annotated[
         Path | None,
         typer.Option(
-            help="JSON file of thresholds for the manifest, from 'evaluate tune'; default: those of the released code.",
+            help="JSON file of thresholds for the manifest, from 'evaluate tune'; default: those of the released code, "
+            "for nano its own.",
             metavar="FILE",
         ),
     ] = None,
@@ -71,17 +79,19 @@ def export_command(
     from export.exporter import ExportConfig, export_engines
 
     try:
+        builtin = read_manifest(builtin_engine()) if is_builtin(checkpoint) else None
+        usual, usual_channels = (SegmentConfig(), ()) if builtin is None else (builtin.config, builtin.trained_channels)
         config = ExportConfig(
             profile=profile,
             precision=precision,
             attention=attention,
             licence=licence,
-            settings=SegmentConfig() if settings is None else read_settings(settings),
-            trained_channels=tuple(trained_channels or ()),
+            settings=usual if settings is None else read_settings(settings),
+            trained_channels=tuple(trained_channels or usual_channels),
             force=force,
         )
         verified_on = read_given(image)  # before the work, which takes minutes
-        manifest = export_engines(checkpoint, out, config, image=verified_on, progress=say)
+        manifest = export_engines(weights_file(checkpoint), out, config, image=verified_on, progress=say)
     except (SegmenterError, OSError) as error:
         fail(error)
     for output in manifest.verification["outputs"]:
@@ -91,7 +101,7 @@ def export_command(
 
 def verify_command(
     directory: Annotated[Path, typer.Argument(help="Engine directory.", metavar="DIR")],
-    checkpoint: Annotated[Path, typer.Option(help="The checkpoint it was made from.", metavar="FILE")],
+    checkpoint: Annotated[str, typer.Option(help="The checkpoint it was made from, or nano.", metavar="FILE")],
     image: Annotated[
         list[Path] | None,
         typer.Option(
@@ -121,7 +131,10 @@ def verify_command(
         for name, pixels in (given or {"the built-in image": None}).items():
             typer.echo(name)
             try:
-                for check in verify_directory(directory, checkpoint, image=pixels, backend=backend, progress=say):
+                checks = verify_directory(
+                    directory, weights_file(checkpoint), image=pixels, backend=backend, progress=say
+                )
+                for check in checks:
                     typer.echo(check)
             except VerificationError as error:
                 failed.append(f"{name}: {error}")

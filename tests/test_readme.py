@@ -76,9 +76,11 @@ def test_folders_page(tmp_path: Path) -> None:
 
 def test_training_readme(tmp_path: Path) -> None:
     """With few images, a small model and few steps; the recipe shown must be one."""
-    shown = next(content for language, content in blocks(ROOT / "training" / "README.md") if language == "json")
-    (tmp_path / "shown.json").write_text(shown)
-    assert load_recipe(tmp_path / "shown.json").stage1.steps == 20000
+    shown = [content for language, content in blocks(ROOT / "training" / "README.md") if language == "json"]
+    for content, steps in zip(shown, (20000, 600), strict=True):
+        (tmp_path / "shown.json").write_text(content)
+        assert load_recipe(tmp_path / "shown.json").stage1.steps == steps
+    (tmp_path / "further.json").write_text('{"preset": "nano", "stage1": {"steps": 1, "batch_size": 1}}')
     small = replace(
         NANO,
         model=replace(SMALL, anchors=64, classes=1),
@@ -93,5 +95,5 @@ def test_training_readme(tmp_path: Path) -> None:
         grey = (tile.image[2, :160, :160] * 255).astype(np.uint8)
         Image.fromarray(grey).save(tmp_path / "images" / f"disc{number}_img.png")
         Image.fromarray(tile.labels[:160, :160].astype(np.uint16)).save(tmp_path / "images" / f"disc{number}_mask.png")
-    assert run_blocks(ROOT / "training" / "README.md", tmp_path)["bash"] == 8
+    assert run_blocks(ROOT / "training" / "README.md", tmp_path)["bash"] == 12
     assert (tmp_path / "engines" / "manifest.json").is_file()

@@ -80,9 +80,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     )
 
 
-def save_checkpoint(path: str | Path, model: CellSAM, *, licence: str) -> None:
-    """Write our own format: the state dict beside the model's sizes and the licence of the weights."""
-    torch.save({METADATA_KEY: metadata(model.config, licence), "state_dict": model.state_dict()}, path)
+def save_checkpoint(path: str | Path, model: CellSAM, *, licence: str, dtype: torch.dtype = torch.float32) -> None:
+    """Write our own format: the state dict, rounded to ``dtype``, beside the model's sizes and the weights' licence."""
+    state = {key: value.to(dtype) for key, value in model.state_dict().items()}
+    torch.save({METADATA_KEY: metadata(model.config, licence), "state_dict": state}, path)
 
 
 def metadata(config: ModelConfig, licence: str) -> dict[str, Any]:

@@ -20,7 +20,8 @@ def train_command(
     ],
     recipe: Annotated[str, typer.Option(help="Preset (vit_b, nano) or a JSON file with changes to one.")] = "vit_b",
     init: Annotated[
-        Path | None, typer.Option(help="Weights to start from; needed for stage 2.", metavar="FILE")
+        str | None,
+        typer.Option(help="Weights to start from, needed for stage 2; nano: the built-in model's.", metavar="FILE"),
     ] = None,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu ...: as Lightning names them.")] = "auto",
     devices: Annotated[int, typer.Option(help="Processes on this machine, one per device.", min=1)] = 1,
@@ -37,11 +38,12 @@ def train_command(
     from training.data.errors import DataError
     from training.recipe import RecipeError, load_recipe
     from training.train import RunConfig, run_stage
+    from training.weights import weights_file
 
     run = RunConfig(
         out=out,
         data=data,
-        init=init,
+        init=None if init is None else weights_file(init),
         accelerator=accelerator,
         devices=devices,
         nodes=nodes,

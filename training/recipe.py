@@ -202,6 +202,7 @@ NANO = Recipe(
         classes=1,
         queries="features",
         offset_scale=0.125,
+        details=True,
         box_prior=True,
     ),
     stage1=OptimizerConfig(
@@ -227,7 +228,7 @@ NANO = Recipe(
         ema_decay=0.998,
     ),
     detection=DetectionLossConfig(auxiliary_matches=4),
-    masks=MaskLossConfig(cells_per_image=6, window_margin_px=32.0),
+    masks=MaskLossConfig(cells_per_image=6, window_margin_px=32.0, upsampling=2),
     augment=AugmentConfig(zoom=(0.9, 1.8), mosaic=0.4, aspect=0.3, gamma=0.4, noise=0.03, blur_px=1.0),
     mask_weight_in_stage1=1.0,
     train_decoder_in_stage2=True,

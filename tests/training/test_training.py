@@ -220,15 +220,15 @@ def test_augmented_labels_stay_on_their_pixels(number: int, zoom: float, aspect:
     assert set(np.unique(labels)) <= set(np.unique(sample().labels))
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
 def test_the_record_of_the_built_in_model_is_a_recipe(number: int) -> None:
     """The model card's commands take it."""
     path = Path(__file__).parents[2] / "benchmarks" / "results" / f"training_nano_{number}.json"
     recipe = load_recipe(path)
-    assert recipe.model == NANO.model
-    assert (recipe == NANO) == (number == 1)
-    assert recipe.augment.diameter_px == (None, *[(18, 60)] * 3)[number - 1]
-    assert recipe.dataset_weights == ({"usiigaci_phase": 3.0} if number == 4 else {})
+    assert recipe.model == replace(NANO.model, details=number == 5)
+    assert recipe.masks.upsampling == (2 if number == 5 else 1)
+    assert recipe.augment.diameter_px == (None, *[(18, 60)] * 3, (18, 72))[number - 1]
+    assert recipe.dataset_weights == ({"usiigaci_phase": 3.0} if number >= 4 else {})
 
 
 @given(number=st.integers(0, 500), diameter=st.floats(15, 40))

@@ -31,7 +31,7 @@ VIEWS: tuple[Mapping[str, Any], ...] = (
     {"view_diameter_px": None, "whole_view_diameter_px": 0.0},
     *(
         {"view_diameter_px": wanted, "whole_view_diameter_px": share * wanted}
-        for wanted in (26.0, 32.0, 38.0, 44.0)
+        for wanted in (26.0, 32.0, 38.0, 44.0, 52.0)
         for share in (0.65, 0.85)
     ),
 )
