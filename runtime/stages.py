@@ -19,16 +19,15 @@ from runtime.chain import Chain
 from runtime.config import SegmentConfig, check_whole
 from runtime.errors import InputError
 from runtime.manifest import check_files, read_manifest
+from runtime.ranges import BOXES_ON_GPU, IMAGES_ON_GPU
 from runtime.results import Detections, EncodedImage, MaskLogits, Segmentation
 from runtime.scale import CellSizes
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-IMAGES_ON_GPU, BOXES_ON_GPU = 4, 64
-"""Images and boxes of one engine call there, unless the caller says otherwise."""
-
 IMAGES_ON_CPU, BOXES_ON_CPU = 1, 16
+"""Images and boxes of one engine call there, unless the caller says otherwise."""
 
 _log = logging.getLogger(__name__)
 

@@ -28,6 +28,7 @@ from runtime.backends.contexts import Lane, Lanes
 from runtime.errors import BackendError, OutOfMemoryError
 from runtime.manifest import EngineFile, TensorSpec, sha256_file
 from runtime.plans import PlanFile, PlanKey, build_command, read_plan
+from runtime.ranges import within
 
 _log = logging.getLogger(__name__)
 
@@ -275,9 +276,7 @@ class TensorRtEngine(Engine):
 
     def _check_range(self, name: str, shape: tuple[int, ...]) -> None:
         least, _, most = self._plan.ranges[name]
-        if len(shape) != len(least) or not all(
-            low <= dim <= high for low, dim, high in zip(least, shape, most, strict=True)
-        ):
+        if not within(shape, self._plan.ranges[name]):
             raise BackendError(
                 f"{self._name} was built for {name} of {list(least)} to {list(most)}; got {list(shape)}. "
                 f"Give less at once, or build with larger --max-batch or --max-boxes: {self._build_command}"

@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.plan_builder import DECODER_IMAGES, BuildOptions
+from export.plan_builder import BuildOptions
 from export.sample_image import verification_image
-from runtime import BackendError, BackendOptions, SegmentConfig, Segmenter, stages
+from runtime import BackendError, BackendOptions, SegmentConfig, Segmenter
 from runtime.backends import choice
 from runtime.backends.base import load_engine, resolve_backend
 from runtime.backends.cuda import CudaTensor
 from runtime.errors import OutOfMemoryError
 from runtime.manifest import read_manifest
 from runtime.plans import RECORD_NAME
+from runtime.ranges import BOXES_ON_GPU, DECODER_IMAGES, IMAGES_ON_GPU
 from tests.plans import with_plans
 from tests.tensorrt_double import Double, install
 
@@ -391,8 +392,8 @@ def test_inputs_are_checked(built: Path, double: Double) -> None:
 
 
 def test_plans_take_what_the_runtime_sends() -> None:
-    assert stages.IMAGES_ON_GPU <= BuildOptions().max_batch <= DECODER_IMAGES
-    assert BuildOptions().max_boxes >= stages.BOXES_ON_GPU
+    assert IMAGES_ON_GPU <= BuildOptions().max_batch <= DECODER_IMAGES
+    assert BuildOptions().max_boxes >= BOXES_ON_GPU
 
 
 @pytest.fixture
