@@ -47,15 +47,17 @@ types: $(VENV)/installed
 pytest: $(VENV)/installed
 	$(BIN)/python -m pytest
 
-# TensorRT is measured where ENGINES has plans ('cellsam-engine build'); CUDA with and without graphs.
+# TensorRT is measured where ENGINES has plans ('cellsam-engine build'), through onnxruntime where that has built
+# engines before; CUDA with and without graphs.
 PLANS = $(wildcard $(ENGINES)/tensorrt)
-WITHOUT ?= $(if $(PLANS),,tensorrt)
+BY_ORT = $(wildcard $(ENGINES)/tensorrt-ort/*/*)
+WITHOUT ?= $(if $(PLANS),,tensorrt) $(if $(BY_ORT),,tensorrt-ort)
 GPU_RUNS := --warmup 5 --runs 30
 
 bench-gpu:
 	python -m pytest -m gpu tests
 	cellsam-engine bench --engine $(ENGINES) --backend cuda --cuda-graphs $(if $(PLANS),--backend tensorrt) \
-	  $(GPU_RUNS) --images 64 --out benchmarks/results
+	  $(if $(BY_ORT),--backend tensorrt-ort) $(GPU_RUNS) --images 64 --out benchmarks/results
 	python -m benchmarks.attention $(GPU_RUNS)
 	python -m benchmarks.latency --checkpoint $(CHECKPOINT) --engines $(ENGINES) --device cuda --compile $(GPU_RUNS) \
 	  --without $(WITHOUT)

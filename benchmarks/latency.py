@@ -59,6 +59,7 @@ def engine_variants(device: str, precision: Precision) -> dict[str, Engines]:
         REFERENCE: Engines("cuda", precision),
         "engines, onnxruntime, CUDA graphs": Engines("cuda", precision, cuda_graphs=True),
         "engines, TensorRT": Engines("tensorrt", precision),
+        "engines, TensorRT through onnxruntime": Engines("tensorrt-ort", precision),
     }
 
 

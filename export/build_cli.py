@@ -10,7 +10,7 @@ import typer
 from export.cli import IMAGE, read_given, say
 from runtime.console import fail
 from runtime.errors import ConfigError, SegmenterError
-from runtime.stages import BOXES_ON_GPU, IMAGES_ON_GPU
+from runtime.ranges import BOXES_ON_GPU, IMAGES_ON_GPU
 
 
 def build_command(

@@ -9,7 +9,7 @@ from pathlib import Path
 from export.errors import ExportError
 from runtime.errors import EngineError
 from runtime.manifest import MANIFEST_NAME, read_manifest
-from runtime.plans import PLANS
+from runtime.plans import BUILT_BY_ORT, PLANS
 
 
 def check_target(out: Path, *, force: bool) -> None:
@@ -35,7 +35,7 @@ def check_target(out: Path, *, force: bool) -> None:
             f"{out} exists and is no engine directory; it will not be replaced. Give another --out."
         ) from error
     # Plans were built from these engines, and go with them.
-    own = {MANIFEST_NAME, PLANS, *(engine.file for engine in manifest.engines.values())}
+    own = {MANIFEST_NAME, PLANS, BUILT_BY_ORT, *(engine.file for engine in manifest.engines.values())}
     others = sorted(path.name for path in out.iterdir() if path.name not in own)
     if others:
         raise ExportError(

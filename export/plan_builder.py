@@ -13,15 +13,10 @@ from typing import Any
 
 from export.errors import ExportError
 from runtime.backends.tensorrt import load_tensorrt, message_log, said
-from runtime.boxes import token_window_sides
 from runtime.config import check_whole
 from runtime.errors import ConfigError
-from runtime.manifest import Dim, EngineFile
-from runtime.plans import Ranges, Shape
-from runtime.stages import BOXES_ON_GPU, IMAGES_ON_GPU, per_call
-
-DECODER_IMAGES = 8
-"""Images whose boxes the runtime decodes together; the mask decoder takes as many however small ``max_batch`` is."""
+from runtime.plans import Ranges
+from runtime.ranges import BOXES_ON_GPU, IMAGES_ON_GPU
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,41 +47,6 @@ class BuildOptions:
             raise ConfigError(f"optimization_level is {self.optimization_level}; expected 0 to 5.")
         if self.workspace_mib is not None:
             check_whole("workspace_mib", self.workspace_mib, least=1)
-
-
-def profile_ranges(spec: EngineFile, grid_size: int, options: BuildOptions) -> Ranges:
-    """Least, best and greatest shape of every input of an engine.
-
-    Best is what the runtime sends unless told otherwise, as far as the plan takes it: full calls, small windows.
-
-    Raises:
-        ExportError: a dimension of a name that the export does not write.
-    """
-    decoder = any(tensor.name == "boxes_xyxy_model" for tensor in spec.inputs)
-    sides = token_window_sides(grid_size)
-    window = (sides[0], sides[min(1, len(sides) - 1)], sides[-1])
-    images = max(options.max_batch, DECODER_IMAGES) if decoder else options.max_batch
-    sent_images, sent_boxes = per_call("tensorrt", None, None)
-    by_name = {
-        "batch": (1, min(sent_images, options.max_batch), images),
-        "boxes": (1, min(sent_boxes, options.max_boxes), options.max_boxes),
-        "window_height": window,
-        "window_width": window,
-    }
-
-    def size(dim: Dim, place: int) -> int:
-        if isinstance(dim, int):
-            return dim
-        if dim not in by_name:
-            raise ExportError(
-                f"{spec.file} has a dimension {dim!r}; expected one of {', '.join(by_name)}. Export again."
-            )
-        return by_name[dim][place]
-
-    def shape(dims: tuple[Dim, ...], place: int) -> Shape:
-        return tuple(size(dim, place) for dim in dims)
-
-    return {t.name: (shape(t.shape, 0), shape(t.shape, 1), shape(t.shape, 2)) for t in spec.inputs}
 
 
 def build_plan(

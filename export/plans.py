@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 from export.errors import ExportError, VerificationError
 from export.gates import GateCheck
 from export.placing import replace_directory
-from export.plan_builder import BuildOptions, build_plan, profile_ranges
+from export.plan_builder import BuildOptions, build_plan
 from export.plan_check import check_plans
 from export.plan_layers import LayerTypes, check_half, read_layers
 from export.plan_operators import find_problems, float32_nodes, half_products, operator_table
 from runtime.backends.cuda import use_device
 from runtime.backends.tensorrt import TensorRtEngine, load_tensorrt, machine_key
 from runtime.files import write_whole
-from runtime.manifest import EngineName, Manifest, check_files, read_manifest, sha256_file
-from runtime.plans import PLANS, PlanFile, PlanRecord
+from runtime.manifest import EngineFile, EngineName, Manifest, check_files, read_manifest, sha256_file
+from runtime.plans import PLANS, PlanFile, PlanRecord, Ranges
 from runtime.preprocess import check_image
+from runtime.ranges import profile_ranges
 
 Progress = Callable[[str], None]
 
@@ -48,7 +49,7 @@ def check_buildable(directory: str | Path, options: BuildOptions) -> Iterator[st
             f"{spec.file}: all operators in the ONNX parser's list of TensorRT {table['version']}; "
             f"{half} of {products} products in half precision"
         )
-        for name, shapes in profile_ranges(spec, manifest.grid_size, options).items():
+        for name, shapes in _ranges(manifest, spec, options).items():
             yield f"  {name}: " + ", ".join(
                 f"{word} {list(shape)}" for word, shape in zip(("least", "best", "most"), shapes, strict=True)
             )
@@ -146,6 +147,10 @@ def _read(directory: Path) -> Manifest:
     return manifest
 
 
+def _ranges(manifest: Manifest, spec: EngineFile, options: BuildOptions) -> Ranges:
+    return profile_ranges(spec, manifest.grid_size, max_batch=options.max_batch, max_boxes=options.max_boxes)
+
+
 def _build(
     directory: Path,
     manifest: Manifest,
@@ -159,7 +164,7 @@ def _build(
     spec = manifest.engines[name]
     path = directory / spec.file
     progress(f"building {spec.file}")
-    ranges = profile_ranges(spec, manifest.grid_size, options)
+    ranges = _ranges(manifest, spec, options)
     earlier = cache.read_bytes() if cache.is_file() else b""
     content, timings = build_plan(path, ranges, options, earlier, progress)
     write_whole(cache, lambda temporary: temporary.write_bytes(timings))

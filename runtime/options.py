@@ -38,7 +38,8 @@ BackendOption = Annotated[
     BackendName,
     typer.Option(
         help="What runs the engines: cpu (onnxruntime), openvino (CPU), cuda (onnxruntime, NVIDIA GPU), tensorrt "
-        "(NVIDIA GPU, with plans that 'build' made on this machine), or auto, the fastest of them here."
+        "(NVIDIA GPU, with plans that 'build' made on this machine), tensorrt-ort (the same through onnxruntime, which "
+        "builds when it first loads), or auto, the fastest of the others here."
     ),
 ]
 CpuPrecisionOption = Annotated[

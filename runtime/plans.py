@@ -2,6 +2,7 @@
 
     engines/tensorrt/<key>/plans.json, encoder.plan, cellfinder.plan, mask_decoder.plan
     engines/tensorrt/<key>.timing, what builds measured
+    engines/tensorrt-ort/<key>/, what onnxruntime had TensorRT build (``runtime.backends.ort_tensorrt``)
 
 A plan runs on the kind of GPU and the versions it was built with and nowhere else, so that each set has a directory of
 its own, and its record a key that the runtime compares with the machine.
@@ -23,6 +24,8 @@ from runtime.manifest import EngineName, Precision, TensorSpec
 SCHEMA = 1
 PLANS = "tensorrt"
 """Subdirectory of an engine directory."""
+BUILT_BY_ORT = "tensorrt-ort"
+"""Likewise. Not inside the other: where that is, plans are taken to be."""
 RECORD_NAME = "plans.json"
 
 Shape = tuple[int, ...]
@@ -48,15 +51,15 @@ class PlanKey:
         built_with = f"TensorRT {self.tensorrt}, CUDA {self.cuda}, driver for CUDA up to {self.driver}"
         return f"{self.gpu} (SM {self.sm}), {built_with}"
 
-    def directory_name(self, precision: Precision) -> str:
-        """Name of the directory of the plans for this key."""
+    def directory_name(self, more: str) -> str:
+        """Name of the directory of what was built for this key. Args: more: what else tells it from others."""
         parts = (
             self.gpu,
             f"sm{self.sm}",
             f"trt{self.tensorrt}",
             f"cuda{self.cuda}",
             f"driver{self.driver}",
-            precision,
+            more,
         )
         return "+".join(re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-") for part in parts)
 

@@ -19,16 +19,15 @@ from runtime.chain import Chain
 from runtime.config import SegmentConfig, check_whole
 from runtime.errors import InputError
 from runtime.manifest import check_files, read_manifest
+from runtime.ranges import BOXES_ON_GPU, IMAGES_ON_GPU
 from runtime.results import Detections, EncodedImage, MaskLogits, Segmentation
 from runtime.scale import CellSizes
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-IMAGES_ON_GPU, BOXES_ON_GPU = 4, 64
-"""Images and boxes of one engine call there, unless the caller says otherwise."""
-
 IMAGES_ON_CPU, BOXES_ON_CPU = 1, 16
+"""Images and boxes of one engine call there, unless the caller says otherwise."""
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +64,8 @@ class Stages:
                 card says what it was trained on.
             backend: ``cpu`` (onnxruntime), ``openvino`` (also the CPU, in bfloat16 where it has that), ``cuda``
                 (onnxruntime on an NVIDIA GPU), ``tensorrt`` (there too, with plans that ``cellsam-engine build`` made
-                on this machine), or ``auto``, the fastest one that can run here; the log says which.
+                on this machine), ``tensorrt-ort`` (onnxruntime's TensorRT provider, which takes minutes when it first
+                loads an engine), or ``auto``, the fastest of the others that can run here; the log says which.
             config: settings of calls that bring none; default, those of the manifest.
             boxes_per_call: most boxes decoded together; bounds the decoder's memory. Default: 16, on a GPU 64.
             images_per_call: most images encoded together. Default: 1, on a GPU 4.

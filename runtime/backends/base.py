@@ -35,9 +35,9 @@ Tensor = NDArray[Any] | DeviceTensor
 Arrays = dict[str, NDArray[Any]]
 Tensors = dict[str, Tensor]
 
-BackendName = Literal["auto", "cpu", "openvino", "cuda", "tensorrt"]
+BackendName = Literal["auto", "cpu", "openvino", "cuda", "tensorrt", "tensorrt-ort"]
 BACKENDS = get_args(BackendName)
-ON_GPU = ("cuda", "tensorrt")
+ON_GPU = ("cuda", "tensorrt", "tensorrt-ort")
 """Those whose tensors stay on a GPU between the engines."""
 
 ENVIRONMENT = "CELLSAM_BACKEND"
@@ -92,7 +92,7 @@ class BackendOptions:
     fp32."""
 
     device: int = 0
-    """``cuda`` and ``tensorrt``: number of the GPU among those that the process sees; a worker of a local cluster sees
+    """Backends of GPUs: number of the GPU among those that the process sees; a worker of a local cluster sees
     but one."""
 
     cuda_graphs: bool = False
@@ -163,7 +163,7 @@ def _load_fused(path: Path, backend: str, options: BackendOptions) -> Engine:
     """``_load`` of a file with operators of onnxruntime's own: other backends say what to do instead."""
     fused = f"{path.name} has fused attention, an operator of onnxruntime's own"
     again = "Use the backend 'cuda' or 'cpu', or export again with --attention plain."
-    if backend == "tensorrt":
+    if backend.startswith("tensorrt"):  # onnxruntime would cut the graph at every attention and leave that to CUDA
         raise BackendError(f"{fused}, which TensorRT does not know. {again}")
     try:
         return _load(path, backend, options)
@@ -187,6 +187,10 @@ def _load(path: Path, backend: str, options: BackendOptions) -> Engine:
         from runtime.backends.tensorrt import TensorRtEngine
 
         return TensorRtEngine(path, options)
+    if backend == "tensorrt-ort":
+        from runtime.backends.ort_tensorrt import OrtTensorRtEngine
+
+        return OrtTensorRtEngine(path, options)
     if options.cuda_graphs:
         from runtime.backends.ort_graphs import OrtCudaGraphEngine
 

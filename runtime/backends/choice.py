@@ -14,7 +14,8 @@ from runtime.plans import PLANS
 def choose_backend(directory: Path, device: int = 0) -> tuple[str, str]:
     """The fastest backend that can run here.
 
-    TensorRT is it only if there are plans for every engine that fit this machine as it is now.
+    TensorRT is it only if there are plans for every engine that fit this machine as it is now. ``tensorrt-ort`` never
+    is: who asked for nothing should not wait minutes for engines to be built.
 
     Args:
         directory: the engines.

@@ -74,8 +74,8 @@ def check_gpu(device: int) -> None:
     error, count = cuda.cudaGetDeviceCount()
     if error != cuda.cudaError_t.cudaSuccess or not count:
         raise BackendError(
-            f"no NVIDIA GPU can be used ({error.name}). The backend 'tensorrt' needs one and its driver; check with "
-            "nvidia-smi, or use backend='cpu'."
+            f"no NVIDIA GPU can be used ({error.name}). TensorRT needs one and its driver; check with nvidia-smi, or "
+            "use backend='cpu'."
         )
     if device >= count:
         raise BackendError(f"device is {device}; CUDA shows this process {count} GPU(s): give 0 to {count - 1}.")

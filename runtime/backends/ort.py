@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,15 @@ DTYPES = {
 }
 """Of tensors, by onnxruntime's name."""
 
-_NO_MEMORY = ("failed to allocate memory", "out of memory", "alloc_failed", "bad_alloc", "bad allocation")
-"""What onnxruntime, CUDA, cuBLAS and C++ say of it, in lower case."""
+_NO_MEMORY = (
+    "failed to allocate memory",
+    "out of memory",
+    "alloc_failed",
+    "allocation_failed",
+    "bad_alloc",
+    "bad allocation",
+)
+"""What onnxruntime, CUDA, cuBLAS, cuDNN (from 9) and C++ say of it, in lower case."""
 
 _NO_CUDNN_ATTENTION = "Failed to build cuDNN graph for Flash Attention"
 """onnxruntime's words where cuDNN lacks the attention that it chose it for, and takes no other (its
@@ -59,7 +68,7 @@ class OrtEngine(Engine):
     def _load(self, path: Path, settings: onnxruntime.SessionOptions, options: BackendOptions) -> Any:
         # Attention maps of one call are not kept for the next: the arena would hold gigabytes between images.
         settings.enable_cpu_mem_arena = False
-        return _session(path, settings, ["CPUExecutionProvider"], without=_SLOW_ON_CPU.get(path.name, ()))
+        return open_session(path, settings, ["CPUExecutionProvider"], without=_SLOW_ON_CPU.get(path.name, ()))
 
     def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
         """See ``Engine``."""
@@ -136,11 +145,8 @@ class OrtCudaEngine(OrtDeviceEngine):
     device = "cuda"
 
     def _load(self, path: Path, settings: onnxruntime.SessionOptions, options: BackendOptions) -> Any:
-        if CUDA not in onnxruntime.get_available_providers():
-            raise BackendError(f"onnxruntime {onnxruntime.__version__} here has no CUDA provider. {INSTALL_GPU}")
-        if hasattr(onnxruntime, "preload_dlls"):  # finds CUDA and cuDNN of pip's packages; from 1.21
-            onnxruntime.preload_dlls()
-        session = _session(path, settings, [(CUDA, self._provider(options))])
+        load_cuda()
+        session = open_session(path, settings, [(CUDA, self._provider(options))])
         # onnxruntime takes the CPU when the provider's library cannot be loaded, and only logs it.
         if CUDA not in session.get_providers():
             raise BackendError(
@@ -152,6 +158,19 @@ class OrtCudaEngine(OrtDeviceEngine):
 
     def _provider(self, options: BackendOptions) -> dict[str, str]:
         return cuda_provider(options.device)
+
+
+def load_cuda() -> None:
+    """Load the libraries that the CUDA provider needs.
+
+    Raises:
+        BackendError: this onnxruntime has no such provider.
+    """
+    if CUDA not in onnxruntime.get_available_providers():
+        raise BackendError(f"onnxruntime {onnxruntime.__version__} here has no CUDA provider. {INSTALL_GPU}")
+    if hasattr(onnxruntime, "preload_dlls"):  # finds CUDA and cuDNN of pip's packages; from 1.21
+        with redirect_stdout(sys.stderr):  # it prints what it does not find, and stdout is for results
+            onnxruntime.preload_dlls()
 
 
 def cuda_provider(device: int) -> dict[str, str]:
@@ -175,28 +194,46 @@ def session_settings(options: BackendOptions) -> onnxruntime.SessionOptions:
     return settings
 
 
-def _session(
+def open_session(
     path: Path, settings: onnxruntime.SessionOptions, providers: Sequence[Any], *, without: Sequence[str] = ()
 ) -> Any:
-    """Load a file. Args: without: optimisations of onnxruntime that are left out."""
+    """Load a file.
+
+    Args:
+        path: the file.
+        settings: of the session.
+        providers: of onnxruntime, with their options.
+        without: optimisations of onnxruntime that are left out.
+
+    Raises:
+        OutOfMemoryError: the file does not fit into the memory of the device or the host.
+        BackendError: onnxruntime cannot load it; its own message is kept.
+    """
     try:
         # With its fallback, onnxruntime would print the provider's error and try again on the CPU alone.
         return onnxruntime.InferenceSession(
             str(path), settings, providers=list(providers), disabled_optimizers=list(without), enable_fallback=0
         )
     except Exception as error:  # onnxruntime raises bare Exception subclasses of its own
-        raise BackendError(f"onnxruntime {onnxruntime.__version__} cannot load {path}: {error}") from error
+        message = f"onnxruntime {onnxruntime.__version__} cannot load {path}: {error}"
+        if _is_memory(error):
+            raise OutOfMemoryError(f"{message}. Is the memory of the device full?") from error
+        raise BackendError(message) from error
 
 
 def failure(name: str, feeds: Mapping[str, Tensor], error: Exception) -> BackendError:
     """What a call that failed raises: the engine, what it got, and the backend's own message."""
     shapes = ", ".join(f"{name} {tensor.shape}" for name, tensor in feeds.items())
     message = f"onnxruntime failed in {name} with {shapes}: {error}"
-    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY):
+    if _is_memory(error):
         return OutOfMemoryError(f"{message}. Lower images_per_call or boxes_per_call.")
     if _NO_CUDNN_ATTENTION in message:
         message += ". Set the environment variable ORT_ENABLE_CUDNN_FLASH_ATTENTION=0: onnxruntime has other kernels."
     return BackendError(message)
+
+
+def _is_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY)
 
 
 def _spec(node: Any) -> TensorSpec:

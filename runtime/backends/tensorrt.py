@@ -14,8 +14,11 @@ reason for the package they go through.
 from __future__ import annotations
 
 import logging
+import threading
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping
-from functools import partial
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +31,16 @@ from runtime.backends.contexts import Lane, Lanes
 from runtime.errors import BackendError, OutOfMemoryError
 from runtime.manifest import EngineFile, TensorSpec, sha256_file
 from runtime.plans import PlanFile, PlanKey, build_command, read_plan
+from runtime.ranges import within
 
 _log = logging.getLogger(__name__)
 
 _NO_MEMORY = ("out of memory", "outofmemory")
 """What TensorRT says of it, in lower case."""
+
+
+_MOST_ERRORS = 100
+"""That are kept until somebody asks."""
 
 
 def load_tensorrt() -> Any:
@@ -83,8 +91,13 @@ def check_usable(directory: Path, engines: Iterable[EngineFile], device: int) ->
         read_plan(directory / engine.file, engine.sha256, key, device)
 
 
+@cache
 def message_log(tensorrt: Any) -> Any:
-    """A TensorRT logger that hands on to ``logging`` and keeps the errors, in ``errors``, for what is raised."""
+    """The TensorRT logger of this process, which hands on to ``logging`` and keeps errors for what is raised.
+
+    One for all and for ever: as long as any builder or runtime exists, TensorRT writes to the logger of the first, and
+    ignores what others are given (its own warning, "The logger passed into createInferRuntime differs").
+    """
     severity = tensorrt.ILogger.Severity
     levels = {
         severity.INTERNAL_ERROR: logging.ERROR,
@@ -97,12 +110,13 @@ def message_log(tensorrt: Any) -> Any:
     class MessageLog(tensorrt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             tensorrt.ILogger.__init__(self)
-            self.errors: list[str] = []
+            self.errors: deque[tuple[int, str]] = deque(maxlen=_MOST_ERRORS)
+            """Thread and message."""
 
         def log(self, severity: Any, msg: str) -> None:
             level = levels[severity]
             if level >= logging.ERROR:
-                self.errors.append(msg)
+                self.errors.append((threading.get_ident(), msg))
             elif level > logging.NOTSET:
                 _log.log(level, "%s", msg)
 
@@ -110,9 +124,16 @@ def message_log(tensorrt: Any) -> Any:
 
 
 def said(log: Any) -> str:
-    """The errors that TensorRT reported since this was last asked."""
-    errors, log.errors = log.errors, []
-    return "; ".join(errors) or "TensorRT gave no reason"
+    """The errors that TensorRT reported to this thread since it last asked.
+
+    Where there are none, those of other threads: TensorRT has some of its own.
+    """
+    errors = log.errors.copy()
+    chosen = [error for error in errors if error[0] == threading.get_ident()] or errors
+    for error in chosen:
+        with suppress(ValueError):  # another thread was faster
+            log.errors.remove(error)
+    return "; ".join(message for _, message in chosen) or "TensorRT gave no reason"
 
 
 class TensorRtEngine(Engine):
@@ -275,9 +296,7 @@ class TensorRtEngine(Engine):
 
     def _check_range(self, name: str, shape: tuple[int, ...]) -> None:
         least, _, most = self._plan.ranges[name]
-        if len(shape) != len(least) or not all(
-            low <= dim <= high for low, dim, high in zip(least, shape, most, strict=True)
-        ):
+        if not within(shape, self._plan.ranges[name]):
             raise BackendError(
                 f"{self._name} was built for {name} of {list(least)} to {list(most)}; got {list(shape)}. "
                 f"Give less at once, or build with larger --max-batch or --max-boxes: {self._build_command}"

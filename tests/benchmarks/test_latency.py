@@ -49,6 +49,7 @@ def test_ways_on_a_gpu() -> None:
         ("cuda", False),
         ("cuda", True),
         ("tensorrt", False),
+        ("tensorrt-ort", False),
     ]
     assert not any(way.cuda_graphs for way in engine_variants("cpu", "fp32").values())
 

@@ -145,9 +145,13 @@ def test_half_precision_cells_are_those_of_the_plain_form(fused_half: Path, half
     np.testing.assert_allclose(one.iou_predictions, other.iou_predictions, atol=0.01)
 
 
-def test_tensorrt_names_the_export_that_it_takes(fused: Path) -> None:
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-ort"])
+def test_tensorrt_names_the_export_that_it_takes(fused: Path, backend: str) -> None:
     with pytest.raises(BackendError, match=r"encoder\.onnx has fused attention.*export again with --attention plain"):
-        Segmenter(fused, backend="tensorrt")
+        Segmenter(fused, backend=backend)
+
+
+def test_fused_attention_is_not_built(fused: Path) -> None:
     with pytest.raises(ExportError, match=r"encoder\.onnx, cellfinder\.onnx have .*export --attention plain"):
         list(check_buildable(fused, BuildOptions()))
 

@@ -42,7 +42,8 @@ def test_engines_are_replaced_only_with_force(old: Path, new: Path) -> None:
     with pytest.raises(ExportError, match="--force"):
         move_into_place(new, old, force=False)
     assert read_manifest(old).created != "new"
-    (old / "tensorrt").mkdir()
+    for built in ("tensorrt", "tensorrt-ort"):
+        (old / built).mkdir()
     move_into_place(new, old, force=True)
     assert read_manifest(old).created == "new"
     assert [path.name for path in old.parent.iterdir()] == ["engines"]

@@ -17,13 +17,14 @@ from typer.testing import CliRunner
 
 from export.build_cli import build_command
 from export.errors import ExportError, VerificationError
-from export.plan_builder import DECODER_IMAGES, BuildOptions, profile_ranges
+from export.plan_builder import BuildOptions
 from export.plan_layers import check_half, read_layers
 from export.plans import build_plans
 from runtime import BackendError, ConfigError, EngineError
 from runtime.boxes import token_window_sides
 from runtime.manifest import read_manifest, sha256_file
 from runtime.plans import RECORD_NAME, read_record
+from runtime.ranges import DECODER_IMAGES, profile_ranges
 from runtime.stages import per_call
 from tests.plans import FEW, copy_engines
 from tests.tensorrt_double import Double, install
@@ -95,25 +96,24 @@ def test_the_timing_cache_is_used_again(engines: Path, double: Double) -> None:
 
 def test_ranges_cover_what_the_runtime_sends(small_engines: Path) -> None:
     manifest = read_manifest(small_engines)
-    options = BuildOptions(max_batch=2, max_boxes=40)
-    ranges = profile_ranges(manifest.engines["mask_decoder"], manifest.grid_size, options)
+    ranges = profile_ranges(manifest.engines["mask_decoder"], manifest.grid_size, max_batch=2, max_boxes=40)
     sides = token_window_sides(manifest.grid_size)
     assert [shape[0] for shape in ranges["image_index"]] == [1, 40, 40]
     assert [shape[0] for shape in ranges["image_embedding"]] == [1, 2, DECODER_IMAGES]
     least, best, most = ranges["window_rows"]
     assert (least[1], most[1]) == (sides[0], sides[-1])
     assert best[1] in sides
-    encoder = profile_ranges(manifest.engines["encoder"], manifest.grid_size, options)
+    encoder = profile_ranges(manifest.engines["encoder"], manifest.grid_size, max_batch=2)
     assert [shape[0] for shape in encoder["pixel_values"]] == [1, 2, 2]
 
 
 def test_plans_are_tuned_for_what_the_runtime_sends_by_default(small_engines: Path) -> None:
     manifest = read_manifest(small_engines)
     images, boxes = per_call("tensorrt", None, None)
-    for options in (BuildOptions(), BuildOptions(max_batch=images + 3, max_boxes=boxes + 36)):
-        encoder = profile_ranges(manifest.engines["encoder"], manifest.grid_size, options)
+    for most in ({}, {"max_batch": images + 3, "max_boxes": boxes + 36}):
+        encoder = profile_ranges(manifest.engines["encoder"], manifest.grid_size, **most)
         assert encoder["pixel_values"][1][0] == images
-        decoder = profile_ranges(manifest.engines["mask_decoder"], manifest.grid_size, options)
+        decoder = profile_ranges(manifest.engines["mask_decoder"], manifest.grid_size, **most)
         assert decoder["boxes_xyxy_model"][1][0] == boxes
         assert decoder["image_embedding"][1][0] == images
 

@@ -50,6 +50,8 @@ def test_the_environment_says_what_auto_is(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("CELLSAM_BACKEND", "openvino")
     assert resolve_backend("auto", tmp_path) == "openvino"
     assert resolve_backend("cpu", tmp_path) == "cpu"
+    monkeypatch.setenv("CELLSAM_BACKEND", "tensorrt-ort")
+    assert resolve_backend("auto", tmp_path) == "tensorrt-ort"
     monkeypatch.setenv("CELLSAM_BACKEND", "gpu")
     with pytest.raises(BackendError, match="CELLSAM_BACKEND is 'gpu'; expected one of 'auto', 'cpu'"):
         resolve_backend("auto", tmp_path)

@@ -59,18 +59,22 @@ def test_a_failing_call_names_the_engine_and_what_it_got(kind: Any, small_engine
         "BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 4294967296",
         "CUDA failure 2: out of memory ; GPU=0",
         "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDNN failure 4004: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
         "std::bad_alloc",
     ],
 )
-def test_memory_that_runs_out_is_told_apart(small_engines: Path, message: str) -> None:
+def test_memory_that_runs_out_is_told_apart(small_engines: Path, monkeypatch: pytest.MonkeyPatch, message: str) -> None:
     engine = ort.OrtEngine(small_engines / "encoder.onnx", BackendOptions())
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError(message)
 
     engine._session = SimpleNamespace(run=fail)
     with pytest.raises(OutOfMemoryError, match="Lower images_per_call or boxes_per_call"):
         engine({"pixel_values": np.zeros((1, 3, 5, 5), np.float32)})
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    with pytest.raises(OutOfMemoryError, match=r"cannot load .*encoder\.onnx: .*Is the memory of the device full\?"):
+        ort.OrtEngine(small_engines / "encoder.onnx", BackendOptions())
 
 
 def test_sessions_leave_the_cores_to_each_other(small_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +98,9 @@ def test_no_cuda_provider_is_an_error(small_engines: Path) -> None:
         Segmenter(small_engines, backend="cuda")
 
 
-def test_a_provider_that_did_not_load_is_an_error(small_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_provider_that_did_not_load_is_an_error(
+    small_engines: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """onnxruntime itself would go on with the CPU."""
     asked = []
 
@@ -104,8 +110,10 @@ def test_a_provider_that_did_not_load_is_an_error(small_engines: Path, monkeypat
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [ort.CUDA, "CPUExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcudart.so.13"))
     with pytest.raises(BackendError, match="cannot use GPU 1: its CUDA provider did not load"):
         Segmenter(small_engines, backend="cuda", options=BackendOptions(device=1))
+    assert capsys.readouterr() == ("", "Failed to load libcudart.so.13\n")
     ((name, options),) = asked[0]
     assert name == ort.CUDA
     assert options["device_id"] == "1"

@@ -296,7 +296,7 @@ def test_the_version_is_checked(monkeypatch: pytest.MonkeyPatch, version: str, f
             ort_graphs.check_version()
 
 
-@pytest.mark.parametrize("backend", ["cpu", "openvino", "tensorrt"])
+@pytest.mark.parametrize("backend", ["cpu", "openvino", "tensorrt", "tensorrt-ort"])
 def test_graphs_are_for_one_backend(small_engines: Path, backend: str) -> None:
     with pytest.raises(
         ConfigError, match=f"cuda_graphs is for the backend 'cuda', and '{backend}' was named or chosen"

@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.plan_builder import DECODER_IMAGES, BuildOptions
+from export.plan_builder import BuildOptions
 from export.sample_image import verification_image
-from runtime import BackendError, BackendOptions, SegmentConfig, Segmenter, stages
+from runtime import BackendError, BackendOptions, SegmentConfig, Segmenter
 from runtime.backends import choice
 from runtime.backends.base import load_engine, resolve_backend
 from runtime.backends.cuda import CudaTensor
+from runtime.backends.tensorrt import message_log, said
 from runtime.errors import OutOfMemoryError
 from runtime.manifest import read_manifest
 from runtime.plans import RECORD_NAME
+from runtime.ranges import BOXES_ON_GPU, DECODER_IMAGES, IMAGES_ON_GPU
 from tests.plans import with_plans
 from tests.tensorrt_double import Double, install
 
@@ -111,6 +113,29 @@ def test_without_memory_for_a_context_memory_has_run_out(built: Path, double: Do
         OutOfMemoryError, match=r"encoder\.plan with pixel_values \(1, 3, .*no execution context.*OutOf"
     ):
         load(built, "encoder")(pixels_of(built))
+
+
+def test_every_engine_hears_of_its_errors(built: Path, double: Double) -> None:
+    """TensorRT tells them to the logger of the engine that was loaded first."""
+    engines = [(load(built, "encoder"), pixels_of(built))]
+    features = {"patch_features": engines[0][0](pixels_of(built))["patch_features"]}
+    engines.append((load(built, "cellfinder"), features))
+    double.execute_fails = "Error Code 2: OutOfMemory (Requested size was 4096 bytes.)"
+    for engine, feeds in engines[::-1]:
+        with pytest.raises(OutOfMemoryError, match="Requested size was 4096 bytes"):
+            engine(feeds)
+
+
+def test_every_thread_hears_of_its_errors(double: Double) -> None:
+    rt = sys.modules["tensorrt"]
+    log = message_log(rt)
+    assert message_log(rt) is log
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(log.log, rt.ILogger.Severity.ERROR, "of another thread").result()
+        log.log(rt.ILogger.Severity.ERROR, "of this one")
+        assert said(log) == "of this one"
+        assert said(log) == "of another thread", "TensorRT has threads of its own"
+        assert said(log) == "TensorRT gave no reason"
 
 
 def test_a_context_is_lent_again_after_an_error_unless_it_is_broken(built: Path, double: Double) -> None:
@@ -391,8 +416,8 @@ def test_inputs_are_checked(built: Path, double: Double) -> None:
 
 
 def test_plans_take_what_the_runtime_sends() -> None:
-    assert stages.IMAGES_ON_GPU <= BuildOptions().max_batch <= DECODER_IMAGES
-    assert BuildOptions().max_boxes >= stages.BOXES_ON_GPU
+    assert IMAGES_ON_GPU <= BuildOptions().max_batch <= DECODER_IMAGES
+    assert BuildOptions().max_boxes >= BOXES_ON_GPU
 
 
 @pytest.fixture

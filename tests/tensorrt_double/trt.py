@@ -82,6 +82,17 @@ def make_tensorrt(double: Double) -> ModuleType:
         def log(self, severity: Any, msg: str) -> None:
             raise NotImplementedError("a logger must say what to do with messages")
 
+    owners: weakref.WeakSet[Any] = weakref.WeakSet()
+    used: list[ILogger] = []
+
+    def the_logger(owner: Any, logger: ILogger) -> ILogger:
+        """That of the first builder or runtime, as long as there are any: what others are given is ignored."""
+        assert logger._made, "ILogger.__init__ was not called"
+        if not owners:
+            used[:] = [logger]
+        owners.add(owner)
+        return used[0]
+
     class IProgressMonitor:
         def __init__(self) -> None:
             self._made = True
@@ -220,8 +231,7 @@ def make_tensorrt(double: Double) -> ModuleType:
         documented = "Builder"
 
         def __init__(self, logger: ILogger) -> None:
-            assert logger._made, "ILogger.__init__ was not called"
-            self._logger = logger
+            self._logger = the_logger(self, logger)
 
         def create_network(self, flags: int = 0) -> INetworkDefinition:
             flag = 1 << int(enums["NetworkDefinitionCreationFlag"].STRONGLY_TYPED)
@@ -425,8 +435,7 @@ def make_tensorrt(double: Double) -> ModuleType:
         documented = "Runtime"
 
         def __init__(self, logger: ILogger) -> None:
-            assert logger._made, "ILogger.__init__ was not called"
-            self._logger = logger
+            self._logger = the_logger(self, logger)
 
         def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
             double.calls.append("deserialize")
