@@ -17,6 +17,9 @@ BoxThresholdMode = Literal["adaptive", "fixed"]
 MaskWindow = Literal["box", "full"]
 Overlap = Literal["argmax", "last"]
 
+_DIAMETERS = ("diameter_px", "diameter_um")
+"""Two ways to give one thing."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentConfig:
@@ -102,11 +105,11 @@ class SegmentConfig:
             raise ConfigError(f"nms_iou is {self.nms_iou}; expected a value in [0, 1].")
         if not 0.0 < self.mask_threshold < 1.0:
             raise ConfigError(f"mask_threshold is {self.mask_threshold}; expected a value in (0, 1).")
-        for name in ("view_diameter_px", "diameter_px", "diameter_um"):
+        for name in ("view_diameter_px", *_DIAMETERS):
             if getattr(self, name) is not None:
                 _check_positive(name, getattr(self, name))
         _check_number("whole_view_diameter_px", self.whole_view_diameter_px)
-        for name in ("diameter_px", "diameter_um"):
+        for name in _DIAMETERS:
             if getattr(self, name) is not None and self.view_diameter_px is None:
                 raise ConfigError(
                     f"{name} is {getattr(self, name)}, but images are shown whole without view_diameter_px; give the "
@@ -198,10 +201,16 @@ def check_whole(name: str, value: object, *, least: int) -> None:
 def changed(settings: SegmentConfig, given: Mapping[str, Any]) -> SegmentConfig:
     """Settings with those of a command line, where None stands for not given, and a view diameter of 0 for none.
 
+    A diameter that is given takes the place of the settings' own, be that in pixels or in micrometres; images that are
+    to be shown whole need none.
+
     Raises:
         ConfigError: a setting outside its range.
     """
     changes = {name: value for name, value in given.items() if value is not None}
-    if changes.get("view_diameter_px") == 0:
+    shown_whole = changes.get("view_diameter_px") == 0
+    if shown_whole:
         changes["view_diameter_px"] = None
+    if shown_whole or not changes.keys().isdisjoint(_DIAMETERS):
+        changes = dict.fromkeys(_DIAMETERS) | changes
     return replace(settings, **changes)

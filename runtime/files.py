@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -144,14 +144,15 @@ def table_rows(result: Segmentation, pixel_size_um: float | None = None) -> Iter
 
 def write_table(path: Path, result: Segmentation, pixel_size_um: float | None = None) -> None:
     """Write ``table_rows`` as CSV; what is not known stays empty. The file appears whole."""
+    write_whole(path, lambda temporary: write_rows(temporary, table_rows(result, pixel_size_um)))
 
-    def write(temporary: Path) -> None:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(TABLE_COLUMNS)
-            writer.writerows(map(written_row, table_rows(result, pixel_size_um)))
 
-    write_whole(path, write)
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows of the table as CSV, one at a time."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(TABLE_COLUMNS)
+        writer.writerows(map(written_row, rows))
 
 
 def written_row(row: Row) -> list[int | str]:

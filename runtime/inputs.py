@@ -17,9 +17,8 @@ from runtime.outputs.formats import OUTPUT_FORMATS
 from runtime.outputs.label_images import is_label_group
 from runtime.segment_files import OVERLAY_ENDING, result_name
 from runtime.slides.jobs import JOB_ENDING, JOB_NAME
-from runtime.slides.outputs import LABELS_ENDINGS
 
-RESULT_ENDINGS = (*(one.ending for one in OUTPUT_FORMATS.values()), OVERLAY_ENDING, *LABELS_ENDINGS.values())
+RESULT_ENDINGS = (*(one.ending for one in OUTPUT_FORMATS.values()), OVERLAY_ENDING)
 """How the names of results end, of runs with any options."""
 
 NO_IMAGES = (

@@ -34,6 +34,15 @@ EngineOption = Annotated[
     Path | None,
     typer.Option(help="Engine directory, made by 'export'; default: the built-in nano model.", metavar="DIR"),
 ]
+FormatOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format",
+        help="What is written, several with commas or repeated: tiff and csv (the default), ome-tiff, ome-zarr, "
+        "geojson (QuPath), parquet.",
+        metavar="NAME,...",
+    ),
+]
 BackendOption = Annotated[
     BackendName,
     typer.Option(
@@ -165,7 +174,6 @@ _OPTIONS = {
     "iou_threshold": "--iou-threshold",
     "mask_threshold": "--mask-threshold",
     "min_contrast": "--min-contrast",
-    "labels_format": "--labels-format",
 }
 """By the names of the settings that they set."""
 

@@ -121,7 +121,7 @@ def write_results(result: Segmentation, image: ReadImage, stem: Path, options: F
 
     with _staged(stem) as aside:
         for name in options.formats:
-            OUTPUT_FORMATS[name].write(output_path(aside, name), result, image.pixel_size_um)
+            OUTPUT_FORMATS[name].write(output_path(aside, name), result, image.pixel_size_um, options.plane)
         if options.overlay:
             write_overlay(Path(f"{aside}{OVERLAY_ENDING}"), image.pixels, result.labels)
         for ending in options.endings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,17 +72,20 @@ def segmenter(small_engines: Path) -> Segmenter:
 
 
 @pytest.fixture(scope="session", params=NAMES)
-def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> GoldenCase:
-    """Each golden case with its full-size checkpoint."""
-    return make_case(request.param, tmp_path_factory.mktemp("golden"))
+def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GoldenCase]:
+    """Each golden case with its full-size checkpoint, 1.1 GB, which is there for the tests of the case alone."""
+    directory = tmp_path_factory.mktemp("golden")
+    yield make_case(request.param, directory)
+    shutil.rmtree(directory)
 
 
 @pytest.fixture(scope="session")
-def golden_engines(golden: GoldenCase, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Full-size engines of a golden case, verified by the export itself."""
-    out = tmp_path_factory.mktemp("full-size") / golden.name
-    export_engines(golden.checkpoint, out)
-    return out
+def golden_engines(golden: GoldenCase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Full-size engines of a golden case, verified by the export itself; there for its tests alone."""
+    directory = tmp_path_factory.mktemp("full-size")
+    export_engines(golden.checkpoint, directory / golden.name)
+    yield directory / golden.name
+    shutil.rmtree(directory)
 
 
 @pytest.fixture

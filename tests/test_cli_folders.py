@@ -198,9 +198,8 @@ def test_bad_files_among_good_ones(folder: Path, tmp_path: Path, seen: list[Any]
 def test_dry_run(folder: Path, tmp_path: Path, seen: list[Any]) -> None:
     out = tmp_path / "out"
     assert run(folder / "0.tif", "--out", out).exit_code == 0
-    np.save(folder / "large.npy", np.zeros((300, 400), np.uint8))
     before = results(tmp_path)
-    arguments = ("--out", out, "--dry-run", "--resume", "--slide-over", 0.1)
+    arguments = ("--out", out, "--dry-run", "--resume")
     done = run(folder, *arguments, "--view-diameter", 0)
     assert "was segmented otherwise" in done.stderr
     assert done.exit_code == 1
@@ -210,9 +209,8 @@ def test_dry_run(folder: Path, tmp_path: Path, seen: list[Any]) -> None:
     assert lines == {
         str(folder / "0.tif"): "already done",
         **{str(folder / f"{n}.tif"): f"{50 + 3 * n} x {40 + n} px\ttiles by the measured diameter" for n in (1, 2, 3)},
-        str(folder / "large.npy"): "400 x 300 px\tas a slide",
     }
-    assert "images   3 to segment, 1 already done, 1 as slides" in done.stdout
+    assert "images   3 to segment, 1 already done, 0 as slides" in done.stdout
     assert "GiB a process" in done.stdout
     assert len(seen) == 1 + 2 * 2, "each dry run segments a small part of one image, then the whole"
     tiles = run(folder / "3.tif", "--out", out, "--dry-run", "--diameter", 2)
@@ -277,6 +275,17 @@ def test_slides_among_images_are_segmented_in_tiles(tmp_path: Path) -> None:
     tifffile.imwrite(slide, nuclei)
     tifffile.imwrite(small, nuclei[:150, :150])
     arguments = (slide, small, "--out", tmp_path / "out", "--slide-over", 0.03)
+    cut = tmp_path / "cut.tif"
+    cut.write_bytes(slide.read_bytes()[:20000])
+    planned = run(*arguments, cut, "--dry-run")
+    assert planned.exit_code == 1, "one of them is cut off"
+    lines = dict(line.split("\t", 1) for line in planned.stdout.splitlines() if "\t" in line)
+    assert re.fullmatch(r"256 x 256 px\tas a slide, \d+ tiles?", lines[str(slide)])
+    assert lines[str(cut)] == "fails"
+    assert "images   1 to segment, 0 already done, 1 as slides" in planned.stdout
+    assert re.search(r"^slides   at most about .* in one process$", planned.stdout, re.MULTILINE)
+    assert not (tmp_path / "out").exists()
+
     done = run(*arguments)
     assert done.exit_code == 0, done.output
     assert [line.split("\t")[0] for line in done.stdout.splitlines()] == [str(small), str(slide)]
@@ -287,10 +296,22 @@ def test_slides_among_images_are_segmented_in_tiles(tmp_path: Path) -> None:
     assert len(results(tmp_path / "out")) == 4
     again = run(*arguments, "--resume")
     assert "2 of 2 images were already done" in again.stderr
-    refused = run(*arguments, "--overwrite", "--format", "geojson")
-    assert refused.exit_code == 1
-    assert f"{slide} is larger than 0.03 megapixels" in refused.stderr
-    assert "leave --format and --overlay out" in refused.stderr
+
+
+def test_slides_are_written_in_every_format(tmp_path: Path) -> None:
+    nuclei = read_image(next(path for path in sample_images() if path.name.startswith("fluorescence")))
+    tifffile.imwrite(tmp_path / "slide.tif", nuclei)
+    formats = "csv,geojson,ome-tiff,ome-zarr,parquet"
+    arguments = (tmp_path / "slide.tif", "--slide-over", 0.03, "--format", formats, "--overlay")
+    done = run(*arguments, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    endings = ("_cells.csv", "_cells.geojson", "_labels.ome.tif", ".zarr", "_cells.parquet", "_overlay.png")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {RECORD_NAME, *(f"slide{end}" for end in endings)}
+    labels = tifffile.imread(tmp_path / "out" / "slide_labels.ome.tif")
+    features = json.loads((tmp_path / "out" / "slide_cells.geojson").read_text())["features"]
+    assert len(features) == labels.max() > 5
+    again = run(*arguments, "--out", tmp_path / "out", "--resume")
+    assert "1 of 1 images were already done" in again.stderr
 
 
 @pytest.fixture(scope="module")

@@ -61,8 +61,9 @@ def test_readme(tmp_path: Path, small_checkpoint: Path, image: Any) -> None:
 
 
 def test_slides_page(tmp_path: Path) -> None:
-    assert run_blocks(ROOT / "docs" / "slides.md", tmp_path) == {"python": 2, "bash": 4}
-    assert (tmp_path / "found" / "slide_labels.zarr").is_dir()
+    assert run_blocks(ROOT / "docs" / "slides.md", tmp_path) == {"python": 2, "bash": 5}
+    endings = ("_labels.tif", "_cells.csv", "_cells.geojson", "_labels.ome.tif", ".zarr", "_overlay.png")
+    assert {path.name for path in (tmp_path / "all").iterdir()} == {f"slide{ending}" for ending in endings}
 
 
 def test_folders_page(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from runtime.options import (
     CudaGraphsOption,
     DiameterUmOption,
     EngineOption,
+    FormatOption,
     InvertOption,
     IouThresholdOption,
     MaskThresholdOption,
@@ -68,15 +69,7 @@ def segment_command(
     ],
     out: OutOption,
     engine: EngineOption = None,
-    formats: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--format",
-            help="What is written, several with commas or repeated: tiff and csv (the default), ome-tiff, ome-zarr, "
-            "geojson (QuPath), parquet.",
-            metavar="NAME,...",
-        ),
-    ] = None,
+    formats: FormatOption = None,
     nuclear: NuclearOption = None,
     membrane: MembraneOption = None,
     rgb: RgbOption = False,
@@ -267,20 +260,25 @@ def _report(failed: Sequence[Failure], already: int, count: int) -> None:
 
 def _dry_run(targets: Sequence[Target], work: ImageWork, records: Records, options: FolderOptions) -> None:
     """Print what a job would do; exit code 1 where an image cannot be segmented or its results may not be replaced."""
-    from runtime.folders.estimate import estimate_folder, plan_folder
+    from runtime.folders.estimate import estimate_folder, estimate_slides, plan_folder
     from runtime.manifest import read_manifest
 
     model_size = read_manifest(work.engines.directory).image_size
     planned, found = estimate_folder(plan_folder(targets, work, records, options, model_size), work)
+    planned, of_slides = estimate_slides(planned, work)
     for one in planned:
         typer.echo(f"{one.target[0]}\t{_described(one)}")
-    slides = sum(one.too_large for one in planned)
+    slides = sum(one.too_large and one.failure is None for one in planned)
     already = sum(one.already for one in planned)
     rows = {"images": f"{sum(one.to_do for one in planned)} to segment, {already} already done, {slides} as slides"}
     if found is not None:
-        memory = "unknown" if found.memory_mib is None else f"about {found.memory_mib / 1024:.1f} GiB a process"
         rows["time"] = f"about {duration(found.seconds)} in one process, by {found.sample.target[0]}"
-        rows["memory"] = memory
+    if of_slides is not None:
+        rows["slides"] = f"at most about {duration(of_slides.seconds)} in one process"
+    estimates = [one for one in (found, of_slides) if one is not None]
+    if estimates:
+        peaks = [one.memory_mib for one in estimates if one.memory_mib is not None]
+        rows["memory"] = f"about {max(peaks) / 1024:.1f} GiB a process" if peaks else "unknown"
     for name, value in rows.items():
         typer.echo(f"{name:<8} {value}")
     failed = [(one.target[0], one.failure) for one in planned if one.failure is not None]
@@ -294,4 +292,4 @@ def _described(one: Planned) -> str:
         return "already done" if one.already else "fails"
     height, width = one.size_hw
     tiles = "tiles by the measured diameter" if one.tiles is None else f"{one.tiles} tile{'s' * (one.tiles > 1)}"
-    return f"{width} x {height} px\t{'as a slide' if one.too_large else tiles}"
+    return f"{width} x {height} px\t{'as a slide, ' * one.too_large}{tiles}"

@@ -32,7 +32,7 @@ class Planned:
     size_hw: tuple[int, int] | None = None
     """None for an image that cannot be opened, or is not looked into."""
     tiles: int | None = None
-    """None where the diameter of its cells is yet to be measured."""
+    """None where the diameter of its cells is yet to be measured, or the slide to be planned."""
     already: bool = False
     too_large: bool = False
     """It will be segmented as a slide."""
@@ -47,6 +47,15 @@ class Planned:
     def pixels(self) -> int:
         """Of the image."""
         return 0 if self.size_hw is None else self.size_hw[0] * self.size_hw[1]
+
+
+@dataclass(frozen=True, slots=True)
+class SlidesEstimate:
+    """Time and memory of the slides of a job in one process."""
+
+    seconds: float
+    """At most, no tile being empty."""
+    memory_mib: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +134,36 @@ def estimate_folder(planned: Sequence[Planned], work: ImageWork) -> tuple[list[P
         memory = _memory_mib(waiting[-1].pixels - sample.pixels)
         return list(known.values()), FolderEstimate(sample, share * seconds, memory)
     return list(known.values()), None
+
+
+def estimate_slides(planned: Sequence[Planned], work: ImageWork) -> tuple[list[Planned], SlidesEstimate | None]:
+    """Plan each slide and segment one of its tiles.
+
+    Returns:
+        The images, slides with the number of their tiles or why they failed, and the estimate; None without a slide.
+
+    Raises:
+        EngineError, BackendError: the engines cannot be loaded.
+    """
+    from runtime.slides.engines import for_tiles
+    from runtime.slides.estimate import Estimate, estimate
+    from runtime.slides.settings import SlideSettings
+    from runtime.slides.slide_file import open_slide
+
+    known, found = list(planned), list[Estimate]()
+    for place, one in enumerate(planned):
+        if not one.too_large or one.failure is not None:
+            continue
+        try:
+            reader = open_slide(one.target[0], work.files)
+            found.append(estimate(reader, for_tiles(work.engines), work.config, SlideSettings()))
+            known[place] = replace(one, tiles=found[-1].tiles)
+        except CAUGHT as error:
+            known[place] = replace(one, failure=reason_of(error, one.target[0]))
+    if not found:
+        return known, None
+    peaks = [one.memory_mib for one in found if one.memory_mib is not None]
+    return known, SlidesEstimate(sum(one.seconds for one in found), max(peaks, default=None))
 
 
 def _seconds(sample: Planned, segmenter: Segmenter, config: SegmentConfig, files: FileOptions) -> float:

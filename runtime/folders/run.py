@@ -13,7 +13,6 @@ from runtime.errors import CAUGHT, reason_of
 from runtime.folders.records import Records
 from runtime.folders.work import ImageDone, ImageWork, Target
 from runtime.ordered import in_order
-from runtime.outputs.formats import DEFAULT_FORMATS
 from runtime.progress import Step
 from runtime.segment_files import remove_leftovers
 
@@ -133,19 +132,13 @@ def _sent(target: Target, options: FolderOptions) -> Target:
 
 def _as_slide(target: Target, work: ImageWork, options: FolderOptions, progress: Step) -> ImageDone:
     """Segment an image in tiles, as ``segment-slide`` does."""
-    from runtime.slides.engines import EngineSpec
+    from runtime.slides.engines import for_tiles
     from runtime.slides.run import RunOptions, segment_slide
+    from runtime.slides.settings import SlideSettings
     from runtime.slides.slide_file import open_slide
 
     image, stem = _sent(target, options)
     files, engines = work.files, work.engines
-    if set(files.formats) != set(DEFAULT_FORMATS) or files.overlay:
-        failure = (
-            f"{target[0]} is larger than {files.largest_px / 1e6:g} megapixels, so that it is segmented as a slide, of "
-            f"which only {','.join(DEFAULT_FORMATS)} can be written; leave --format and --overlay out for it."
-        )
-        return ImageDone(target=target, failure=failure)
-    spec = EngineSpec(engine_dir=engines.engine_dir, backend=engines.backend, options=engines.options)
     try:
         reader = open_slide(image, files)
         run = RunOptions(
@@ -156,7 +149,16 @@ def _as_slide(target: Target, work: ImageWork, options: FolderOptions, progress:
             batches_at_once=engines.resolved().batches_at_once,
             progress=lambda what, done, steps: progress(f"{image.name}: {what}", done, steps),
         )
-        found = segment_slide(reader, stem.parent, engines=spec, config=work.config, options=run, name=stem.name)
+        settings = SlideSettings(formats=files.formats, overlay=files.overlay)
+        found = segment_slide(
+            reader,
+            stem.parent,
+            engines=for_tiles(engines),
+            config=work.config,
+            settings=settings,
+            options=run,
+            name=stem.name,
+        )
     except CAUGHT as error:
         return ImageDone(target=target, failure=reason_of(error, target[0]).replace(str(image), str(target[0])))
     return ImageDone(target=target, cells=found.cells)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from runtime.errors import ConfigError
 from runtime.files import write_labels, write_table
+from runtime.formats.axes import Plane
 from runtime.formats.base import optional_package
 from runtime.outputs.geojson import write_geojson
 from runtime.outputs.label_images import write_ome_tiff, write_ome_zarr
@@ -21,21 +22,23 @@ class OutputFormat:
 
     ending: str
     """What follows the image's name."""
-    write: Callable[[Path, Segmentation, float | None], None]
-    """Takes the path, the result, and the side of a pixel in micrometres where it is known."""
+    write: Callable[[Path, Segmentation, float | None, Plane], None]
+    """Takes the path, the result, the side of a pixel in micrometres where it is known, and the plane of a stack."""
     package: tuple[str, str] | None = None
     """Module and package that the base install lacks."""
 
 
 OUTPUT_FORMATS = {
-    "tiff": OutputFormat("_labels.tif", lambda path, result, size: write_labels(path, result.labels, size)),
-    "csv": OutputFormat("_cells.csv", write_table),
-    "ome-tiff": OutputFormat("_labels.ome.tif", lambda path, result, size: write_ome_tiff(path, result.labels, size)),
+    "tiff": OutputFormat("_labels.tif", lambda path, result, um, _: write_labels(path, result.labels, um)),
+    "csv": OutputFormat("_cells.csv", lambda path, result, um, _: write_table(path, result, um)),
+    "ome-tiff": OutputFormat("_labels.ome.tif", lambda path, result, um, _: write_ome_tiff(path, result.labels, um)),
     "ome-zarr": OutputFormat(
-        ".zarr", lambda path, result, size: write_ome_zarr(path, result.labels, size), ("zarr", "zarr")
+        ".zarr", lambda path, result, um, _: write_ome_zarr(path, result.labels, um), ("zarr", "zarr")
     ),
     "geojson": OutputFormat("_cells.geojson", write_geojson),
-    "parquet": OutputFormat("_cells.parquet", write_parquet, ("pyarrow", "pyarrow")),
+    "parquet": OutputFormat(
+        "_cells.parquet", lambda path, result, um, _: write_parquet(path, result, um), ("pyarrow", "pyarrow")
+    ),
 }
 
 DEFAULT_FORMATS = ("tiff", "csv")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ from numpy.typing import NDArray
 
 from runtime.files import resolution_tags, write_whole
 from runtime.formats.base import optional_package
-from runtime.outputs.pyramid import label_dtype, label_levels, level_count
+from runtime.outputs.pyramid import label_dtype, label_levels, level_count, level_shape
 
 TILE_PX = 512
 """Side of OME-TIFF's tiles and OME-Zarr's chunks."""
@@ -20,6 +23,9 @@ LABEL_NAME = "cells"
 
 _BIG_BYTES = 2**32 - 2**25
 """From this size on, compressed or not, a TIFF is written as BigTIFF."""
+
+_BUFFER_BYTES = 1 << 24
+"""Of tiles that tifffile compresses before it writes them."""
 
 
 def write_ome_tiff(path: Path, labels: NDArray[np.integer], pixel_size_um: float | None = None) -> None:
@@ -30,25 +36,53 @@ def write_ome_tiff(path: Path, labels: NDArray[np.integer], pixel_size_um: float
         labels: (H, W), 0 background.
         pixel_size_um: side of a pixel; None where it is not known.
     """
+    dtype, size_hw = label_dtype(labels), (labels.shape[0], labels.shape[1])
+    levels = (level.astype(dtype) for level in label_levels(labels))
+    content = hashlib.sha256(np.ascontiguousarray(labels).tobytes()).hexdigest()
+    write_whole(path, lambda temporary: write_levels(temporary, levels, size_hw, dtype, pixel_size_um, content))
+
+
+def write_levels(
+    path: Path,
+    levels: Iterable[Any],
+    size_hw: tuple[int, int],
+    dtype: np.dtype[np.unsignedinteger],
+    pixel_size_um: float | None,
+    content: str,
+) -> None:
+    """Write the OME-TIFF of ``write_ome_tiff`` from its levels.
+
+    Args:
+        path: the file.
+        levels: those of ``label_levels``, each an array or an iterator of its tiles.
+        size_hw: the label map.
+        dtype: of the labels.
+        pixel_size_um: side of a pixel; None where it is not known.
+        content: a checksum of the labels. The file's UUID is made from it, where tifffile would take another one each
+            time: the same labels give the same file.
+    """
     import tifffile
 
-    dtype = label_dtype(labels)
-    metadata: dict[str, Any] = {"axes": "YX", "Channel": {"Name": [LABEL_NAME]}}
-    options: dict[str, Any] = {"compression": "zlib", "photometric": "minisblack", "tile": (TILE_PX, TILE_PX)}
+    identity = uuid.uuid5(uuid.NAMESPACE_OID, content)
+    metadata: dict[str, Any] = {"axes": "YX", "Channel": {"Name": [LABEL_NAME]}, "UUID": str(identity)}
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "compression": "zlib",
+        "photometric": "minisblack",
+        "tile": (TILE_PX, TILE_PX),
+        "maxworkers": 1,
+        "buffersize": _BUFFER_BYTES,
+    }
     if pixel_size_um is not None:
         for axis in "XY":
             metadata |= {f"PhysicalSize{axis}": pixel_size_um, f"PhysicalSize{axis}Unit": "\u00b5m"}
-    big = 4 / 3 * labels.size * dtype.itemsize > _BIG_BYTES
-    levels = level_count((labels.shape[0], labels.shape[1])) - 1
-
-    def write(temporary: Path) -> None:
-        with tifffile.TiffWriter(temporary, ome=True, bigtiff=big) as tiff:
-            for number, level in enumerate(label_levels(labels)):
-                tags = resolution_tags(None if pixel_size_um is None else pixel_size_um * 2**number)
-                kind = {"subifds": levels, "metadata": metadata} if not number else {"subfiletype": 1, "metadata": None}
-                tiff.write(level.astype(dtype), **kind, **tags, **options)
-
-    write_whole(path, write)
+    big = 4 / 3 * size_hw[0] * size_hw[1] * dtype.itemsize > _BIG_BYTES
+    below = level_count(size_hw) - 1
+    with tifffile.TiffWriter(path, ome=True, bigtiff=big) as tiff:
+        for number, level in enumerate(levels):
+            tags = resolution_tags(None if pixel_size_um is None else pixel_size_um * 2**number)
+            kind = {"subifds": below, "metadata": metadata} if not number else {"subfiletype": 1, "metadata": None}
+            tiff.write(level, shape=level_shape(size_hw, number), **kind, **tags, **options)
 
 
 def write_ome_zarr(path: Path, labels: NDArray[np.integer], pixel_size_um: float | None = None) -> None:
@@ -100,7 +134,7 @@ def make_ome_zarr(
     image = group.create_group(LABEL_NAME)
     arrays, datasets = [], []
     for number in range(level_count(size_hw)):
-        shape = tuple(-(-length // (1 << number)) for length in size_hw)
+        shape = level_shape(size_hw, number)
         arrays.append(
             image.create_array(
                 str(number),

@@ -24,6 +24,11 @@ def level_count(size_hw: tuple[int, int]) -> int:
     return count
 
 
+def level_shape(size_hw: tuple[int, int], level: int) -> tuple[int, int]:
+    """Size of a level; 0 is the whole image."""
+    return -(-size_hw[0] // (1 << level)), -(-size_hw[1] // (1 << level))
+
+
 def label_levels(labels: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:
     """The label map, then every second pixel of the level before: labels cannot be averaged."""
     for level in range(level_count((labels.shape[0], labels.shape[1]))):

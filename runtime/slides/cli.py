@@ -19,6 +19,7 @@ from runtime.options import (
     CudaGraphsOption,
     DiameterUmOption,
     EngineOption,
+    FormatOption,
     InvertOption,
     IouThresholdOption,
     MaskThresholdOption,
@@ -39,7 +40,7 @@ from runtime.options import (
     file_options,
 )
 from runtime.progress import JobProgress, duration
-from runtime.slides.settings import LabelsFormat, SlideSettings
+from runtime.slides.settings import SlideSettings
 
 if TYPE_CHECKING:
     from runtime.slides.estimate import Estimate
@@ -52,6 +53,7 @@ def segment_slide_command(
     ],
     out: OutOption,
     engine: EngineOption = None,
+    formats: FormatOption = None,
     backend: BackendOption = "auto",
     cpu_precision: CpuPrecisionOption = "auto",
     cuda_graphs: CudaGraphsOption = False,
@@ -91,9 +93,9 @@ def segment_slide_command(
         float | None,
         typer.Option(help="Skip tiles that vary by less than this share of the slide's range; 0: only constant ones."),
     ] = None,
-    labels_format: Annotated[
-        LabelsFormat, typer.Option(help="Label image: tiff (tiled BigTIFF) or zarr (OME-Zarr).")
-    ] = "tiff",
+    overlay: Annotated[
+        bool, typer.Option(help="Also write NAME_overlay.png: the slide, made small, with outlined cells.")
+    ] = False,
     cluster: ClusterOption = None,
     workers: WorkersOption = None,
     dry_run: Annotated[
@@ -106,9 +108,13 @@ def segment_slide_command(
 ) -> None:
     """Segment a slide of any size: NAME_labels.tif (uint32) and NAME_cells.csv, with memory that does not grow.
 
+    Other files: --format.
+
     A job that is stopped, however it is, goes on when the same command is given again. A tile that fails is tried
     again, then reported by its position, with exit code 1; no result is written then unless --partial says so.
     """
+    from runtime.inputs import ImageFile, result_stems
+    from runtime.outputs.formats import parse_formats
     from runtime.slides.engines import EngineSpec
     from runtime.slides.estimate import estimate
     from runtime.slides.run import RunOptions, segment_slide
@@ -137,12 +143,23 @@ def segment_slide_command(
             cuda_graphs=cuda_graphs,
         )
         config = changed(spec.default_config(), given)
-        settings = SlideSettings(
-            labels_format=labels_format, **{name: value for name, value in of_tiles.items() if value is not None}
-        )
         files = file_options(
-            series=series, time=time, z=z, nuclear=nuclear, membrane=membrane, rgb=rgb, pixel_size=pixel_size
+            series=series,
+            time=time,
+            z=z,
+            nuclear=nuclear,
+            membrane=membrane,
+            rgb=rgb,
+            pixel_size=pixel_size,
+            formats=parse_formats(formats or ()),
+            overlay=overlay,
         )
+        settings = SlideSettings(
+            formats=files.formats,
+            overlay=files.overlay,
+            **{name: value for name, value in of_tiles.items() if value is not None},
+        )
+        result_stems([ImageFile(slide)], out, files.endings)  # no result may replace the slide
         reader = open_slide(slide, files)
         if dry_run:
             _print_estimate(estimate(reader, spec, config, settings))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Protocol
 
@@ -79,6 +79,11 @@ class EngineSpec(SegmenterSpec):
             EngineError, BackendError, ConfigError: as ``Segmenter``.
         """
         return _SegmenterTiles(loaded_segmenter(self))
+
+
+def for_tiles(spec: SegmenterSpec) -> EngineSpec:
+    """The same engines for the tiles of slides."""
+    return EngineSpec(**{field.name: getattr(spec, field.name) for field in fields(spec)})
 
 
 @lru_cache(maxsize=1)

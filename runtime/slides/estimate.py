@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from runtime.config import SegmentConfig
 from runtime.memory import peak_mib
 from runtime.readers import ImageReader
+from runtime.slides.contrast import is_small
 from runtime.slides.engines import EngineSource, loaded
 from runtime.slides.join import TILES_BYTES
 from runtime.slides.plan import SlidePlan, make_plan, read_tile
@@ -35,7 +36,7 @@ class Estimate:
 
 
 def estimate(reader: ImageReader, engines: EngineSource, config: SegmentConfig, settings: SlideSettings) -> Estimate:
-    """Plan a job and time one of its tiles, the one that varies most.
+    """Plan a job and time one of its tiles: the one that varies most, or another where that one has no signal.
 
     Raises:
         InputError: a slide that cannot be segmented, or whose tile cannot be read.
@@ -44,12 +45,16 @@ def estimate(reader: ImageReader, engines: EngineSource, config: SegmentConfig, 
     config = config.at_pixel_size(reader.pixel_size_um, reader.name)
     plan = make_plan(reader, segmenter, config, settings)
     in_view = config.of_views
+    # A small slide was looked at whole, so that its busiest tile is the middle one, whatever that shows.
+    others = range(len(plan.grid)) if is_small(reader.size_hw) else ()
+    tried = (place for place in (plan.busiest, *others) if read_tile(reader, plan, place, config, settings) is not None)
+    place = next(tried, plan.busiest)
     seconds = 0.0
     for _ in range(2):  # the first run also warms up
         start = time.perf_counter()
-        tile = read_tile(reader, plan, plan.busiest, config, settings)
+        tile = read_tile(reader, plan, place, config, settings)
         if tile is not None:
-            segmenter.segment_tiles([(plan.origin(plan.busiest), tile)], plan.grid.size_hw, in_view)
+            segmenter.segment_tiles([(plan.origin(place), tile)], plan.grid.size_hw, in_view)
         seconds = time.perf_counter() - start
     return Estimate(plan, len(plan.grid), seconds, _memory_mib(plan, settings))
 

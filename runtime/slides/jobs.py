@@ -52,6 +52,11 @@ class Job:
         """Where the second pass keeps what it works with; made anew by every run."""
         return self.directory / "stitching"
 
+    @property
+    def results(self) -> Path:
+        """Where results lie until all are written."""
+        return self.directory / "results"
+
     def tile_path(self, place: int) -> Path:
         """File of a tile's result."""
         row, column = divmod(place, len(self.plan.grid.lefts))
@@ -97,11 +102,16 @@ class Job:
             arrays["labels"] = np.zeros(size, np.uint8)
         return TileCells(extent=extent, **arrays)
 
+    def remove_scratch(self) -> None:
+        """Delete what the second pass keeps."""
+        for directory in (self.stitching, self.results):
+            shutil.rmtree(directory, ignore_errors=True)
+
     def remove(self) -> None:
         """Delete the directory of a job that is done with."""
-        # Last, so that what a kill leaves is still a job.
-        for name in ("stitching", "tiles"):
-            shutil.rmtree(self.directory / name, ignore_errors=True)
+        self.remove_scratch()
+        # What says that it is a job goes last, so that what a kill leaves is still one.
+        shutil.rmtree(self.directory / "tiles", ignore_errors=True)
         shutil.rmtree(self.directory, ignore_errors=True)
 
 

@@ -6,15 +6,14 @@ steps, each a stream:
 1. Which labels are shown, tile by tile: one line per label, and one per cell in the file of the row in which it begins.
 2. Numbers in reading order, row by row.
 3. Pixels, block by block, kept compressed: their areas tell which cells are too small.
-4. The cells that stay are numbered without gaps; ``cells`` and ``blocks`` give them to what writes the files.
+4. The cells that stay are numbered without gaps; ``cells``, ``outlined`` and ``blocks`` give them to what writes the
+   files.
 
 Memory holds some tiles, the cells that begin in one row of tiles, and cells of more parts than usual, if any.
 """
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,12 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.joining import Cell, Extent, JoinedCells, Rank, TileCells, group_box, paint
+from runtime.slides.blocks import BLOCK_PX, LabelBlocks
 from runtime.slides.plan import SlidePlan
 
+Bool = NDArray[np.bool_]
 U32 = NDArray[np.uint32]
-
-BLOCK_PX = 512
-"""Side of the blocks in which labels are painted and written."""
 
 TILES_BYTES = 128 << 20
 """Label maps of tiles that are kept in memory."""
@@ -56,8 +54,6 @@ _CELL = np.dtype(
 )
 
 _ZEROS_BYTES = 1 << 20
-
-_BLOCK_HEAD = struct.Struct("<II")
 
 _PLACES = ("row_sums", "column_sums")
 """Files of the sums of the cells' pixel places along each axis."""
@@ -98,17 +94,15 @@ class SlideJoin:
         self._joined = JoinedCells(extents, plan.grid.size_hw, tile, remembered=2 * FEWEST_TILES)
         self._first = np.zeros(len(extents) + 1, np.int64)
         self._count = 0
+        self.blocks = LabelBlocks(directory / "blocks", plan.grid.size_hw, directory / "labels")
+        """The label map, after ``run``."""
         self.cell_count = 0
         """Cells of the result, after ``run``."""
 
     @property
     def steps(self) -> int:
         """Tiles and blocks to go through, for the progress."""
-        return len(self._plan.grid) + self._block_count
-
-    @property
-    def _block_count(self) -> int:
-        return int(np.prod([-(-length // BLOCK_PX) for length in self._plan.grid.size_hw]))
+        return len(self._plan.grid) + len(self.blocks)
 
     def run(self) -> Iterator[int]:
         """Steps 1 to 4 up to the files; yields the number of tiles and blocks that are done."""
@@ -170,31 +164,21 @@ class SlideJoin:
                 numbers[self._first[cells["place"]] + cells["n"]] = self._count + 1 + np.arange(len(cells))
                 self._count += len(cells)
 
-    def _extents(self) -> Iterator[Extent]:
-        """Blocks from top to bottom and left to right."""
-        height, width = self._plan.grid.size_hw
-        for top in range(0, height, BLOCK_PX):
-            for left in range(0, width, BLOCK_PX):
-                yield top, left, min(top + BLOCK_PX, height), min(left + BLOCK_PX, width)
-
     def _paint(self) -> Iterator[int]:
-        with (self._directory / "blocks").open("wb") as file:
-            for done, extent in enumerate(self._extents(), start=1):
-                claims = list(self._claims(extent))
-                numbers = np.array(sorted({number for _, number, _, _ in claims}), np.uint32)
-                local = {number: n for n, number in enumerate(numbers.tolist(), start=1)}
-                block = paint(extent, ((rank, local[number], cell, tile) for rank, number, cell, tile in claims))
-                # Numbers of a block are few and small: they pack better than the slide's.
-                with _mapped(self._directory / "areas", np.int64, self._count + 1) as areas:
-                    areas[numbers] += np.bincount(block.ravel(), minlength=len(numbers) + 1)[1:]
-                for axis, name in enumerate(_PLACES):
-                    places = np.arange(extent[axis], extent[axis + 2], dtype=np.float64)
-                    spread = np.broadcast_to(places[:, None] if axis == 0 else places, block.shape)
-                    with _mapped(self._directory / name, np.float64, self._count + 1) as sums:
-                        sums[numbers] += np.bincount(block.ravel(), spread.ravel(), minlength=len(numbers) + 1)[1:]
-                packed = zlib.compress(block.tobytes(), 1) if claims else b""
-                file.write(_BLOCK_HEAD.pack(len(numbers), len(packed)) + numbers.tobytes() + packed)
-                yield done
+        for done, extent in enumerate(self.blocks.extents, start=1):
+            claims = list(self._claims(extent))
+            numbers = np.array(sorted({number for _, number, _, _ in claims}), np.uint32)
+            local = {number: n for n, number in enumerate(numbers.tolist(), start=1)}
+            block = paint(extent, ((rank, local[number], cell, tile) for rank, number, cell, tile in claims))
+            with _mapped(self._directory / "areas", np.int64, self._count + 1) as areas:
+                areas[numbers] += np.bincount(block.ravel(), minlength=len(numbers) + 1)[1:]
+            for axis, name in enumerate(_PLACES):
+                places = np.arange(extent[axis], extent[axis + 2], dtype=np.float64)
+                spread = np.broadcast_to(places[:, None] if axis == 0 else places, block.shape)
+                with _mapped(self._directory / name, np.float64, self._count + 1) as sums:
+                    sums[numbers] += np.bincount(block.ravel(), spread.ravel(), minlength=len(numbers) + 1)[1:]
+            self.blocks.add(numbers, block)
+            yield done
 
     def _claims(self, extent: Extent) -> Iterator[tuple[Rank, int, Cell, TileCells]]:
         """The labels that are shown in an extent: rank, number, label, tile."""
@@ -228,6 +212,20 @@ class SlideJoin:
 
     def cells(self) -> Iterator[SlideCell]:
         """The cells by label. After ``run``."""
+        for of_row in self._by_row():
+            yield from (cell for cell, _ in of_row)
+
+    def outlined(self) -> Iterator[tuple[SlideCell, Bool, tuple[int, int]]]:
+        """Each cell with its mask and the slide pixel of the mask's first one. After ``run``.
+
+        Cells come block by block within a row of tiles, so that few blocks are held.
+        """
+        for of_row in self._by_row():
+            for cell, extent in sorted(of_row, key=lambda one: (one[1][0] // BLOCK_PX, one[1][1] // BLOCK_PX)):
+                yield cell, self.blocks.part(extent) == cell.label, extent[:2]
+
+    def _by_row(self) -> Iterator[list[tuple[SlideCell, Extent]]]:
+        """The cells that begin in each row of tiles, by label, with their extents."""
         start = 1
         for _, cells in self._rows():
             with (
@@ -240,31 +238,17 @@ class SlideJoin:
                 pixels = np.maximum(areas[part], 1)
                 centroids = np.stack((rows[part] / pixels, columns[part] / pixels), axis=1)
                 found = zip(
+                    map(tuple, cells["extent"].tolist()),
                     labels[part].tolist(),
-                    cells["box"].tolist(),
+                    map(tuple, cells["box"].tolist()),
                     cells["score"].tolist(),
                     cells["iou_prediction"].tolist(),
                     areas[part].tolist(),
                     map(tuple, centroids.tolist()),
                     strict=True,
                 )
-                yield from (SlideCell(label, tuple(box), *rest) for label, box, *rest in found if label)
+                yield [(SlideCell(label, *rest), extent) for extent, label, *rest in found if label]
             start += len(cells)
-
-    def blocks(self) -> Iterator[tuple[Extent, U32]]:
-        """Label map by blocks, from top to bottom and left to right. After ``run``."""
-        with (self._directory / "blocks").open("rb") as file:
-            for extent in self._extents():
-                count, size = _BLOCK_HEAD.unpack(file.read(_BLOCK_HEAD.size))
-                numbers = np.frombuffer(file.read(4 * count), np.uint32)
-                shape = (extent[2] - extent[0], extent[3] - extent[1])
-                if not count:
-                    yield extent, np.zeros(shape, np.uint32)
-                    continue
-                with _mapped(self._directory / "labels", np.uint32, self._count + 1) as labels:
-                    table = np.concatenate((np.zeros(1, np.uint32), labels[numbers]))
-                local = np.frombuffer(zlib.decompress(file.read(size)), np.int32).reshape(shape)
-                yield extent, table[local]
 
 
 @contextmanager

@@ -1,104 +1,115 @@
-"""Label image and table of a slide, written as streams; each appears whole."""
+"""The results of a slide, written as streams: label images, tables, outlines, a picture. They appear whole."""
 
 from __future__ import annotations
 
-import csv
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import ConfigError
-from runtime.files import TABLE_COLUMNS, resolution_tags, written_row
-from runtime.joining import Extent
-from runtime.outputs.label_images import make_ome_zarr
-from runtime.slides.join import BLOCK_PX, SlideCell
-from runtime.slides.settings import LabelsFormat
+from runtime.files import TABLE_COLUMNS, Row, move_into_place, resolution_tags, write_rows
+from runtime.formats.axes import Plane
+from runtime.outputs.formats import OUTPUT_FORMATS, output_path
+from runtime.outputs.geojson import cell_feature, write_features
+from runtime.outputs.label_images import make_ome_zarr, write_levels
+from runtime.outputs.parquet import write_parquet_rows
+from runtime.outputs.pyramid import level_count
+from runtime.readers import ImageReader
+from runtime.segment_files import OVERLAY_ENDING
+from runtime.slides.blocks import BLOCK_PX
+from runtime.slides.join import SlideCell, SlideJoin
+from runtime.slides.overview import write_overview
+from runtime.slides.settings import SlideSettings
 
 U32 = NDArray[np.uint32]
-Blocks = Iterable[tuple[Extent, U32]]
 
-LABELS_ENDINGS: dict[LabelsFormat, str] = {"tiff": "_labels.tif", "zarr": "_labels.zarr"}
-"""What follows a slide's name in that of its label image."""
+OVERLAY = "overlay"
+"""What the picture is called among the formats."""
 
 _BUFFER_BYTES = 1 << 24
 
 
-def labels_path(out: Path, stem: str, labels_format: LabelsFormat) -> Path:
-    """Where the label image of a slide goes."""
-    return out / f"{stem}{LABELS_ENDINGS[labels_format]}"
+@dataclass(frozen=True, slots=True)
+class SlideOutput:
+    """What the results of a slide are made from."""
+
+    join: SlideJoin
+    """Has run."""
+    reader: ImageReader
+    plane: Plane
+    """Of the stack that was segmented."""
+
+    def rows(self) -> Iterator[Row]:
+        """A row of the table for each cell."""
+        return (self.row(cell) for cell in self.join.cells())
+
+    def row(self, cell: SlideCell) -> Row:
+        """What the table says of a cell, with the columns that images have too."""
+        um = self.reader.pixel_size_um
+        um2 = None if um is None else cell.area_px * um**2
+        areas = cell.area_px, cell.area_px
+        return (cell.label, *cell.box, cell.score, cell.iou_prediction, *areas, *cell.centroid_yx, um2)
 
 
-def check_format(labels_format: LabelsFormat) -> None:
-    """Raises:
-    ConfigError: the package of a format is not installed.
-    """
-    if labels_format == "zarr":
-        try:
-            import zarr  # noqa: F401
-        except ImportError as error:
-            raise ConfigError(
-                "labels_format 'zarr' needs the package zarr: pip install 'cellsam-engine[formats]', or write tiff."
-            ) from error
-
-
-def write_blocks(
-    path: Path,
-    blocks: Blocks,
-    size_hw: tuple[int, int],
-    labels_format: LabelsFormat,
-    scratch: Path,
-    *,
-    pixel_size_um: float | None = None,
-) -> None:
-    """Write a label image of uint32.
+def result_paths(stem: Path, settings: SlideSettings) -> dict[str, Path]:
+    """The results of a slide by format, the picture last.
 
     Args:
-        path: the file, or for zarr the directory; what is there is replaced.
-        blocks: of ``BLOCK_PX``, from top to bottom and left to right.
-        size_hw: the image.
-        labels_format: tiff or zarr.
-        scratch: a directory on the same disk, for what is not finished.
-        pixel_size_um: side of a pixel; None where it is not known.
+        stem: what their paths begin with.
+        settings: which there are to be.
     """
-    temporary = scratch / path.name
-    if labels_format == "tiff":
-        _write_tiff(temporary, blocks, size_hw, pixel_size_um)
-    else:
-        _write_zarr(temporary, blocks, size_hw, pixel_size_um)
-        if path.is_dir():
-            shutil.rmtree(path)
-    temporary.replace(path)
+    paths = {name: output_path(stem, name) for name in OUTPUT_FORMATS if name in settings.formats}
+    return paths | ({OVERLAY: Path(f"{stem}{OVERLAY_ENDING}")} if settings.overlay else {})
 
 
-def _write_tiff(path: Path, blocks: Blocks, size_hw: tuple[int, int], pixel_size_um: float | None) -> None:
+def write_results(paths: Mapping[str, Path], output: SlideOutput, scratch: Path) -> None:
+    """Write results; those that are there are replaced, once all are written.
+
+    Args:
+        paths: from ``result_paths``.
+        output: what to write.
+        scratch: an empty directory on the same disk.
+
+    Raises:
+        OSError: a result cannot be written, such as to a full disk.
+    """
+    for name, path in paths.items():
+        _WRITERS[name](scratch / path.name, output)
+    for path in paths.values():
+        move_into_place(scratch / path.name, path)
+
+
+def _write_tiff(path: Path, output: SlideOutput) -> None:
     import tifffile
-
-    def padded() -> Iterator[U32]:
-        for _, block in blocks:
-            yield np.pad(block, [(0, BLOCK_PX - length) for length in block.shape])
 
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
         tiff.write(
-            padded(),
-            shape=size_hw,
+            output.join.blocks.tiles(0),
+            shape=output.reader.size_hw,
             dtype=np.uint32,
             tile=(BLOCK_PX, BLOCK_PX),
             compression="zlib",
             photometric="minisblack",
             metadata={"axes": "YX"},
             maxworkers=1,
-            **resolution_tags(pixel_size_um),
+            **resolution_tags(output.reader.pixel_size_um),
             buffersize=_BUFFER_BYTES,
         )
 
 
-def _write_zarr(path: Path, blocks: Blocks, size_hw: tuple[int, int], pixel_size_um: float | None) -> None:
-    levels = make_ome_zarr(path, size_hw, np.dtype(np.uint32), pixel_size_um)
-    for (top, left, bottom, right), block in blocks:
+def _write_ome_tiff(path: Path, output: SlideOutput) -> None:
+    size_hw, blocks = output.reader.size_hw, output.join.blocks
+    levels = (blocks.tiles(level) for level in range(level_count(size_hw)))
+    write_levels(path, levels, size_hw, np.dtype(np.uint32), output.reader.pixel_size_um, blocks.checksum)
+
+
+def _write_zarr(path: Path, output: SlideOutput) -> None:
+    reader = output.reader
+    levels = make_ome_zarr(path, reader.size_hw, np.dtype(np.uint32), reader.pixel_size_um)
+    for (top, left, bottom, right), block in output.join.blocks:
         if block.any():
             levels[0][top:bottom, left:right] = block
     for larger, smaller in pairwise(levels):
@@ -108,15 +119,21 @@ def _write_zarr(path: Path, blocks: Blocks, size_hw: tuple[int, int], pixel_size
                 smaller[top : top + BLOCK_PX, left : left + BLOCK_PX] = block
 
 
-def write_cells(path: Path, cells: Iterable[SlideCell], scratch: Path, pixel_size_um: float | None = None) -> None:
-    """Write one row per cell as CSV, with the columns that images have too."""
-    temporary = scratch / path.name
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(TABLE_COLUMNS)
-        for cell in cells:
-            um2 = None if pixel_size_um is None else cell.area_px * pixel_size_um**2
-            areas = cell.area_px, cell.area_px
-            row = (cell.label, *cell.box, cell.score, cell.iou_prediction, *areas, *cell.centroid_yx, um2)
-            writer.writerow(written_row(row))
-    temporary.replace(path)
+def _write_geojson(path: Path, output: SlideOutput) -> None:
+    features = (
+        cell_feature(dict(zip(TABLE_COLUMNS, output.row(cell), strict=True)), mask, offset_yx, output.plane)
+        for cell, mask, offset_yx in output.join.outlined()
+    )
+    write_features(path, features)
+
+
+_WRITERS: dict[str, Callable[[Path, SlideOutput], None]] = {
+    "tiff": _write_tiff,
+    "csv": lambda path, output: write_rows(path, output.rows()),
+    "ome-tiff": _write_ome_tiff,
+    "ome-zarr": _write_zarr,
+    "geojson": _write_geojson,
+    "parquet": lambda path, output: write_parquet_rows(path, output.rows()),
+    OVERLAY: lambda path, output: write_overview(path, output.reader, output.join.blocks),
+}
+"""By the names of ``OUTPUT_FORMATS``."""

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.cluster import ClusterOptions, run_on_cluster
 from runtime.config import SegmentConfig
 from runtime.errors import InputError, JobError
+from runtime.formats.axes import Plane
 from runtime.joining import TileCells
 from runtime.ordered import in_order
+from runtime.outputs.formats import check_packages
 from runtime.progress import Step
 from runtime.readers import ImageReader
 from runtime.segment_files import result_name
 from runtime.slides.engines import EngineSource, EngineSpec, loaded
 from runtime.slides.jobs import JOB_ENDING, JOB_NAME, Job, begin_job, disk_full_named, existing_job, locked, request_of
 from runtime.slides.join import SlideJoin
-from runtime.slides.outputs import check_format, labels_path, write_blocks, write_cells
+from runtime.slides.outputs import SlideOutput, result_paths, write_results
 from runtime.slides.plan import make_plan
 from runtime.slides.settings import SlideSettings
+from runtime.slides.slide_file import SlideFile
 from runtime.slides.work import BatchDone, TileWork, no_cells
 
 SHOWN_FAILURES = 20
+
+LABEL_IMAGES = ("tiff", "ome-tiff", "ome-zarr")
+"""Formats that show the labels."""
 
 _log = logging.getLogger(__name__)
 
@@ -51,16 +56,21 @@ class RunOptions(ClusterOptions):
 class SlideResult:
     """What became of a slide."""
 
-    labels: Path
-    """Label image, uint32; 0 background, 1..cells in reading order."""
-    table: Path
-    """One row per cell."""
+    files: Mapping[str, Path]
+    """By format; 'overlay' is the picture. Labels are uint32, 0 background, 1..cells in reading order."""
     cells: int
     tiles: int
     skipped: int
     """Tiles without signal that this run skipped."""
     failed: tuple[str, ...]
     """With ``partial``: tiles without a result, and why."""
+
+    @property
+    def labels(self) -> Path:
+        """The label image that was written, the first of several; without one, whatever came first."""
+        return next(
+            (path for name, path in self.files.items() if name in LABEL_IMAGES), next(iter(self.files.values()))
+        )
 
 
 def segment_slide(
@@ -73,7 +83,7 @@ def segment_slide(
     options: RunOptions | None = None,
     name: str | None = None,
 ) -> SlideResult:
-    """Segment a slide of any size into ``NAME_labels.tif`` and ``NAME_cells.csv``.
+    """Segment a slide of any size into ``NAME_labels.tif`` and ``NAME_cells.csv``, or what ``settings`` name.
 
     Each tile's result is kept in ``NAME_job``: the same call goes on where an earlier one was stopped, and ends with
     the same files, byte for byte.
@@ -88,37 +98,36 @@ def segment_slide(
         name: what the results' names begin with; default, the slide's name without its type.
 
     Raises:
-        InputError: a slide that cannot be segmented; results that exist.
+        InputError: a slide that cannot be segmented; results that exist; a format whose package is not installed.
         JobError: the job was begun otherwise, another process has it, tiles failed, or the disk is full.
         ConfigError: as ``Segmenter`` and ``check_cluster``.
         EngineError, BackendError: as ``Segmenter``.
     """
     engines, settings, options = engines or EngineSpec(), settings or SlideSettings(), options or RunOptions()
     config = (config or engines.default_config()).at_pixel_size(reader.pixel_size_um, reader.name)
-    check_format(settings.labels_format)
+    check_packages(settings.formats)
     out = Path(os.path.abspath(out)) if options.remote else Path(out)
     stem = name or result_name(Path(reader.name))
     directory = out / f"{stem}{JOB_ENDING}"
-    labels, table = labels_path(out, stem, settings.labels_format), out / f"{stem}_cells.csv"
+    files = result_paths(out / stem, settings)
     with disk_full_named(directory):
-        _check_results((labels, table), directory, options)
+        _check_results(files.values(), directory, options)
         with locked(directory):
             job = _opened(directory, reader, engines, config, settings, options)
             work = TileWork(reader, engines, config, settings, job)
             skipped, failed = _run_tiles(work, options)
             _check_failed(failed, job, options)
             join = _join(job, {place for place, _ in failed}, config, options)
-            um = reader.pixel_size_um
-            write_blocks(labels, join.blocks(), reader.size_hw, settings.labels_format, job.stitching, pixel_size_um=um)
-            write_cells(table, join.cells(), job.stitching, um)
+            plane = reader.plane if isinstance(reader, SlideFile) else Plane()
+            write_results(files, SlideOutput(join, reader, plane), job.results)
             if not options.keep_job and not failed:
                 job.remove()
             else:
-                shutil.rmtree(job.stitching, ignore_errors=True)
+                job.remove_scratch()
     if not join.cell_count:
         _log.warning("no cells in %s: %d of %d tiles have no signal", reader.name, skipped, len(job.plan.grid))
     lines = tuple(_described(job, place, reason) for place, reason in failed)
-    return SlideResult(labels, table, join.cell_count, len(job.plan.grid), skipped, lines)
+    return SlideResult(files, join.cell_count, len(job.plan.grid), skipped, lines)
 
 
 def _check_results(results: Iterable[Path], directory: Path, options: RunOptions) -> None:
@@ -200,8 +209,9 @@ def _check_failed(failed: list[tuple[int, str]], job: Job, options: RunOptions) 
 
 def _join(job: Job, missing: set[int], config: SegmentConfig, options: RunOptions) -> SlideJoin:
     """The second pass, anew at every run."""
-    shutil.rmtree(job.stitching, ignore_errors=True)
+    job.remove_scratch()
     job.stitching.mkdir()
+    job.results.mkdir()
 
     def read_tile(place: int) -> TileCells:
         return no_cells(job.plan.extent(place)) if place in missing else job.read_tile(place)

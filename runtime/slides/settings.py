@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 from runtime.config import check_whole
 from runtime.errors import ConfigError
+from runtime.outputs.formats import DEFAULT_FORMATS, parse_formats
 
-LabelsFormat = Literal["tiff", "zarr"]
+_OF_RESULTS = ("retries", "formats", "overlay")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,14 +38,14 @@ class SlideSettings:
     retries: int = 2
     """Times that a tile which failed is tried again."""
 
-    labels_format: LabelsFormat = "tiff"
-    """``tiff``, a tiled BigTIFF; ``zarr``, an OME-Zarr labels group (needs the package zarr)."""
+    formats: tuple[str, ...] = DEFAULT_FORMATS
+    """What is written: names of ``outputs.formats.OUTPUT_FORMATS``."""
+
+    overlay: bool = False
+    """Also a picture of the slide with outlined cells, shrunk to 2048 pixels a side at most."""
 
     def __post_init__(self) -> None:
-        if self.labels_format not in get_args(LabelsFormat):
-            raise ConfigError(
-                f"labels_format is {self.labels_format!r}; expected one of {', '.join(get_args(LabelsFormat))}."
-            )
+        parse_formats(self.formats)
         check_whole("tiles_together", self.tiles_together, least=1)
         check_whole("retries", self.retries, least=0)
         if self.tile_px is not None:
@@ -61,4 +62,4 @@ class SlideSettings:
 
     def of_tiles(self) -> dict[str, Any]:
         """The settings that tiles depend on."""
-        return {name: value for name, value in asdict(self).items() if name not in ("retries", "labels_format")}
+        return {name: value for name, value in asdict(self).items() if name not in _OF_RESULTS}

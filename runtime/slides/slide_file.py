@@ -71,6 +71,11 @@ class SlideFile:
         """As it was given, else as the file says."""
         return self._pixel_size_um or self._reader.pixel_size_um
 
+    @property
+    def plane(self) -> Plane:
+        """Of a stack, the one that is read."""
+        return self._opening["plane"] or Plane()
+
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.generic]:
         """The part (height, width, C) whose first pixel is (top, left)."""
         return self._reader.read(top, left, height, width)

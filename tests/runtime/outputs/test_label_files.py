@@ -44,6 +44,9 @@ def test_ome_tiff(tmp_path: Path, labels: Any, dtype: Any, levels: int) -> None:
     with open_image(path) as reader:
         assert reader.pixel_size_um == pytest.approx(0.325)
         assert reader.channels == ("cells",)
+    first = path.read_bytes()
+    write_ome_tiff(path, labels, 0.325)
+    assert path.read_bytes() == first, "the same labels give the same file, its UUID too"
     write_ome_tiff(path, labels)
     with open_image(path) as reader:
         assert reader.pixel_size_um is None
@@ -51,7 +54,7 @@ def test_ome_tiff(tmp_path: Path, labels: Any, dtype: Any, levels: int) -> None:
 
 @pytest.mark.parametrize(("labels", "dtype", "levels"), [(SMALL, np.uint16, 1), (LARGE, np.uint32, 3)])
 def test_ome_zarr(tmp_path: Path, labels: Any, dtype: Any, levels: int) -> None:
-    """The group lists its label image, which ome-zarr's reader takes for one."""
+    """The group lists its label image, which ome-zarr's reader takes for one, and its models find no fault."""
     from ome_zarr.io import parse_url
     from ome_zarr.reader import Label, Multiscales, Reader
 
@@ -70,8 +73,21 @@ def test_ome_zarr(tmp_path: Path, labels: Any, dtype: Any, levels: int) -> None:
     for level, expected in zip(node.data, label_levels(labels), strict=True):
         assert level.dtype == dtype
         np.testing.assert_array_equal(np.asarray(level), expected)
+    assert_valid_labels(path)
     with open_image(path / "cells") as reader:
         assert reader.pixel_size_um == pytest.approx(0.5)
+
+
+def assert_valid_labels(path: Path) -> None:
+    """By the models that ome-zarr checks metadata with (NGFF 0.4); they raise at what the specification forbids."""
+    from ome_zarr_models.v04.image_label import ImageLabel
+    from ome_zarr_models.v04.labels import Labels
+
+    group = zarr.open_group(path, mode="r")
+    assert Labels.from_zarr(group).attributes.labels == ["cells"]
+    attributes = ImageLabel.from_zarr(group["cells"]).attributes
+    assert attributes.image_label.version == "0.4"
+    assert [axis.name for axis in attributes.multiscales[0].axes] == ["y", "x"]
 
 
 def test_ome_zarr_moved_into_an_image_is_its_labels(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from shapely.geometry import MultiPolygon, Polygon, box, shape
 from shapely.ops import unary_union
 
 from runtime.files import TABLE_COLUMNS, table_rows
+from runtime.formats import Plane
 from runtime.masks import relabel
 from runtime.outputs.geojson import write_geojson
 from runtime.outputs.polygons import mask_polygons
@@ -106,6 +107,20 @@ def test_geojson_without_cells_or_scores(tmp_path: Path) -> None:
         "centroid_y",
         "centroid_x",
     }
+
+
+def test_geojson_says_which_plane_of_a_stack(tmp_path: Path) -> None:
+    """As QuPath reads it: c, z and t beside the coordinates; the first plane is what it takes unsaid."""
+    one = made_result(np.ones((2, 2), np.int32))
+    for plane, expected in (
+        (None, None),
+        (Plane(z=0), None),
+        (Plane(z=4), {"c": -1, "z": 4, "t": 0}),
+        (Plane(time=2, z=1), {"c": -1, "z": 1, "t": 2}),
+    ):
+        write_geojson(tmp_path / "one.geojson", one, plane=plane)
+        (feature,) = json.loads((tmp_path / "one.geojson").read_text())["features"]
+        assert feature["geometry"].get("plane") == expected
 
 
 @given(label_maps, st.sampled_from([None, 0.25]))

@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 
 from benchmarks.made_slide import AS_MADE, MadeSlide, PerfectEngines
 from runtime.errors import ConfigError, InputError, JobError
-from runtime.slides import ArrayReader, RunOptions, SlideSettings, segment_slide
+from runtime.outputs.formats import OUTPUT_FORMATS
+from runtime.slides import ArrayReader, RunOptions, SlideSettings, outputs, segment_slide
 from runtime.slides.jobs import Job, locked
 
 SIZE = (430, 390)
 TRUTH = MadeSlide(SIZE).truth(0, 0, *SIZE)
 CUT = SlideSettings(tile_px=128, overlap_px=44, tiles_together=4)
+EVERY = replace(CUT, formats=tuple(OUTPUT_FORMATS), overlay=True)
 
 
 def run(out: Path, reader: Any = None, **options: Any) -> Any:
@@ -31,6 +33,10 @@ def run(out: Path, reader: Any = None, **options: Any) -> Any:
     config, cut = options.pop("config", None), options.pop("settings", CUT)
     reader = reader or ArrayReader(TRUTH > 0)
     return segment_slide(reader, out, engines=engines, config=config, settings=cut, options=RunOptions(**options))
+
+
+def everything(out: Path) -> dict[str, bytes]:
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
 def results(out: Path) -> dict[str, bytes]:
@@ -76,6 +82,43 @@ def test_killed_at_random_moments_and_gone_on_with(tmp_path: Path, expected: dic
         assert results(out) == expected
         assert not (out / "image_job").exists()
     assert seen == {True, False}, "in both passes"
+
+
+def dies_while_writing(out: Path, step: int) -> None:
+    """In a process of its own: killed before a file is written, or moved into place."""
+    steps = iter(range(step))
+
+    def counted(work: Any) -> Any:
+        def or_dies(*arguments: Any) -> Any:
+            if next(steps, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return work(*arguments)
+
+        return or_dies
+
+    outputs._WRITERS.update({name: counted(write) for name, write in outputs._WRITERS.items()})
+    outputs.move_into_place = counted(outputs.move_into_place)
+    run(out, settings=EVERY)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_killed_while_results_are_written(tmp_path: Path) -> None:
+    """In every format: what is there is whole, and all of it is the same in the end."""
+    run(tmp_path / "whole", settings=EVERY)
+    expected = everything(tmp_path / "whole")
+    count = len(OUTPUT_FORMATS) + 1
+    for step in (0, 3, count - 1, count, count + 1, 2 * count - 1):
+        out = tmp_path / str(step)
+        process = multiprocessing.get_context("fork").Process(target=dies_while_writing, args=(out, step))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        there = {name: content for name, content in everything(out).items() if not name.startswith("image_job")}
+        assert there.items() <= expected.items()
+        assert len({name.partition("/")[0] for name in there}) == max(0, step - count)
+        run(out, settings=EVERY)
+        assert everything(out) == expected
 
 
 def test_tiles_that_are_there_are_not_segmented_again(tmp_path: Path, expected: dict[str, bytes]) -> None:
@@ -216,7 +259,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(
             run(tmp_path)
     assert len(list((tmp_path / "image_job" / "tiles").iterdir())) == 8
     with monkeypatch.context() as patch:
-        patch.setattr("runtime.slides.outputs._write_tiff", full)
+        patch.setitem(outputs._WRITERS, "csv", full)
         with pytest.raises(JobError, match=r"disk of .* is full"):
             run(tmp_path)
     assert not results(tmp_path)
@@ -241,8 +284,8 @@ def test_slides_that_cannot_be_segmented(tmp_path: Path, shape: tuple[int, ...],
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"tile_px": 3}, {"overlap_px": 90, "tile_px": 100}, {"min_contrast": 1.0}, {"labels_format": "png"}]
+    "wrong", [{"tile_px": 3}, {"overlap_px": 90, "tile_px": 100}, {"min_contrast": 1.0}, {"formats": ("png",)}]
 )
 def test_settings_out_of_range(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
+    with pytest.raises(ConfigError, match=next(iter(wrong)).removesuffix("s")):
         SlideSettings(**wrong)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -11,17 +14,26 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
+from shapely.geometry import shape
 
 from benchmarks.made_slide import AS_MADE, MadeSlide, PerfectEngines
+from runtime.files import TABLE_COLUMNS
+from runtime.formats import open_image
 from runtime.joining import TileCells
 from runtime.masks import relabel
+from runtime.outputs.formats import OUTPUT_FORMATS
 from runtime.outputs.pyramid import label_levels
-from runtime.slides import ArrayReader, RunOptions, SlideSettings, segment_slide
+from runtime.slides import ArrayReader, SlideResult, SlideSettings, segment_slide
+from runtime.slides.blocks import LabelBlocks
 from runtime.slides.join import SlideJoin
+from runtime.slides.outputs import OVERLAY
+from runtime.slides.overview import shrunk
 from runtime.slides.plan import SlidePlan
 from runtime.stitching import stitch
 from runtime.tiling import tile_grid
+from tests.runtime.outputs.test_label_files import assert_valid_labels
 
 I32 = NDArray[np.int32]
 
@@ -57,7 +69,7 @@ def test_streamed_and_in_memory_agree(
     join = SlideJoin(plan, tiles.__getitem__, tmp_path_factory.mktemp("join"), min_area_px=min_area)
     assert list(join.run())[-1] == join.steps
     labels = np.zeros(grid.size_hw, np.int32)
-    for (top, left, bottom, right), block in join.blocks():
+    for (top, left, bottom, right), block in join.blocks:
         labels[top:bottom, left:right] = block
     np.testing.assert_array_equal(labels, expected.labels)
     cells = list(join.cells())
@@ -93,7 +105,7 @@ def test_cells_at_seams_are_found_as_all_others(tmp_path: Path, tile: int, overl
     # In reading order of their extents.
     firsts = [tuple(np.argwhere(labels == n).min(axis=0)) for n in range(1, 60)]
     assert firsts == sorted(firsts)
-    assert len(done.table.read_text().splitlines()) == done.cells + 1
+    assert len(done.files["csv"].read_text().splitlines()) == done.cells + 1
 
 
 def test_a_cell_larger_than_all_tiles_around_it(tmp_path: Path) -> None:
@@ -111,28 +123,108 @@ def test_a_cell_larger_than_all_tiles_around_it(tmp_path: Path) -> None:
     assert same_cells(tifffile.imread(done.labels), truth)
 
 
-def test_zarr_shows_the_same_labels_and_is_ome_zarr(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> SlideResult:
+    """A slide in every format."""
+    slide = MadeSlide((1130, 2070), pixel_size_um=0.5)
+    cut = SlideSettings(tile_px=500, overlap_px=60, formats=tuple(OUTPUT_FORMATS), overlay=True)
+    out = tmp_path_factory.mktemp("written")
+    done = segment_slide(slide, out, engines=PerfectEngines(), settings=cut)
+    assert set(done.files) == {*OUTPUT_FORMATS, OVERLAY}
+    assert sorted(out.iterdir()) == sorted(done.files.values())
+    return done
+
+
+def test_zarr_shows_the_same_labels_and_is_ome_zarr(written: SlideResult) -> None:
     """ome-zarr's reader takes it for a label image with a pyramid; levels are those of an image's labels."""
     from ome_zarr.io import parse_url
     from ome_zarr.reader import Label, Reader
 
-    slide = MadeSlide((1130, 2070), pixel_size_um=0.5)
-    cut = {"tile_px": 500, "overlap_px": 60}
-    tiff = segment_slide(slide, tmp_path, engines=PerfectEngines(), settings=SlideSettings(**cut))
-    as_zarr = SlideSettings(labels_format="zarr", **cut)
-    stored = segment_slide(
-        slide, tmp_path, engines=PerfectEngines(), settings=as_zarr, options=RunOptions(overwrite=True)
-    )
-    location = parse_url(str(stored.labels))
+    location = parse_url(str(written.files["ome-zarr"]))
     assert location is not None
     (node,) = [node for node in Reader(location)() if node.data]
     assert node.load(Label) is not None
     assert node.metadata["coordinateTransformations"][1] == [{"type": "scale", "scale": [1.0, 1.0]}]
-    levels = list(label_levels(tifffile.imread(tiff.labels)))
+    assert_valid_labels(written.files["ome-zarr"])
+    levels = list(label_levels(tifffile.imread(written.labels)))
     assert len(node.data) == len(levels) == 3
     for level, expected in zip(node.data, levels, strict=True):
         assert level.dtype == np.uint32
         np.testing.assert_array_equal(np.asarray(level), expected)
+
+
+def test_ome_tiff_is_a_pyramid(written: SlideResult) -> None:
+    with tifffile.TiffFile(written.files["ome-tiff"]) as tiff:
+        (series,) = tiff.series
+        assert (tiff.is_ome, series.axes, series.dtype, len(series.levels)) == (True, "YX", np.uint32, 3)
+        for level, expected in zip(series.levels, label_levels(tifffile.imread(written.labels)), strict=True):
+            assert level.keyframe.is_tiled
+            np.testing.assert_array_equal(level.asarray(), expected)
+    with open_image(written.files["ome-tiff"]) as reader:
+        assert (reader.pixel_size_um, reader.channels) == (pytest.approx(0.5), ("cells",))
+
+
+def test_outlines_are_valid_and_of_the_cells_areas(written: SlideResult) -> None:
+    features = json.loads(written.files["geojson"].read_text())["features"]
+    areas = np.bincount(tifffile.imread(written.labels).ravel())
+    assert len(features) == written.cells == len(areas) - 1 > 900
+    of = {int(feature["properties"]["name"]): feature for feature in features}
+    assert set(of) == set(range(1, written.cells + 1))
+    for label, feature in of.items():
+        outline, measured = shape(feature["geometry"]), feature["properties"]["measurements"]
+        assert outline.is_valid
+        assert outline.area == areas[label] == measured["label_area_px"] == 4 * measured["area_um2"]
+        assert outline.centroid.coords[0] == pytest.approx((measured["centroid_x"] + 0.5, measured["centroid_y"] + 0.5))
+    many = sum(feature["geometry"]["coordinates"][0][0][0] // 512 != 0 for feature in features)
+    assert many > 100, "cells of several blocks"
+
+
+def test_tables_of_a_slide_agree(written: SlideResult) -> None:
+    import pyarrow.parquet
+
+    rows = pyarrow.parquet.read_table(written.files["parquet"]).to_pylist()
+    with written.files["csv"].open(newline="") as file:
+        texts = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == list(range(1, written.cells + 1)) == [int(t["label"]) for t in texts]
+    assert tuple(rows[0]) == tuple(texts[0]) == TABLE_COLUMNS
+    for row, text in zip(rows, texts, strict=True):
+        assert {name: float(value) for name, value in text.items()} == pytest.approx(row, abs=0.006)
+
+
+def test_the_picture_is_small_and_shows_every_part(written: SlideResult) -> None:
+    with Image.open(written.files[OVERLAY]) as picture:
+        drawn = np.asarray(picture)
+    assert drawn.shape == (565, 1035, 3), "half of 1130 x 2070"
+    labels = tifffile.imread(written.labels)[::2, ::2]
+    coloured = drawn.max(axis=2) != drawn.min(axis=2)
+    assert coloured[labels > 0].mean() > 0.99
+    assert not coloured[labels == 0].any()
+    image = ArrayReader(np.arange(35 * 27 * 2, dtype=np.uint16).reshape(35, 27, 2))
+    means = shrunk(image, 4)
+    assert (means.shape, means.dtype) == ((9, 7, 2), np.float32)
+    assert means[1, 2, 0] == image.read(4, 8, 4, 4)[..., 0].mean()
+    assert means[-1, -1, 1] == image.read(32, 24, 3, 3)[..., 1].mean()
+
+
+@settings(max_examples=20)
+@given(st.data())
+def test_any_part_of_the_label_map(data: st.DataObject) -> None:
+    """At any step, from packed blocks."""
+    height, width = 700, 1100
+    labels = (np.arange(height)[:, None] // 90 * 20 + np.arange(width) // 60 + 1).astype(np.uint32)
+    with TemporaryDirectory() as folder:
+        np.arange(1000, dtype=np.uint32).tofile(Path(folder) / "labels")
+        blocks = LabelBlocks(Path(folder) / "blocks", (height, width), Path(folder) / "labels")
+        for top, left, bottom, right in blocks.extents:
+            numbers, local = np.unique(labels[top:bottom, left:right], return_inverse=True)
+            shape = bottom - top, right - left
+            blocks.add(numbers.astype(np.uint32), (local + 1).reshape(shape).astype(np.int32))
+        top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+        bottom, right = data.draw(st.integers(top + 1, height)), data.draw(st.integers(left + 1, width))
+        step = data.draw(st.sampled_from([1, 2, 3, 8, 600]))
+        part = blocks.part((top, left, bottom, right), step)
+        np.testing.assert_array_equal(part, labels[top:bottom:step, left:right:step])
+        assert len(list(blocks)) == len(blocks) == 6
 
 
 def test_small_cells_are_left_out_and_numbers_have_no_gaps(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 import runtime.backends.base
+from benchmarks.made_slide import AS_MADE, PerfectEngines, PerfectTiles
 from runtime import Segmenter
 from runtime.builtin import sample_images
 from runtime.cli import app
@@ -20,7 +23,9 @@ from runtime.engine_spec import forget_loaded
 from runtime.files import read_image
 from runtime.formats import open_image
 from runtime.options import engine_spec
-from runtime.slides import ArrayReader, EngineSpec, segment_slide
+from runtime.outputs.label_images import write_ome_zarr
+from runtime.slides import ArrayReader, EngineSpec, SlideSettings, segment_slide
+from runtime.slides.estimate import estimate
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +117,25 @@ def test_command(tmp_path: Path, slide: Path) -> None:
     assert wrong.exit_code == 2
 
 
+def test_a_dry_run_times_a_tile_with_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the middle of the slide is empty."""
+    timed: list[tuple[int, int]] = []
+    segment = PerfectTiles.segment_tiles
+
+    def told(self: PerfectTiles, tiles: Any, *arguments: Any) -> Any:
+        timed.extend(origin for origin, _ in tiles)
+        return segment(self, tiles, *arguments)
+
+    monkeypatch.setattr(PerfectTiles, "segment_tiles", told)
+    array = np.zeros((1100, 1000), np.uint8)
+    array[900:930, 900:930] = 1
+    found = estimate(ArrayReader(array), PerfectEngines(), AS_MADE, SlideSettings(tile_px=250, overlap_px=50))
+    assert found.tiles > 16
+    (origin,) = set(timed)
+    assert len(timed) == 2, "once to warm up"
+    assert min(origin) > 600
+
+
 def test_a_plane_of_a_stack_and_the_pixel_size(tmp_path: Path, nuclei: NDArray[np.generic]) -> None:
     """Named as 'segment' names results; a stack says what to choose, and what to choose with is there."""
     stack = np.stack([np.zeros_like(nuclei), nuclei])[:, :200, :200]
@@ -129,3 +153,51 @@ def test_a_plane_of_a_stack_and_the_pixel_size(tmp_path: Path, nuclei: NDArray[n
     with (tmp_path / "out" / "stack_cells.csv").open(newline="") as file:
         row = next(csv.DictReader(file))
     assert float(row["area_um2"]) == pytest.approx(int(row["label_area_px"]) / 4)
+
+
+def test_a_damaged_tile_of_a_file_is_named_by_position(tmp_path: Path, nuclei: NDArray[np.generic]) -> None:
+    """The others are kept, and asked again when the file is whole."""
+    array = np.full((2200, 2100), int(nuclei.min()), nuclei.dtype)
+    array[: nuclei.shape[0], : nuclei.shape[1]] = nuclei
+    path, out = tmp_path / "damaged.tif", tmp_path / "out"
+    tifffile.imwrite(path, array, tile=(256, 256), compression="zlib")
+    whole = path.read_bytes()
+    with tifffile.TiffFile(path) as tiff:
+        page, number = tiff.pages[0], 5 * 9 + 4  # rows 1280 to 1536, columns 1024 to 1280
+        offset, length = page.dataoffsets[number], page.databytecounts[number]
+    path.write_bytes(whole[:offset] + bytes(length) + whole[offset + length :])
+    arguments = ["segment-slide", str(path), "--out", str(out), "--tile", "400", "--overlap", "60"]
+
+    failed = CliRunner().invoke(app, arguments)
+    said = " ".join(failed.stderr.split())
+    assert failed.exit_code == 1
+    assert "tiles failed, so that no result is written; the others are kept" in said
+    named = re.findall(r"tile at rows (\d+)-(\d+), columns (\d+)-(\d+): (\S+)", said)
+    assert 1 <= len(named) < 16
+    for top, bottom, left, right in (map(int, place[:4]) for place in named):
+        # A tile is read with the regions of 128 pixels that its contrast needs.
+        assert (top - 256 < 1536, bottom + 256 > 1280, left - 256 < 1280, right + 256 > 1024) == (True,) * 4
+    assert all(place[4] == str(path) for place in named), "the reason follows, and names the file"
+    assert [left.name for left in out.iterdir()] == ["damaged_job"]
+
+    partial = CliRunner().invoke(app, [*arguments, "--partial"])
+    assert partial.exit_code == 1
+    assert f"{len(named)} of " in partial.stderr
+    assert tifffile.imread(out / "damaged_labels.tif").max() > 5
+
+    path.write_bytes(whole)
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.stderr
+    assert not (out / "damaged_job").exists()
+
+
+def test_no_result_replaces_the_slide(tmp_path: Path) -> None:
+    slide = tmp_path / "a.zarr"
+    write_ome_zarr(slide, np.ones((20, 30), np.int32))
+    refused = CliRunner().invoke(
+        app, ["segment-slide", str(slide), "--out", str(tmp_path), "--format", "ome-zarr", "--overwrite"]
+    )
+    assert refused.exit_code == 1
+    assert "would replace the image" in " ".join(refused.stderr.split())
+    unknown = CliRunner().invoke(app, ["segment-slide", str(slide), "--out", str(tmp_path), "--format", "png"])
+    assert (unknown.exit_code, "format 'png' is not known" in unknown.stderr) == (2, True)
