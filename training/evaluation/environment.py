@@ -19,6 +19,7 @@ PACKAGES = (
     "scikit-image",
     "onnxruntime",
     "onnxruntime-gpu",
+    "openvino",
     "torch",
     "faster-coco-eval",
 )

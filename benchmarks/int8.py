@@ -1,0 +1,212 @@
+r"""Encoders in 8-bit integers on the CPU: their time beside float32 and bfloat16, and how far features and labels move.
+
+    python -m benchmarks.int8
+    python -m benchmarks.int8 --engines engines --calibrate nuclei.png --calibrate tissue.png --without-labels
+
+The encoders are quantised into a temporary directory (``benchmarks.quantised``); box detector and mask decoder stay as
+they are. What is measured on, the package's sample images, is not what the ranges are taken from, unless
+``--calibrate`` says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from benchmarks.bench import measure_agreement
+from benchmarks.measure import percentiles_ms, write_record
+from benchmarks.quantised import constant_products, input_ranges, quantised
+from export.sample_image import verification_image
+from runtime import BackendOptions, Segmenter
+from runtime.backends.base import CpuPrecision, load_engine
+from runtime.builtin import builtin_engine, sample_images
+from runtime.files import read_image
+from runtime.manifest import Manifest, read_manifest, sha256_file
+from runtime.preprocess import branch_inputs, normalize_contrast
+
+F32 = NDArray[np.float32]
+Image = NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run the engines."""
+
+    backend: str
+    rest: CpuPrecision
+    """What is computed in where it is not in integers."""
+    int8: bool = False
+
+
+WAYS = {
+    "onnxruntime, fp32": Way("cpu", "auto"),
+    "onnxruntime, int8": Way("cpu", "auto", int8=True),
+    "OpenVINO, fp32": Way("openvino", "fp32"),
+    "OpenVINO, bf16": Way("openvino", "bf16"),
+    "OpenVINO, int8 and fp32": Way("openvino", "fp32", int8=True),
+    "OpenVINO, int8 and bf16": Way("openvino", "bf16", int8=True),
+}
+"""The first one is what the others are compared with."""
+
+
+def encoder_inputs(images: Sequence[Image], manifest: Manifest) -> list[F32]:
+    """What encoders get of images, (1, 3, S, S) each: one input, or one for each branch."""
+    found = []
+    for image in images:
+        branches = branch_inputs(normalize_contrast(image), manifest, detector=manifest.has_detector)
+        found.append(branches.mask[None])
+        if branches.box is not None and branches.box is not branches.mask:
+            found.append(branches.box[None])
+    return found
+
+
+def quantise_directory(directory: Path, out: Path, images: Sequence[Image]) -> int:
+    """Write a copy of an engine directory whose encoders compute in integers.
+
+    Args:
+        directory: float32 engines.
+        out: the directory to make.
+        images: what ranges are taken from.
+
+    Returns:
+        How many products are of integers.
+    """
+    shutil.copytree(directory, out)
+    manifest = read_manifest(out)
+    inputs = encoder_inputs(images, manifest)
+    engines, products = dict(manifest.engines), 0
+    for name, spec in manifest.engines.items():
+        if name.endswith("encoder"):
+            model = onnx.load(out / spec.file)
+            products += len(constant_products(model))
+            ranges = input_ranges(model, ({"pixel_values": pixels} for pixels in inputs))
+            onnx.save(quantised(model, ranges), out / spec.file)
+            engines[name] = replace(spec, sha256=sha256_file(out / spec.file))
+    replace(manifest, engines=engines).write(out)
+    return products
+
+
+def measure_encoder(
+    ways: Mapping[str, Way],
+    directories: Mapping[bool, Path],
+    pixels: F32,
+    *,
+    threads: int | None = None,
+    warmup: int,
+    runs: int,
+) -> list[dict[str, Any]]:
+    """Time the encoder in turn, and compare its outputs with those of the first way.
+
+    Args:
+        ways: by name.
+        directories: of the engines as they are, and of those in integers.
+        pixels: (1, 3, S, S).
+        threads: of each engine; default, the backend's choice.
+        warmup: runs of each that are not counted, beside the one whose outputs are compared.
+        runs: runs of each that are.
+
+    Returns:
+        Of each way, percentiles of the time and of the processor's time of all threads in ms, and the norm of each
+        output's difference by the output's norm.
+    """
+    encoders = {}
+    for name, way in ways.items():
+        spec = read_manifest(directories[way.int8]).engines["encoder"]
+        options = BackendOptions(cpu_precision=way.rest, threads=threads)
+        path = directories[way.int8] / spec.file
+        encoders[name] = load_engine(path, spec, backend=way.backend, options=options)
+    outputs = {name: encoder({"pixel_values": pixels}) for name, encoder in encoders.items()}
+    reference = next(iter(outputs.values()))
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for turn in range(warmup + runs):
+        for name, encoder in encoders.items():
+            start = time.perf_counter(), time.process_time()
+            encoder({"pixel_values": pixels})
+            if turn >= warmup:
+                spent[name].append((time.perf_counter() - start[0], time.process_time() - start[1]))
+    return [
+        {
+            "way": name,
+            "ms": percentiles_ms([elapsed for elapsed, _ in spent[name]]),
+            "processor_ms": percentiles_ms([processor for _, processor in spent[name]]),
+            "relative_error": {
+                output: float(f"{np.linalg.norm(found - reference[output]) / np.linalg.norm(reference[output]):.3g}")
+                for output, found in outputs[name].items()
+            },
+        }
+        for name in ways
+    ]
+
+
+def measure_labels(ways: Mapping[str, Way], directories: Mapping[bool, Path]) -> list[dict[str, Any]]:
+    """How the cells of each way compare with the first one's, see ``benchmarks.bench.measure_agreement``."""
+    segmenters = {
+        name: Segmenter(directories[way.int8], backend=way.backend, options=BackendOptions(cpu_precision=way.rest))
+        for name, way in ways.items()
+    }
+    return measure_agreement(segmenters)
+
+
+def content_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The record."""
+    ways = {name: way for name, way in WAYS.items() if way.backend in options.backend}
+    images = [read_image(path) for path in options.calibrate] or [verification_image()]
+    manifest = read_manifest(options.engines)
+    with tempfile.TemporaryDirectory() as temporary:
+        directories = {False: options.engines, True: Path(temporary) / "int8"}
+        products = quantise_directory(options.engines, directories[True], images)
+        pixels = encoder_inputs([read_image(sample_images()[0])], manifest)[0]
+        encoder = measure_encoder(
+            ways, directories, pixels, threads=options.threads, warmup=options.warmup, runs=options.runs
+        )
+        labels = measure_labels(ways, directories) if options.labels else []
+        file = manifest.engines["encoder"].file
+        sizes = {name: (directories[int8] / file).stat().st_size for name, int8 in (("fp32", False), ("int8", True))}
+    return {
+        "model": dict(manifest.model),
+        "image_size": manifest.image_size,
+        "calibrated_on": [path.name for path in options.calibrate] or "the built-in verification image",
+        "products_in_integers": products,
+        "encoder_mib": {name: round(size / 2**20, 1) for name, size in sizes.items()},
+        "threads": options.threads,
+        "warmup": options.warmup,
+        "runs": options.runs,
+        "encoder": encoder,
+        "labels": labels,
+    }
+
+
+def main() -> None:
+    """Measure, print a table and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engines", type=Path, default=builtin_engine(), help="float32 engines; default: built-in")
+    parser.add_argument("--backend", nargs="+", choices=("cpu", "openvino"), default=("cpu", "openvino"))
+    parser.add_argument(
+        "--calibrate", type=Path, action="append", default=[], metavar="FILE", help="image that ranges are taken from"
+    )
+    parser.add_argument("--without-labels", dest="labels", action="store_false", help="time the encoder only")
+    parser.add_argument("--threads", type=int, help="of each engine, in the timing; default: the backend's choice")
+    parser.add_argument("--warmup", type=int, default=1)
+    parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    options = parser.parse_args()
+    content = content_of(options)
+    for row in content["encoder"]:
+        print(f"{row['way']:24} {row['ms']['p50']:8.1f} ms, relative errors {row['relative_error']}")  # noqa: T201
+    for row in content["labels"]:
+        print(f"{row['backend']:24} {row['matched']:.1%} of the cells match, mean IoU {row['mean_iou']}")  # noqa: T201
+    print(write_record(options.out, "int8", content))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
