@@ -205,7 +205,7 @@ def main() -> None:
         print(f"{row['way']:24} {row['ms']['p50']:8.1f} ms, relative errors {row['relative_error']}")  # noqa: T201
     for row in content["labels"]:
         print(f"{row['backend']:24} {row['matched']:.1%} of the cells match, mean IoU {row['mean_iou']}")  # noqa: T201
-    print(write_record(options.out, "int8", content))  # noqa: T201
+    print(write_record(options.out, "int8", content, of=f"{content['image_size']}px"))  # noqa: T201
 
 
 if __name__ == "__main__":

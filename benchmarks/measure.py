@@ -156,7 +156,9 @@ def gpu_peak_mib() -> float | None:
     return float(torch.cuda.max_memory_reserved()) / 2**20
 
 
-def write_record(out: Path, case: str, content: dict[str, Any], *, command: Sequence[str] | None = None) -> Path:
+def write_record(
+    out: Path, case: str, content: dict[str, Any], *, command: Sequence[str] | None = None, of: str = ""
+) -> Path:
     """Write ``CASE_DEVICE_DATE.json`` with what is needed to judge and repeat the result.
 
     Args:
@@ -164,11 +166,13 @@ def write_record(out: Path, case: str, content: dict[str, Any], *, command: Sequ
         case: what was measured.
         content: the figures.
         command: what was run, without its options; default, this package's module of the case's name.
+        of: added to the case in the file's name, where one day has several records of a case.
     """
     environment = describe_environment()
     device = environment["gpus"][0].split(",")[0] if environment["gpus"] else f"cpu{environment['cpu_count']}"
     arguments = sys.argv[1:] if command is None else sys.argv[len(command) :]
-    path = out / f"{case}_{device.replace(' ', '-').lower()}_{date.today().isoformat()}.json"
+    named = f"{case}-{of}" if of else case
+    path = out / f"{named}_{device.replace(' ', '-').lower()}_{date.today().isoformat()}.json"
     record = {
         "schema": SCHEMA,
         "case": case,

@@ -16,6 +16,7 @@ from runtime.backends.base import ON_GPU, resolve_backend
 from runtime.boxes import LOGITS_PER_TOKEN, check_boxes, scale_xyxy, select_boxes
 from runtime.builtin import builtin_engine
 from runtime.chain import Chain
+from runtime.compiled import channels_used
 from runtime.config import SegmentConfig, check_whole
 from runtime.errors import InputError
 from runtime.manifest import check_files, read_manifest
@@ -206,7 +207,7 @@ class Stages:
         known = [tuple(preprocess.channel_targets(count)) for count in self.manifest.trained_channels]
         if not known:
             return
-        used = tuple(np.flatnonzero(normalized.any(axis=(0, 1))).tolist())
+        used = tuple(np.flatnonzero(channels_used(normalized)).tolist())
         few = normalized[::8, ::8]
         if len(used) == 3 and (few == few[..., :1]).all():
             used = (0, 0, 0)  # a gray image three times

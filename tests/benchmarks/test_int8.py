@@ -101,7 +101,7 @@ def test_the_command_measures_every_way(
         sys, "argv", ["int8", "--engines", str(small_engines), "--runs", "2", "--threads", "1", "--out", str(tmp_path)]
     )
     int8.main()
-    (path,) = tmp_path.glob("int8_*.json")
+    (path,) = tmp_path.glob("int8-*px_*.json")
     assert capsys.readouterr().out.splitlines()[-1] == str(path)
     record = json.loads(path.read_text())
     assert [row["way"] for row in record["encoder"]] == list(WAYS)
