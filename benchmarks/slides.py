@@ -15,8 +15,8 @@ import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,14 @@ MEGAPIXELS_PER_MM2 = 4.0
 CUT = SlideSettings(tile_px=TILE_PX, overlap_px=OVERLAP_PX)
 
 
-def in_memory_of_its_own(side: int, pitch_px: int) -> dict[str, Any]:
+def in_process_of_its_own(work: Callable[..., dict[str, Any]], *arguments: object) -> dict[str, Any]:
+    """Do a piece of work in a new process: a process begins with the peak memory of the one that starts it."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, arguments)
+
+
+def memory_of(side: int, pitch_px: int) -> dict[str, Any]:
     """Segment a made slide with the double; peak memory of the process."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_made, (side, pitch_px))
-
-
-def _made(side: int, pitch_px: int) -> dict[str, Any]:
     slide = MadeSlide((side, side), pitch_px=pitch_px)
     with tempfile.TemporaryDirectory() as out:
         start = time.perf_counter()
@@ -109,8 +109,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3, help="runs of the speed; the median counts")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
-    runs = [run() for run in [partial(speed, options.engine, options.tiles)] * options.runs]
-    memory = [in_memory_of_its_own(side, options.pitch) for side in options.sides]
+    runs = [in_process_of_its_own(speed, options.engine, options.tiles) for _ in range(options.runs)]
+    memory = [in_process_of_its_own(memory_of, side, options.pitch) for side in options.sides]
     content = {
         "tile_px": TILE_PX,
         "overlap_px": OVERLAP_PX,
