@@ -134,13 +134,11 @@ def slides_table(record: dict[str, Any]) -> str:
     ]
     if "seconds_per_mm2" in record:
         side, runs = record["speed_runs"][0]["side_px"], len(record["speed_runs"])
-        # Records of before single tiles were shown in one view each.
-        measured = "" if record.get("single_tiles_in_one_view") else ", whose scale is measured each time,"
         lines += [
             "",
             f"The built-in model takes {record['seconds_per_mm2']:.1f} s for a square millimetre at "
             f"{record['pixel_um']} µm a pixel, median of {runs} runs on a slide of {side} x {side} pixels; its tiles "
-            f"one by one{measured} take {record['share_of_single_tiles']:.2f} times as long.",
+            f"one by one take {record['share_of_single_tiles']:.2f} times as long.",
         ]
     return "\n".join(lines)
 

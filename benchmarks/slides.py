@@ -117,7 +117,6 @@ def main() -> None:
         "memory": memory,
         "peak_growth": round(memory[-1]["peak_mib"] / memory[0]["peak_mib"], 3),
         "speed_runs": runs,
-        "single_tiles_in_one_view": True,
         "share_of_single_tiles": statistics.median(run["share"] for run in runs),
         "pixel_um": 0.5,
         "seconds_per_mm2": statistics.median(run["seconds_per_mm2"] for run in runs),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -31,6 +31,11 @@ class TensorSpec:
     name: str
     shape: tuple[Dim, ...]
     dtype: str
+
+
+def takes_boxes(inputs: Iterable[TensorSpec]) -> bool:
+    """Whether they are the inputs of a mask decoder."""
+    return any(tensor.name == "boxes_xyxy_model" for tensor in inputs)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runtime.boxes import token_window_sides
 from runtime.errors import EngineError
-from runtime.manifest import Dim, EngineFile
+from runtime.manifest import Dim, EngineFile, takes_boxes
 from runtime.plans import Ranges, Shape
 
 IMAGES_ON_GPU, BOXES_ON_GPU = 4, 64
@@ -30,10 +30,9 @@ def profile_ranges(
     Raises:
         EngineError: a dimension of a name that the export does not write.
     """
-    decoder = any(tensor.name == "boxes_xyxy_model" for tensor in spec.inputs)
     sides = token_window_sides(grid_size)
     window = (sides[0], sides[min(1, len(sides) - 1)], sides[-1])
-    images = max(max_batch, DECODER_IMAGES) if decoder else max_batch
+    images = max(max_batch, DECODER_IMAGES) if takes_boxes(spec.inputs) else max_batch
     by_name = {
         "batch": (1, min(IMAGES_ON_GPU, max_batch), images),
         "boxes": (1, min(BOXES_ON_GPU, max_boxes), max_boxes),

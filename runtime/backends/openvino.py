@@ -14,13 +14,10 @@ import numpy as np
 
 from runtime.backends.base import BackendOptions, Engine, Tensor, Tensors
 from runtime.errors import BackendError
-from runtime.manifest import Dim, TensorSpec
+from runtime.manifest import Dim, TensorSpec, takes_boxes
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 """OpenVINO's names of the precisions."""
-
-_PROMPT = "boxes_xyxy_model"
-"""The input of the mask decoder alone."""
 
 
 class OpenVinoEngine(Engine):
@@ -44,14 +41,14 @@ class OpenVinoEngine(Engine):
         try:
             core = openvino.Core()
             model = core.read_model(path)
-            precision = options.cpu_precision
-            if precision == "auto" and any(port.any_name == _PROMPT for port in model.inputs):
-                precision = "fp32"
-            if precision != "auto":
-                settings["INFERENCE_PRECISION_HINT"] = _HINTS[precision]
             # Compiled, a tensor may go by the name of a cast beside it.
             self.inputs = tuple(_spec(port) for port in model.inputs)
             self.outputs = tuple(_spec(port) for port in model.outputs)
+            precision = options.cpu_precision
+            if precision == "auto" and takes_boxes(self.inputs):
+                precision = "fp32"
+            if precision != "auto":
+                settings["INFERENCE_PRECISION_HINT"] = _HINTS[precision]
             self._model = core.compile_model(model, "CPU", settings)
         except Exception as error:  # OpenVINO raises RuntimeError for all that goes wrong
             raise BackendError(f"OpenVINO {openvino.__version__} cannot compile {path}: {error}") from error

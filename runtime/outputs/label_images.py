@@ -24,7 +24,7 @@ LABEL_NAME = "cells"
 _BIG_BYTES = 2**32 - 2**25
 """From this size on, compressed or not, a TIFF is written as BigTIFF."""
 
-_BUFFER_BYTES = 1 << 24
+BUFFER_BYTES = 1 << 24
 """Of tiles that tifffile compresses before it writes them."""
 
 
@@ -71,7 +71,7 @@ def write_levels(
         "photometric": "minisblack",
         "tile": (TILE_PX, TILE_PX),
         "maxworkers": 1,
-        "buffersize": _BUFFER_BYTES,
+        "buffersize": BUFFER_BYTES,
     }
     if pixel_size_um is not None:
         for axis in "XY":

@@ -14,7 +14,7 @@ from runtime.files import TABLE_COLUMNS, Row, move_into_place, resolution_tags, 
 from runtime.formats.axes import Plane
 from runtime.outputs.formats import OUTPUT_FORMATS, output_path
 from runtime.outputs.geojson import cell_feature, write_features
-from runtime.outputs.label_images import make_ome_zarr, write_levels
+from runtime.outputs.label_images import BUFFER_BYTES, make_ome_zarr, write_levels
 from runtime.outputs.parquet import write_parquet_rows
 from runtime.outputs.pyramid import level_count
 from runtime.readers import ImageReader
@@ -28,8 +28,6 @@ U32 = NDArray[np.uint32]
 
 OVERLAY = "overlay"
 """What the picture is called among the formats."""
-
-_BUFFER_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +94,7 @@ def _write_tiff(path: Path, output: SlideOutput) -> None:
             metadata={"axes": "YX"},
             maxworkers=1,
             **resolution_tags(output.reader.pixel_size_um),
-            buffersize=_BUFFER_BYTES,
+            buffersize=BUFFER_BYTES,
         )
 
 
