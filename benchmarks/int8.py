@@ -3,8 +3,8 @@ r"""Encoders in 8-bit integers on the CPU: their time beside float32 and bfloat1
     python -m benchmarks.int8
     python -m benchmarks.int8 --engines engines --calibrate nuclei.png --calibrate tissue.png --without-labels
 
-The encoders are quantised into a temporary directory (``benchmarks.quantised``); box detector and mask decoder stay as
-they are. What is measured on, the package's sample images, is not what the ranges are taken from, unless
+The encoders are quantised into a temporary directory, as ``export --precision int8`` does; box detector and mask
+decoder stay as they are. What is measured on, the sample images, is not what the ranges are taken from, unless
 ``--calibrate`` says so.
 """
 
@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,13 @@ from numpy.typing import NDArray
 
 from benchmarks.bench import measure_agreement
 from benchmarks.measure import percentiles_ms, write_record
-from benchmarks.quantised import constant_products, input_ranges, quantised
+from export.quantised import constant_products, encoder_inputs, quantise_encoders
 from export.sample_image import verification_image
 from runtime import BackendOptions, Segmenter
 from runtime.backends.base import CpuPrecision, load_engine
 from runtime.builtin import builtin_engine, sample_images
 from runtime.files import read_image
-from runtime.manifest import Manifest, read_manifest, sha256_file
-from runtime.preprocess import branch_inputs, normalize_contrast
+from runtime.manifest import read_manifest
 
 F32 = NDArray[np.float32]
 Image = NDArray[np.generic]
@@ -59,41 +58,22 @@ WAYS = {
 """The first one is what the others are compared with."""
 
 
-def encoder_inputs(images: Sequence[Image], manifest: Manifest) -> list[F32]:
-    """What encoders get of images, (1, 3, S, S) each: one input, or one for each branch."""
-    found = []
-    for image in images:
-        branches = branch_inputs(normalize_contrast(image), manifest, detector=manifest.has_detector)
-        found.append(branches.mask[None])
-        if branches.box is not None and branches.box is not branches.mask:
-            found.append(branches.box[None])
-    return found
-
-
-def quantise_directory(directory: Path, out: Path, images: Sequence[Image]) -> int:
+def quantise_directory(directory: Path, out: Path, images: Sequence[Image]) -> None:
     """Write a copy of an engine directory whose encoders compute in integers.
 
     Args:
         directory: float32 engines.
         out: the directory to make.
         images: what ranges are taken from.
-
-    Returns:
-        How many products are of integers.
     """
     shutil.copytree(directory, out)
-    manifest = read_manifest(out)
-    inputs = encoder_inputs(images, manifest)
-    engines, products = dict(manifest.engines), 0
-    for name, spec in manifest.engines.items():
-        if name.endswith("encoder"):
-            model = onnx.load(out / spec.file)
-            products += len(constant_products(model))
-            ranges = input_ranges(model, ({"pixel_values": pixels} for pixels in inputs))
-            onnx.save(quantised(model, ranges), out / spec.file)
-            engines[name] = replace(spec, sha256=sha256_file(out / spec.file))
-    replace(manifest, engines=engines).write(out)
-    return products
+    quantise_encoders(out, read_manifest(out), images).write(out)
+
+
+def count_products(directory: Path) -> int:
+    """Products of the encoders of float32 engines that would be of integers."""
+    files = {name: directory / spec.file for name, spec in read_manifest(directory).engines.items()}
+    return sum(len(constant_products(onnx.load(path))) for name, path in files.items() if name.endswith("encoder"))
 
 
 def measure_encoder(
@@ -164,8 +144,8 @@ def content_of(options: argparse.Namespace) -> dict[str, Any]:
     manifest = read_manifest(options.engines)
     with tempfile.TemporaryDirectory() as temporary:
         directories = {False: options.engines, True: Path(temporary) / "int8"}
-        products = quantise_directory(options.engines, directories[True], images)
-        pixels = encoder_inputs([read_image(sample_images()[0])], manifest)[0]
+        quantise_directory(options.engines, directories[True], images)
+        pixels = encoder_inputs([read_image(sample_images()[0])], manifest)["encoder"][0]
         encoder = measure_encoder(
             ways, directories, pixels, threads=options.threads, warmup=options.warmup, runs=options.runs
         )
@@ -176,7 +156,7 @@ def content_of(options: argparse.Namespace) -> dict[str, Any]:
         "model": dict(manifest.model),
         "image_size": manifest.image_size,
         "calibrated_on": [path.name for path in options.calibrate] or "the built-in verification image",
-        "products_in_integers": products,
+        "products_in_integers": count_products(options.engines),
         "encoder_mib": {name: round(size / 2**20, 1) for name, size in sizes.items()},
         "threads": options.threads,
         "warmup": options.warmup,

@@ -1,6 +1,6 @@
 r"""Latency of one image, all stages: the engines beside the PyTorch model run as the released code runs it.
 
-    python -m benchmarks.latency --checkpoint cellsam_general.pt --engines engines
+    python -m benchmarks.latency --checkpoint cellsam_general.pt --engines engines --integers engines_int8
     python -m benchmarks.latency --checkpoint cellsam_general.pt --engines engines_fp16 --device cuda --compile \
         --warmup 5 --runs 30
 
@@ -41,19 +41,20 @@ class Engines:
 
     backend: str
     precision: str
-    """In which most of the arithmetic is done: ``fp32``, ``bf16`` or ``fp16``."""
+    """In which most of the arithmetic is done: ``fp32``, ``bf16``, ``fp16`` or ``int8``."""
     window: MaskWindow = "box"
     cuda_graphs: bool = False
 
 
-def engine_variants(device: str, precision: Precision) -> dict[str, Engines]:
-    """Ways to run engines of a precision on a device."""
+def engine_variants(device: str, precision: Precision, *, integers: bool = False) -> dict[str, Engines]:
+    """Ways to run engines of a precision on a device, and, on a CPU, those in integers where there are any."""
     if device == "cpu":
-        return {
+        ways = {
             FULL: Engines("cpu", precision, "full"),
             REFERENCE: Engines("cpu", precision),
             "engines, OpenVINO": Engines("openvino", "bf16"),
         }
+        return ways | ({"engines, OpenVINO, 8-bit integers": Engines("openvino", "int8")} if integers else {})
     return {
         FULL: Engines("cuda", precision, "full"),
         REFERENCE: Engines("cuda", precision),
@@ -113,7 +114,9 @@ def variants(options: argparse.Namespace, ways: dict[str, Engines]) -> dict[str,
     }
     if options.compile:
         found["PyTorch, compiled, bfloat16, boxes batched"] = partial(batched_bfloat16, *common, compiled=True)
-    found |= {name: partial(engines, options.engines, case, way) for name, way in ways.items()}
+    for name, way in ways.items():
+        directory = options.integers if way.precision == "int8" else options.engines
+        found[name] = partial(engines, directory, case, way)
     if options.cellpose:
         found["Cellpose-SAM, network only, PyTorch"] = partial(cellpose_network, case, options.device)
     return found
@@ -127,7 +130,7 @@ def content_of(
     summaries = {name: result.summary() for name, result in measured.items()}
     slow = summaries[BASELINE]["total_ms"]["p50"]
     flop = arithmetic(options.engines, case)
-    kinds = sorted({way.precision for way in ways.values()} | {"fp32", "bf16"})
+    kinds = sorted({way.precision for way in ways.values()} - {"int8"} | {"fp32", "bf16"})
     rates = {precision: matrix_product_rate(precision, options.device) for precision in kinds}
     manifest = read_manifest(options.engines)
     return {
@@ -148,7 +151,7 @@ def content_of(
         "share_of_matrix_product_rate": {
             name: round(sum(flop.values()) / summaries[name]["total_ms"]["p50"] * 1e3 / rates[way.precision], 3)
             for name, way in ways.items()
-            if way.window == "box"
+            if way.window == "box" and way.precision in rates
         },
     }
 
@@ -171,6 +174,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="the weights the engines were made from")
     parser.add_argument("--engines", type=Path, required=True, help="engine directory; with TensorRT plans on a GPU")
+    parser.add_argument(
+        "--integers", type=Path, help="the same exported with --precision int8, to be timed, too; with --device cpu"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what all variants run on")
     parser.add_argument("--without", nargs="*", default=[], help="variants of the engines to leave out, by backend")
     parser.add_argument("--size", type=int, default=512, help="side of the image, pixels")
@@ -183,8 +189,12 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
+    if options.integers is not None and options.device != "cpu":
+        parser.error("--integers goes with --device cpu")
     precision = read_manifest(options.engines).precision
-    ways = engine_variants(options.device, precision)
+    if precision == "int8":
+        parser.error("--engines are in integers: give those to --integers, and here the same without")
+    ways = engine_variants(options.device, precision, integers=options.integers is not None)
     ways = {name: way for name, way in ways.items() if name == FULL or way.backend not in options.without}
     measured = measure_in_turn(variants(options, ways), warmup=options.warmup, runs=options.runs)
     print(write_record(options.out, "latency", content_of(options, ways, measured)))  # noqa: T201

@@ -42,7 +42,12 @@ def export_command(
             "else paper."
         ),
     ] = None,
-    precision: Annotated[Precision, typer.Option(help="Number format the engines compute in.")] = "fp32",
+    precision: Annotated[
+        Precision,
+        typer.Option(
+            help="Number format the engines compute in: 'fp16' for GPUs; 'int8', encoders in 8-bit integers, for CPUs."
+        ),
+    ] = "fp32",
     attention: Annotated[
         Attention,
         typer.Option(
@@ -70,6 +75,15 @@ def export_command(
             max=3,
         ),
     ] = None,
+    calibrate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Image that the ranges of 'int8' are taken from, repeatable, best of every kind that will be "
+            "segmented: PNG, JPEG, TIFF or npy; default: the package's sample images.",
+            metavar="FILE",
+            readable=False,
+        ),
+    ] = None,
     image: Annotated[Path | None, IMAGE] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an engine directory that exists; nothing else is replaced.")
@@ -91,7 +105,10 @@ def export_command(
             force=force,
         )
         verified_on = read_given(image)  # before the work, which takes minutes
-        manifest = export_engines(weights_file(checkpoint), out, config, image=verified_on, progress=say)
+        calibration = [read_image(path) for path in calibrate or ()]
+        manifest = export_engines(
+            weights_file(checkpoint), out, config, image=verified_on, calibration=calibration, progress=say
+        )
     except (SegmenterError, OSError) as error:
         fail(error)
     for output in manifest.verification["outputs"]:

@@ -14,16 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import ExportError, VerificationError
-from export.gates import BFLOAT16, GateCheck, HalfTolerance
+from export.gates import BFLOAT16, INTEGERS, GateCheck, HalfTolerance
 from export.half_range import RangeCheck
 from export.onnx_file import write_onnx
 from export.placing import check_target, move_into_place
+from export.quantised import quantise_encoders
 from export.stages import Stage, stages_of
 from export.verify import OutputCheck, Tolerance, verify_engines
 from export.verify_half import verify_half_engines
 from runtime.backends.base import BackendOptions, resolve_backend
 from runtime.backends.ort import OrtEngine
+from runtime.builtin import sample_images
 from runtime.config import SegmentConfig
+from runtime.files import read_image
 from runtime.manifest import (
     Attention,
     EngineFile,
@@ -48,6 +51,7 @@ class ExportConfig:
     profile: Profile | None = None
     """Preprocessing; default ``cellsam-1.2`` for the released format, ``paper`` for other weights."""
     precision: Precision = "fp32"
+    """``int8``: encoders for CPUs, see ``export.quantised``."""
     attention: Attention = "plain"
     """``fused``: for the backend ``cuda``; see ``export.graphs.fused``."""
     licence: str | None = None
@@ -66,6 +70,7 @@ def export_engines(
     config: ExportConfig | None = None,
     *,
     image: NDArray[np.generic] | None = None,
+    calibration: Sequence[NDArray[np.generic]] = (),
     progress: Progress = lambda message: None,
 ) -> Manifest:
     """Export a checkpoint.
@@ -78,16 +83,20 @@ def export_engines(
         out: the engine directory to make.
         config: profile, precision and the like.
         image: (H, W) or (H, W, C <= 3) to verify on; default, the one that comes with the package.
+        calibration: ``int8`` only: images of the same form that the ranges of integers are taken from, best of all
+            kinds that the engines will see; default, the package's sample images.
         progress: called with a line before each step.
 
     Raises:
-        ExportError: ``out`` exists or may not be replaced, or the checkpoint cannot be used.
-        InputError: ``image`` cannot be used.
+        ExportError: ``out`` exists or may not be replaced, the checkpoint cannot be used, or options that exclude each
+            other.
+        InputError: ``image`` or one of ``calibration`` cannot be used.
         VerificationError: an engine differs from PyTorch; every failed check is named.
     """
     config = config or ExportConfig()
-    if image is not None:
-        check_image(image)
+    _check_integers(config, calibration)
+    for given in (*calibration, *(() if image is None else (image,))):
+        check_image(given)
     out = Path(out).resolve()
     check_target(out, force=config.force)
     progress("reading the checkpoint")
@@ -99,8 +108,12 @@ def export_engines(
             progress(f"writing {stage.file}")
             engines[stage.name] = _write_stage(stage, partial)
         manifest = _manifest(loaded, sha256_file(Path(checkpoint)), config, engines)
+        if config.precision == "int8":
+            progress("writing encoders in 8-bit integers")
+            shown = calibration or [read_image(path) for path in sample_images()]
+            manifest = quantise_encoders(partial, manifest, shown)
         checks = _verified(partial, manifest, loaded, image, progress)
-        manifest = replace(manifest, verification=_verification(checks, image, config.precision))
+        manifest = replace(manifest, verification=_verification(checks, image, config.precision, calibration))
         manifest.write(partial)
         move_into_place(partial, out, force=config.force)
     finally:
@@ -169,7 +182,7 @@ def _verified(
     if manifest.precision == "fp32" and backend == "cpu":
         checks = verify_engines(directory, manifest, loaded.model, image=image, on_stage=tell)
     else:
-        limits = BFLOAT16 if backend == "openvino" else HalfTolerance()
+        limits = _limits(manifest.precision, backend)
         checks = verify_half_engines(
             directory, manifest, loaded.model, image=image, backend=backend, tolerance=limits, on_stage=tell
         )
@@ -180,6 +193,27 @@ def _verified(
         if isinstance(check, RangeCheck) and check.close:
             progress(f"warning: {check.close}")
     return checks
+
+
+def _limits(precision: Precision, backend: str = "cpu") -> HalfTolerance:
+    """What engines are held to that are not compared element by element."""
+    if precision == "int8":
+        return INTEGERS
+    return BFLOAT16 if backend == "openvino" else HalfTolerance()
+
+
+def _check_integers(config: ExportConfig, calibration: Sequence[NDArray[np.generic]]) -> None:
+    """Raises: ExportError: options that go with integers alone, or do not."""
+    if config.precision != "int8" and calibration:
+        raise ExportError(
+            f"calibration images came with precision {config.precision!r}; only int8 takes ranges from them. "
+            "Leave them out, or export with --precision int8."
+        )
+    if config.precision == "int8" and config.attention == "fused":
+        raise ExportError(
+            "precision int8 is for CPUs, attention fused for the backend 'cuda'; one directory cannot be both. Export "
+            "with --attention plain."
+        )
 
 
 def _load(path: Path) -> Checkpoint:
@@ -238,10 +272,18 @@ def _manifest(
     )
 
 
-def _verification(checks: Checks, image: NDArray[np.generic] | None, precision: Precision) -> dict[str, object]:
-    return {
+def _verification(
+    checks: Checks,
+    image: NDArray[np.generic] | None,
+    precision: Precision,
+    calibration: Sequence[NDArray[np.generic]],
+) -> dict[str, object]:
+    found: dict[str, object] = {
         "image": "built-in" if image is None else f"given, {list(image.shape)}",
         "backend": "onnxruntime CPU against PyTorch float32",
-        "tolerance": asdict(Tolerance() if precision == "fp32" else HalfTolerance()),
+        "tolerance": asdict(Tolerance() if precision == "fp32" else _limits(precision)),
         "outputs": [asdict(check) for check in checks],
     }
+    if precision == "int8":
+        found["calibration"] = f"{len(calibration)} given images" if calibration else "the package's sample images"
+    return found

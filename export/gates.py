@@ -38,6 +38,9 @@ class HalfTolerance:
 BFLOAT16 = HalfTolerance(relative_error=0.04)
 """Eight bits of a number where float16 has eleven: features differ more, what comes of them must not."""
 
+INTEGERS = BFLOAT16
+"""Of encoders in 8-bit integers; boxes and masks are then those that come of their features."""
+
 
 @dataclass(frozen=True, slots=True)
 class GateCheck:

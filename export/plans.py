@@ -141,6 +141,11 @@ def _read(directory: Path) -> Manifest:
             f"{directory} was exported with --attention fused: {', '.join(fused)} have an operator of onnxruntime's "
             "own, which TensorRT does not know. Export with: cellsam-engine export --attention plain."
         )
+    if manifest.precision == "int8":
+        raise ExportError(
+            f"{directory} was exported with --precision int8, in a form for CPUs. For TensorRT, export with: "
+            "cellsam-engine export --precision fp16."
+        )
     problems = [problem for spec in manifest.engines.values() for problem in find_problems(directory / spec.file)]
     if problems:
         raise ExportError("TensorRT would not take these graphs:\n  " + "\n  ".join(problems))

@@ -40,11 +40,12 @@ HANDED_ON = ("patch_features", "image_embedding")
 def stages_of(model: CellSAM, precision: Precision = "fp32", attention: Attention = "plain") -> list[Stage]:
     """The engines of a model: two for plain SAM weights, three for CellSAM, four when its trunks are separate.
 
-    Boxes, logits, mask logits and IoU estimates leave in float32 at either precision; pixels come in as float32. The
-    mask decoder's attentions have few queries and are plain in either case.
+    Boxes, logits, mask logits and IoU estimates leave in float32 at any precision; pixels come in as float32. The
+    mask decoder's attentions have few queries and are plain in either case. For ``int8`` they are in float32: their
+    files are quantised (``export.quantised``).
     """
     stages = _stages(model, attention)
-    return stages if precision == "fp32" else [_halved(stage) for stage in stages]
+    return [_halved(stage) for stage in stages] if precision == "fp16" else stages
 
 
 def _halved(stage: Stage) -> Stage:

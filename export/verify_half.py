@@ -1,6 +1,6 @@
 """Engines that cannot match bit for bit against the PyTorch model in float32: by what a user would notice.
 
-Half-precision engines, and engines of either precision on another backend than onnxruntime on the CPU.
+Engines in half precision or integers, and engines of any precision on another backend than onnxruntime on the CPU.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ def verify_half_engines(
 ) -> list[GateCheck | RangeCheck]:
     """Run every engine; each stage gets PyTorch's output of the stage before.
 
+    Where encoders are in integers, the float32 engines after them get the encoders' own: boxes and masks then show what
+    the rounding does to them.
+
     The magnitudes of half-precision engines are measured on the same inputs, see ``export.half_range``.
 
     Args:
@@ -54,12 +57,14 @@ def verify_half_engines(
     normalized = normalize_contrast(verification_image() if image is None else image)
     checks: list[GateCheck | RangeCheck] = []
     prompts = np.zeros((0, 4), np.float32)
+    features: Arrays = {}
     with torch.inference_mode():
         for stage, feeds, expected in references(model, manifest, normalized):
             on_stage(stage)
             cases = [(feeds, expected)]
             if stage == "mask_decoder":
                 cases += _of_detected(model, feeds, prompts)
+            cases = [({**inputs, **_instead(features, inputs)}, wanted) for inputs, wanted in cases]
             engine = load_stage(directory, manifest, stage, backend)
             runs = [(run_cast(engine, inputs), wanted) for inputs, wanted in cases]
             del engine  # the next one needs its memory
@@ -72,10 +77,21 @@ def verify_half_engines(
             else:
                 found = runs[0][0]
                 checks += [check_relative(stage, name, found[name], expected[name], limits) for name in expected]
+            if manifest.engines[stage].integers:
+                features |= runs[0][0]
             if manifest.precision == "fp16":
                 path = directory / manifest.engines[stage].file
                 checks.append(check_range(stage, path, [inputs for inputs, _ in cases]))
     return checks
+
+
+def _instead(features: Arrays, inputs: Arrays) -> Arrays:
+    """An engine's features in the place of PyTorch's; of two images, the second is the first mirrored."""
+    return {
+        name: found if len(inputs[name]) == 1 else np.concatenate((found, found[..., ::-1]))
+        for name, found in features.items()
+        if name in inputs
+    }
 
 
 def _of_detected(model: CellSAM, feeds: Arrays, prompts: F32) -> list[tuple[Arrays, dict[str, F32]]]:

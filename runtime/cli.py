@@ -118,7 +118,8 @@ def _describe(directory: Path, manifest: Manifest, *, checked: bool) -> Iterator
     for engine_name, spec in manifest.engines.items():
         size = (directory / spec.file).stat().st_size / 1e6
         fused = ", fused attention" if spec.attention == "fused" else ""
-        yield f"{engine_name:<16} {spec.file}, {size:.1f} MB{fused}{', unaltered' if checked else ''}"
+        integers = ", 8-bit integers" if spec.integers else ""
+        yield f"{engine_name:<16} {spec.file}, {size:.1f} MB{fused}{integers}{', unaltered' if checked else ''}"
         yield from (_describe_tensor("in", tensor) for tensor in spec.inputs)
         yield from (_describe_tensor("out", tensor) for tensor in spec.outputs)
     outputs = manifest.verification.get("outputs")

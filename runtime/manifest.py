@@ -17,7 +17,7 @@ SCHEMA = 1
 MANIFEST_NAME = "manifest.json"
 
 Trunk = Literal["shared", "separate"]
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8"]
 Attention = Literal["plain", "fused"]
 EngineName = Literal["encoder", "detector_encoder", "cellfinder", "mask_decoder"]
 
@@ -48,6 +48,8 @@ class EngineFile:
     outputs: tuple[TensorSpec, ...]
     attention: Attention = "plain"
     """``fused``: large attentions are operators of onnxruntime's own, which other backends may not know."""
+    integers: bool = False
+    """Whether products are of 8-bit integers, in the form for CPUs (``export.quantised``)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +67,7 @@ class Manifest:
     trunk: Trunk
     """``separate``: the box branch has its own encoder."""
     precision: Precision
+    """``int8``: of the encoders; the other engines are float32."""
     config: SegmentConfig
     """Thresholds used where the caller gives none."""
     engines: Mapping[EngineName, EngineFile]
@@ -214,7 +217,16 @@ def _parse_engine(name: str, spec: object) -> EngineFile:
     inputs, outputs = (_parse_tensors(f"engines.{name}.{kind}", spec[kind]) for kind in ("inputs", "outputs"))
     attention = spec.get("attention", "plain")
     _check_choice(f"engines.{name}.attention", attention, get_args(Attention))
-    return EngineFile(file=file, sha256=spec["sha256"], inputs=inputs, outputs=outputs, attention=attention)
+    integers = spec.get("integers", False)
+    _check_type(f"engines.{name}.integers", integers, bool)
+    return EngineFile(
+        file=file,
+        sha256=spec["sha256"],
+        inputs=inputs,
+        outputs=outputs,
+        attention=attention,
+        integers=integers,
+    )
 
 
 def _parse_tensors(name: str, specs: object) -> tuple[TensorSpec, ...]:

@@ -59,6 +59,22 @@ def calm_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def calm_engines(calm_checkpoint: Path) -> Path:
+    """The engines of the calm model."""
+    out = calm_checkpoint.parent / "full"
+    export_engines(calm_checkpoint, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def integer_engines(calm_checkpoint: Path) -> Path:
+    """Engines of the calm model with an encoder in 8-bit integers."""
+    out = calm_checkpoint.parent / "integers"
+    export_engines(calm_checkpoint, out, ExportConfig(precision="int8"))
+    return out
+
+
+@pytest.fixture(scope="session")
 def half_engines(calm_checkpoint: Path) -> Path:
     """Half-precision engines of the calm model."""
     out = calm_checkpoint.parent / "engines"

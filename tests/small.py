@@ -72,10 +72,10 @@ _GAINS = {
 CALM = replace(SMALL, classes=1, queries="features", anchors=100, stem=(8, 16, 24), details=True, box_prior=True)
 
 
-def calm_model() -> CellSAM:
+def calm_model(config: ModelConfig = CALM) -> CellSAM:
     """Freshly initialised weights: activations of the size that trained ones have, which float16 can hold."""
     torch.manual_seed(0)
-    model = CellSAM(CALM)
+    model = CellSAM(config)
     model.init_local()
     return model.eval()
 

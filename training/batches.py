@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 from torch import Tensor
+from torch.nn.functional import grid_sample, interpolate
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from runtime.preprocess import paper_input
@@ -32,6 +33,10 @@ MIN_CELL_PX = 12
 
 MOST_PADDED = 1.2
 """A view at the scale of the cells is at most this many times as wide as its field: padding teaches little."""
+
+
+_KNOT_DISTANCE_PX = 48
+"""Of an elastic displacement: about a cell, so that cells bend rather than shake or move as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +189,16 @@ def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Gen
     labels = _cut(labels, box, size, Image.Resampling.NEAREST)
     turns, mirror = (int(rng.integers(4)), bool(rng.integers(2))) if config.flips else (0, False)
     planes, labels = [_turned(plane, turns, mirror) for plane in planes], _turned(labels, turns, mirror)
+    if config.elastic_px:
+        planes, labels = _warped(planes, labels, rng.random() * config.elastic_px, rng)
+    if config.shading:
+        light = np.exp(np.float32(rng.random() * config.shading) * _smooth(1, size, size // 3, rng)[0])
+        planes = [plane * light for plane in planes]
+    if config.sharpening:
+        share, width = np.float32(rng.random() * config.sharpening), rng.uniform(1, 4)
+        planes = [plane + share * (plane - ndimage.gaussian_filter(plane, width)) for plane in planes]
+    if config.shading or config.sharpening:
+        planes = [np.clip(plane, 0, 1) for plane in planes]
     image = np.zeros((size, size, 3), np.float32)
     sigma = rng.random() * config.blur_px
     noise = np.float32(rng.random() * config.noise)
@@ -197,6 +212,27 @@ def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Gen
 def _turned(plane: NDArray[Any], turns: int, mirror: bool) -> NDArray[Any]:
     turned = np.rot90(plane, turns)
     return np.ascontiguousarray(turned[:, ::-1] if mirror else turned)
+
+
+def _warped(planes: Sequence[F32], labels: I32, deviation_px: float, rng: np.random.Generator) -> tuple[list[F32], I32]:
+    """Displace the pixels of square planes and of their labels smoothly, all alike; mirrored at the border."""
+    size = labels.shape[0]
+    middles = (torch.arange(size) + 0.5) * (2 / size) - 1
+    plain_grid = torch.stack(torch.meshgrid(middles, middles, indexing="xy"))
+    shift = torch.from_numpy(_smooth(2, size, _KNOT_DISTANCE_PX, rng)) * (2 * deviation_px / size)
+    grid = (plain_grid + shift).permute(1, 2, 0)[None]
+
+    def sampled(plane: NDArray[Any], mode: str) -> NDArray[Any]:
+        values = torch.from_numpy(plane.astype(np.float32))[None, None]
+        return grid_sample(values, grid, mode, "reflection", align_corners=False)[0, 0].numpy()
+
+    return [sampled(plane, "bilinear") for plane in planes], sampled(labels, "nearest").astype(np.int32)
+
+
+def _smooth(count: int, size: int, distance: int, rng: np.random.Generator) -> F32:
+    """Random surfaces (count, size, size) through knots of the standard normal distribution, ``distance`` apart."""
+    knots = torch.from_numpy(rng.standard_normal((1, count, *[size // distance + 2] * 2), np.float32))
+    return interpolate(knots, (size, size), mode="bicubic", align_corners=True)[0].numpy()
 
 
 def _view_sides(labels: I32, size: int, config: AugmentConfig, rng: np.random.Generator) -> tuple[float, float]:

@@ -111,6 +111,14 @@ class AugmentConfig:
     """Mirror and rotate by quarter turns."""
     rotated: float = 0.0
     """Share of the views that are also rotated by any angle up to 45 degrees; what lies outside the field is blank."""
+    elastic_px: float = 0.0
+    """Largest standard deviation of a smooth displacement, model pixels: the same cells in other shapes (Ronneberger
+    et al. 2015, U-Net, section 3.1). Its knots are 48 pixels apart."""
+    shading: float = 0.0
+    """Largest standard deviation of the logarithm of a smooth illumination, about three waves wide."""
+    sharpening: float = 0.0
+    """Largest share of what a Gaussian of 1 to 4 pixels takes away that is added once more: halos and outlines of other
+    strengths."""
     gamma: float = 0.0
     """Exponents, one per channel, are drawn from exp(+-gamma)."""
     noise: float = 0.0

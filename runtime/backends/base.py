@@ -122,7 +122,7 @@ def resolve_backend(name: str, directory: Path, device: int = 0) -> str:
 
     Raises:
         BackendError: no such backend.
-        EngineError: there are TensorRT plans, but no usable manifest beside them.
+        EngineError: there is a GPU, but the manifest or what must be beside TensorRT plans is not usable.
     """
     said = "backend"
     if name == "auto" and ENVIRONMENT in os.environ:
@@ -143,10 +143,15 @@ def load_engine(path: Path, spec: EngineFile, *, backend: str, options: BackendO
     """Load one engine file and compare its inputs and outputs with the manifest.
 
     Raises:
-        BackendError: the backend is unknown or cannot load the file.
+        BackendError: the backend is unknown or cannot load the file, or is one of GPUs and the file is in integers.
         ConfigError: ``cuda_graphs`` with a backend other than ``cuda``.
         EngineError: the file's inputs or outputs are not those the manifest lists.
     """
+    if spec.integers and backend in ON_GPU:
+        raise BackendError(
+            f"{path.name} computes in 8-bit integers, in a form for CPUs; the backend is {backend!r}. "
+            "Use 'openvino' or 'cpu', or export for the GPU: cellsam-engine export --precision fp16."
+        )
     engine = _load(path, backend, options) if spec.attention == "plain" else _load_fused(path, backend, options)
     for kind in ("inputs", "outputs"):
         expected: tuple[TensorSpec, ...] = getattr(spec, kind)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from runtime.backends.gpus import count_gpus
 from runtime.errors import BackendError
-from runtime.manifest import read_manifest
+from runtime.manifest import MANIFEST_NAME, read_manifest
 from runtime.plans import PLANS
 
 
@@ -25,10 +25,12 @@ def choose_backend(directory: Path, device: int = 0) -> tuple[str, str]:
         Its name, and the reason in words. Where a GPU or plans are left unused, the reason says "not used" and why.
 
     Raises:
-        EngineError: there are plans, but no usable manifest beside them.
+        EngineError: there are plans, or a GPU, but the manifest is not usable.
     """
     gpus = count_gpus()
     unused = ""
+    if gpus and _in_integers(directory):
+        gpus, unused = 0, "; the GPU is not used: engines exported with --precision int8 are for CPUs"
     if gpus and (directory / PLANS).is_dir():
         problem = _plans_problem(directory, device)
         if problem is None:
@@ -41,6 +43,13 @@ def choose_backend(directory: Path, device: int = 0) -> tuple[str, str]:
     if find_spec("openvino") is not None:
         return "openvino", f"OpenVINO is here, which is faster on a CPU than onnxruntime{unused}"
     return "cpu", f"onnxruntime on the CPU always works{unused}"
+
+
+def _in_integers(directory: Path) -> bool:
+    """Whether engines are in 8-bit integers; a directory without a manifest is left to who reads it."""
+    if not (directory / MANIFEST_NAME).is_file():
+        return False
+    return any(spec.integers for spec in read_manifest(directory).engines.values())
 
 
 def _plans_problem(directory: Path, device: int) -> str | None:

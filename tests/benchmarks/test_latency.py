@@ -14,9 +14,10 @@ from benchmarks.latency import engine_variants
 from benchmarks.measure import Measured, gpu_peak_mib, measure_in_turn
 
 
-def test_record(small_checkpoint: Path, small_engines: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.latency", "--checkpoint", str(small_checkpoint)]
-    command += ["--engines", str(small_engines), "--boxes", "5", "--size", "96", "--runs", "2", "--out", str(tmp_path)]
+def test_record(calm_checkpoint: Path, calm_engines: Path, integer_engines: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.latency", "--checkpoint", str(calm_checkpoint)]
+    command += ["--engines", str(calm_engines), "--integers", str(integer_engines), "--runs", "2"]
+    command += ["--boxes", "5", "--size", "96", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.iterdir()
@@ -29,6 +30,10 @@ def test_record(small_checkpoint: Path, small_engines: Path, tmp_path: Path) -> 
         assert variant["total_ms"]["p50"] <= variant["total_ms"]["p99"]
         assert set(variant["stages_ms"]) == {"encode", "detect", "decode"}
         assert variant["peak_mib"] > 50
+    integers = "engines, OpenVINO, 8-bit integers"
+    (row,) = (row for row in record["agreement"] if row["variant"] == integers)
+    assert row["mean_iou"] > 0.9
+    assert integers in record["variants"].keys() - record["share_of_matrix_product_rate"].keys()
     assert str(tmp_path) not in path.read_text(), "no paths of this machine"
 
 
@@ -52,6 +57,8 @@ def test_ways_on_a_gpu() -> None:
         ("tensorrt-ort", False),
     ]
     assert not any(way.cuda_graphs for way in engine_variants("cpu", "fp32").values())
+    both = [list(engine_variants("cpu", "fp32", integers=integers).values()) for integers in (False, True)]
+    assert [(way.backend, way.precision) for way in both[1][len(both[0]) :]] == [("openvino", "int8")]
 
 
 def test_memory_on_a_gpu_is_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,9 @@
-"""8-bit copies of engines: products with constant weights in integers, everything else as it was.
+"""Encoders in 8-bit integers, for CPUs: products with constant weights in integers, everything else as it was.
 
 Weights are int8, with a scale for each output channel. Inputs of the products are uint8, with one scale and zero point
-for a tensor, from its least and largest value on given images. They are written as QuantizeLinear and DequantizeLinear
-around each product, which onnxruntime and OpenVINO merge into integer kernels. The products of an attention are of two
-computed tensors and stay as they were, as do convolutions, norms and residual sums.
+for a tensor, from its least and largest value on given images (calibration, static and asymmetric). They are written as
+QuantizeLinear and DequantizeLinear around each product, which onnxruntime and OpenVINO merge into integer kernels. The
+products of an attention are of two computed tensors and stay as they were, as do convolutions, norms and residual sums.
 
 Source: Jacob et al. 2018 (arXiv:1712.05877), section 2.1, for the scales and zero points; onnxruntime, "Quantize ONNX
 models", for the form.
@@ -11,7 +11,9 @@ models", for the form.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -21,10 +23,46 @@ from onnx import TensorProto, helper, numpy_helper
 
 from runtime.backends.base import BackendOptions
 from runtime.backends.ort import session_settings
+from runtime.manifest import EngineName, Manifest, sha256_file
+from runtime.preprocess import branch_inputs, normalize_contrast
 
 F32 = NDArray[np.float32]
 Range = tuple[float, float]
 """The least and the largest value of a tensor."""
+
+
+def quantise_encoders(directory: Path, manifest: Manifest, images: Sequence[NDArray[np.generic]]) -> Manifest:
+    """Write the encoders of float32 engines again, in integers; box detector and mask decoder stay as they are.
+
+    Encoders take most of the time; boxes and outlines are drawn by the other two, where rounding would show as such.
+
+    Args:
+        directory: where the engine files lie; those of the encoders are replaced.
+        manifest: of float32 engines with plain attention.
+        images: (H, W) or (H, W, C <= 3) each, at least one, as ``Segmenter`` takes them: what ranges are taken from.
+
+    Returns:
+        The manifest with the new files.
+    """
+    engines = dict(manifest.engines)
+    for name, inputs in encoder_inputs(images, manifest).items():
+        spec = manifest.engines[name]
+        path = directory / spec.file
+        model = onnx.load(path)
+        ranges = input_ranges(model, ({"pixel_values": pixels} for pixels in inputs))
+        onnx.save(quantised(model, ranges), path)
+        engines[name] = replace(spec, sha256=sha256_file(path), integers=True)
+    return replace(manifest, precision="int8", engines=engines)
+
+
+def encoder_inputs(images: Sequence[NDArray[np.generic]], manifest: Manifest) -> dict[EngineName, list[F32]]:
+    """What every encoder gets of images, (1, 3, S, S) each; one trunk with two preprocessings gets both."""
+    branches = [branch_inputs(normalize_contrast(image), manifest, detector=manifest.has_detector) for image in images]
+    masks = [found.mask[None] for found in branches]
+    boxes = [found.box[None] for found in branches if found.box is not None and found.box is not found.mask]
+    if manifest.trunk == "separate":
+        return {"encoder": masks, "detector_encoder": boxes or masks}
+    return {"encoder": masks + boxes}
 
 
 def constant_products(model: onnx.ModelProto) -> list[onnx.NodeProto]:

@@ -1,0 +1,193 @@
+"""Encoders in 8-bit integers: what their graphs compute, what the export checks, where they run and where not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
+
+from export import exporter
+from export.errors import ExportError, VerificationError
+from export.exporter import ExportConfig, export_engines, verify_directory
+from export.gates import GateCheck, HalfTolerance
+from export.plan_builder import BuildOptions
+from export.plans import check_buildable
+from export.quantised import constant_products, input_ranges, quantised
+from runtime import BackendError, Segmenter
+from runtime.backends import choice
+from runtime.backends.base import BACKENDS, ON_GPU, BackendOptions, load_engine
+from runtime.cli import app
+from runtime.manifest import check_files, read_manifest
+from tests.small import CALM, SMALL, calm_model
+from training.checkpoint import save_checkpoint
+
+F32 = NDArray[np.float32]
+
+
+def two_products(first: F32, second: F32) -> onnx.ModelProto:
+    """x @ first, x @ second, and their product, which has no constant factor."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "first"], ["a"]),
+        helper.make_node("MatMul", ["x", "second"], ["b"]),
+        helper.make_node("Transpose", ["b"], ["c"]),
+        helper.make_node("MatMul", ["a", "c"], ["d"]),
+    ]
+    shapes = {"a": ["rows", 3], "b": ["rows", 3], "d": ["rows", "rows"]}
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    graph = helper.make_graph(
+        nodes,
+        "two products",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", len(first)])],
+        outputs,
+        [numpy_helper.from_array(first, "first"), numpy_helper.from_array(second, "second")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def run(model: onnx.ModelProto, x: F32) -> list[F32]:
+    onnx.checker.check_model(model, full_check=True)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    outputs: list[F32] = session.run(None, {"x": x})
+    return outputs
+
+
+def rounded_input(x: F32, least: float, largest: float) -> NDArray[np.float64]:
+    scale = (largest - least) / 255
+    zero = round(-least / scale)
+    return (np.clip(np.rint(x / scale) + zero, 0, 255) - zero) * scale
+
+
+def rounded_weight(weight: F32) -> NDArray[np.float64]:
+    scale = np.abs(weight).max(axis=0) / 127.0
+    return np.rint(weight / scale) * scale
+
+
+def test_products_are_of_rounded_numbers() -> None:
+    random = np.random.default_rng(0)
+    first, second = (random.normal(size=(6, 3)).astype(np.float32) for _ in range(2))
+    seen = random.normal(size=(2, 40, 6)).astype(np.float32)
+    model = two_products(first, second)
+    before = model.SerializeToString()
+    ranges = input_ranges(model, ({"x": x} for x in seen))
+    assert ranges == {"x": (seen.min(), seen.max())}, "over all runs"
+    x = random.normal(size=(40, 6)).astype(np.float32) * 2  # some beyond the range
+    found = run(quantised(model, ranges), x)
+    assert model.SerializeToString() == before
+    inputs = rounded_input(x, *ranges["x"])
+    a, b = (inputs @ rounded_weight(weight) for weight in (first, second))
+    for output, expected in zip(found, (a, b, a @ b.T), strict=True):
+        np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_zeros_stay_zeros() -> None:
+    weight = np.zeros((6, 3), np.float32)
+    model = two_products(weight, weight)
+    for output in run(quantised(model, {"x": (0.0, 0.0)}), np.zeros((2, 6), np.float32)):
+        np.testing.assert_array_equal(output, 0)
+
+
+def test_only_products_with_constants_are_of_integers(small_engines: Path) -> None:
+    model = onnx.load(small_engines / "encoder.onnx")
+    assert len(constant_products(model)) == 4 * SMALL.encoder_depth  # in and out of attention and MLP
+    ranges = {node.input[0]: (-1.0, 1.0) for node in constant_products(model)}
+    kinds = [node.op_type for node in quantised(model, ranges).graph.node]
+    unchanged = [kind for kind in kinds if kind not in ("QuantizeLinear", "DequantizeLinear")]
+    assert unchanged == [node.op_type for node in model.graph.node]
+    assert kinds.count("QuantizeLinear") == 4 * SMALL.encoder_depth
+
+
+def test_the_encoder_alone_is_of_integers(integer_engines: Path) -> None:
+    manifest = read_manifest(integer_engines)
+    check_files(integer_engines, manifest)
+    assert manifest.precision == "int8"
+    assert {name for name, spec in manifest.engines.items() if spec.integers} == {"encoder"}
+    for name, spec in manifest.engines.items():
+        kinds = [node.op_type for node in onnx.load(integer_engines / spec.file).graph.node]
+        assert ("QuantizeLinear" in kinds) == (name == "encoder")
+    assert manifest.verification["calibration"] == "the package's sample images"
+
+
+@pytest.mark.parametrize("backend", ["cpu", "openvino"])
+def test_cells_are_those_of_float32(integer_engines: Path, calm_engines: Path, image: Any, backend: str) -> None:
+    boxes = [[20, 30, 80, 90], [100, 200, 180, 260], [5, 5, 250, 510]]
+    keep_all = {"iou_threshold": -1000.0, "min_area_px": 0}
+    found = []
+    for directory, name in ((integer_engines, backend), (calm_engines, "cpu")):
+        segmenter = Segmenter(directory, backend=name)
+        config = replace(segmenter.config, **keep_all)
+        found.append(segmenter(image, boxes=boxes, config=config).labels)
+    assert (found[0] == found[1]).mean() > 0.98
+
+
+@pytest.mark.parametrize("backend", ["cpu", "openvino"])
+def test_boxes_and_masks_come_of_the_rounded_features(
+    integer_engines: Path, calm_checkpoint: Path, backend: str
+) -> None:
+    checks = verify_directory(integer_engines, calm_checkpoint, backend=backend)
+    assert all(isinstance(check, GateCheck) and check.passed for check in checks)
+    errors = {(check.stage, check.output): check.value for check in checks if isinstance(check, GateCheck)}
+    assert errors["encoder", "patch_features"] > 1e-4
+    assert errors["mask_decoder", "iou_predictions"] > 1e-5, "in float32 on PyTorch's features it would be right"
+
+
+def test_each_encoder_of_two_trunks_is_of_integers(tmp_path: Path, image: Any) -> None:
+    save_checkpoint(tmp_path / "two.pt", calm_model(replace(CALM, trunk="separate")), licence="test weights")
+    config = ExportConfig(precision="int8")
+    manifest = export_engines(tmp_path / "two.pt", tmp_path / "out", config, calibration=[image, image[:200]])
+    assert {name for name, spec in manifest.engines.items() if spec.integers} == {"encoder", "detector_encoder"}
+    assert manifest.verification["calibration"] == "2 given images"
+
+
+def test_a_failed_gate_leaves_nothing(calm_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporter, "INTEGERS", HalfTolerance(relative_error=1e-9))
+    with pytest.raises(VerificationError, match=r"encoder.patch_features: FAILED, relative error .* \(wanted <= 1e-09"):
+        export_engines(calm_checkpoint, tmp_path / "out", ExportConfig(precision="int8"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_options_that_exclude_each_other(tmp_path: Path, image: Any) -> None:
+    with pytest.raises(ExportError, match="calibration images came with precision 'fp16'; only int8"):
+        export_engines(tmp_path / "w.pt", tmp_path / "out", ExportConfig(precision="fp16"), calibration=[image])
+    with pytest.raises(ExportError, match="int8 is for CPUs, attention fused for the backend 'cuda'"):
+        export_engines(tmp_path / "w.pt", tmp_path / "out", ExportConfig(precision="int8", attention="fused"))
+    done = CliRunner().invoke(
+        app, ["export", "--checkpoint", "nano", "--out", str(tmp_path / "out"), "--calibrate", str(tmp_path / "no.png")]
+    )
+    assert done.exit_code == 1
+    assert "no.png" in done.stderr
+
+
+@pytest.mark.parametrize("backend", ON_GPU)
+def test_backends_of_gpus_refuse_them(integer_engines: Path, backend: str) -> None:
+    assert set(BACKENDS) == {*ON_GPU, "auto", "cpu", "openvino"}
+    spec = read_manifest(integer_engines).engines["encoder"]
+    with pytest.raises(BackendError, match=r"encoder.onnx computes in 8-bit integers.*--precision fp16"):
+        load_engine(integer_engines / spec.file, spec, backend=backend, options=BackendOptions())
+
+
+def test_plans_are_not_built_of_them(integer_engines: Path) -> None:
+    with pytest.raises(ExportError, match=r"exported with --precision int8.*export --precision fp16"):
+        list(check_buildable(integer_engines, BuildOptions()))
+
+
+def test_auto_leaves_a_gpu_unused(integer_engines: Path, calm_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "count_gpus", lambda: 1)
+    monkeypatch.setattr(choice, "_onnxruntime_has_cuda", lambda: True)
+    assert choice.choose_backend(calm_engines)[0] == "cuda"
+    name, why = choice.choose_backend(integer_engines)
+    assert name in ("cpu", "openvino")
+    assert "the GPU is not used: engines exported with --precision int8 are for CPUs" in why
+
+
+def test_info_says_so(integer_engines: Path) -> None:
+    done = CliRunner().invoke(app, ["info", str(integer_engines)])
+    assert "8-bit integers" in done.stdout
+    assert done.stdout.count("8-bit integers") == 1
