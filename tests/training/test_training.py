@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 from skimage.measure import regionprops
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
@@ -24,7 +25,7 @@ from runtime import Segmenter
 from runtime.preprocess import paper_input
 from tests.small import SMALL
 from tests.training.made_data import disc_tile, make_dataset
-from training.batches import StepSampler, TrainingSamples, augment, boxes_of, plain
+from training.batches import StepSampler, TrainingSamples, _smooth, augment, boxes_of, plain
 from training.checkpoint import load_checkpoint
 from training.data.format import Sample, read_split
 from training.losses import detection_losses, mask_losses
@@ -208,10 +209,18 @@ def test_plain_view_is_the_field_resized() -> None:
     np.testing.assert_array_equal(labels, sample().labels[:160, :160])
 
 
-@given(number=st.integers(0, 500), zoom=st.floats(0.5, 2.0), aspect=st.floats(0, 0.5), rotated=st.sampled_from([0, 1]))
-def test_augmented_labels_stay_on_their_pixels(number: int, zoom: float, aspect: float, rotated: float) -> None:
+@given(
+    number=st.integers(0, 500),
+    zoom=st.floats(0.5, 2.0),
+    aspect=st.floats(0, 0.5),
+    rotated=st.sampled_from([0, 1]),
+    elastic=st.sampled_from([0.0, 5.0]),
+)
+def test_augmented_labels_stay_on_their_pixels(
+    number: int, zoom: float, aspect: float, rotated: float, elastic: float
+) -> None:
     """Discs are bright, the ground is black: the image itself says where the cells are."""
-    config = AugmentConfig(zoom=(zoom, zoom), aspect=aspect, rotated=rotated)
+    config = AugmentConfig(zoom=(zoom, zoom), aspect=aspect, rotated=rotated, elastic_px=elastic)
     image, labels = augment(sample(), 96, config, np.random.default_rng(number))
     assert image.shape == (96, 96, 3)
     bright = image[..., 2] > 0.25
@@ -220,14 +229,15 @@ def test_augmented_labels_stay_on_their_pixels(number: int, zoom: float, aspect:
     assert set(np.unique(labels)) <= set(np.unique(sample().labels))
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6])
 def test_the_record_of_the_built_in_model_is_a_recipe(number: int) -> None:
     """The model card's commands take it."""
     path = Path(__file__).parents[2] / "benchmarks" / "results" / f"training_nano_{number}.json"
     recipe = load_recipe(path)
-    assert recipe.model == replace(NANO.model, details=number == 5)
-    assert recipe.masks.upsampling == (2 if number == 5 else 1)
-    assert recipe.augment.diameter_px == (None, *[(18, 60)] * 3, (18, 72))[number - 1]
+    assert recipe.model == replace(NANO.model, details=number >= 5)
+    assert recipe.masks.upsampling == (2 if number >= 5 else 1)
+    assert recipe.augment.diameter_px == (None, *[(18, 60)] * 3, (18, 72), (18, 80))[number - 1]
+    assert (recipe.augment.elastic_px > 0) == (number == 6)
     assert recipe.dataset_weights == ({"usiigaci_phase": 3.0} if number >= 4 else {})
 
 
@@ -257,10 +267,41 @@ def test_a_field_without_cells_is_shown_as_it_is() -> None:
 
 
 def test_blank_channels_stay_blank_and_values_in_range() -> None:
-    config = AugmentConfig(gamma=0.5, noise=0.2, blur_px=2.0)
+    config = AugmentConfig(gamma=0.5, noise=0.2, blur_px=2.0, shading=1.0, sharpening=2.0, elastic_px=5.0)
     image, _ = augment(sample(), 96, config, np.random.default_rng(1))
     assert not image[..., :2].any()
     assert 0 <= image.min() <= image.max() <= 1
+
+
+def test_elastic_views_have_other_shapes() -> None:
+    labels = np.zeros_like(sample().labels)
+    labels[:160, :160] = np.hypot(*(np.mgrid[:160, :160] - 79.5)) < 25
+    field = replace(sample(), labels=labels)
+    config = AugmentConfig(flips=False, elastic_px=8.0)
+    bent = [regionprops(augment(field, 160, config, np.random.default_rng(n))[1])[0] for n in range(30)]
+    lengths = [region.axis_major_length / region.axis_minor_length for region in bent]
+    assert (np.quantile(lengths, [0.5, 0.9]) > (1.1, 1.2)).all(), "no longer round"
+    moved = [np.subtract(region.centroid, 79.5) for region in bent]
+    assert 0.5 < np.std(moved) < 8 / 3**0.5, "up to 8 pixels, drawn evenly"
+    assert np.std([_smooth(2, 160, 48, np.random.default_rng(n)) for n in range(20)]) == pytest.approx(0.75, abs=0.15)
+
+
+def test_light_and_outlines_change_where_they_should() -> None:
+    field = sample()
+    plain_view = augment(field, 160, AugmentConfig(flips=False), np.random.default_rng(0))[0][..., 2]
+    for change in ({"shading": 0.5}, {"sharpening": 2.0}):
+        image, labels = augment(field, 160, AugmentConfig(flips=False, **change), np.random.default_rng(3))
+        np.testing.assert_array_equal(labels, field.labels[:160, :160])
+        difference = np.abs(image[..., 2] - plain_view)
+        assert difference.max() > 0.05
+        edges = (plain_view > 0) & (ndimage.minimum_filter(plain_view, 5) == 0)
+        deep = ndimage.minimum_filter(plain_view > 0.25, 15)
+        if "sharpening" in change:
+            assert difference[edges].mean() > 2 * difference[deep].mean()
+        else:
+            ratio = image[..., 2][deep] / plain_view[deep]
+            assert ratio.std() > 0.01
+            assert not image[..., 2][plain_view == 0].any(), "dark ground stays dark"
 
 
 def test_boxes_of_labels() -> None:
