@@ -1,13 +1,14 @@
 """``cellsam-engine bench``: how fast this machine segments, by stage, image size, cells per image and backend.
 
-Latency is that of one image after another, by stage; throughput that of ``Segmenter.stream``. Backends take turns, so
-that a machine whose speed drifts slows each of them alike. The boxes of the cells are given, spread over a real image:
-their number is what is varied.
+Latency is that of one image after another, by stage; throughput that of ``Segmenter.stream``, of the cells that the
+model finds and of given ones. In latency backends take turns, so that a machine whose speed drifts slows each of them
+alike. Given boxes are spread over a real image: their number is what is varied; the detector runs all the same.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,9 +30,13 @@ from runtime.errors import ConfigError, SegmenterError
 from runtime.files import read_image
 from runtime.options import CpuPrecisionOption, EngineOption, ThreadsOption, fail_of_usage
 from runtime.preprocess import branch_inputs, normalize_contrast
+from runtime.results import Detections, EncodedImage
 
 STAGES = ("contrast", "input", "encode", "detect", "choose", "decode", "assemble")
 """Contrast; model input; image encoder; CellFinder; choice of boxes; mask decoder; label map."""
+
+IMAGES_TOGETHER = 4
+"""Images whose boxes share decoder calls in a stream, or as many as one encoder call takes if those are more."""
 
 HOST_STAGES = ("contrast", "input", "choose", "assemble")
 """Those that run beside the engines, on one core of the host."""
@@ -58,6 +63,20 @@ class Case:
         centres = (np.stack((places, rows), axis=1) + 0.5) * pitch
         half = min(0.4 * pitch, 32.0)
         return np.concatenate((centres - half, centres + half), axis=1).reshape(-1, 4)
+
+
+class Measured(Segmenter):
+    """A segmenter whose detector can be made to find given cells, after it has done its work."""
+
+    given: NDArray[np.float64] | None = None
+    """(K, 4) xyxy, image pixels; None: what it finds."""
+
+    def _detect(self, encoded: Sequence[EncodedImage], config: SegmentConfig) -> list[Detections]:
+        found = super()._detect(encoded, config)
+        if self.given is None:
+            return found
+        sure = np.ones(len(self.given), np.float32)
+        return [Detections(self.given, sure, one.threshold) for one in found]
 
 
 def time_stages(segmenter: Segmenter, case: Case) -> Stages:
@@ -94,22 +113,34 @@ def time_stages(segmenter: Segmenter, case: Case) -> Stages:
     return stages
 
 
-def images_per_second(segmenter: Segmenter, side: int, images: int) -> tuple[float, float]:
-    """Images and cells per second of ``Segmenter.stream``, cells found by the model itself.
+def images_per_second(segmenter: Measured, side: int, images: int, cells: int | None = None) -> tuple[float, float]:
+    """Images and cells per second of ``Segmenter.stream``.
 
     Each image is the sample turned and mirrored another way. A run that is not counted goes before: of one image or,
     on a GPU, where what is new is slow by number of images and of boxes, of all.
+
+    Args:
+        segmenter: what is measured.
+        side: of the images, pixels.
+        images: how many.
+        cells: in each image, of which every mask is kept; None: those that the model finds.
     """
-    image = Case(side, 0).image()
+    case = Case(side, cells or 0)
+    image, config = case.image(), whole_views(segmenter.config)
+    if cells is not None:
+        segmenter.given, config = case.boxes(), replace(config, iou_threshold=-1e9)
+    together = max(IMAGES_TOGETHER, segmenter.chain.images_per_call)
     views = [np.rot90(image if n % 8 < 4 else image[:, ::-1], n % 4) for n in range(images)]
-    for _ in segmenter.stream(
-        views if segmenter.backend in ON_GPU else views[:1], config=whole_views(segmenter.config)
-    ):
-        pass
-    start = time.perf_counter()
-    cells = sum(result.count for result in segmenter.stream(views, config=whole_views(segmenter.config)))
-    seconds = time.perf_counter() - start
-    return images / seconds, cells / seconds
+    try:
+        before = views if segmenter.backend in ON_GPU else views[:1]
+        for _ in segmenter.stream(before, config=config, images_together=together):
+            pass
+        start = time.perf_counter()
+        found = sum(result.count for result in segmenter.stream(views, config=config, images_together=together))
+        seconds = time.perf_counter() - start
+    finally:
+        segmenter.given = None
+    return images / seconds, found / seconds
 
 
 def whole_views(config: SegmentConfig) -> SegmentConfig:
@@ -138,6 +169,10 @@ def bench_command(
     cells: Annotated[
         list[int] | None, typer.Option(help="Cells per image; repeatable; 0, 10, 100, 300, 1000.", min=0)
     ] = None,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(help="Images of one encoder call, repeatable; default: what the backend is run with.", min=1),
+    ] = None,
     warmup: Annotated[int, typer.Option(help="Runs of every case that are not counted.", min=0)] = 1,
     runs: Annotated[int, typer.Option(help="Counted runs of every case.", min=1)] = 5,
     images: Annotated[int, typer.Option(help="Images of a throughput run; 0 for none.", min=0)] = 16,
@@ -147,9 +182,10 @@ def bench_command(
     names = backend or ["auto"]
     options = BackendOptions(threads=threads, cpu_precision=cpu_precision)
     try:
-        segmenters = load(engine, names, options, cuda_graphs=cuda_graphs)
-        latency = measure_latency(segmenters, size or [512], cells or [0, 10, 100, 300, 1000], warmup, runs)
-        throughput = measure_throughput(segmenters, size or [512], images)
+        segmenters = load(engine, names, options, cuda_graphs=cuda_graphs, batches=batch or [None])
+        sizes, counts = size or [512], cells or [0, 10, 100, 300, 1000]
+        latency = measure_latency(segmenters, sizes, counts, warmup, runs)
+        throughput = measure_throughput(segmenters, sizes, images, counts)
         with_boxes = {name: one for name, one in segmenters.items() if one.manifest.has_detector}
         agreement = measure_agreement(with_boxes) if with_boxes else []
     except ConfigError as error:
@@ -165,6 +201,7 @@ def bench_command(
             "precision": first.manifest.precision,
             "image_size": first.manifest.image_size,
             "chosen_backends": {name: segmenter.backend for name, segmenter in segmenters.items()},
+            "images_per_call": {name: segmenter.chain.images_per_call for name, segmenter in segmenters.items()},
             "latency": latency,
             "throughput": throughput,
             "agreement": agreement,
@@ -176,7 +213,14 @@ def bench_command(
         typer.echo(path)
 
 
-def load(engine: Path | None, names: list[str], options: BackendOptions, *, cuda_graphs: bool) -> dict[str, Segmenter]:
+def load(
+    engine: Path | None,
+    names: list[str],
+    options: BackendOptions,
+    *,
+    cuda_graphs: bool,
+    batches: Sequence[int | None] = (None,),
+) -> dict[str, Measured]:
     """What is measured, by name.
 
     Args:
@@ -184,23 +228,28 @@ def load(engine: Path | None, names: list[str], options: BackendOptions, *, cuda
         names: backends.
         options: of all of them.
         cuda_graphs: the backend ``cuda`` with CUDA graphs too.
+        batches: most images of an encoder call; None: the backend's own.
 
     Raises:
         ConfigError: ``cuda_graphs`` without that backend.
     """
-    found = {}
-    for name in names:
-        found[name] = Segmenter(engine, backend=name, options=options)
-        if cuda_graphs and found[name].backend == "cuda":
-            with_graphs = replace(options, cuda_graphs=True)
-            found[f"{name}, CUDA graphs"] = Segmenter(engine, backend="cuda", options=with_graphs)
-    if cuda_graphs and len(found) == len(set(names)):
+    found: dict[str, Measured] = {}
+    graphs = False
+    for name, batch in ((name, batch) for name in names for batch in batches):
+        said = "" if batch is None else f", {batch} images a call"
+        found[name + said] = Measured(engine, backend=name, options=options, images_per_call=batch)
+        if cuda_graphs and found[name + said].backend == "cuda":
+            graphs, with_graphs = True, replace(options, cuda_graphs=True)
+            found[f"{name}, CUDA graphs{said}"] = Measured(
+                engine, backend="cuda", options=with_graphs, images_per_call=batch
+            )
+    if cuda_graphs and not graphs:
         raise ConfigError(f"--cuda-graphs is for the backend 'cuda'; measured are {', '.join(map(repr, found))}.")
     return found
 
 
 def measure_latency(
-    segmenters: dict[str, Segmenter], sizes: list[int], cells: list[int], warmup: int, runs: int
+    segmenters: Mapping[str, Segmenter], sizes: list[int], cells: list[int], warmup: int, runs: int
 ) -> list[dict[str, Any]]:
     """Percentiles in ms by stage and in all, for every backend, size and number of cells."""
     records = []
@@ -225,17 +274,23 @@ def measure_latency(
     return records
 
 
-def measure_throughput(segmenters: dict[str, Segmenter], sizes: list[int], images: int) -> list[dict[str, Any]]:
-    """Images, megapixels and cells per second of a stream, for every backend and size."""
+def measure_throughput(
+    segmenters: Mapping[str, Measured], sizes: list[int], images: int, cells: list[int]
+) -> list[dict[str, Any]]:
+    """Images, megapixels and cells per second of a stream, for every backend and size.
+
+    Of the cells that are found, ``given_cells`` None, and of every number of given ones.
+    """
     records: list[dict[str, Any]] = []
     for side in sizes if images else []:
         for name, segmenter in segmenters.items():
-            if segmenter.manifest.has_detector:
-                rate, cell_rate = images_per_second(segmenter, side, images)
+            for given in (None, *cells) if segmenter.manifest.has_detector else ():
+                rate, cell_rate = images_per_second(segmenter, side, images, given)
                 records.append(
                     {
                         "backend": name,
                         "side_px": side,
+                        "given_cells": given,
                         "images": images,
                         "images_per_s": round(rate, 3),
                         "megapixels_per_s": round(rate * side**2 / 1e6, 3),
@@ -245,7 +300,7 @@ def measure_throughput(segmenters: dict[str, Segmenter], sizes: list[int], image
     return records
 
 
-def measure_agreement(segmenters: dict[str, Segmenter]) -> list[dict[str, Any]]:
+def measure_agreement(segmenters: Mapping[str, Segmenter]) -> list[dict[str, Any]]:
     """How the cells of each backend compare with the first one's, over the sample images (``compare_cells``)."""
     first, *others = segmenters
     images = [read_image(path) for path in sample_images()]
@@ -266,10 +321,11 @@ def _show(latency: list[dict[str, Any]], throughput: list[dict[str, Any]], agree
         table.add_row(row["backend"], str(row["side_px"]), str(row["cells"]), *(f"{t:.1f}" for t in times), *stages)
     console.print(table)
     if throughput:
-        rates = Table("backend", "side", "images/s", "megapixels/s", "cells/s")
+        rates = Table("backend", "side", "cells", "images/s", "megapixels/s", "cells/s", title="throughput of a stream")
         for row in throughput:
+            cells = "as found" if row["given_cells"] is None else str(row["given_cells"])
             values = (f"{row[key]:.2f}" for key in ("images_per_s", "megapixels_per_s", "cells_per_s"))
-            rates.add_row(row["backend"], str(row["side_px"]), *values)
+            rates.add_row(row["backend"], str(row["side_px"]), cells, *values)
         console.print(rates)
     for row in agreement:
         console.print(

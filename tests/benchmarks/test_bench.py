@@ -35,24 +35,29 @@ def test_the_command_measures_every_case(small_engines: Path, tmp_path: Path) ->
         "--size",
         "96",
     ]
-    command += ["--cells", "0", "--cells", "5", "--runs", "2", "--images", "2", "--out", str(tmp_path)]
+    command += ["--cells", "0", "--cells", "5", "--runs", "2", "--images", "2", "--batch", "2", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "images/s" in result.stdout
     (path,) = tmp_path.glob("bench_*.json")
     record = json.loads(path.read_text())
     assert (record["warmup"], record["runs"]) == (1, 2)
-    assert record["chosen_backends"] == {"cpu": "cpu", "openvino": "openvino"}
-    cases = [(row["side_px"], row["cells"]) for row in record["latency"] if row["backend"] == "cpu"]
+    cpu, openvino = (f"{name}, 2 images a call" for name in ("cpu", "openvino"))
+    assert record["chosen_backends"] == {cpu: "cpu", openvino: "openvino"}
+    assert record["images_per_call"] == {cpu: 2, openvino: 2}
+    cases = [(row["side_px"], row["cells"]) for row in record["latency"] if row["backend"] == cpu]
     assert cases == [(64, 0), (64, 5), (96, 0), (96, 5)]
     ((agreement),) = record["agreement"]
-    assert (agreement["backend"], agreement["against"]) == ("openvino", "cpu")
+    assert (agreement["backend"], agreement["against"]) == (openvino, cpu)
     assert 0 <= agreement["matched"] <= 1
     for row in record["latency"]:
         assert tuple(row["stages_ms"]) == STAGES
         assert 0 < row["host_ms"]["p50"] < row["total_ms"]["p50"] <= row["total_ms"]["p99"]
-    assert [row["side_px"] for row in record["throughput"]] == [64, 64, 96, 96]
+    streams = [(row["side_px"], row["given_cells"]) for row in record["throughput"] if row["backend"] == cpu]
+    assert streams == [(side, given) for side in (64, 96) for given in (None, 0, 5)]
     for row in record["throughput"]:
+        if row["given_cells"] is not None:
+            assert row["cells_per_s"] == pytest.approx(row["given_cells"] * row["images_per_s"], rel=0.01)
         assert row["megapixels_per_s"] == pytest.approx(row["images_per_s"] * row["side_px"] ** 2 / 1e6, abs=2e-3)
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert str(tmp_path) not in path.read_text(), "no paths of this machine"
@@ -71,15 +76,19 @@ def test_an_unknown_backend_is_wrong_usage() -> None:
 def test_graphs_are_measured_beside_runs_without(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, bool]] = []
 
-    def segmenter(engine: object, backend: str, options: BackendOptions) -> SimpleNamespace:
+    def segmenter(
+        engine: object, backend: str, options: BackendOptions, images_per_call: int | None
+    ) -> SimpleNamespace:
         asked.append((backend, options.cuda_graphs))
         return SimpleNamespace(backend="cuda" if backend == "auto" else backend)
 
-    monkeypatch.setattr(bench, "Segmenter", segmenter)
+    monkeypatch.setattr(bench, "Measured", segmenter)
     found = bench.load(None, ["auto", "tensorrt"], BackendOptions(), cuda_graphs=True)
     assert list(found) == ["auto", "auto, CUDA graphs", "tensorrt"]
     assert asked == [("auto", False), ("cuda", True), ("tensorrt", False)]
     assert list(bench.load(None, ["cuda"], BackendOptions(), cuda_graphs=False)) == ["cuda"]
+    batches = bench.load(None, ["cuda"], BackendOptions(), cuda_graphs=True, batches=[1, 8])
+    assert list(batches) == [f"cuda{graphs}, {n} images a call" for n in (1, 8) for graphs in ("", ", CUDA graphs")]
     with pytest.raises(ConfigError, match="--cuda-graphs is for the backend 'cuda'; measured are 'cpu'"):
         bench.load(None, ["cpu"], BackendOptions(), cuda_graphs=True)
 
@@ -88,11 +97,13 @@ def test_graphs_are_measured_beside_runs_without(monkeypatch: pytest.MonkeyPatch
 def test_the_stream_warms_up_before_it_is_timed(backend: str, before: int) -> None:
     streams: list[int] = []
 
-    def stream(views: list[np.ndarray], config: SegmentConfig) -> Iterator[SimpleNamespace]:
+    def stream(views: list[np.ndarray], config: SegmentConfig, images_together: int) -> Iterator[SimpleNamespace]:
+        assert images_together == 8, "a call of the encoder is filled"
         streams.append(len(views))
         return (SimpleNamespace(count=2) for _ in views)
 
-    double = SimpleNamespace(backend=backend, config=SegmentConfig(), stream=stream)
+    chain = SimpleNamespace(images_per_call=8)
+    double = SimpleNamespace(backend=backend, config=SegmentConfig(), stream=stream, chain=chain)
     rate, cell_rate = bench.images_per_second(double, 32, 3)  # type: ignore[arg-type]
     assert streams == [before, 3]
     assert cell_rate == pytest.approx(2 * rate)
