@@ -36,7 +36,10 @@ STAGES = ("contrast", "input", "encode", "detect", "choose", "decode", "assemble
 """Contrast; model input; image encoder; CellFinder; choice of boxes; mask decoder; label map."""
 
 IMAGES_TOGETHER = 4
-"""Images whose boxes share decoder calls in a stream, or as many as one encoder call takes if those are more."""
+"""Images of a group in a stream, or as many as one encoder call takes if those are more."""
+
+MOST_IN_STREAMS = 300
+"""Given cells of an image in throughput: more make a run long and tell no more."""
 
 HOST_STAGES = ("contrast", "input", "choose", "assemble")
 """Those that run beside the engines, on one core of the host."""
@@ -167,11 +170,18 @@ def bench_command(
     threads: ThreadsOption = None,
     size: Annotated[list[int] | None, typer.Option(help="Side of the images, pixels; repeatable; 512.", min=16)] = None,
     cells: Annotated[
-        list[int] | None, typer.Option(help="Cells per image; repeatable; 0, 10, 100, 300, 1000.", min=0)
+        list[int] | None,
+        typer.Option(
+            help="Cells per image; repeatable; 0, 10, 100, 300, 1000. Throughput is that of the cells that are found "
+            "and of numbers up to 300.",
+            min=0,
+        ),
     ] = None,
     batch: Annotated[
         list[int] | None,
-        typer.Option(help="Images of one encoder call, repeatable; default: what the backend is run with.", min=1),
+        typer.Option(
+            help="Images of one encoder call in throughput, repeatable; default: what the backend is run with.", min=1
+        ),
     ] = None,
     warmup: Annotated[int, typer.Option(help="Runs of every case that are not counted.", min=0)] = 1,
     runs: Annotated[int, typer.Option(help="Counted runs of every case.", min=1)] = 5,
@@ -182,10 +192,11 @@ def bench_command(
     names = backend or ["auto"]
     options = BackendOptions(threads=threads, cpu_precision=cpu_precision)
     try:
-        segmenters = load(engine, names, options, cuda_graphs=cuda_graphs, batches=batch or [None])
+        segmenters = load(engine, names, options, cuda_graphs=cuda_graphs)
         sizes, counts = size or [512], cells or [0, 10, 100, 300, 1000]
         latency = measure_latency(segmenters, sizes, counts, warmup, runs)
-        throughput = measure_throughput(segmenters, sizes, images, counts)
+        given = [count for count in counts if 0 < count <= MOST_IN_STREAMS]
+        throughput = measure_throughput(segmenters, sizes, images, given, batch or [])
         with_boxes = {name: one for name, one in segmenters.items() if one.manifest.has_detector}
         agreement = measure_agreement(with_boxes) if with_boxes else []
     except ConfigError as error:
@@ -201,7 +212,6 @@ def bench_command(
             "precision": first.manifest.precision,
             "image_size": first.manifest.image_size,
             "chosen_backends": {name: segmenter.backend for name, segmenter in segmenters.items()},
-            "images_per_call": {name: segmenter.chain.images_per_call for name, segmenter in segmenters.items()},
             "latency": latency,
             "throughput": throughput,
             "agreement": agreement,
@@ -213,14 +223,7 @@ def bench_command(
         typer.echo(path)
 
 
-def load(
-    engine: Path | None,
-    names: list[str],
-    options: BackendOptions,
-    *,
-    cuda_graphs: bool,
-    batches: Sequence[int | None] = (None,),
-) -> dict[str, Measured]:
+def load(engine: Path | None, names: list[str], options: BackendOptions, *, cuda_graphs: bool) -> dict[str, Measured]:
     """What is measured, by name.
 
     Args:
@@ -228,22 +231,17 @@ def load(
         names: backends.
         options: of all of them.
         cuda_graphs: the backend ``cuda`` with CUDA graphs too.
-        batches: most images of an encoder call; None: the backend's own.
 
     Raises:
         ConfigError: ``cuda_graphs`` without that backend.
     """
-    found: dict[str, Measured] = {}
-    graphs = False
-    for name, batch in ((name, batch) for name in names for batch in batches):
-        said = "" if batch is None else f", {batch} images a call"
-        found[name + said] = Measured(engine, backend=name, options=options, images_per_call=batch)
-        if cuda_graphs and found[name + said].backend == "cuda":
-            graphs, with_graphs = True, replace(options, cuda_graphs=True)
-            found[f"{name}, CUDA graphs{said}"] = Measured(
-                engine, backend="cuda", options=with_graphs, images_per_call=batch
-            )
-    if cuda_graphs and not graphs:
+    found = {}
+    for name in names:
+        found[name] = Measured(engine, backend=name, options=options)
+        if cuda_graphs and found[name].backend == "cuda":
+            with_graphs = replace(options, cuda_graphs=True)
+            found[f"{name}, CUDA graphs"] = Measured(engine, backend="cuda", options=with_graphs)
+    if cuda_graphs and len(found) == len(set(names)):
         raise ConfigError(f"--cuda-graphs is for the backend 'cuda'; measured are {', '.join(map(repr, found))}.")
     return found
 
@@ -275,29 +273,50 @@ def measure_latency(
 
 
 def measure_throughput(
-    segmenters: Mapping[str, Measured], sizes: list[int], images: int, cells: list[int]
+    segmenters: Mapping[str, Measured], sizes: list[int], images: int, cells: list[int], batches: list[int]
 ) -> list[dict[str, Any]]:
     """Images, megapixels and cells per second of a stream, for every backend and size.
 
-    Of the cells that are found, ``given_cells`` None, and of every number of given ones.
+    Args:
+        segmenters: by name.
+        sizes: sides of the images, pixels.
+        images: of each stream; 0 measures nothing.
+        cells: given numbers, beside the cells that are found, whose rows have ``given_cells`` None.
+        batches: images of one encoder call, or as many as the engines take; none leaves them as they are.
     """
     records: list[dict[str, Any]] = []
+    with_detector = {name: one for name, one in segmenters.items() if one.manifest.has_detector}
     for side in sizes if images else []:
-        for name, segmenter in segmenters.items():
-            for given in (None, *cells) if segmenter.manifest.has_detector else ():
-                rate, cell_rate = images_per_second(segmenter, side, images, given)
-                records.append(
-                    {
-                        "backend": name,
-                        "side_px": side,
-                        "given_cells": given,
-                        "images": images,
-                        "images_per_s": round(rate, 3),
-                        "megapixels_per_s": round(rate * side**2 / 1e6, 3),
-                        "cells_per_s": round(cell_rate, 1),
-                    }
-                )
+        for name, segmenter in with_detector.items():
+            usual = segmenter.chain.images_per_call
+            for together in _possible(segmenter, batches):
+                segmenter.chain.limit_images(together)
+                for given in (None, *cells):
+                    rate, cell_rate = images_per_second(segmenter, side, images, given)
+                    records.append(
+                        {
+                            "backend": name,
+                            "side_px": side,
+                            "images_per_call": together,
+                            "given_cells": given,
+                            "images": images,
+                            "images_per_s": round(rate, 3),
+                            "megapixels_per_s": round(rate * side**2 / 1e6, 3),
+                            "cells_per_s": round(cell_rate, 1),
+                        }
+                    )
+            segmenter.chain.limit_images(usual)
     return records
+
+
+def _possible(segmenter: Segmenter, batches: list[int]) -> list[int]:
+    """Images of one encoder call as the engines take them, each number once."""
+    usual, found = segmenter.chain.images_per_call, []
+    for batch in batches or [usual]:
+        segmenter.chain.limit_images(batch)
+        found.append(segmenter.chain.images_per_call)
+    segmenter.chain.limit_images(usual)
+    return list(dict.fromkeys(found))
 
 
 def measure_agreement(segmenters: Mapping[str, Segmenter]) -> list[dict[str, Any]]:
@@ -321,11 +340,14 @@ def _show(latency: list[dict[str, Any]], throughput: list[dict[str, Any]], agree
         table.add_row(row["backend"], str(row["side_px"]), str(row["cells"]), *(f"{t:.1f}" for t in times), *stages)
     console.print(table)
     if throughput:
-        rates = Table("backend", "side", "cells", "images/s", "megapixels/s", "cells/s", title="throughput of a stream")
+        rates = Table(
+            *("backend", "side", "images a call", "cells", "images/s", "megapixels/s", "cells/s"),
+            title="throughput of a stream",
+        )
         for row in throughput:
             cells = "as found" if row["given_cells"] is None else str(row["given_cells"])
             values = (f"{row[key]:.2f}" for key in ("images_per_s", "megapixels_per_s", "cells_per_s"))
-            rates.add_row(row["backend"], str(row["side_px"]), cells, *values)
+            rates.add_row(row["backend"], str(row["side_px"]), str(row["images_per_call"]), cells, *values)
         console.print(rates)
     for row in agreement:
         console.print(

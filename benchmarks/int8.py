@@ -67,7 +67,7 @@ def quantise_directory(directory: Path, out: Path, images: Sequence[Image]) -> N
         images: what ranges are taken from.
     """
     shutil.copytree(directory, out)
-    quantise_encoders(out, read_manifest(out), images).write(out)
+    quantise_encoders(out, images)
 
 
 def count_products(directory: Path) -> int:
@@ -145,7 +145,7 @@ def content_of(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         directories = {False: options.engines, True: Path(temporary) / "int8"}
         quantise_directory(options.engines, directories[True], images)
-        pixels = encoder_inputs([read_image(sample_images()[0])], manifest)["encoder"][0]
+        pixels = encoder_inputs(options.engines, [read_image(sample_images()[0])])["encoder"][0]
         encoder = measure_encoder(
             ways, directories, pixels, threads=options.threads, warmup=options.warmup, runs=options.runs
         )

@@ -27,6 +27,7 @@ from benchmarks.measure import Measured, Stages, Variant, compare_cells, measure
 from runtime import BackendOptions, Segmenter
 from runtime.boxes import scale_xyxy, token_windows
 from runtime.config import MaskWindow
+from runtime.errors import EngineError
 from runtime.manifest import Precision, read_manifest
 
 BASELINE = "released procedure, PyTorch"
@@ -169,6 +170,19 @@ def agreement(ways: dict[str, Engines], measured: dict[str, Measured]) -> list[d
     ]
 
 
+def check_integers(directory: Path, integers: Path) -> None:
+    """Check that two directories are what they are recorded as.
+
+    Raises:
+        EngineError: the second is not in integers, or of another checkpoint than the first.
+    """
+    one, other = read_manifest(directory), read_manifest(integers)
+    if other.precision != "int8":
+        raise EngineError(f"{integers} is in {other.precision}; expected engines exported with --precision int8.")
+    if one.weights["sha256"] != other.weights["sha256"]:
+        raise EngineError(f"{directory} and {integers} are of different checkpoints; export both from one.")
+
+
 def main() -> None:
     """Measure and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -194,6 +208,8 @@ def main() -> None:
     precision = read_manifest(options.engines).precision
     if precision == "int8":
         parser.error("--engines are in integers: give those to --integers, and here the same without")
+    if options.integers is not None:
+        check_integers(options.engines, options.integers)
     ways = engine_variants(options.device, precision, integers=options.integers is not None)
     ways = {name: way for name, way in ways.items() if name == FULL or way.backend not in options.without}
     measured = measure_in_turn(variants(options, ways), warmup=options.warmup, runs=options.runs)

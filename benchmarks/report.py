@@ -16,8 +16,6 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
-GIVEN_CELLS = (10, 100, 300)
-"""Numbers of cells of an image, of which the table names the throughput of the largest that was measured."""
 
 
 def newest(case: str) -> dict[str, Any]:
@@ -84,17 +82,25 @@ def bench_table(record: dict[str, Any]) -> str:
         f"|---|{'---:|' * (len(counts) + 2)}",
     ]
     streams = [row for row in record["throughput"] if row["side_px"] == sides[0]]
-    rates = {row["backend"]: row for row in streams if row.get("given_cells") is None}
+    rates: dict[str, dict[str, Any]] = {}
+    for row in streams:  # of several numbers of images a call, the fastest
+        known = rates.get(row["backend"], row)
+        if row.get("given_cells") is None and row["images_per_s"] >= known["images_per_s"]:
+            rates[row["backend"]] = row
     for name in record["chosen_backends"]:
         rows = {r["cells"]: r for r in record["latency"] if (r["backend"], r["side_px"]) == (name, sides[0])}
         times = [f"{rows[count]['total_ms']['p50']:.0f}" for count in counts]
         speed = [f"{rates[name][key]:.2f}" for key in ("images_per_s", "megapixels_per_s")]
         lines.append(f"| {name} | {' | '.join([*times, *speed])} |")
     lines.append("")
-    given = max((row["given_cells"] for row in streams if row.get("given_cells") in GIVEN_CELLS), default=None)
+    given = max((row["given_cells"] for row in streams if row.get("given_cells") is not None), default=None)
     if given is not None:
-        said = [f"{row['images_per_s']:.1f} ({row['backend']})" for row in streams if row["given_cells"] == given]
-        lines += [f"A stream of images with {given} given cells each: {', '.join(said)} images/s.", ""]
+        said = [
+            f"{row['images_per_s']:.1f} ({row['backend']}, {row['images_per_call']} a call)"
+            for row in streams
+            if row["given_cells"] == given
+        ]
+        lines += [f"Images/s of a stream with {given} given cells each: {', '.join(said)}.", ""]
     lines += [
         f"On the sample images {row['matched']:.1%} of the cells of {row['backend']} and {row['against']} match, at a "
         f"mean IoU of {row['mean_iou']:.3f}."

@@ -13,7 +13,7 @@ from runtime.backends.base import BackendName
 from runtime.builtin import builtin_engine
 from runtime.config import SegmentConfig, read_settings
 from runtime.console import errors, fail
-from runtime.errors import SegmenterError
+from runtime.errors import ConfigError, SegmenterError
 from runtime.files import read_image
 from runtime.manifest import Attention, Precision, describe_check, read_manifest
 from runtime.preprocess import Profile
@@ -78,8 +78,8 @@ def export_command(
     calibrate: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Image that the ranges of 'int8' are taken from, repeatable, best of every kind that will be "
-            "segmented: PNG, JPEG, TIFF or npy; default: the package's sample images.",
+            help="Image that the ranges of 'int8' are taken from, repeatable, best one of every kind that will be "
+            "segmented, and one of them as --image: PNG, JPEG, TIFF or npy; default: the package's sample images.",
             metavar="FILE",
             readable=False,
         ),
@@ -109,6 +109,8 @@ def export_command(
         manifest = export_engines(
             weights_file(checkpoint), out, config, image=verified_on, calibration=calibration, progress=say
         )
+    except ConfigError as error:
+        fail(error, code=2)
     except (SegmenterError, OSError) as error:
         fail(error)
     for output in manifest.verification["outputs"]:
@@ -131,8 +133,8 @@ def verify_command(
     backend: Annotated[
         BackendName,
         typer.Option(
-            help="What runs the engines, as in 'segment'; on others than cpu, engines are held to the gates of half "
-            "precision. PyTorch stays on the CPU in float32."
+            help="What runs the engines, as in 'segment'. Only float32 engines on cpu are compared number by number; "
+            "others are held to gates. PyTorch stays on the CPU in float32."
         ),
     ] = "cpu",
 ) -> None:

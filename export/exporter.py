@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from runtime.backends.base import BackendOptions, resolve_backend
 from runtime.backends.ort import OrtEngine
 from runtime.builtin import sample_images
 from runtime.config import SegmentConfig
+from runtime.errors import ConfigError
 from runtime.files import read_image
 from runtime.manifest import (
     Attention,
@@ -63,6 +65,19 @@ class ExportConfig:
     force: bool = False
     """Replace an engine directory that exists."""
 
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("precision", self.precision, get_args(Precision)),
+            ("attention", self.attention, get_args(Attention)),
+        ):
+            if value not in known:
+                raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}.")
+        if self.precision == "int8" and self.attention == "fused":
+            raise ConfigError(
+                "precision int8 is for CPUs, attention fused for the backend 'cuda'; one directory cannot be both. "
+                "Export with --attention plain."
+            )
+
 
 def export_engines(
     checkpoint: str | Path,
@@ -83,20 +98,26 @@ def export_engines(
         out: the engine directory to make.
         config: profile, precision and the like.
         image: (H, W) or (H, W, C <= 3) to verify on; default, the one that comes with the package.
-        calibration: ``int8`` only: images of the same form that the ranges of integers are taken from, best of all
-            kinds that the engines will see; default, the package's sample images.
+        calibration: ``int8`` only: images of the same form that the ranges of integers are taken from, best of every
+            kind that will be segmented; default, the package's sample images.
         progress: called with a line before each step.
 
     Raises:
-        ExportError: ``out`` exists or may not be replaced, the checkpoint cannot be used, or options that exclude each
-            other.
+        ConfigError: calibration images for another precision.
+        ExportError: ``out`` exists or may not be replaced, or the checkpoint cannot be used.
         InputError: ``image`` or one of ``calibration`` cannot be used.
         VerificationError: an engine differs from PyTorch; every failed check is named.
     """
     config = config or ExportConfig()
-    _check_integers(config, calibration)
-    for given in (*calibration, *(() if image is None else (image,))):
-        check_image(given)
+    if calibration and config.precision != "int8":
+        raise ConfigError(
+            f"calibration images came with precision {config.precision!r}; only int8 takes ranges from them. "
+            "Leave them out, or export with --precision int8."
+        )
+    if image is not None:
+        check_image(image)
+    for number, given in enumerate(calibration, start=1):
+        check_image(given, f"calibration image {number}")
     out = Path(out).resolve()
     check_target(out, force=config.force)
     progress("reading the checkpoint")
@@ -110,8 +131,8 @@ def export_engines(
         manifest = _manifest(loaded, sha256_file(Path(checkpoint)), config, engines)
         if config.precision == "int8":
             progress("writing encoders in 8-bit integers")
-            shown = calibration or [read_image(path) for path in sample_images()]
-            manifest = quantise_encoders(partial, manifest, shown)
+            replace(manifest, precision="fp32").write(partial)  # as the files still are
+            manifest = quantise_encoders(partial, calibration or [read_image(path) for path in sample_images()])
         checks = _verified(partial, manifest, loaded, image, progress)
         manifest = replace(manifest, verification=_verification(checks, image, config.precision, calibration))
         manifest.write(partial)
@@ -188,7 +209,13 @@ def _verified(
         )
     failed = [str(check) for check in checks if not check.passed]
     if failed:
-        raise VerificationError("the engines do not agree with PyTorch:\n  " + "\n  ".join(failed))
+        advice = ""
+        if manifest.precision == "int8":
+            advice = (
+                "\nGive images of the kinds you segment with --calibrate, one of them to check on with --image, or "
+                "export with --precision fp32."
+            )
+        raise VerificationError("the engines do not agree with PyTorch:\n  " + "\n  ".join(failed) + advice)
     for check in checks:
         if isinstance(check, RangeCheck) and check.close:
             progress(f"warning: {check.close}")
@@ -200,20 +227,6 @@ def _limits(precision: Precision, backend: str = "cpu") -> HalfTolerance:
     if precision == "int8":
         return INTEGERS
     return BFLOAT16 if backend == "openvino" else HalfTolerance()
-
-
-def _check_integers(config: ExportConfig, calibration: Sequence[NDArray[np.generic]]) -> None:
-    """Raises: ExportError: options that go with integers alone, or do not."""
-    if config.precision != "int8" and calibration:
-        raise ExportError(
-            f"calibration images came with precision {config.precision!r}; only int8 takes ranges from them. "
-            "Leave them out, or export with --precision int8."
-        )
-    if config.precision == "int8" and config.attention == "fused":
-        raise ExportError(
-            "precision int8 is for CPUs, attention fused for the backend 'cuda'; one directory cannot be both. Export "
-            "with --attention plain."
-        )
 
 
 def _load(path: Path) -> Checkpoint:

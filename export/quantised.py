@@ -1,17 +1,18 @@
 """Encoders in 8-bit integers, for CPUs: products with constant weights in integers, everything else as it was.
 
-Weights are int8, with a scale for each output channel. Inputs of the products are uint8, with one scale and zero point
-for a tensor, from its least and largest value on given images (calibration, static and asymmetric). They are written as
+Weights are of 7 bits, -63 to 63 in int8, with a scale for each output channel: with 8, sums of two products overflow 16
+bits on x86 processors without VNNI, silently. Inputs of the products are uint8, with one scale and zero point for a
+tensor, from its least and largest value on given images (calibration, static and asymmetric). They are written as
 QuantizeLinear and DequantizeLinear around each product, which onnxruntime and OpenVINO merge into integer kernels. The
 products of an attention are of two computed tensors and stay as they were, as do convolutions, norms and residual sums.
 
 Source: Jacob et al. 2018 (arXiv:1712.05877), section 2.1, for the scales and zero points; onnxruntime, "Quantize ONNX
-models", for the form.
+models", for the form and the overflow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,48 +22,85 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from runtime.backends.base import BackendOptions
+from export.errors import ExportError
+from runtime import Segmenter
+from runtime.backends.base import BackendOptions, Engine, Tensor, Tensors
 from runtime.backends.ort import session_settings
-from runtime.manifest import EngineName, Manifest, sha256_file
-from runtime.preprocess import branch_inputs, normalize_contrast
+from runtime.chain import Chain
+from runtime.manifest import EngineName, Manifest, read_manifest, sha256_file
+from runtime.stages import BOXES_ON_CPU
 
 F32 = NDArray[np.float32]
 Range = tuple[float, float]
 """The least and the largest value of a tensor."""
 
+_LARGEST_WEIGHT = 63
+"""2 * 255 * 63 < 2 ** 15: what two products of a uint8 and a weight can add up to fits into 16 bits."""
 
-def quantise_encoders(directory: Path, manifest: Manifest, images: Sequence[NDArray[np.generic]]) -> Manifest:
+
+def quantise_encoders(directory: Path, images: Sequence[NDArray[np.generic]]) -> Manifest:
     """Write the encoders of float32 engines again, in integers; box detector and mask decoder stay as they are.
 
     Encoders take most of the time; boxes and outlines are drawn by the other two, where rounding would show as such.
 
     Args:
-        directory: where the engine files lie; those of the encoders are replaced.
-        manifest: of float32 engines with plain attention.
-        images: (H, W) or (H, W, C <= 3) each, at least one, as ``Segmenter`` takes them: what ranges are taken from.
+        directory: float32 engines with plain attention; the files of the encoders and the manifest are replaced.
+        images: (H, W) or (H, W, C <= 3) each, at least one: what ranges are taken from.
 
     Returns:
-        The manifest with the new files.
+        The new manifest.
+
+    Raises:
+        ExportError: engines of another precision.
     """
+    manifest = read_manifest(directory)
+    if manifest.precision != "fp32":
+        raise ExportError(
+            f"{directory} has engines in {manifest.precision}; integers are made of float32 ones. Export with "
+            "--precision fp32, or at once with --precision int8."
+        )
     engines = dict(manifest.engines)
-    for name, inputs in encoder_inputs(images, manifest).items():
+    for name, inputs in encoder_inputs(directory, images).items():
         spec = manifest.engines[name]
         path = directory / spec.file
         model = onnx.load(path)
         ranges = input_ranges(model, ({"pixel_values": pixels} for pixels in inputs))
         onnx.save(quantised(model, ranges), path)
         engines[name] = replace(spec, sha256=sha256_file(path), integers=True)
-    return replace(manifest, precision="int8", engines=engines)
+    found = replace(manifest, precision="int8", engines=engines)
+    found.write(directory)
+    return found
 
 
-def encoder_inputs(images: Sequence[NDArray[np.generic]], manifest: Manifest) -> dict[EngineName, list[F32]]:
-    """What every encoder gets of images, (1, 3, S, S) each; one trunk with two preprocessings gets both."""
-    branches = [branch_inputs(normalize_contrast(image), manifest, detector=manifest.has_detector) for image in images]
-    masks = [found.mask[None] for found in branches]
-    boxes = [found.box[None] for found in branches if found.box is not None and found.box is not found.mask]
-    if manifest.trunk == "separate":
-        return {"encoder": masks, "detector_encoder": boxes or masks}
-    return {"encoder": masks + boxes}
+def encoder_inputs(directory: Path, images: Sequence[NDArray[np.generic]]) -> dict[EngineName, list[F32]]:
+    """What every encoder of a directory gets when the runtime segments images: (N, 3, S, S) of each call.
+
+    The engines run on the CPU as they are, in the views and the preprocessing that the manifest says.
+    """
+    segmenter = Segmenter(directory, backend="cpu")
+    manifest, engines = segmenter.manifest, dict(segmenter.chain.engines)
+    seen: dict[EngineName, list[F32]] = {name: [] for name in engines if name.endswith("encoder")}
+    engines |= {name: _Watched(engines[name], inputs) for name, inputs in seen.items()}
+    segmenter.chain = Chain(engines, manifest, images_per_call=1, boxes_per_call=BOXES_ON_CPU)
+    for image in images:
+        if manifest.has_detector and manifest.config.view_diameter_px is not None:
+            segmenter.encode_views(image)
+        else:
+            segmenter.encode(image, detector=manifest.has_detector)
+    return seen
+
+
+class _Watched(Engine):
+    """An encoder whose inputs are kept."""
+
+    def __init__(self, engine: Engine, seen: list[F32]) -> None:
+        self._engine, self._seen = engine, seen
+        self.inputs, self.outputs = engine.inputs, engine.outputs
+
+    def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
+        """See ``Engine``."""
+        self._seen.append(np.asarray(feeds["pixel_values"]))
+        return self._engine.run(feeds, keep=keep)
 
 
 def constant_products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -144,8 +182,8 @@ def _quantised_weight(graph: onnx.GraphProto, weight: onnx.TensorProto) -> onnx.
     """Puts an int8 matrix (in, out) in the place of a float32 one."""
     name, values = weight.name, numpy_helper.to_array(weight)
     largest = np.abs(values).max(axis=0)
-    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-    rounded = np.clip(np.rint(values / scale), -127, 127).astype(np.int8)
+    scale = np.where(largest > 0, largest / _LARGEST_WEIGHT, 1).astype(np.float32)
+    rounded = np.rint(values / scale).astype(np.int8)
     weight.CopyFrom(numpy_helper.from_array(rounded, f"{name}.int8"))
     parameters = [
         weight.name,

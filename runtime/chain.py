@@ -74,11 +74,15 @@ class Chain:
         self, engines: Mapping[EngineName, Engine], manifest: Manifest, *, images_per_call: int, boxes_per_call: int
     ) -> None:
         """Args: images_per_call, boxes_per_call: most images and boxes of one engine call, where engines take them."""
-        self._engines, self._manifest = engines, manifest
+        self.engines, self._manifest = engines, manifest
         encoders = [engine for name, engine in engines.items() if name.endswith("encoder")]
-        bounds = [engine.most("pixel_values") or images_per_call for engine in encoders]
-        self.images_per_call = min(images_per_call, *bounds)
+        self._most_images = min((most for engine in encoders if (most := engine.most("pixel_values"))), default=None)
+        self.limit_images(images_per_call)
         self._boxes_per_call = min(boxes_per_call, engines["mask_decoder"].most("boxes_xyxy_model") or boxes_per_call)
+
+    def limit_images(self, count: int) -> None:
+        """Encode at most so many images in a call, or as many as the encoders take if those are fewer."""
+        self.images_per_call = count if self._most_images is None else min(count, self._most_images)
 
     def encode(self, inputs: Sequence[BranchInputs], sizes_hw: Sequence[tuple[int, int]]) -> list[EncodedImage]:
         """Encode images, several in a call.
@@ -93,7 +97,7 @@ class Chain:
 
     def _encode_together(self, group: Sequence[tuple[BranchInputs, tuple[int, int]]]) -> list[EncodedImage]:
         mask = np.stack([inputs.mask for inputs, _ in group])
-        outputs = self._engines["encoder"].run({"pixel_values": mask}, keep=("image_embedding", "patch_features"))
+        outputs = self.engines["encoder"].run({"pixel_values": mask}, keep=("image_embedding", "patch_features"))
         features: Tensor | None = None
         if group[0][0].box is not None:
             name: EngineName = "detector_encoder" if self._manifest.trunk == "separate" else "encoder"
@@ -101,7 +105,7 @@ class Chain:
                 features = outputs["patch_features"]
             else:
                 box = np.stack([inputs.box for inputs, _ in group])  # type: ignore[misc]
-                features = self._engines[name].run({"pixel_values": box}, keep=("patch_features",))["patch_features"]
+                features = self.engines[name].run({"pixel_values": box}, keep=("patch_features",))["patch_features"]
         return [
             EncodedImage(size_hw, outputs["image_embedding"], features, index)
             for index, (_, size_hw) in enumerate(group)
@@ -124,7 +128,7 @@ class Chain:
         """Candidates of some of the images that were encoded together."""
         if len(members) < features.shape[0]:  # part of a tensor on a device cannot be taken there
             features = np.asarray(features)[members[0] : members[-1] + 1]
-        outputs = self._engines["cellfinder"]({"patch_features": features})
+        outputs = self.engines["cellfinder"]({"patch_features": features})
         return list(zip(outputs["boxes_cxcywh_norm"], outputs["logits"], strict=True))
 
     def decode(
@@ -201,7 +205,7 @@ class Chain:
             yield image, masks.part(chunk.image == image)
 
     def _checked(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
-        outputs = self._engines["mask_decoder"](feeds)
+        outputs = self.engines["mask_decoder"](feeds)
         if not all(np.isfinite(array).all() for array in outputs.values()):
             raise BackendError(
                 "the mask decoder gave NaN or infinite values: the engine's precision does not suit these weights. "

@@ -189,6 +189,9 @@ def _parse(content: dict[str, Any]) -> Manifest:
     for key in ("format", "sha256", "licence"):
         _check_type(f"weights.{key}", content["weights"][key], str)
     engines = {name: _parse_engine(name, spec) for name, spec in content.pop("engines").items()}
+    for name, engine in engines.items():
+        if engine.integers != (content["precision"] == "int8" and name.endswith("encoder")):
+            raise ValueError(f"engines.{name}.integers is {engine.integers}, and precision is {content['precision']}")
     config = SegmentConfig(**content.pop("config"))
     return Manifest(engines=engines, config=config, trained_channels=trained_channels, **content)
 

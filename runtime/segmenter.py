@@ -24,7 +24,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 _VIEWS_TOGETHER = 8
-"""Views whose boxes share decoder calls; bounds what a long batch holds at a time."""
+"""Views whose boxes share decoder calls, where one encoder call has no more; bounds what a long batch holds."""
 
 
 _Look = tuple[EncodedImage, Detections]
@@ -273,7 +273,8 @@ class Segmenter(Stages):
 
     def _segmented(self, shown: Iterator[_Shown], config: SegmentConfig) -> Iterator[tuple[_Shown, Segmentation]]:
         """Every view with its own result."""
-        while group := list(islice(shown, _VIEWS_TOGETHER)):
+        # At least an encoder call's: the detector looks at all of them together.
+        while group := list(islice(shown, max(_VIEWS_TOGETHER, self.chain.images_per_call))):
             unseen = iter(self._detect([one.view.image for one in group if one.found is None], config))
             found = [one.found if one.found is not None else next(unseen) for one in group]
             # The features are by far the largest tensor, and only detection reads them.

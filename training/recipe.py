@@ -112,10 +112,10 @@ class AugmentConfig:
     rotated: float = 0.0
     """Share of the views that are also rotated by any angle up to 45 degrees; what lies outside the field is blank."""
     elastic_px: float = 0.0
-    """Largest standard deviation of a smooth displacement, model pixels: the same cells in other shapes (Ronneberger
-    et al. 2015, U-Net, section 3.1). Its knots are 48 pixels apart."""
+    """Largest standard deviation of a smooth displacement at its knots, which are about 48 model pixels apart: the same
+    cells in other shapes (Ronneberger et al. 2015, U-Net, section 3.1). A few pixels at the border are mirrored."""
     shading: float = 0.0
-    """Largest standard deviation of the logarithm of a smooth illumination, about three waves wide."""
+    """Largest standard deviation of the logarithm of a smooth illumination at its knots, a third of the view apart."""
     sharpening: float = 0.0
     """Largest share of what a Gaussian of 1 to 4 pixels takes away that is added once more: halos and outlines of other
     strengths."""
@@ -125,6 +125,12 @@ class AugmentConfig:
     """Largest standard deviation of Gaussian noise, image units (0..1)."""
     blur_px: float = 0.0
     """Largest sigma of a Gaussian blur."""
+
+    def __post_init__(self) -> None:
+        strengths = ("mosaic", "aspect", "rotated", "elastic_px", "shading", "sharpening", "gamma", "noise", "blur_px")
+        wrong = {name: getattr(self, name) for name in strengths if not getattr(self, name) >= 0}
+        if wrong:
+            raise RecipeError(f"augmentation has {wrong}; expected 0 or more.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -35,26 +35,29 @@ def test_the_command_measures_every_case(small_engines: Path, tmp_path: Path) ->
         "--size",
         "96",
     ]
-    command += ["--cells", "0", "--cells", "5", "--runs", "2", "--images", "2", "--batch", "2", "--out", str(tmp_path)]
+    command += ["--cells", "0", "--cells", "5", "--cells", "301", "--runs", "2", "--images", "2"]
+    command += ["--batch", "2", "--batch", "1", "--batch", "2", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "images/s" in result.stdout
     (path,) = tmp_path.glob("bench_*.json")
     record = json.loads(path.read_text())
     assert (record["warmup"], record["runs"]) == (1, 2)
-    cpu, openvino = (f"{name}, 2 images a call" for name in ("cpu", "openvino"))
-    assert record["chosen_backends"] == {cpu: "cpu", openvino: "openvino"}
-    assert record["images_per_call"] == {cpu: 2, openvino: 2}
-    cases = [(row["side_px"], row["cells"]) for row in record["latency"] if row["backend"] == cpu]
-    assert cases == [(64, 0), (64, 5), (96, 0), (96, 5)]
+    assert record["chosen_backends"] == {"cpu": "cpu", "openvino": "openvino"}
+    cases = [(row["side_px"], row["cells"]) for row in record["latency"] if row["backend"] == "cpu"]
+    assert cases == [(side, cells) for side in (64, 96) for cells in (0, 5, 301)]
     ((agreement),) = record["agreement"]
-    assert (agreement["backend"], agreement["against"]) == (openvino, cpu)
+    assert (agreement["backend"], agreement["against"]) == ("openvino", "cpu")
     assert 0 <= agreement["matched"] <= 1
     for row in record["latency"]:
         assert tuple(row["stages_ms"]) == STAGES
         assert 0 < row["host_ms"]["p50"] < row["total_ms"]["p50"] <= row["total_ms"]["p99"]
-    streams = [(row["side_px"], row["given_cells"]) for row in record["throughput"] if row["backend"] == cpu]
-    assert streams == [(side, given) for side in (64, 96) for given in (None, 0, 5)]
+    streams = [
+        (row["side_px"], row["images_per_call"], row["given_cells"])
+        for row in record["throughput"]
+        if row["backend"] == "cpu"
+    ]
+    assert streams == [(side, batch, given) for side in (64, 96) for batch in (2, 1) for given in (None, 5)]
     for row in record["throughput"]:
         if row["given_cells"] is not None:
             assert row["cells_per_s"] == pytest.approx(row["given_cells"] * row["images_per_s"], rel=0.01)
@@ -76,9 +79,7 @@ def test_an_unknown_backend_is_wrong_usage() -> None:
 def test_graphs_are_measured_beside_runs_without(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, bool]] = []
 
-    def segmenter(
-        engine: object, backend: str, options: BackendOptions, images_per_call: int | None
-    ) -> SimpleNamespace:
+    def segmenter(engine: object, backend: str, options: BackendOptions) -> SimpleNamespace:
         asked.append((backend, options.cuda_graphs))
         return SimpleNamespace(backend="cuda" if backend == "auto" else backend)
 
@@ -87,8 +88,6 @@ def test_graphs_are_measured_beside_runs_without(monkeypatch: pytest.MonkeyPatch
     assert list(found) == ["auto", "auto, CUDA graphs", "tensorrt"]
     assert asked == [("auto", False), ("cuda", True), ("tensorrt", False)]
     assert list(bench.load(None, ["cuda"], BackendOptions(), cuda_graphs=False)) == ["cuda"]
-    batches = bench.load(None, ["cuda"], BackendOptions(), cuda_graphs=True, batches=[1, 8])
-    assert list(batches) == [f"cuda{graphs}, {n} images a call" for n in (1, 8) for graphs in ("", ", CUDA graphs")]
     with pytest.raises(ConfigError, match="--cuda-graphs is for the backend 'cuda'; measured are 'cpu'"):
         bench.load(None, ["cpu"], BackendOptions(), cuda_graphs=True)
 

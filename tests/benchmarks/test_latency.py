@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.latency import engine_variants
+from benchmarks.latency import check_integers, engine_variants
 from benchmarks.measure import Measured, gpu_peak_mib, measure_in_turn
+from runtime.errors import EngineError
 
 
 def test_record(calm_checkpoint: Path, calm_engines: Path, integer_engines: Path, tmp_path: Path) -> None:
@@ -35,6 +36,14 @@ def test_record(calm_checkpoint: Path, calm_engines: Path, integer_engines: Path
     assert row["mean_iou"] > 0.9
     assert integers in record["variants"].keys() - record["share_of_matrix_product_rate"].keys()
     assert str(tmp_path) not in path.read_text(), "no paths of this machine"
+
+
+def test_integers_are_those_of_the_engines(calm_engines: Path, integer_engines: Path, small_engines: Path) -> None:
+    check_integers(calm_engines, integer_engines)
+    with pytest.raises(EngineError, match="is in fp32; expected engines exported with --precision int8"):
+        check_integers(calm_engines, calm_engines)
+    with pytest.raises(EngineError, match="different checkpoints"):
+        check_integers(small_engines, integer_engines)
 
 
 def test_summary_by_hand() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,20 +16,26 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
+from benchmarks.measure import compare_cells
 from export import exporter
 from export.errors import ExportError, VerificationError
 from export.exporter import ExportConfig, export_engines, verify_directory
 from export.gates import GateCheck, HalfTolerance
 from export.plan_builder import BuildOptions
 from export.plans import check_buildable
-from export.quantised import constant_products, input_ranges, quantised
-from runtime import BackendError, Segmenter
+from export.quantised import constant_products, encoder_inputs, input_ranges, quantise_encoders, quantised
+from runtime import BackendError, ConfigError, InputError, SegmentConfig, Segmenter
 from runtime.backends import choice
 from runtime.backends.base import BACKENDS, ON_GPU, BackendOptions, load_engine
+from runtime.builtin import builtin_engine, sample_images
 from runtime.cli import app
-from runtime.manifest import check_files, read_manifest
+from runtime.errors import EngineError
+from runtime.files import read_image
+from runtime.manifest import Manifest, check_files, read_manifest
+from runtime.preprocess import branch_inputs, normalize_contrast
 from tests.small import CALM, SMALL, calm_model
 from training.checkpoint import save_checkpoint
+from training.weights import weights_file
 
 F32 = NDArray[np.float32]
 
@@ -66,7 +74,7 @@ def rounded_input(x: F32, least: float, largest: float) -> NDArray[np.float64]:
 
 
 def rounded_weight(weight: F32) -> NDArray[np.float64]:
-    scale = np.abs(weight).max(axis=0) / 127.0
+    scale = np.abs(weight).max(axis=0) / 63.0
     return np.rint(weight / scale) * scale
 
 
@@ -85,6 +93,15 @@ def test_products_are_of_rounded_numbers() -> None:
     a, b = (inputs @ rounded_weight(weight) for weight in (first, second))
     for output, expected in zip(found, (a, b, a @ b.T), strict=True):
         np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_sums_of_two_products_fit_into_16_bits() -> None:
+    """x86 processors without VNNI add two products of bytes in 16 bits, and clip there without a word."""
+    weight = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    graph = quantised(two_products(weight, weight), {"x": (-1.0, 1.0)}).graph
+    integers = [numpy_helper.to_array(t) for t in graph.initializer if t.data_type == TensorProto.INT8 and t.dims[1:]]
+    assert [np.abs(values).max() for values in integers] == [63, 63]
+    assert 2 * 255 * 63 < 2**15
 
 
 def test_zeros_stay_zeros() -> None:
@@ -115,22 +132,37 @@ def test_the_encoder_alone_is_of_integers(integer_engines: Path) -> None:
     assert manifest.verification["calibration"] == "the package's sample images"
 
 
-@pytest.mark.parametrize("backend", ["cpu", "openvino"])
-def test_cells_are_those_of_float32(integer_engines: Path, calm_engines: Path, image: Any, backend: str) -> None:
-    boxes = [[20, 30, 80, 90], [100, 200, 180, 260], [5, 5, 250, 510]]
-    keep_all = {"iou_threshold": -1000.0, "min_area_px": 0}
-    found = []
-    for directory, name in ((integer_engines, backend), (calm_engines, "cpu")):
-        segmenter = Segmenter(directory, backend=name)
-        config = replace(segmenter.config, **keep_all)
-        found.append(segmenter(image, boxes=boxes, config=config).labels)
-    assert (found[0] == found[1]).mean() > 0.98
+@pytest.fixture(scope="module")
+def builtin_in_integers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("builtin") / "nano"
+    export_engines(weights_file("nano"), out, ExportConfig(precision="int8", settings=read_config(builtin_engine())))
+    return out
+
+
+def read_config(directory: Path) -> SegmentConfig:
+    return read_manifest(directory).config
 
 
 @pytest.mark.parametrize("backend", ["cpu", "openvino"])
-def test_boxes_and_masks_come_of_the_rounded_features(
-    integer_engines: Path, calm_checkpoint: Path, backend: str
-) -> None:
+def test_cells_are_those_of_float32(builtin_in_integers: Path, backend: str) -> None:
+    """Trained weights, detector and all, on an image that they were not checked on."""
+    image = next(read_image(path) for path in sample_images() if "u2os" in path.name)
+    expected = Segmenter(backend="cpu")(image)
+    found = Segmenter(builtin_in_integers, backend=backend)(image)
+    compared = compare_cells([(expected.labels, found.labels)])
+    assert expected.count > 50
+    assert compared["matched"] > 0.97
+    assert compared["mean_iou"] > 0.97
+
+
+def test_boxes_come_of_the_rounded_features(builtin_in_integers: Path) -> None:
+    outputs = read_manifest(builtin_in_integers).verification["outputs"]
+    (moved,) = (entry["value"] for entry in outputs if entry["output"] == "boxes_cxcywh_norm")
+    assert moved > 0.01, "pixels of 1024: on PyTorch's features a float32 detector would be exact"
+
+
+@pytest.mark.parametrize("backend", ["cpu", "openvino"])
+def test_masks_come_of_the_rounded_features(integer_engines: Path, calm_checkpoint: Path, backend: str) -> None:
     checks = verify_directory(integer_engines, calm_checkpoint, backend=backend)
     assert all(isinstance(check, GateCheck) and check.passed for check in checks)
     errors = {(check.stage, check.output): check.value for check in checks if isinstance(check, GateCheck)}
@@ -138,26 +170,93 @@ def test_boxes_and_masks_come_of_the_rounded_features(
     assert errors["mask_decoder", "iou_predictions"] > 1e-5, "in float32 on PyTorch's features it would be right"
 
 
-def test_each_encoder_of_two_trunks_is_of_integers(tmp_path: Path, image: Any) -> None:
+def test_each_encoder_of_two_trunks_sees_its_own_input(tmp_path: Path, image: Any) -> None:
     save_checkpoint(tmp_path / "two.pt", calm_model(replace(CALM, trunk="separate")), licence="test weights")
-    config = ExportConfig(precision="int8")
+    config = ExportConfig(precision="int8", profile="cellsam-1.2")
     manifest = export_engines(tmp_path / "two.pt", tmp_path / "out", config, calibration=[image, image[:200]])
     assert {name for name, spec in manifest.engines.items() if spec.integers} == {"encoder", "detector_encoder"}
     assert manifest.verification["calibration"] == "2 given images"
+    mask, box = inputs_of(image, manifest)
+    seen = encoder_inputs(tmp_path / "out", [image])
+    np.testing.assert_array_equal(seen["encoder"], [mask])
+    np.testing.assert_array_equal(seen["detector_encoder"], [box])
+
+
+def test_one_trunk_sees_both_inputs(integer_engines: Path, tmp_path: Path, image: Any) -> None:
+    directory = tmp_path / "engines"
+    shutil.copytree(integer_engines, directory)
+    manifest = replace(read_manifest(directory), profile="cellsam-1.2")
+    manifest.write(directory)
+    np.testing.assert_array_equal(encoder_inputs(directory, [image])["encoder"], inputs_of(image, manifest))
+
+
+def inputs_of(image: Any, manifest: Manifest) -> tuple[F32, F32]:
+    branches = branch_inputs(normalize_contrast(image), manifest)
+    assert branches.box is not None
+    return branches.mask[None], branches.box[None]
+
+
+def test_ranges_are_of_the_views_of_the_runtime() -> None:
+    """The built-in model looks at an image first whole, then in tiles at the scale of the cells."""
+    image = next(read_image(path) for path in sample_images() if "u2os" in path.name)
+    inputs = encoder_inputs(builtin_engine(), [image])["encoder"]
+    assert len(inputs) > 2
+    assert {pixels.shape for pixels in inputs} == {(1, 3, 512, 512)}
+
+
+def test_the_command_takes_images_to_calibrate_on(
+    tmp_path: Path, calm_checkpoint: Path, integer_engines: Path, image: Any
+) -> None:
+    np.save(tmp_path / "dark.npy", (image // 8).astype(np.uint8)[:200, :200])
+    command = ["export", "--checkpoint", str(calm_checkpoint), "--precision", "int8", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*command, "--calibrate", str(tmp_path / "dark.npy")])
+    assert done.exit_code == 0, done.stderr
+    assert read_manifest(tmp_path / "out").verification["calibration"] == "1 given images"
+    ours, usual = ((path / "encoder.onnx").read_bytes() for path in (tmp_path / "out", integer_engines))
+    assert ours != usual, "ranges are of the given image"
+
+
+def test_only_float32_engines_are_quantised(half_engines: Path) -> None:
+    with pytest.raises(ExportError, match="has engines in fp16; integers are made of float32 ones"):
+        quantise_encoders(half_engines, [np.zeros((9, 9))])
+
+
+def test_a_manifest_that_contradicts_itself(integer_engines: Path, tmp_path: Path) -> None:
+    content = json.loads((integer_engines / "manifest.json").read_text())
+    for change in ({"precision": "fp32"}, {"integers": "yes"}):
+        changed = json.loads(json.dumps(content)) | {k: v for k, v in change.items() if k == "precision"}
+        changed["engines"]["encoder"] |= {k: v for k, v in change.items() if k == "integers"}
+        (tmp_path / "manifest.json").write_text(json.dumps(changed))
+        with pytest.raises(EngineError, match=r"engines\.encoder\.integers is"):
+            read_manifest(tmp_path)
 
 
 def test_a_failed_gate_leaves_nothing(calm_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter, "INTEGERS", HalfTolerance(relative_error=1e-9))
-    with pytest.raises(VerificationError, match=r"encoder.patch_features: FAILED, relative error .* \(wanted <= 1e-09"):
+    with pytest.raises(
+        VerificationError,
+        match=r"(?s)encoder.patch_features: FAILED, relative error .* \(wanted <= 1e-09.*you segment with --calibrate",
+    ):
         export_engines(calm_checkpoint, tmp_path / "out", ExportConfig(precision="int8"))
     assert not list(tmp_path.iterdir())
 
 
 def test_options_that_exclude_each_other(tmp_path: Path, image: Any) -> None:
-    with pytest.raises(ExportError, match="calibration images came with precision 'fp16'; only int8"):
+    with pytest.raises(ConfigError, match="calibration images came with precision 'fp16'; only int8"):
         export_engines(tmp_path / "w.pt", tmp_path / "out", ExportConfig(precision="fp16"), calibration=[image])
-    with pytest.raises(ExportError, match="int8 is for CPUs, attention fused for the backend 'cuda'"):
-        export_engines(tmp_path / "w.pt", tmp_path / "out", ExportConfig(precision="int8", attention="fused"))
+    with pytest.raises(ConfigError, match="int8 is for CPUs, attention fused for the backend 'cuda'"):
+        ExportConfig(precision="int8", attention="fused")
+    with pytest.raises(ConfigError, match="precision is 'FP16'; expected one of 'fp32', 'fp16', 'int8'"):
+        ExportConfig(precision="FP16")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="calibration image 2 "):
+        export_engines(
+            tmp_path / "w.pt",
+            tmp_path / "out",
+            ExportConfig(precision="int8"),
+            calibration=[image, image[..., None, None]],
+        )
+    wrong = ["export", "--checkpoint", "nano", "--out", str(tmp_path / "out"), "--calibrate", str(sample_images()[0])]
+    assert CliRunner().invoke(app, wrong).exit_code == 2, "calibration without int8"
     done = CliRunner().invoke(
         app, ["export", "--checkpoint", "nano", "--out", str(tmp_path / "out"), "--calibrate", str(tmp_path / "no.png")]
     )

@@ -53,8 +53,8 @@ class Small(Engine):
 
 def on_device(segmenter: Segmenter, *, most: int, images_per_call: int, boxes_per_call: int) -> tuple[Segmenter, Any]:
     """The same engines on a device."""
-    calls: dict[str, list[int]] = {name: [] for name in segmenter.chain._engines}
-    engines = {name: Small(engine, most, calls[name]) for name, engine in segmenter.chain._engines.items()}
+    calls: dict[str, list[int]] = {name: [] for name in segmenter.chain.engines}
+    engines = {name: Small(engine, most, calls[name]) for name, engine in segmenter.chain.engines.items()}
     copy = object.__new__(Segmenter)
     copy.__dict__.update(segmenter.__dict__)
     copy.chain = Chain(engines, segmenter.manifest, images_per_call=images_per_call, boxes_per_call=boxes_per_call)
@@ -71,6 +71,13 @@ def test_tensors_stay_on_the_device(segmenter: Segmenter, image: Any) -> None:
         assert ((mine.labels > 0) == (expected.labels > 0)).mean() > 0.999
     assert calls["encoder"] == calls["cellfinder"] == [3]
     assert max(calls["mask_decoder"]) > 16
+
+
+def test_the_detector_looks_once_at_a_large_call(segmenter: Segmenter, image: Any) -> None:
+    """More images are encoded together than views are otherwise held."""
+    device, calls = on_device(segmenter, most=100, images_per_call=10, boxes_per_call=64)
+    assert len(device.batch([image[:300]] * 10, config=OPEN)) == 10
+    assert calls["encoder"] == calls["cellfinder"] == [10]
 
 
 def test_user_boxes_on_the_device(segmenter: Segmenter, image: Any) -> None:
@@ -103,7 +110,7 @@ def test_calls_are_halved_until_they_fit(segmenter: Segmenter, image: Any) -> No
 
 def test_detection_is_halved_until_it_fits(segmenter: Segmenter, image: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     device, calls = on_device(segmenter, most=100, images_per_call=4, boxes_per_call=16)
-    device.chain._engines["cellfinder"].limit = 2
+    device.chain.engines["cellfinder"].limit = 2
     monkeypatch.setattr(OnDevice, "readable", True)
     images = [image[:300], image, image[100:]]
     encoded = [device.encode(one, config=OPEN) for one in images]  # apart
