@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 from runtime.builtin import builtin_engine
 from runtime.cli import app
 from runtime.manifest import read_manifest, sha256_file
-from training.checkpoint import load_checkpoint
+from tests.small import SEPARATE, SMALL, save_small
+from training.checkpoint import CheckpointError, load_checkpoint
 from training.weights import weights_file
+from training.weights.__main__ import averaged
 
 
 def test_the_engines_were_made_from_it() -> None:
@@ -59,3 +61,13 @@ def test_kept_weights_are_rounded(small_checkpoint: Path, tmp_path: Path) -> Non
     for key, value in before.model.state_dict().items():
         torch.testing.assert_close(after.model.state_dict()[key], value.half().float(), rtol=0, atol=0)
     assert out.stat().st_size < 0.6 * small_checkpoint.stat().st_size
+
+
+def test_of_several_the_mean_is_kept(tmp_path: Path) -> None:
+    paths = [save_small(tmp_path / f"{seed}.pt", SMALL, seed) for seed in (0, 1)]
+    models = [load_checkpoint(path).model.state_dict() for path in paths]
+    for name, value in averaged(paths).model.state_dict().items():
+        torch.testing.assert_close(value, (models[0][name] + models[1][name]) / 2)
+    other = save_small(tmp_path / "other.pt", SEPARATE)
+    with pytest.raises(CheckpointError, match=r"other\.pt has another model or licence than .*0\.pt"):
+        averaged([paths[0], other])

@@ -1,23 +1,49 @@
-"""Keep a checkpoint as the built-in model's: ``python -m training.weights run/stage1.pt``."""
+"""Keep a checkpoint as the built-in model's: ``python -m training.weights run/stage1.pt``.
+
+Of several, of one model and one line of training, their mean is kept, which does better on new images than each where
+they lie in one basin of the loss (Wortsman et al. 2022, model soups, arXiv:2203.05482).
+"""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from training.checkpoint import load_checkpoint, save_checkpoint
+from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from training.weights import BUILTIN_NAME, weights_file
+
+
+def averaged(paths: Sequence[Path]) -> Checkpoint:
+    """The checkpoint whose weights are the mean of those given.
+
+    Raises:
+        CheckpointError: one cannot be read, or models or licences differ.
+    """
+    loaded = [load_checkpoint(path) for path in paths]
+    first = loaded[0]
+    for path, other in zip(paths, loaded, strict=True):
+        if (other.model.config, other.licence) != (first.model.config, first.licence):
+            raise CheckpointError(f"{path} has another model or licence than {paths[0]}; their mean means nothing.")
+    weights = [one.model.state_dict() for one in loaded]
+    first.model.load_state_dict(
+        {
+            name: (sum(w[name].double() for w in weights) / len(weights)).to(value.dtype)
+            for name, value in weights[0].items()
+        }
+    )
+    return first
 
 
 def main() -> None:
     """Round the weights to float16, which halves the file, and write them to the package."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path, help="in this project's format")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, nargs="+", help="in this project's format; of several, the mean")
     parser.add_argument("--out", type=Path, default=weights_file(BUILTIN_NAME), help="default: in the package")
     options = parser.parse_args()
-    loaded = load_checkpoint(options.checkpoint)
+    loaded = averaged(options.checkpoint)
     save_checkpoint(options.out, loaded.model, licence=loaded.licence, dtype=torch.float16)
     print(options.out)  # noqa: T201
 
