@@ -229,7 +229,7 @@ def test_augmented_labels_stay_on_their_pixels(
     assert set(np.unique(labels)) <= set(np.unique(sample().labels))
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6])
 def test_the_record_of_the_built_in_model_is_a_recipe(number: int) -> None:
     """The model card's commands take it."""
     path = Path(__file__).parents[2] / "benchmarks" / "results" / f"training_nano_{number}.json"
