@@ -288,9 +288,13 @@ def measure_throughput(
     with_detector = {name: one for name, one in segmenters.items() if one.manifest.has_detector}
     for side in sizes if images else []:
         for name, segmenter in with_detector.items():
-            usual = segmenter.chain.images_per_call
-            for together in _possible(segmenter, batches):
-                segmenter.chain.limit_images(together)
+            usual, measured = segmenter.chain.images_per_call, set()
+            for batch in batches or [usual]:
+                segmenter.chain.limit_images(batch)
+                together = segmenter.chain.images_per_call
+                if together in measured:
+                    continue
+                measured.add(together)
                 for given in (None, *cells):
                     rate, cell_rate = images_per_second(segmenter, side, images, given)
                     records.append(
@@ -307,16 +311,6 @@ def measure_throughput(
                     )
             segmenter.chain.limit_images(usual)
     return records
-
-
-def _possible(segmenter: Segmenter, batches: list[int]) -> list[int]:
-    """Images of one encoder call as the engines take them, each number once."""
-    usual, found = segmenter.chain.images_per_call, []
-    for batch in batches or [usual]:
-        segmenter.chain.limit_images(batch)
-        found.append(segmenter.chain.images_per_call)
-    segmenter.chain.limit_images(usual)
-    return list(dict.fromkeys(found))
 
 
 def measure_agreement(segmenters: Mapping[str, Segmenter]) -> list[dict[str, Any]]:
