@@ -18,7 +18,7 @@ from runtime.files.formats import Plane, choose_channels, open_image, without_co
 from runtime.files.formats.base import RGB
 from runtime.files.formats.channels import ChosenChannels
 from runtime.files.outputs.formats import DEFAULT_FORMATS, OUTPUT_FORMATS, output_path
-from runtime.files.plain import PARTIAL, move_into_place
+from runtime.files.placing import PARTIAL, move_into_place
 from runtime.results import Segmentation
 
 OVERLAY_ENDING = "_overlay.png"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,8 @@ from runtime.files.formats.axes import NAMED_FEW, Plane
 from runtime.files.formats.base import damage_named
 from runtime.files.formats.pictures import read_picture
 from runtime.files.formats.tiff import TiffReader
+from runtime.files.placing import write_whole
 from runtime.results import Segmentation
-
-PARTIAL = ".partial"
-"""Suffix of files that are being written; one that is left over belongs to a killed process."""
 
 TABLE_COLUMNS = (
     "label",
@@ -161,41 +157,3 @@ def written_row(row: Row) -> list[int | str]:
     named = zip(TABLE_COLUMNS, row, strict=True)
     texts = ((f"{v:.{decimals.get(name, 2)}f}" if isinstance(v, float) else v) for name, v in named)
     return ["" if text is None else text for text in texts]
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file or directory under a temporary name and rename it, so that it appears whole or not at all.
-
-    Args:
-        path: the file or directory; one that exists is replaced.
-        write: writes to the path it is given.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
-    try:
-        write(temporary)
-        move_into_place(temporary, path)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
-
-
-def move_into_place(new: Path, path: Path) -> None:
-    """Rename a file or directory; what is there is replaced."""
-    if path.is_dir():
-        _replace_directory(path, new)
-    else:
-        new.replace(path)
-
-
-def _replace_directory(path: Path, new: Path) -> None:
-    """A directory cannot be replaced in one step: the old one steps aside, and comes back if the new one fails."""
-    old = path.with_name(f".{path.name}.{os.getpid()}.old{PARTIAL}")
-    path.replace(old)
-    try:
-        new.replace(path)
-    except OSError:
-        old.replace(path)
-        raise
-    shutil.rmtree(old)

@@ -25,7 +25,8 @@ from scipy import ndimage
 
 from runtime.files.formats.axes import Plane
 from runtime.files.outputs.polygons import mask_polygons
-from runtime.files.plain import TABLE_COLUMNS, table_rows, write_whole
+from runtime.files.placing import write_whole
+from runtime.files.plain import TABLE_COLUMNS, table_rows
 from runtime.results import Segmentation
 
 CLASS_NAME = "Cell"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from runtime.errors import InputError
-from runtime.files.plain import write_whole
+from runtime.files.placing import write_whole
 from runtime.ops.preprocess import check_image
 from runtime.types import F32, U8
 

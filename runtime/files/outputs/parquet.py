@@ -7,7 +7,8 @@ from itertools import islice
 from pathlib import Path
 
 from runtime.files.formats.base import optional_package
-from runtime.files.plain import TABLE_COLUMNS, Row, table_rows, write_whole
+from runtime.files.placing import write_whole
+from runtime.files.plain import TABLE_COLUMNS, Row, table_rows
 from runtime.results import Segmentation
 
 WHOLE = ("label", "mask_area_px", "label_area_px")

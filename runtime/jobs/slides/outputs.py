@@ -16,7 +16,8 @@ from runtime.files.outputs.geojson import cell_feature, write_features
 from runtime.files.outputs.label_images import BUFFER_BYTES, make_ome_zarr, write_levels
 from runtime.files.outputs.parquet import write_parquet_rows
 from runtime.files.outputs.pyramid import level_count
-from runtime.files.plain import TABLE_COLUMNS, Row, move_into_place, resolution_tags, write_rows
+from runtime.files.placing import move_into_place
+from runtime.files.plain import TABLE_COLUMNS, Row, resolution_tags, write_rows
 from runtime.files.readers import ImageReader
 from runtime.jobs.slides.blocks import BLOCK_PX
 from runtime.jobs.slides.join import SlideCell, SlideJoin
