@@ -42,7 +42,7 @@ class SlideSettings:
     """What is written: names of ``outputs.formats.OUTPUT_FORMATS``."""
 
     overlay: bool = False
-    """Also a picture of the slide with outlined cells, shrunk to 2048 pixels a side at most."""
+    """Also a picture of the slide with outlined cells, shrunk to at most 4096 pixels a side."""
 
     def __post_init__(self) -> None:
         parse_formats(self.formats)
