@@ -10,6 +10,7 @@ from runtime.errors import ConfigError
 from runtime.files.formats.axes import Plane
 from runtime.files.formats.base import optional_package
 from runtime.files.outputs.geojson import write_geojson
+from runtime.files.outputs.imagej import write_rois
 from runtime.files.outputs.label_images import write_ome_tiff, write_ome_zarr
 from runtime.files.outputs.parquet import write_parquet
 from runtime.files.plain import write_labels, write_table
@@ -38,6 +39,9 @@ OUTPUT_FORMATS = {
     "geojson": OutputFormat("_cells.geojson", write_geojson),
     "parquet": OutputFormat(
         "_cells.parquet", lambda path, result, um, _: write_parquet(path, result, um), ("pyarrow", "pyarrow")
+    ),
+    "imagej": OutputFormat(
+        "_rois.zip", lambda path, result, _, plane: write_rois(path, result.labels, plane), ("roifile", "roifile")
     ),
 }
 

@@ -21,10 +21,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from runtime.files.formats.axes import Plane
-from runtime.files.outputs.polygons import mask_polygons
+from runtime.files.outputs.polygons import cell_masks, mask_polygons
 from runtime.files.placing import write_whole
 from runtime.files.plain import TABLE_COLUMNS, table_rows
 from runtime.results import Segmentation
@@ -51,10 +50,8 @@ def cell_features(
     """
     named = (dict(zip(TABLE_COLUMNS, row, strict=True)) for row in table_rows(result, pixel_size_um))
     measured = {row["label"]: row for row in named if row["label"]}
-    for label, region in enumerate(ndimage.find_objects(result.labels), start=1):
-        if region is not None:
-            row = measured.get(label, {"label": label})
-            yield cell_feature(row, result.labels[region] == label, (region[0].start, region[1].start), plane)
+    for label, mask, offset_yx in cell_masks(result.labels):
+        yield cell_feature(measured.get(label, {"label": label}), mask, offset_yx, plane)
 
 
 def cell_feature(

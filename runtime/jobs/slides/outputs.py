@@ -13,8 +13,10 @@ from runtime.files.formats.axes import Plane
 from runtime.files.image_results import OVERLAY_ENDING
 from runtime.files.outputs.formats import OUTPUT_FORMATS, output_path
 from runtime.files.outputs.geojson import cell_feature, write_features
+from runtime.files.outputs.imagej import write_roi_entries
 from runtime.files.outputs.label_images import BUFFER_BYTES, make_ome_zarr, write_levels
 from runtime.files.outputs.parquet import write_parquet_rows
+from runtime.files.outputs.polygons import CellMask
 from runtime.files.outputs.pyramid import level_count
 from runtime.files.placing import move_into_place
 from runtime.files.plain import TABLE_COLUMNS, Row, resolution_tags, write_rows
@@ -123,6 +125,11 @@ def _write_geojson(path: Path, output: SlideOutput) -> None:
     write_features(path, features)
 
 
+def _write_imagej(path: Path, output: SlideOutput) -> None:
+    cells = (CellMask(cell.label, mask, offset_yx) for cell, mask, offset_yx in output.join.outlined())
+    write_roi_entries(path, cells, output.plane)
+
+
 _WRITERS: dict[str, Callable[[Path, SlideOutput], None]] = {
     "tiff": _write_tiff,
     "csv": lambda path, output: write_rows(path, output.rows()),
@@ -130,6 +137,7 @@ _WRITERS: dict[str, Callable[[Path, SlideOutput], None]] = {
     "ome-zarr": _write_zarr,
     "geojson": _write_geojson,
     "parquet": lambda path, output: write_parquet_rows(path, output.rows()),
+    "imagej": _write_imagej,
     OVERLAY: lambda path, output: write_overview(path, output.reader, output.join.blocks),
 }
 """By the names of ``OUTPUT_FORMATS``."""

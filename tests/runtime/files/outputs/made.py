@@ -27,3 +27,16 @@ def made_result(labels: NDArray[np.int32], lost: int = 0) -> Segmentation:
         ids=np.array([*range(1, count + 1), *[0] * lost], np.int32),
         masks=tuple(masks),
     )
+
+
+def awkward_labels() -> NDArray[np.int32]:
+    """Cells that writers get wrong: with a hole, in two parts, along the borders, one pixel, touching at a corner."""
+    labels = np.zeros((24, 30), np.int32)
+    labels[4:12, 5:14] = 1
+    labels[6:9, 8:11] = 0
+    labels[15:18, 2:6] = labels[15:18, 9:12] = 2
+    labels[0:3, 20:30] = labels[0:24, 29] = 3
+    labels[23, 0] = 4
+    labels[10:13, 20:23] = labels[13:15, 23:25] = 5
+    labels[7, 9] = 6
+    return labels

@@ -174,7 +174,7 @@ def test_names_of_formats() -> None:
     assert len(set(endings)) == len(endings)
 
 
-@pytest.mark.parametrize(("name", "module"), [("ome-zarr", "zarr"), ("parquet", "pyarrow")])
+@pytest.mark.parametrize(("name", "module"), [("ome-zarr", "zarr"), ("parquet", "pyarrow"), ("imagej", "roifile")])
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, name: str, module: str) -> None:
     check_packages([name])
     monkeypatch.setitem(sys.modules, module, None)

@@ -10,13 +10,14 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+import roifile
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
-from shapely.geometry import shape
+from shapely.geometry import Polygon, shape
 
 from benchmarks.made_slide import AS_MADE, MadeSlide, PerfectEngines
 from runtime.files.formats import open_image
@@ -176,6 +177,16 @@ def test_outlines_are_valid_and_of_the_cells_areas(written: SlideResult) -> None
         assert outline.centroid.coords[0] == pytest.approx((measured["centroid_x"] + 0.5, measured["centroid_y"] + 0.5))
     many = sum(feature["geometry"]["coordinates"][0][0][0] // 512 != 0 for feature in features)
     assert many > 100, "cells of several blocks"
+
+
+def test_imagej_rois_are_those_of_the_outlines(written: SlideResult) -> None:
+    features = json.loads(written.files["geojson"].read_text())["features"]
+    rois = roifile.roiread(written.files["imagej"])
+    assert isinstance(rois, list)
+    assert [roi.name for roi in rois] == [feature["properties"]["name"] for feature in features]
+    for roi, feature in zip(rois, features, strict=True):
+        (ring, *_) = roi.coordinates(multi=True) if roi.composite else [roi.coordinates()]
+        assert Polygon(ring).bounds == shape(feature["geometry"]).bounds
 
 
 def test_tables_of_a_slide_agree(written: SlideResult) -> None:
