@@ -1,11 +1,24 @@
-"""What the stages and the whole chain return: frozen dataclasses of numpy arrays."""
+"""Values that the pipeline passes on and ``Segmenter`` returns: frozen dataclasses of numpy arrays."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import NoReturn
 
+import numpy as np
+from numpy.typing import ArrayLike
+
+from runtime.errors import InputError
+from runtime.ops.compiled import looked_up
 from runtime.ops.masks import MaskCrop
-from runtime.types import F32, F64, I32, Tensor
+from runtime.types import F32, F64, I32, I64, Tensor
+
+DETECTED = -1
+"""Entry of ``Instances.prompts`` for an instance that the detector found."""
+
+Rows = slice | ArrayLike
+"""A choice of instances: a slice, a boolean mask with an entry for each, or indices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +74,142 @@ class MaskLogits:
     """The decoder's own estimate of the mask's IoU, not clamped."""
 
 
-@dataclass(frozen=True, slots=True)
-class Segmentation:
-    """All cells of one image: the label map, and the N instances behind it."""
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Instances:
+    """N instances of one image. Row i of every array, and ``masks[i]``, belong to the same instance.
+
+    ``len`` gives N. ``instances[rows]`` takes a slice, a boolean mask of length N or indices without repetition, and
+    gives the chosen instances in that order. As for a pandas DataFrame, the truth value is ambiguous and raises.
+    """
+
+    boxes: F64
+    """(N, 4) float64 xyxy, image pixels: the boxes that the masks were decoded from. A box may reach beyond the image;
+    an instance joined from several tiles has the box around the boxes of its parts."""
+    scores: F32
+    """(N,) float32 box scores in [0, 1]; NaN for boxes that the caller gave without scores."""
+    iou_predictions: F32
+    """(N,) float32: the mask decoder's own estimate of each mask's IoU, not clamped."""
+    masks: tuple[MaskCrop, ...]
+    """N masks before overlaps are resolved, each a crop and its offset in the image; they may overlap."""
+    prompts: I64
+    """(N,) int64: index of the caller's box that the instance was decoded from, -1 for a detected instance."""
+
+    def __post_init__(self) -> None:
+        count = len(self.masks)
+        expected = {"boxes": (count, 4)} | dict.fromkeys(("scores", "iou_predictions", "prompts"), (count,))
+        for name, shape in expected.items():
+            if getattr(self, name).shape != shape:
+                raise InputError(
+                    f"{name} has shape {getattr(self, name).shape}; expected {shape}, as there are {count} masks. Give "
+                    "one entry per instance in every array."
+                )
+
+    @classmethod
+    def empty(cls) -> Instances:
+        """No instances: arrays of length 0."""
+        none = np.zeros(0, np.float32)
+        return Instances(
+            boxes=np.zeros((0, 4)), scores=none, iou_predictions=none, masks=(), prompts=np.zeros(0, np.int64)
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Instances]) -> Instances:
+        """The instances of all parts, in order."""
+        parts = [Instances.empty(), *parts]
+        return Instances(
+            boxes=np.concatenate([part.boxes for part in parts]),
+            scores=np.concatenate([part.scores for part in parts]),
+            iou_predictions=np.concatenate([part.iou_predictions for part in parts]),
+            masks=tuple(mask for part in parts for mask in part.masks),
+            prompts=np.concatenate([part.prompts for part in parts]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    __iter__ = None  # an instance is a row of the arrays, not an object of its own
+
+    def __bool__(self) -> NoReturn:
+        raise InputError(
+            f"the truth value of a {type(self).__name__} is ambiguous; expected a comparison of its length. Write "
+            "len(result) > 0, or result is not None."
+        )
+
+    def __getitem__(self, rows: Rows) -> Instances:
+        chosen = checked_rows(rows, len(self))
+        return Instances(
+            boxes=self.boxes[chosen],
+            scores=self.scores[chosen],
+            iou_predictions=self.iou_predictions[chosen],
+            masks=tuple(self.masks[row] for row in chosen.tolist()),
+            prompts=self.prompts[chosen],
+        )
+
+    def __repr__(self) -> str:
+        return f"Instances({len(self)})"
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Segmentation(Instances):
+    """The cells of one image: n instances with a label map. Row i belongs to label ``i + 1``.
+
+    ``result[rows]`` keeps some cells and numbers them 1..m in the order of ``rows``; the pixels of the others become
+    background.
+    """
 
     labels: I32
-    """(H, W), 0 background, 1..n the cells, dense."""
-    boxes: F64
-    """(N, 4) xyxy, image pixels: the prompts of the instances whose IoU estimate passed the cut."""
-    scores: F32
-    """(N) box scores in [0, 1]; NaN for boxes that the user gave."""
-    iou_predictions: F32
-    """(N): the mask decoder's own estimate of each mask's IoU, not clamped."""
-    ids: I32
-    """(N): label of each instance, 0 where the label map kept no pixel of it."""
-    masks: tuple[MaskCrop, ...]
-    """The N masks before overlaps are resolved, each a crop and its offset."""
+    """(H, W) int32, 0 background, 1..n the cells, without gaps."""
+    hidden: Instances = field(default_factory=Instances.empty)
+    """Instances of which the label map shows no pixel: others own all of them, or too few were left. Where tiles are
+    stitched, duplicates and fragments that the stitching dropped are not among them."""
 
-    @property
-    def count(self) -> int:
-        """Number of cells in the label map."""
-        return int(self.labels.max(initial=0))
+    @classmethod
+    def of(cls, labels: I32, cells: Instances, hidden: Instances) -> Segmentation:
+        """The result with this label map, whose cells ``cells`` lists in the order of their labels."""
+        arrays = {one.name: getattr(cells, one.name) for one in fields(Instances)}
+        return cls(labels=labels, hidden=hidden, **arrays)
+
+    def __getitem__(self, rows: Rows) -> Segmentation:
+        chosen = checked_rows(rows, len(self))
+        numbers = np.zeros(len(self) + 1, np.int32)
+        numbers[chosen + 1] = np.arange(1, len(chosen) + 1)
+        return Segmentation.of(looked_up(self.labels, numbers), Instances.__getitem__(self, chosen), self.hidden)
+
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        cells = "1 cell" if len(self) == 1 else f"{len(self)} cells"
+        return f"Segmentation({cells}, {height} x {width} pixels, {len(self.hidden)} hidden)"
+
+
+def checked_rows(rows: Rows, count: int) -> I64:
+    """Indices (M,) int64 in [0, count) of the rows that a slice, a boolean mask or indices choose.
+
+    Raises:
+        InputError: a mask of another length, an index that is out of range or given twice, or anything else.
+    """
+    if isinstance(rows, slice):
+        return np.arange(count)[rows]
+    try:
+        given = np.asarray(rows)
+    except ValueError as error:  # sequences of several lengths
+        raise InputError(f"index cannot be read as an array ({error}); {_INDEX_HELP}") from error
+    if given.ndim != 1 or (given.size and given.dtype.kind not in "biu"):
+        raise InputError(f"index has shape {given.shape} and dtype {given.dtype}; {_INDEX_HELP}")
+    if given.dtype.kind == "b":
+        if len(given) != count:
+            raise InputError(f"mask has {len(given)} entries; expected {count}, one per cell. {_MASK_HELP}")
+        return np.flatnonzero(given)
+    indices = given.astype(np.int64)
+    if (wrong := indices[(indices < -count) | (indices >= count)]).size:
+        raise InputError(
+            f"index {wrong[0]} is out of range; expected {-count} to {count - 1} for {count} cells. The cell "
+            "with label n has index n - 1."
+        )
+    indices[indices < 0] += count
+    if len(np.unique(indices)) < len(indices):
+        raise InputError("an index is given twice; expected each cell once. Pass the indices through numpy.unique.")
+    return indices
+
+
+_INDEX_HELP = "expected a slice, a boolean mask or a list of indices. For cell i alone, write result[[i]]."
+_MASK_HELP = "Build the mask from arrays of this result, such as result.scores > 0.5."

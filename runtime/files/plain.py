@@ -18,7 +18,7 @@ from runtime.files.formats.base import damage_named
 from runtime.files.formats.pictures import read_picture
 from runtime.files.formats.tiff import TiffReader
 from runtime.files.placing import write_whole
-from runtime.results import Segmentation
+from runtime.results import Instances, Segmentation
 
 TABLE_COLUMNS = (
     "label",
@@ -120,7 +120,8 @@ def table_rows(result: Segmentation, pixel_size_um: float | None = None) -> Iter
         pixel_size_um: side of a pixel; None where it is not known.
 
     Yields:
-        A row for each instance. One of which the label map kept no pixel has label 0 and neither centroid nor area.
+        A row for each cell, in the order of the labels, then one for each hidden instance, which has label 0 and
+        neither centroid nor area.
     """
     areas = np.bincount(result.labels.ravel(), minlength=1)
     sums = np.zeros((2, len(areas)))
@@ -130,12 +131,19 @@ def table_rows(result: Segmentation, pixel_size_um: float | None = None) -> Iter
             for axis in (0, 1):
                 along = inside.sum(axis=1 - axis)
                 sums[axis, label] = along @ (np.arange(len(along)) + region[axis].start)
-    instances = zip(result.ids, result.boxes, result.scores, result.iou_predictions, result.masks, strict=True)
-    for label, box, score, iou, mask in instances:
-        area = int(areas[label]) if label else 0
-        y, x = (sums[:, label] / area).tolist() if area else (None, None)
-        um2 = area * pixel_size_um**2 if area and pixel_size_um is not None else None
-        yield (int(label), *box.tolist(), float(score), float(iou), mask.area_px, area, y, x, um2)
+    for label, columns in enumerate(_instance_columns(result), start=1):
+        area = int(areas[label])
+        y, x = (sums[:, label] / area).tolist()
+        um2 = None if pixel_size_um is None else area * pixel_size_um**2
+        yield (label, *columns, area, y, x, um2)
+    for columns in _instance_columns(result.hidden):
+        yield (0, *columns, 0, None, None, None)
+
+
+def _instance_columns(instances: Instances) -> Iterator[Row]:
+    """Box, score, IoU estimate and area of the mask of each instance."""
+    arrays = zip(instances.boxes, instances.scores, instances.iou_predictions, instances.masks, strict=True)
+    return ((*box.tolist(), float(score), float(iou), mask.area_px) for box, score, iou, mask in arrays)
 
 
 def write_table(path: Path, result: Segmentation, pixel_size_um: float | None = None) -> None:

@@ -19,13 +19,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from runtime.files.formats.axes import Plane
-from runtime.files.outputs.polygons import cell_masks, mask_polygons
+from runtime.files.outputs.polygons import mask_polygons
 from runtime.files.placing import write_whole
 from runtime.files.plain import TABLE_COLUMNS, table_rows
+from runtime.ops.masks import MaskCrop, label_crops
 from runtime.results import Segmentation
 
 CLASS_NAME = "Cell"
@@ -50,22 +48,19 @@ def cell_features(
     """
     named = (dict(zip(TABLE_COLUMNS, row, strict=True)) for row in table_rows(result, pixel_size_um))
     measured = {row["label"]: row for row in named if row["label"]}
-    for label, mask, offset_yx in cell_masks(result.labels):
-        yield cell_feature(measured.get(label, {"label": label}), mask, offset_yx, plane)
+    for label, crop in enumerate(label_crops(result.labels), start=1):
+        yield cell_feature(measured[label], crop, plane)
 
 
-def cell_feature(
-    row: Mapping[str, Any], mask: NDArray[np.bool_], offset_yx: tuple[int, int], plane: Plane | None = None
-) -> dict[str, Any]:
+def cell_feature(row: Mapping[str, Any], crop: MaskCrop, plane: Plane | None = None) -> dict[str, Any]:
     """The feature of one cell.
 
     Args:
         row: what the table says of it, by column.
-        mask: (h, w).
-        offset_yx: image pixel of ``mask[0, 0]``.
+        crop: its pixels.
         plane: of the stack that was segmented.
     """
-    polygons = mask_polygons(mask, offset_yx)
+    polygons = mask_polygons(crop.mask, crop.offset_yx)
     several = len(polygons) > 1
     geometry: dict[str, Any] = {
         "type": "MultiPolygon" if several else "Polygon",

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from runtime.files.formats.axes import Plane
 from runtime.files.formats.base import optional_package
-from runtime.files.outputs.polygons import CellMask, Ring, cell_masks, mask_polygons
+from runtime.files.outputs.polygons import Ring, mask_polygons
 from runtime.files.placing import write_whole
+from runtime.ops.masks import MaskCrop, label_crops
 from runtime.types import F32
 
 _MOVE_TO, _LINE_TO, _CLOSE = 0.0, 1.0, 4.0
@@ -37,23 +38,28 @@ def write_rois(path: Path, labels: NDArray[np.integer], plane: Plane | None = No
     Raises:
         InputError: roifile is not installed.
     """
-    write_whole(path, lambda temporary: write_roi_entries(temporary, cell_masks(labels), plane))
+    write_whole(path, lambda temporary: write_roi_entries(temporary, enumerate(label_crops(labels), start=1), plane))
 
 
-def write_roi_entries(path: Path, cells: Iterable[CellMask], plane: Plane | None = None) -> None:
-    """Write the ROIs of ``write_rois`` one at a time, in the order of the cells.
+def write_roi_entries(path: Path, cells: Iterable[tuple[int, MaskCrop]], plane: Plane | None = None) -> None:
+    """Write the ROIs of ``write_rois`` one at a time.
+
+    Args:
+        path: the zip file.
+        cells: label and pixels of each.
+        plane: of the stack that was segmented.
 
     Raises:
         InputError: roifile is not installed.
     """
     optional_package("roifile", "roifile", "ImageJ ROIs")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        for cell in cells:
-            entry = zipfile.ZipInfo(f"{cell.label}.roi", _EARLIEST)
-            file.writestr(entry, cell_roi(cell, plane).tobytes(), zipfile.ZIP_DEFLATED)
+        for label, crop in cells:
+            entry = zipfile.ZipInfo(f"{label}.roi", _EARLIEST)
+            file.writestr(entry, cell_roi(label, crop, plane).tobytes(), zipfile.ZIP_DEFLATED)
 
 
-def cell_roi(cell: CellMask, plane: Plane | None = None) -> Any:
+def cell_roi(label: int, crop: MaskCrop, plane: Plane | None = None) -> Any:
     """The outline of one cell, along the edges of its pixels.
 
     Returns:
@@ -65,9 +71,9 @@ def cell_roi(cell: CellMask, plane: Plane | None = None) -> Any:
     """
     roifile = optional_package("roifile", "roifile", "ImageJ ROIs")
     position = {"z": plane.z or 0, "t": plane.time or 0} if plane is not None and (plane.z or plane.time) else {}
-    rings = [ring for polygon in mask_polygons(cell.mask, cell.offset_yx) for ring in polygon]
+    rings = [ring for polygon in mask_polygons(crop.mask, crop.offset_yx) for ring in polygon]
     points = [point for ring in rings for point in ring[:-1]]
-    roi = roifile.ImagejRoi.frompoints(points, name=str(cell.label), **position)
+    roi = roifile.ImagejRoi.frompoints(points, name=str(label), **position)
     if len(rings) == 1:
         roi.roitype = roifile.ROI_TYPE.TRACED
         return roi

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from runtime.types import Bool
@@ -23,30 +21,6 @@ Ring = list[Point]
 
 Polygon = list[Ring]
 """The outer ring, then the holes: counter-clockwise and clockwise in a frame whose y axis points up (RFC 7946)."""
-
-
-class CellMask(NamedTuple):
-    """The pixels of one cell."""
-
-    label: int
-    mask: Bool
-    """(h, w): the cell's bounding box."""
-    offset_yx: tuple[int, int]
-    """Image pixel of ``mask[0, 0]``."""
-
-
-def cell_masks(labels: NDArray[np.integer]) -> Iterator[CellMask]:
-    """Cut out each cell of a label map, in the order of the labels.
-
-    Args:
-        labels: (H, W), 0 background.
-
-    Yields:
-        A cell for each label that has pixels.
-    """
-    for label, region in enumerate(ndimage.find_objects(labels), start=1):
-        if region is not None:
-            yield CellMask(label, labels[region] == label, (region[0].start, region[1].start))
 
 
 def mask_polygons(mask: Bool, offset_yx: tuple[int, int] = (0, 0)) -> list[Polygon]:

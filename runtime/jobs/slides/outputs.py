@@ -16,7 +16,6 @@ from runtime.files.outputs.geojson import cell_feature, write_features
 from runtime.files.outputs.imagej import write_roi_entries
 from runtime.files.outputs.label_images import BUFFER_BYTES, make_ome_zarr, write_levels
 from runtime.files.outputs.parquet import write_parquet_rows
-from runtime.files.outputs.polygons import CellMask
 from runtime.files.outputs.pyramid import level_count
 from runtime.files.placing import move_into_place
 from runtime.files.plain import TABLE_COLUMNS, Row, resolution_tags, write_rows
@@ -25,6 +24,7 @@ from runtime.jobs.slides.blocks import BLOCK_PX
 from runtime.jobs.slides.join import SlideCell, SlideJoin
 from runtime.jobs.slides.overview import write_overview
 from runtime.jobs.slides.settings import SlideSettings
+from runtime.ops.masks import MaskCrop
 
 OVERLAY = "overlay"
 """What the picture is called among the formats."""
@@ -119,14 +119,14 @@ def _write_zarr(path: Path, output: SlideOutput) -> None:
 
 def _write_geojson(path: Path, output: SlideOutput) -> None:
     features = (
-        cell_feature(dict(zip(TABLE_COLUMNS, output.row(cell), strict=True)), mask, offset_yx, output.plane)
+        cell_feature(dict(zip(TABLE_COLUMNS, output.row(cell), strict=True)), MaskCrop(mask, offset_yx), output.plane)
         for cell, mask, offset_yx in output.join.outlined()
     )
     write_features(path, features)
 
 
 def _write_imagej(path: Path, output: SlideOutput) -> None:
-    cells = (CellMask(cell.label, mask, offset_yx) for cell, mask, offset_yx in output.join.outlined())
+    cells = ((cell.label, MaskCrop(mask, offset_yx)) for cell, mask, offset_yx in output.join.outlined())
     write_roi_entries(path, cells, output.plane)
 
 

@@ -18,8 +18,7 @@ from skimage.measure import grid_points_in_poly
 from runtime import InputError
 from runtime.files.formats import Plane
 from runtime.files.outputs.imagej import cell_roi, write_roi_entries, write_rois
-from runtime.files.outputs.polygons import CellMask
-from runtime.ops.masks import relabel
+from runtime.ops.masks import MaskCrop, relabel
 from tests.runtime.files.outputs.made import awkward_labels
 
 label_maps = arrays(np.int32, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 4)).map(
@@ -80,7 +79,7 @@ def test_rois_of_a_plane_of_a_stack(tmp_path: Path) -> None:
 def test_cells_far_out_in_a_slide(corner: tuple[int, int], with_hole: bool) -> None:
     mask = np.ones((5, 6), np.bool_)
     mask[2, 2] = not with_hole
-    roi = roifile.ImagejRoi.frombytes(cell_roi(CellMask(7, mask, corner)).tobytes())
+    roi = roifile.ImagejRoi.frombytes(cell_roi(7, MaskCrop(mask, corner)).tobytes())
     rings = roi.coordinates(multi=True) if with_hole else [roi.coordinates()]
     outer = max(rings, key=len)
     assert (outer.min(axis=0).tolist(), outer.max(axis=0).tolist()) == (
@@ -94,7 +93,7 @@ def test_no_cells_and_more_than_65535(tmp_path: Path) -> None:
     assert (tmp_path / "none.zip").stat().st_size == 22, "the end of an empty zip file"
     pixel = np.ones((1, 1), np.bool_)
     count = 65_540
-    write_roi_entries(tmp_path / "many.zip", (CellMask(n, pixel, (n, 3)) for n in range(1, count + 1)))
+    write_roi_entries(tmp_path / "many.zip", ((n, MaskCrop(pixel, (n, 3))) for n in range(1, count + 1)))
     rois = read_rois(tmp_path / "many.zip")
     assert len(rois) == count
     assert rois[-1].name == str(count)

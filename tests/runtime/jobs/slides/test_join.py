@@ -29,10 +29,11 @@ from runtime.jobs.slides.blocks import LabelBlocks
 from runtime.jobs.slides.join import SlideJoin
 from runtime.jobs.slides.layout import SlidePlan
 from runtime.jobs.slides.outputs import OVERLAY
-from runtime.ops.masks import relabel
+from runtime.ops.masks import MaskCrop, label_crops, relabel
+from runtime.results import Instances
 from runtime.views.grid import tile_grid
 from runtime.views.merge_rules import TileCells
-from runtime.views.stitch import stitch
+from runtime.views.stitch import ViewCells, stitch
 from tests.runtime.files.outputs.test_label_files import assert_valid_labels
 
 
@@ -62,7 +63,11 @@ def test_streamed_and_in_memory_agree(
     grid = tile_grid((250, 230), side, side * share)
     plan = SlidePlan(grid, (None,), None, False, 0)
     tiles = [rough_tile(rng, plan.extent(place)) for place in range(len(grid))]
-    expected = stitch(tiles, grid.size_hw, min_area_px=min_area)
+    views = [
+        ViewCells(tile, in_image(label_crops(tile.labels), tile), np.full(len(tile.scores), -1), Instances.empty())
+        for tile in tiles
+    ]
+    expected = stitch(views, grid.size_hw, min_area_px=min_area)
 
     join = SlideJoin(plan, tiles.__getitem__, tmp_path_factory.mktemp("join"), min_area_px=min_area)
     assert list(join.run())[-1] == join.steps
@@ -71,11 +76,15 @@ def test_streamed_and_in_memory_agree(
         labels[top:bottom, left:right] = block
     np.testing.assert_array_equal(labels, expected.labels)
     cells = list(join.cells())
-    assert [cell.label for cell in cells] == list(range(1, expected.count + 1))
-    assert join.cell_count == expected.count
+    assert [cell.label for cell in cells] == list(range(1, len(expected) + 1))
+    assert join.cell_count == len(expected)
     np.testing.assert_array_equal(np.array([cell.box for cell in cells]).reshape(-1, 4), expected.boxes)
     np.testing.assert_array_equal(np.array([cell.score for cell in cells], np.float32), expected.scores)
-    assert [cell.area_px for cell in cells] == [mask.area_px for mask in expected.masks]
+    assert [cell.area_px for cell in cells] == np.bincount(labels.ravel())[1:].tolist()
+
+
+def in_image(masks: tuple[MaskCrop, ...], tile: TileCells) -> tuple[MaskCrop, ...]:
+    return tuple(mask.in_image(tile.extent[:2], (250, 230)) for mask in masks)
 
 
 def same_cells(labels: NDArray[np.integer], truth: NDArray[np.integer]) -> bool:
