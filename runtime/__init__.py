@@ -8,6 +8,7 @@
 from runtime.config import SegmentConfig
 from runtime.engines.backends.base import BackendOptions
 from runtime.errors import BackendError, ConfigError, EngineError, InputError, SegmenterError
+from runtime.files.save import save
 from runtime.ops.masks import MaskCrop
 from runtime.results import Detections, EncodedImage, Instances, MaskLogits, Segmentation
 from runtime.segmenter import Segmenter
@@ -27,4 +28,5 @@ __all__ = [
     "Segmentation",
     "Segmenter",
     "SegmenterError",
+    "save",
 ]

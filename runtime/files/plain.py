@@ -1,15 +1,12 @@
-"""Image files in, label files and tables out. Files of any size, in parts: ``runtime.files.formats``."""
+"""Image files in, label files out. Files of any size, in parts: ``runtime.files.formats``."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from runtime.errors import InputError
 from runtime.files.formats import SMALL_SUFFIXES, check_file
@@ -18,27 +15,8 @@ from runtime.files.formats.base import damage_named
 from runtime.files.formats.pictures import read_picture
 from runtime.files.formats.tiff import TiffReader
 from runtime.files.placing import write_whole
-from runtime.results import Instances, Segmentation
-
-TABLE_COLUMNS = (
-    "label",
-    "x0",
-    "y0",
-    "x1",
-    "y1",
-    "score",
-    "iou_prediction",
-    "mask_area_px",
-    "label_area_px",
-    "centroid_y",
-    "centroid_x",
-    "area_um2",
-)
 
 _UM_PER_CM = 1e4
-
-Row = tuple[int | float | None, ...]
-"""A value for each of ``TABLE_COLUMNS``; None where there is none."""
 
 
 def read_image(path: str | Path) -> NDArray[np.generic]:
@@ -106,62 +84,3 @@ def resolution_tags(pixel_size_um: float | None) -> dict[str, Any]:
     if pixel_size_um is None:
         return {}
     return {"resolution": (_UM_PER_CM / pixel_size_um,) * 2, "resolutionunit": "CENTIMETER"}
-
-
-def table_rows(result: Segmentation, pixel_size_um: float | None = None) -> Iterator[Row]:
-    """What is told of each instance, by ``TABLE_COLUMNS``.
-
-    Boxes and centroids are in image pixels: a box from edge to edge, the first pixel's edges being 0 and 1; a centroid
-    is the mean of the places of the label's pixels, the first pixel's being 0. ``mask_area_px`` is that before overlaps
-    are resolved, ``label_area_px`` and ``area_um2`` that in the label map.
-
-    Args:
-        result: of an image.
-        pixel_size_um: side of a pixel; None where it is not known.
-
-    Yields:
-        A row for each cell, in the order of the labels, then one for each hidden instance, which has label 0 and
-        neither centroid nor area.
-    """
-    areas = np.bincount(result.labels.ravel(), minlength=1)
-    sums = np.zeros((2, len(areas)))
-    for label, region in enumerate(ndimage.find_objects(result.labels), start=1):
-        if region is not None:
-            inside = result.labels[region] == label
-            for axis in (0, 1):
-                along = inside.sum(axis=1 - axis)
-                sums[axis, label] = along @ (np.arange(len(along)) + region[axis].start)
-    for label, columns in enumerate(_instance_columns(result), start=1):
-        area = int(areas[label])
-        y, x = (sums[:, label] / area).tolist()
-        um2 = None if pixel_size_um is None else area * pixel_size_um**2
-        yield (label, *columns, area, y, x, um2)
-    for columns in _instance_columns(result.hidden):
-        yield (0, *columns, 0, None, None, None)
-
-
-def _instance_columns(instances: Instances) -> Iterator[Row]:
-    """Box, score, IoU estimate and area of the mask of each instance."""
-    arrays = zip(instances.boxes, instances.scores, instances.iou_predictions, instances.masks, strict=True)
-    return ((*box.tolist(), float(score), float(iou), mask.area_px) for box, score, iou, mask in arrays)
-
-
-def write_table(path: Path, result: Segmentation, pixel_size_um: float | None = None) -> None:
-    """Write ``table_rows`` as CSV; what is not known stays empty. The file appears whole."""
-    write_whole(path, lambda temporary: write_rows(temporary, table_rows(result, pixel_size_um)))
-
-
-def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows of the table as CSV, one at a time."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(TABLE_COLUMNS)
-        writer.writerows(map(written_row, rows))
-
-
-def written_row(row: Row) -> list[int | str]:
-    """A row of the table as CSV has it: rounded, empty where there is no value."""
-    decimals = {"score": 5, "iou_prediction": 5, "area_um2": 3}
-    named = zip(TABLE_COLUMNS, row, strict=True)
-    texts = ((f"{v:.{decimals.get(name, 2)}f}" if isinstance(v, float) else v) for name, v in named)
-    return ["" if text is None else text for text in texts]

@@ -85,10 +85,10 @@ def intensities(labels: NDArray[np.integer], image: ArrayLike, channels: Sequenc
     planes = [checked] if checked.ndim == 2 else [checked[..., channel] for channel in range(checked.shape[2])]
     if channels is None and checked.ndim == 3:
         channels = tuple(map(str, range(len(planes))))
-    if channels is not None and len(channels) != len(planes):
+    if channels is not None and (len(channels) != len(planes) or len(set(channels)) < len(channels)):
         raise InputError(
-            f"{len(channels)} channel names were given ({', '.join(channels)}); expected {len(planes)}, one for each "
-            "channel of the image. Give all of them, or none."
+            f"{len(channels)} channel names were given ({', '.join(channels)}); expected {len(planes)} different ones, "
+            "one for each channel of the image. Give all of them, or none."
         )
     columns: list[NDArray[np.float64]] = []
     for plane in planes:

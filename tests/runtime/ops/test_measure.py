@@ -96,5 +96,7 @@ def test_images_that_cannot_be_measured() -> None:
         intensities(labels, np.zeros((2, 5, 7)))
     with pytest.raises(InputError, match=r"image has dtype complex128; expected real numbers.* Convert"):
         intensities(labels, np.zeros((5, 7), complex))
-    with pytest.raises(InputError, match=r"1 channel names were given \(a\); expected 2"):
+    with pytest.raises(InputError, match=r"1 channel names were given \(a\); expected 2 different"):
         intensities(labels, np.zeros((5, 7, 2)), ("a",))
+    with pytest.raises(InputError, match=r"2 channel names were given \(a, a\); expected 2 different"):
+        intensities(labels, np.zeros((5, 7, 2)), ("a", "a"))

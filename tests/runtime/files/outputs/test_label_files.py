@@ -19,8 +19,8 @@ from runtime.files.outputs.formats import OUTPUT_FORMATS, check_packages, parse_
 from runtime.files.outputs.label_images import write_ome_tiff, write_ome_zarr
 from runtime.files.outputs.parquet import write_parquet
 from runtime.files.outputs.pyramid import label_levels, level_count
+from runtime.files.outputs.tables import TABLE_COLUMNS, table_rows, write_table
 from runtime.files.placing import write_whole
-from runtime.files.plain import TABLE_COLUMNS, table_rows, write_table
 from tests.runtime.files.outputs.made import made_result
 
 SMALL = np.zeros((30, 40), np.int32)

@@ -20,7 +20,7 @@ from shapely.ops import unary_union
 from runtime.files.formats import Plane
 from runtime.files.outputs.geojson import write_geojson
 from runtime.files.outputs.polygons import mask_polygons
-from runtime.files.plain import TABLE_COLUMNS, table_rows
+from runtime.files.outputs.tables import TABLE_COLUMNS, table_rows
 from runtime.ops.masks import relabel
 from tests.runtime.files.outputs.made import made_result
 

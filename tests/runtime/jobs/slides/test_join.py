@@ -23,7 +23,7 @@ from benchmarks.made_slide import AS_MADE, MadeSlide, PerfectEngines
 from runtime.files.formats import open_image
 from runtime.files.outputs.formats import OUTPUT_FORMATS
 from runtime.files.outputs.pyramid import label_levels
-from runtime.files.plain import TABLE_COLUMNS
+from runtime.files.outputs.tables import TABLE_COLUMNS
 from runtime.jobs.slides import ArrayReader, SlideResult, SlideSettings, segment_slide
 from runtime.jobs.slides.blocks import LabelBlocks
 from runtime.jobs.slides.join import SlideJoin
