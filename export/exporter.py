@@ -19,7 +19,7 @@ from export.errors import ExportError, VerificationError
 from export.gates import BFLOAT16, INTEGERS, GateCheck, HalfTolerance
 from export.half_range import RangeCheck
 from export.onnx_file import write_onnx
-from export.placing import check_target, move_into_place
+from export.placing import check_target, place_engines
 from export.quantised import quantise_encoders
 from export.verify import OutputCheck, Tolerance, verify_engines
 from export.verify_half import verify_half_engines
@@ -133,7 +133,7 @@ def export_engines(
         checks = _verified(partial, manifest, loaded, image, progress)
         manifest = replace(manifest, verification=_verification(checks, image, config.precision, calibration))
         manifest.write(partial)
-        move_into_place(partial, out, force=config.force)
+        place_engines(partial, out, force=config.force)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest

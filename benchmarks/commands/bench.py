@@ -111,7 +111,7 @@ def time_stages(segmenter: Segmenter, case: Case) -> Stages:
     assembly = Assembly(encoded.size_hw, sides, len(boxes), config)
     for part in masks:
         assembly.add(part)
-    assembly.finish(boxes, np.ones(len(boxes), np.float32))
+    assembly.finish(boxes, np.ones(len(boxes), np.float32), np.arange(len(boxes)))
     done("assemble")
     return stages
 
@@ -139,7 +139,7 @@ def images_per_second(segmenter: Measured, side: int, images: int, cells: int | 
         for _ in segmenter.stream(before, config=config, images_together=together):
             pass
         start = time.perf_counter()
-        found = sum(result.count for result in segmenter.stream(views, config=config, images_together=together))
+        found = sum(len(result) for result in segmenter.stream(views, config=config, images_together=together))
         seconds = time.perf_counter() - start
     finally:
         segmenter.given = None

@@ -31,7 +31,7 @@ def settings_of(work: ImageWork, options: FolderOptions) -> dict[str, Any]:
     """All that the results of an image depend on but the image itself."""
     # What 'auto' stands for on other machines is not known here.
     backend = {"backend": work.engines.backend} if options.remote else {}
-    files = ("series", "plane", "nuclear", "membrane", "rgb", "pixel_size_um")
+    files = ("series", "plane", "nuclear", "membrane", "rgb", "pixel_size_um", "measure")
     return {
         "engines": work.engines.identity() | backend,
         "config": asdict(work.config),
@@ -149,7 +149,7 @@ def _as_slide(target: Target, work: ImageWork, options: FolderOptions, progress:
             batches_at_once=engines.resolved().batches_at_once,
             progress=lambda what, done, steps: progress(f"{image.name}: {what}", done, steps),
         )
-        settings = SlideSettings(formats=files.formats, overlay=files.overlay)
+        settings = SlideSettings(formats=files.formats, overlay=files.overlay, measure=files.measure)
         found = segment_slide(
             reader,
             stem.parent,

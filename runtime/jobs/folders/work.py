@@ -101,7 +101,7 @@ class ImageWork:
             write_results(result, one.image, stem, self.files)
         except CAUGHT as error:
             return ImageDone(target=one.target, failure=reason_of(error, image))
-        return ImageDone(target=one.target, cells=result.count)
+        return ImageDone(target=one.target, cells=len(result))
 
     def failed(self, target: Target, error: BaseException) -> ImageDone:
         """What became of an image that a cluster could not do."""
