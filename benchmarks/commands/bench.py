@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import Stages, compare_cells, percentiles_ms, write_record
+from benchmarks.agreement import measure_agreement
+from benchmarks.measure import Stages, percentiles_ms, write_record
 from runtime import BackendOptions, SegmentConfig, Segmenter
 from runtime.commands.console import fail
 from runtime.commands.options import CpuPrecisionOption, EngineOption, ThreadsOption, fail_of_usage
@@ -310,18 +311,6 @@ def measure_throughput(
                         }
                     )
             segmenter.chain.limit_images(usual)
-    return records
-
-
-def measure_agreement(segmenters: Mapping[str, Segmenter]) -> list[dict[str, Any]]:
-    """How the cells of each backend compare with the first one's, over the sample images (``compare_cells``)."""
-    first, *others = segmenters
-    images = [read_image(path) for path in sample_images()]
-    expected = [segmenters[first](image).labels for image in images] if others else []
-    records = []
-    for name in others:
-        found = (segmenters[name](image).labels for image in images)
-        records.append({"backend": name, "against": first, **compare_cells(zip(expected, found, strict=True))})
     return records
 
 
