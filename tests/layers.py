@@ -33,7 +33,7 @@ LEVELS: dict[str, Levels] = {
         ("types", "errors"),
     ),
     "runtime/engines": (("backends",), ("manifest", "builtin")),
-    "runtime/files": (("image_results",), ("outputs",), ("plain",), ("formats",), ("readers",)),
+    "runtime/files": (("image_results", "save"), ("outputs",), ("plain",), ("formats",), ("readers", "placing")),
     "runtime/jobs": (
         ("folders", "find_images"),
         ("slides",),
@@ -46,7 +46,8 @@ LEVELS: dict[str, Levels] = {
         ("onnx_file", "half_range"),
         ("engine_files", "plans"),
         ("graphs", "verify", "placing", "quantised"),
-        ("gates", "sample_image", "errors"),
+        ("references",),
+        ("gates", "rounding", "sample_image", "errors"),
     ),
     "training": (
         ("commands",),
@@ -58,9 +59,9 @@ LEVELS: dict[str, Levels] = {
         ("data", "model"),
     ),
     "benchmarks": (
-        ("commands", "attention", "int8", "latency", "picture", "seams", "slides", "tables"),
+        ("commands", "attention", "export_seeds", "int8", "latency", "picture", "seams", "slides", "tables"),
         ("agreement", "baselines", "made_slide", "plots"),
-        ("measure", "arithmetic"),
+        ("measure", "arithmetic", "seeded_weights"),
     ),
 }
 """Levels of a folder from top to bottom: names of its modules and folders, some of which are yet to come."""
