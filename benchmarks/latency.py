@@ -74,9 +74,9 @@ def engines(directory: Path, case: Case, way: Engines) -> Variant:
 
     def run() -> tuple[Stages, NDArray[np.int32]]:
         clock = Clock()  # the labels are on the host: the sum is whole, whatever is still queued between stages
-        encoded = clock.time("encode", lambda: segmenter.encode(image))
+        encoded = clock.time("encode", lambda: segmenter.encode(image, config=config))
         clock.time("detect", lambda: segmenter.detect(encoded))
-        result = clock.time("decode", lambda: segmenter.decode(encoded, boxes, config=config))
+        result = clock.time("decode", lambda: segmenter.decode(encoded, boxes=boxes, config=config))
         return clock.stages, result.labels
 
     return run

@@ -30,7 +30,9 @@ from runtime.files.plain import read_image
 from runtime.ops.boxes import LOGITS_PER_TOKEN, select_boxes
 from runtime.ops.preprocess import branch_inputs, normalize_contrast
 from runtime.pipeline.assembly import Assembly
-from runtime.results import Detections, EncodedImage
+from runtime.pipeline.encoded import EncodedView
+from runtime.pipeline.pipeline import Pipeline
+from runtime.results import Detections
 
 STAGES = ("contrast", "input", "encode", "detect", "choose", "decode", "assemble")
 """Contrast; model input; image encoder; CellFinder; choice of boxes; mask decoder; label map."""
@@ -68,18 +70,24 @@ class Case:
         return np.concatenate((centres - half, centres + half), axis=1).reshape(-1, 4)
 
 
-class Measured(Segmenter):
-    """A segmenter whose detector can be made to find given cells, after it has done its work."""
+class GivenCells(Pipeline):
+    """A pipeline whose detector finds given cells, after it has done its work."""
 
-    given: NDArray[np.float64] | None = None
-    """(K, 4) xyxy, image pixels; None: what it finds."""
+    def __init__(self, base: Pipeline, boxes: NDArray[np.float64]) -> None:
+        """Args: base: whose engines are run. boxes: (K, 4) xyxy, pixels of every view."""
+        super().__init__(
+            base.engines,
+            base.manifest,
+            backend=base.backend,
+            images_per_call=base.images_per_call,
+            boxes_per_call=base.boxes_per_call,
+        )
+        self._given = boxes
 
-    def _detect(self, encoded: Sequence[EncodedImage], config: SegmentConfig) -> list[Detections]:
-        found = super()._detect(encoded, config)
-        if self.given is None:
-            return found
-        sure = np.ones(len(self.given), np.float32)
-        return [Detections(self.given, sure, one.threshold) for one in found]
+    def detect(self, views: Sequence[EncodedView], config: SegmentConfig) -> list[Detections]:
+        """See ``Pipeline``."""
+        sure = np.ones(len(self._given), np.float32)
+        return [replace(one, boxes=self._given, scores=sure) for one in super().detect(views, config)]
 
 
 def time_stages(segmenter: Segmenter, case: Case) -> Stages:
@@ -93,19 +101,19 @@ def time_stages(segmenter: Segmenter, case: Case) -> Stages:
         now = time.perf_counter()
         stages[stage], last = now - last, now
 
-    detector = segmenter.manifest.has_detector
+    calls, detector = segmenter.pipeline.calls, segmenter.manifest.has_detector
     normalized = normalize_contrast(image)
     done("contrast")
     inputs = branch_inputs(normalized, segmenter.manifest, detector=detector)
     done("input")
-    (encoded,) = segmenter.chain.encode([inputs], [(case.side, case.side)])
+    (encoded,) = calls.encode([inputs], [(case.side, case.side)])
     done("encode")
-    candidates = segmenter.chain.detect([encoded]) if detector else []
+    candidates = calls.detect([encoded]) if detector else []
     done("detect")
-    for found, logits in candidates:
-        select_boxes(found, logits, config)
+    for one in candidates:
+        select_boxes(one.boxes_cxcywh_norm, one.logits, config)
     done("choose")
-    masks = [part for _, part in segmenter.chain.decode([encoded], [boxes], full=config.mask_window == "full")]
+    masks = [part for _, part in calls.decode([encoded], [boxes], full=config.mask_window == "full")]
     done("decode")
     sides = (LOGITS_PER_TOKEN * segmenter.manifest.grid_size, segmenter.manifest.image_size)
     assembly = Assembly(encoded.size_hw, sides, len(boxes), config)
@@ -116,7 +124,7 @@ def time_stages(segmenter: Segmenter, case: Case) -> Stages:
     return stages
 
 
-def images_per_second(segmenter: Measured, side: int, images: int, cells: int | None = None) -> tuple[float, float]:
+def images_per_second(segmenter: Segmenter, side: int, images: int, cells: int | None = None) -> tuple[float, float]:
     """Images and cells per second of ``Segmenter.stream``.
 
     Each image is the sample turned and mirrored another way. A run that is not counted goes before: of one image or,
@@ -131,18 +139,16 @@ def images_per_second(segmenter: Measured, side: int, images: int, cells: int | 
     case = Case(side, cells or 0)
     image, config = case.image(), whole_views(segmenter.config)
     if cells is not None:
-        segmenter.given, config = case.boxes(), replace(config, iou_threshold=-1e9)
-    together = max(IMAGES_TOGETHER, segmenter.chain.images_per_call)
+        config = replace(config, iou_threshold=-1e9)
+        segmenter = Segmenter.from_pipeline(GivenCells(segmenter.pipeline, case.boxes()), config)
+    together = max(IMAGES_TOGETHER, segmenter.pipeline.images_per_call)
     views = [np.rot90(image if n % 8 < 4 else image[:, ::-1], n % 4) for n in range(images)]
-    try:
-        before = views if segmenter.backend in ON_GPU else views[:1]
-        for _ in segmenter.stream(before, config=config, images_together=together):
-            pass
-        start = time.perf_counter()
-        found = sum(len(result) for result in segmenter.stream(views, config=config, images_together=together))
-        seconds = time.perf_counter() - start
-    finally:
-        segmenter.given = None
+    before = views if segmenter.backend in ON_GPU else views[:1]
+    for _ in segmenter.stream(before, config=config, images_together=together):
+        pass
+    start = time.perf_counter()
+    found = sum(len(result) for result in segmenter.stream(views, config=config, images_together=together))
+    seconds = time.perf_counter() - start
     return images / seconds, found / seconds
 
 
@@ -223,7 +229,7 @@ def bench_command(
         typer.echo(path)
 
 
-def load(engine: Path | None, names: list[str], options: BackendOptions, *, cuda_graphs: bool) -> dict[str, Measured]:
+def load(engine: Path | None, names: list[str], options: BackendOptions, *, cuda_graphs: bool) -> dict[str, Segmenter]:
     """What is measured, by name.
 
     Args:
@@ -237,10 +243,10 @@ def load(engine: Path | None, names: list[str], options: BackendOptions, *, cuda
     """
     found = {}
     for name in names:
-        found[name] = Measured(engine, backend=name, options=options)
+        found[name] = Segmenter(engine, backend=name, options=options)
         if cuda_graphs and found[name].backend == "cuda":
             with_graphs = replace(options, cuda_graphs=True)
-            found[f"{name}, CUDA graphs"] = Measured(engine, backend="cuda", options=with_graphs)
+            found[f"{name}, CUDA graphs"] = Segmenter(engine, backend="cuda", options=with_graphs)
     if cuda_graphs and len(found) == len(set(names)):
         raise ConfigError(f"--cuda-graphs is for the backend 'cuda'; measured are {', '.join(map(repr, found))}.")
     return found
@@ -273,7 +279,7 @@ def measure_latency(
 
 
 def measure_throughput(
-    segmenters: Mapping[str, Measured], sizes: list[int], images: int, cells: list[int], batches: list[int]
+    segmenters: Mapping[str, Segmenter], sizes: list[int], images: int, cells: list[int], batches: list[int]
 ) -> list[dict[str, Any]]:
     """Images, megapixels and cells per second of a stream, for every backend and size.
 
@@ -288,15 +294,15 @@ def measure_throughput(
     with_detector = {name: one for name, one in segmenters.items() if one.manifest.has_detector}
     for side in sizes if images else []:
         for name, segmenter in with_detector.items():
-            usual, measured = segmenter.chain.images_per_call, set()
-            for batch in batches or [usual]:
-                segmenter.chain.limit_images(batch)
-                together = segmenter.chain.images_per_call
+            measured = set()
+            for batch in batches or [segmenter.pipeline.images_per_call]:
+                limited = with_images_per_call(segmenter, batch)
+                together = limited.pipeline.images_per_call
                 if together in measured:
                     continue
                 measured.add(together)
                 for given in (None, *cells):
-                    rate, cell_rate = images_per_second(segmenter, side, images, given)
+                    rate, cell_rate = images_per_second(limited, side, images, given)
                     records.append(
                         {
                             "backend": name,
@@ -309,8 +315,20 @@ def measure_throughput(
                             "cells_per_s": round(cell_rate, 1),
                         }
                     )
-            segmenter.chain.limit_images(usual)
     return records
+
+
+def with_images_per_call(segmenter: Segmenter, count: int) -> Segmenter:
+    """The same engines with another number of images in an encoder call, or as many as the engines take."""
+    base = segmenter.pipeline
+    limited = Pipeline(
+        base.engines,
+        base.manifest,
+        backend=base.backend,
+        images_per_call=count,
+        boxes_per_call=base.boxes_per_call,
+    )
+    return Segmenter.from_pipeline(limited, segmenter.config)
 
 
 def measure_agreement(segmenters: Mapping[str, Segmenter]) -> list[dict[str, Any]]:
