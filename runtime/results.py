@@ -189,7 +189,7 @@ class Segmentation(Instances):
             image: (H, W) or (H, W, C), any real dtype and number of channels; adds the columns of intensities.
             pixel_size_um: side of a pixel in micrometres; adds ``area_um2``.
             channels: names of the image's channels for the columns of intensities; default, numbers from 0.
-            shapes: measure ``perimeter_px`` and ``eccentricity``, which takes about a millisecond per cell.
+            shapes: measure ``perimeter_px`` and ``eccentricity``, which takes about half a millisecond per cell.
 
         Returns:
             - ``label``: int64, 1..n.
