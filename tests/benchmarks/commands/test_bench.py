@@ -13,8 +13,8 @@ import pytest
 from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
-from benchmarks.commands import bench
 from benchmarks.arithmetic import engine_flop, matrix_product_rate
+from benchmarks.commands import bench
 from benchmarks.commands.bench import STAGES, Case
 from runtime import BackendOptions, SegmentConfig
 from runtime.commands.main import app
@@ -24,7 +24,7 @@ from runtime.errors import ConfigError
 def test_the_command_measures_every_case(small_engines: Path, tmp_path: Path) -> None:
     command = [
         "bench",
-        "--engine",
+        "--model",
         str(small_engines),
         "--backend",
         "cpu",
