@@ -23,7 +23,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from benchmarks.commands.bench import measure_agreement
+from benchmarks.agreement import measure_agreement
 from benchmarks.measure import percentiles_ms, write_record
 from export.quantised import constant_products, encoder_inputs, quantise_encoders
 from export.sample_image import verification_image
@@ -131,7 +131,7 @@ def measure_encoder(
 
 
 def measure_labels(ways: Mapping[str, Way], directories: Mapping[bool, Path]) -> list[dict[str, Any]]:
-    """How the cells of each way compare with the first one's, see ``benchmarks.commands.bench.measure_agreement``."""
+    """Compare the cells of each way with those of the first, see ``benchmarks.agreement.measure_agreement``."""
     segmenters = {
         name: Segmenter(directories[way.int8], backend=way.backend, options=BackendOptions(cpu_precision=way.rest))
         for name, way in ways.items()

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.agreement import compare_cells
 from benchmarks.arithmetic import engine_flop, matrix_product_rate
 from benchmarks.baselines import KEEP_ALL, Case, Clock, batched_bfloat16, cellpose_network, released_procedure
-from benchmarks.measure import Measured, Stages, Variant, compare_cells, measure_in_turn, write_record
+from benchmarks.measure import Measured, Stages, Variant, measure_in_turn, write_record
 from runtime import BackendOptions, Segmenter
 from runtime.commands.settings import model_directory
 from runtime.config import MaskWindow

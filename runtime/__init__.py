@@ -8,8 +8,9 @@
 from runtime.config import SegmentConfig
 from runtime.engines.backends.base import BackendOptions
 from runtime.errors import BackendError, ConfigError, EngineError, InputError, SegmenterError
+from runtime.files.save import save
 from runtime.ops.masks import MaskCrop
-from runtime.results import Detections, EncodedImage, MaskLogits, Segmentation
+from runtime.results import Detections, EncodedImage, Instances, MaskLogits, Segmentation
 from runtime.segmenter import Segmenter
 
 __all__ = [
@@ -20,10 +21,12 @@ __all__ = [
     "EncodedImage",
     "EngineError",
     "InputError",
+    "Instances",
     "MaskCrop",
     "MaskLogits",
     "SegmentConfig",
     "Segmentation",
     "Segmenter",
     "SegmenterError",
+    "save",
 ]

@@ -15,11 +15,11 @@ from runtime.errors import ConfigError, InputError
 from runtime.ops.boxes import check_boxes
 from runtime.pipeline.ordered import in_order
 from runtime.pipeline.stages import Stages
-from runtime.results import Detections, EncodedImage, EncodedView, Segmentation
+from runtime.results import DETECTED, Detections, EncodedImage, EncodedView, Segmentation
 from runtime.types import F32, F64
 from runtime.views.grid import TileGrid, cut_tile, grid_at_scale
 from runtime.views.scale import CellSizes, measure_diameter, one_view_will_do
-from runtime.views.stitch import TileCells, stitch, tile_cells
+from runtime.views.stitch import ViewCells, stitch, view_cells
 
 _VIEWS_TOGETHER = 8
 """Views whose boxes share decoder calls, where one encoder call has no more; bounds what a long batch holds."""
@@ -41,6 +41,8 @@ class _Shown:
     """The user's boxes, or those that were found while the scale was measured; None has them detected."""
     stitched: bool
     """The view keeps the image's aspect, and may be one of several."""
+    given: bool = False
+    """``found`` holds the user's boxes."""
 
 
 class Segmenter(Stages):
@@ -187,7 +189,7 @@ class Segmenter(Stages):
                 continue
             for number, encoded in enumerate(self._encode(group, detector=boxes is None), start=start):
                 given = None if boxes is None else _given(check_boxes(boxes[number], encoded.size_hw))
-                yield _Shown(number, encoded.size_hw, EncodedView((0, 0), encoded), given, False)
+                yield _Shown(number, encoded.size_hw, EncodedView((0, 0), encoded), given, False, boxes is not None)
 
     def _whole_views(self, normalized: Sequence[F32], config: SegmentConfig) -> Sequence[_Look | None]:
         """What the detector finds in the view of each whole image; None where the scale is given."""
@@ -244,18 +246,18 @@ class Segmenter(Stages):
 
     def cells_of_views(
         self, views: Iterable[EncodedView], size_hw: tuple[int, int], *, config: SegmentConfig | None = None
-    ) -> Iterator[TileCells]:
+    ) -> Iterator[ViewCells]:
         """``segment_views`` before the cells are stitched: those of each view, in order.
 
         The boxes of several views share decoder calls.
         """
         config = config or self.config
         shown = (_Shown(0, size_hw, view, None, True) for view in views)
-        return (tile_cells(result, one.view.origin_yx, size_hw) for one, result in self._segmented(shown, config))
+        return (view_cells(result, one.view.origin_yx, size_hw) for one, result in self._segmented(shown, config))
 
     def _results(self, shown: Iterator[_Shown], config: SegmentConfig) -> Iterator[Segmentation]:
         """One result per image, in order; the boxes of several views, and images, share decoder calls."""
-        tiles: list[TileCells] = []
+        tiles: list[ViewCells] = []
         size_hw, number = (0, 0), 0
         for one, result in self._segmented(shown, config):
             if tiles and one.number != number:
@@ -263,7 +265,7 @@ class Segmenter(Stages):
                 tiles = []
             size_hw, number = one.size_hw, one.number
             if one.stitched:
-                tiles.append(tile_cells(result, one.view.origin_yx, size_hw))
+                tiles.append(view_cells(result, one.view.origin_yx, size_hw))
             else:
                 yield result
         if tiles:
@@ -277,7 +279,11 @@ class Segmenter(Stages):
             found = [one.found if one.found is not None else next(unseen) for one in group]
             # The features are by far the largest tensor, and only detection reads them.
             encoded = [replace(one.view.image, patch_features=None) for one in group]
-            results = self._decode(encoded, [f.boxes for f in found], [f.scores for f in found], config)
+            prompts = [
+                np.arange(len(f.boxes)) if one.given else np.full(len(f.boxes), DETECTED)
+                for one, f in zip(group, found, strict=True)
+            ]
+            results = self._decode(encoded, [f.boxes for f in found], [f.scores for f in found], prompts, config)
             yield from zip(group, results, strict=True)
 
 

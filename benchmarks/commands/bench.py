@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import Stages, compare_cells, percentiles_ms, write_record
+from benchmarks.agreement import measure_agreement
+from benchmarks.measure import Stages, percentiles_ms, write_record
 from runtime import BackendOptions, SegmentConfig, Segmenter
 from runtime.commands.console import fail
 from runtime.commands.options import CpuPrecisionOption, ModelOption, ThreadsOption
@@ -112,7 +113,7 @@ def time_stages(segmenter: Segmenter, case: Case) -> Stages:
     assembly = Assembly(encoded.size_hw, sides, len(boxes), config)
     for part in masks:
         assembly.add(part)
-    assembly.finish(boxes, np.ones(len(boxes), np.float32))
+    assembly.finish(boxes, np.ones(len(boxes), np.float32), np.arange(len(boxes)))
     done("assemble")
     return stages
 
@@ -140,7 +141,7 @@ def images_per_second(segmenter: Measured, side: int, images: int, cells: int | 
         for _ in segmenter.stream(before, config=config, images_together=together):
             pass
         start = time.perf_counter()
-        found = sum(result.count for result in segmenter.stream(views, config=config, images_together=together))
+        found = sum(len(result) for result in segmenter.stream(views, config=config, images_together=together))
         seconds = time.perf_counter() - start
     finally:
         segmenter.given = None
@@ -313,18 +314,6 @@ def measure_throughput(
                         }
                     )
             segmenter.chain.limit_images(usual)
-    return records
-
-
-def measure_agreement(segmenters: Mapping[str, Segmenter]) -> list[dict[str, Any]]:
-    """How the cells of each backend compare with the first one's, over the sample images (``compare_cells``)."""
-    first, *others = segmenters
-    images = [read_image(path) for path in sample_images()]
-    expected = [segmenters[first](image).labels for image in images] if others else []
-    records = []
-    for name in others:
-        found = (segmenters[name](image).labels for image in images)
-        records.append({"backend": name, "against": first, **compare_cells(zip(expected, found, strict=True))})
     return records
 
 

@@ -14,7 +14,7 @@ from runtime.commands.report import announce_compilation, named_failure
 from runtime.commands.settings import in_flags
 
 if TYPE_CHECKING:
-    from runtime.commands.segment import SegmentJob
+    from runtime.commands.job import SegmentJob
     from runtime.jobs.folders.estimate import FolderEstimate, Planned, SlidesEstimate
 
 

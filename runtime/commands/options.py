@@ -331,7 +331,7 @@ class OutputOptions:
         list[str] | None,
         typer.Option(
             "--format",
-            help="tiff, csv (default: both), ome-tiff, ome-zarr, geojson, parquet.",
+            help="tiff, csv (default: both), ome-tiff, ome-zarr, geojson, parquet, imagej.",
             metavar="NAME,...",
         ),
     ] = None

@@ -73,7 +73,7 @@ def slide_settings(slides: SlideOptions, files: FileOptions) -> SlideSettings:
 
     known = {field.name for field in fields(SlideSettings)}
     given = {name: value for name, value in _values(slides) if name in known and value is not None}
-    return SlideSettings(**given, formats=files.formats, overlay=files.overlay)
+    return SlideSettings(**given, formats=files.formats, overlay=files.overlay, measure=files.measure)
 
 
 def file_options(given: SegmentOptions) -> FileOptions:

@@ -12,14 +12,17 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from runtime.config import check_pixel_size
 from runtime.errors import ConfigError, ImageTooLargeError
 from runtime.files.formats import Plane, choose_channels, open_image, without_copies
-from runtime.files.formats.base import RGB
+from runtime.files.formats.base import RGB, distinct_names
 from runtime.files.formats.channels import ChosenChannels
 from runtime.files.formats.slides import SLIDE_SUFFIXES
-from runtime.files.outputs.formats import DEFAULT_FORMATS, OUTPUT_FORMATS, output_path
-from runtime.files.plain import PARTIAL, move_into_place
+from runtime.files.outputs.formats import DEFAULT_FORMATS, OUTPUT_FORMATS, ImageOutput, check_measure, output_path
+from runtime.files.placing import PARTIAL, move_into_place
+from runtime.ops.measure import intensities, shapes
 from runtime.results import Segmentation
+from runtime.types import I32, Arrays
 
 OVERLAY_ENDING = "_overlay.png"
 
@@ -48,15 +51,15 @@ class FileOptions:
     overlay: bool = False
     """Also a picture of the image with outlined cells."""
     measure: bool = False
-    """Also measure the shape and the intensity of each cell."""
+    """Also perimeter, eccentricity and the intensities of each channel, in the tables."""
     largest_px: int = LARGEST_IMAGE_PX
     """Number of pixels of the largest image that is segmented whole; larger ones, and whole-slide files, are slides."""
 
     def __post_init__(self) -> None:
         if self.rgb and (self.nuclear is not None or self.membrane is not None):
             raise ConfigError("--rgb takes all three planes of an image; expected either it or --nuclear, --membrane.")
-        if self.pixel_size_um is not None and not 0 < self.pixel_size_um < float("inf"):
-            raise ConfigError(f"pixel_size_um is {self.pixel_size_um}; expected a positive number of micrometres.")
+        check_pixel_size(self.pixel_size_um)
+        check_measure(self.measure, self.formats)
 
     @property
     def endings(self) -> tuple[str, ...]:
@@ -79,6 +82,8 @@ class ReadImage:
     """(H, W) or (H, W, C), as ``Segmenter`` takes it."""
     pixel_size_um: float | None
     """Side of a pixel; None where neither the options nor the file say it."""
+    path: Path
+    """The file."""
 
 
 @contextmanager
@@ -104,7 +109,7 @@ def read_file(path: Path, options: FileOptions) -> ReadImage:
         pixels = chosen.read(0, 0, *chosen.size_hw)
         if chosen.channels == RGB and not options.rgb:
             pixels = without_copies(pixels)
-        return ReadImage(pixels, options.pixel_size_um or chosen.pixel_size_um)
+        return ReadImage(pixels, options.pixel_size_um or chosen.pixel_size_um, path)
 
 
 def write_results(result: Segmentation, image: ReadImage, stem: Path, options: FileOptions) -> None:
@@ -121,13 +126,37 @@ def write_results(result: Segmentation, image: ReadImage, stem: Path, options: F
     """
     from runtime.files.outputs.overlay import write_overlay
 
+    measured = measure_file(result.labels, image.path, options) if options.measure else None
+    output = ImageOutput(result=result, pixel_size_um=image.pixel_size_um, plane=options.plane, measured=measured)
     with _staged(stem) as aside:
         for name in options.formats:
-            OUTPUT_FORMATS[name].write(output_path(aside, name), result, image.pixel_size_um, options.plane)
+            OUTPUT_FORMATS[name].write(output_path(aside, name), output)
         if options.overlay:
             write_overlay(Path(f"{aside}{OVERLAY_ENDING}"), image.pixels, result.labels)
         for ending in options.endings:
             move_into_place(Path(f"{aside}{ending}"), Path(f"{stem}{ending}"))
+
+
+def measure_file(labels: I32, path: Path, options: FileOptions) -> Arrays:
+    """Measure cells in every channel of an image file, those that were not segmented too, one channel at a time.
+
+    Args:
+        labels: (H, W), 0 background, 1..n the cells.
+        path: the image.
+        options: which image and plane of the file.
+
+    Returns:
+        The columns of ``runtime.ops.measure.shapes``, then those of ``intensities``, each (n,).
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    columns = shapes(labels)
+    with open_image(path, series=options.series, plane=options.plane) as reader:
+        for number, name in enumerate(distinct_names(reader.channels)):
+            pixels = reader.read(0, 0, *reader.size_hw, (number,))
+            columns |= intensities(labels, pixels, (name,))
+    return columns
 
 
 def is_slide(path: Path, size_hw: tuple[int, int], largest_px: int) -> bool:

@@ -22,7 +22,7 @@ from runtime.ops.compiled import channels_used
 from runtime.pipeline.assembly import Assembly
 from runtime.pipeline.engine_calls import Chain
 from runtime.results import Detections, EncodedImage, MaskLogits, Segmentation
-from runtime.types import F32, F64
+from runtime.types import F32, F64, I64
 from runtime.views.scale import CellSizes
 
 IMAGES_ON_CPU, BOXES_ON_CPU = 1, 16
@@ -139,7 +139,8 @@ class Stages:
             raise InputError(f"scores cannot be read as numbers ({error}); expected one per box.") from error
         if values.shape != (len(prompts),):
             raise InputError(f"scores have shape {values.shape}; expected ({len(prompts)},), one per box.")
-        return self._decode([encoded], [prompts], [values.astype(np.float32)], config or self.config)[0]
+        numbers = np.arange(len(prompts))
+        return self._decode([encoded], [prompts], [values.astype(np.float32)], [numbers], config or self.config)[0]
 
     def decode_logits(
         self, encoded: EncodedImage, boxes: ArrayLike, *, config: SegmentConfig | None = None
@@ -229,7 +230,12 @@ class Stages:
         return found
 
     def _decode(
-        self, encoded: Sequence[EncodedImage], boxes: Sequence[F64], scores: Sequence[F32], config: SegmentConfig
+        self,
+        encoded: Sequence[EncodedImage],
+        boxes: Sequence[F64],
+        scores: Sequence[F32],
+        prompts: Sequence[I64],
+        config: SegmentConfig,
     ) -> list[Segmentation]:
         """Decode the boxes of several images in shared calls, then assemble each image."""
         full = config.mask_window == "full"
@@ -237,7 +243,7 @@ class Stages:
         assemblies = [Assembly(e.size_hw, sides, len(b), config) for e, b in zip(encoded, boxes, strict=True)]
         for image, masks in self.chain.decode(encoded, boxes, full=full):
             assemblies[image].add(masks)
-        return [a.finish(b, s) for a, b, s in zip(assemblies, boxes, scores, strict=True)]
+        return [a.finish(b, s, p) for a, b, s, p in zip(assemblies, boxes, scores, prompts, strict=True)]
 
     def _sizes(self, encoded: EncodedImage, found: Detections, config: SegmentConfig) -> CellSizes:
         some = found.boxes[:: max(1, len(found.boxes) // _MEASURED)]

@@ -15,6 +15,7 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from export.exporter import export_engines
 from runtime import (
@@ -23,6 +24,7 @@ from runtime import (
     ConfigError,
     EngineError,
     InputError,
+    Instances,
     Segmentation,
     SegmentConfig,
     Segmenter,
@@ -42,29 +44,38 @@ def assert_same(a: Segmentation, b: Segmentation, *, exact: bool = True) -> None
     np.testing.assert_allclose(a.iou_predictions, b.iou_predictions, rtol=1e-4, atol=1e-5)
     if exact:
         np.testing.assert_array_equal(a.labels, b.labels)
-        np.testing.assert_array_equal(a.ids, b.ids)
-        for mine, other in zip(a.masks, b.masks, strict=True):
+        np.testing.assert_array_equal(a.prompts, b.prompts)
+        for mine, other in zip(a.masks + a.hidden.masks, b.masks + b.hidden.masks, strict=True):
             assert mine.offset_yx == other.offset_yx
             np.testing.assert_array_equal(mine.mask, other.mask)
 
 
 def check_invariants(result: Segmentation, size_hw: tuple[int, int]) -> None:
-    count = len(result.boxes)
     assert result.labels.shape == size_hw
     assert result.labels.dtype == np.int32
-    assert result.boxes.shape == (count, 4)
-    assert result.scores.shape == result.iou_predictions.shape == result.ids.shape == (count,)
-    assert len(result.masks) == count
-    np.testing.assert_array_equal(np.unique(result.labels[result.labels > 0]), np.arange(1, result.count + 1))
-    np.testing.assert_array_equal(np.sort(result.ids[result.ids > 0]), np.arange(1, result.count + 1))
-    for mask in result.masks:
-        assert mask.paste(size_hw).sum() == mask.area_px
+    np.testing.assert_array_equal(np.unique(result.labels[result.labels > 0]), np.arange(1, len(result) + 1))
+    for instances in (result, result.hidden):
+        count = len(instances)
+        assert (instances.boxes.shape, instances.boxes.dtype) == ((count, 4), np.float64)
+        assert (instances.scores.shape, instances.scores.dtype) == ((count,), np.float32)
+        assert (instances.iou_predictions.shape, instances.iou_predictions.dtype) == ((count,), np.float32)
+        assert (instances.prompts.shape, instances.prompts.dtype) == ((count,), np.int64)
+        assert len(instances.masks) == count
+        for mask in instances.masks:
+            assert mask.paste(size_hw).sum() == mask.area_px
+
+
+def every(result: Segmentation) -> Instances:
+    """Cells and hidden instances in the order of the caller's boxes."""
+    joined = Instances.joined([result, result.hidden])
+    return joined[np.argsort(joined.prompts)]
 
 
 def test_a_real_image(segmenter: Segmenter, image: Any) -> None:
     result = segmenter(image, config=OPEN)
-    assert len(result.boxes) > 10
-    assert result.count > 0
+    assert len(result) > 0
+    assert len(result) + len(result.hidden) > 10
+    assert (result.prompts == -1).all()
     check_invariants(result, image.shape)
     assert (np.diff(result.scores) <= 0).all()
     assert (result.scores > 0.5).all()
@@ -80,7 +91,7 @@ def test_any_shape_and_dtype(segmenter: Segmenter, shape: tuple[int, ...], dtype
 def test_no_cells_is_a_normal_result(segmenter: Segmenter, image: Any) -> None:
     result = segmenter(image, config=replace(OPEN, box_threshold=1.0))
     check_invariants(result, image.shape)
-    assert result.count == len(result.boxes) == 0
+    assert len(result) == len(result.hidden) == 0
     assert result.masks == ()
     check_invariants(segmenter(image, boxes=[]), image.shape)
     black = segmenter(np.zeros((50, 60)))
@@ -88,17 +99,21 @@ def test_no_cells_is_a_normal_result(segmenter: Segmenter, image: Any) -> None:
 
 
 def test_iou_cut_drops_instances(segmenter: Segmenter, image: Any) -> None:
-    every = segmenter(image, boxes=BOXES, config=OPEN)
-    cut = float(np.sort(every.iou_predictions)[2])
+    decoded = every(segmenter(image, boxes=BOXES, config=OPEN))
+    cut = float(np.sort(decoded.iou_predictions)[2])
     kept = segmenter(image, boxes=BOXES, config=replace(OPEN, iou_threshold=cut))
-    np.testing.assert_array_equal(kept.boxes, every.boxes[every.iou_predictions >= cut])
+    np.testing.assert_array_equal(every(kept).boxes, decoded.boxes[decoded.iou_predictions >= cut])
+    np.testing.assert_array_equal(every(kept).prompts, np.flatnonzero(decoded.iou_predictions >= cut))
     check_invariants(kept, image.shape)
 
 
 def test_own_boxes_are_decoded_in_order(segmenter: Segmenter, image: Any) -> None:
     result = segmenter(image, boxes=BOXES, config=OPEN)
-    np.testing.assert_allclose(result.boxes, BOXES)
-    assert np.isnan(result.scores).all()
+    np.testing.assert_array_equal(every(result).boxes, BOXES)
+    np.testing.assert_array_equal(every(result).prompts, np.arange(len(BOXES)))
+    np.testing.assert_array_equal(result.boxes, np.array(BOXES, float)[result.prompts])
+    assert (np.diff(result.prompts) > 0).all()
+    assert np.isnan(every(result).scores).all()
     check_invariants(result, image.shape)
 
 
@@ -107,7 +122,8 @@ def test_stages_give_what_the_call_gives(segmenter: Segmenter, image: Any) -> No
     found = segmenter.detect(encoded, config=OPEN)
     assert found.threshold == 0.5
     staged = segmenter.decode(encoded, found.boxes, scores=found.scores, config=OPEN)
-    assert_same(staged, segmenter(image, config=OPEN))
+    called = segmenter(image, config=OPEN)
+    assert_same(replace(staged, prompts=called.prompts), called)
     again = segmenter.decode(encoded, BOXES, config=OPEN)
     assert_same(again, segmenter(image, boxes=BOXES, config=OPEN))
 
@@ -154,13 +170,19 @@ def test_any_order_and_split_of_boxes_gives_the_same_masks(
     boxes = np.array([[10, 20, 60, 80], [0, 0, 160, 120], [100, 30, 140, 90], [-20, 40, 40, 130], [90, 10, 120, 40]])
     expected = segmenter.decode(encoded, boxes, config=OPEN)
     found = by_call_size[per_call].decode(encoded, boxes[order], config=OPEN)
+    both = every(found), every(expected)
     for place, original in enumerate(order):
-        np.testing.assert_allclose(found.iou_predictions[place], expected.iou_predictions[original], atol=1e-5)
-        mine, other = (m.paste((120, 160)) for m in (found.masks[place], expected.masks[original]))
+        np.testing.assert_allclose(both[0].iou_predictions[place], both[1].iou_predictions[original], atol=1e-5)
+        mine, other = (m.paste((120, 160)) for m in (both[0].masks[place], both[1].masks[original]))
         assert (mine != other).mean() < 1e-4
         # The most probable mask owns a pixel, whatever the order; only the numbers change.
-        mine, other = ((r.labels == r.ids[k]) & (r.ids[k] > 0) for r, k in ((found, place), (expected, original)))
+        mine, other = (shown(result, k) for result, k in ((found, place), (expected, original)))
         assert (mine != other).mean() < 1e-3
+
+
+def shown(result: Segmentation, prompt: int) -> NDArray[np.bool_]:
+    """The pixels of the label map that belong to one of the caller's boxes."""
+    return np.isin(result.labels, np.flatnonzero(result.prompts == prompt) + 1)
 
 
 def test_box_windows_equal_full_windows_inside(segmenter: Segmenter, image: Any) -> None:
@@ -194,8 +216,8 @@ OPEN_FULL = replace(OPEN, mask_window="full")
 
 def test_config_of_the_call_wins_over_the_default(small_engines: Path, image: Any) -> None:
     strict = Segmenter(small_engines, config=replace(OPEN, box_threshold=1.0))
-    assert strict(image).count == 0
-    assert strict(image, config=OPEN).count > 0
+    assert len(strict(image)) == 0
+    assert len(strict(image, config=OPEN)) > 0
 
 
 def test_separate_trunks(tmp_path: Path, image: Any) -> None:
@@ -364,7 +386,7 @@ def test_tiles_at_the_scale_of_the_cells(segmenter: Segmenter, image: Any) -> No
     assert side <= views[0].image.size_hw[0] <= 1.15 * side + 1
     stitched = segmenter.segment_views(views, image.shape, config=config)
     check_invariants(stitched, image.shape)
-    assert stitched.count > 0
+    assert len(stitched) > 0
     assert_same(segmenter(image, config=config), stitched)
     for result in segmenter.batch([image, image], config=config):
         assert_same(result, stitched)

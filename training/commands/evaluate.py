@@ -113,7 +113,7 @@ def tune(
 ) -> None:
     """Choose a model's settings on images it was not trained on, by the mean F1 over the subsets."""
     from runtime.config import SegmentConfig
-    from runtime.files.plain import write_whole
+    from runtime.files.placing import write_whole
     from runtime.segmenter import Segmenter
     from training.evaluation.engine_tuning import VIEWS, tune_settings
 

@@ -36,7 +36,7 @@ def settings_of(work: ImageWork, options: FolderOptions) -> Settings:
     """All that the results of an image depend on but the image itself."""
     # What 'auto' stands for on other machines is not known here.
     backend = {"backend": work.engines.backend} if options.remote else {}
-    files = ("series", "plane", "nuclear", "membrane", "rgb", "pixel_size_um")
+    files = ("series", "plane", "nuclear", "membrane", "rgb", "pixel_size_um", "measure")
     shared = {
         "engines": work.engines.identity() | backend,
         "config": asdict(work.config),

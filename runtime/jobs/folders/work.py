@@ -161,7 +161,7 @@ class ImageWork:
             return failed_by(one.target, error)
         return ImageDone(
             target=one.target,
-            cells=result.count,
+            cells=len(result),
             size_hw=_size_hw(one),
             diameter_px=one.config.diameter_px,
             seconds=one.seconds + time.perf_counter() - start,

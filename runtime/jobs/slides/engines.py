@@ -112,7 +112,8 @@ class _SegmenterTiles:
     def segment_tiles(
         self, tiles: Sequence[OriginTile], size_hw: tuple[int, int], config: SegmentConfig
     ) -> list[TileCells]:
-        return list(self._segmenter.cells_of_views(self._segmenter.encode_tiles(tiles), size_hw, config=config))
+        views = self._segmenter.encode_tiles(tiles)
+        return [view.tile for view in self._segmenter.cells_of_views(views, size_hw, config=config)]
 
     def segment_whole(self, image: NDArray[np.generic], config: SegmentConfig) -> TileCells:
         result = self._segmenter(image, config=config)

@@ -18,7 +18,7 @@ import numpy as np
 
 from runtime.config import SegmentConfig
 from runtime.errors import InputError, JobError
-from runtime.files.plain import PARTIAL, write_whole
+from runtime.files.placing import PARTIAL, write_whole
 from runtime.files.readers import ImageReader
 from runtime.jobs.differences import differences
 from runtime.jobs.slides.contrast import PART_PX, read_extent

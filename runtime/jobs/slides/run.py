@@ -28,6 +28,7 @@ from runtime.jobs.slides.jobs import (
 )
 from runtime.jobs.slides.join import SlideJoin
 from runtime.jobs.slides.layout import make_plan
+from runtime.jobs.slides.measured import SlideMeasurements
 from runtime.jobs.slides.outputs import SlideOutput, result_paths, write_results
 from runtime.jobs.slides.settings import SlideSettings
 from runtime.jobs.slides.slide_file import SlideFile
@@ -130,7 +131,8 @@ def segment_slide(
             _check_failed(failed, job, options)
             join = _join(job, {place for place, _ in failed}, config, options)
             plane = reader.plane if isinstance(reader, SlideFile) else Plane()
-            write_results(files, SlideOutput(join, reader, plane), job.results)
+            measured = _measured(join, reader, job) if settings.measure else None
+            write_results(files, SlideOutput(join, reader, plane, measured), job.results)
             if not options.keep_job and not failed:
                 job.remove()
             else:
@@ -231,3 +233,9 @@ def _join(job: Job, missing: set[int], config: SegmentConfig, options: RunOption
     for done in join.run():
         _tell(options, "stitching", done, join.steps)
     return join
+
+
+def _measured(join: SlideJoin, reader: ImageReader, job: Job) -> SlideMeasurements:
+    """Measure every channel of the slide, not those alone that were segmented."""
+    whole = reader.every_channel if isinstance(reader, SlideFile) else reader
+    return SlideMeasurements(join, whole, job.stitching / "measured")

@@ -24,7 +24,7 @@ import runtime.commands.main
 import runtime.jobs.folders.work
 from export.exporter import export_engines
 from runtime import InputError, Segmenter
-from runtime.files.plain import TABLE_COLUMNS
+from runtime.files.outputs.tables import TABLE_COLUMNS
 from runtime.jobs.folders.records import RECORD_NAME
 from tests.small import PROMPTED, save_small
 
