@@ -23,9 +23,10 @@ from benchmarks.agreement import measure_agreement
 from benchmarks.measure import Stages, percentiles_ms, write_record
 from runtime import BackendOptions, SegmentConfig, Segmenter
 from runtime.commands.console import fail
-from runtime.commands.options import CpuPrecisionOption, EngineOption, ThreadsOption, fail_of_usage
+from runtime.commands.options import CpuPrecisionOption, ModelOption, ThreadsOption
+from runtime.commands.settings import engine_directory, fail_of_usage
 from runtime.engines.backends.base import BACKENDS, ON_GPU
-from runtime.engines.builtin import sample_images
+from runtime.engines.builtin import BUILTIN_NAME, sample_images
 from runtime.errors import ConfigError, SegmenterError
 from runtime.files.plain import read_image
 from runtime.ops.boxes import LOGITS_PER_TOKEN, select_boxes
@@ -166,7 +167,7 @@ def _known(backends: list[str] | None) -> list[str] | None:
 
 
 def bench_command(
-    engine: EngineOption = None,
+    model: ModelOption = BUILTIN_NAME,
     backend: Annotated[
         list[str] | None, typer.Option(help="As in 'segment'; repeatable; default: auto.", callback=_known)
     ] = None,
@@ -193,13 +194,15 @@ def bench_command(
     warmup: Annotated[int, typer.Option(help="Runs of every case that are not counted.", min=0)] = 1,
     runs: Annotated[int, typer.Option(help="Counted runs of every case.", min=1)] = 5,
     images: Annotated[int, typer.Option(help="Images of a throughput run; 0 for none.", min=0)] = 16,
-    out: Annotated[Path | None, typer.Option(help="Directory for the record and plots.", metavar="DIR")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Directory for the record and plots.", metavar="DIR")
+    ] = None,
 ) -> None:
     """Measure latency by stage and throughput of an engine directory on this machine."""
     names = backend or ["auto"]
     options = BackendOptions(threads=threads, cpu_precision=cpu_precision)
     try:
-        segmenters = load(engine, names, options, cuda_graphs=cuda_graphs)
+        segmenters = load(engine_directory(model), names, options, cuda_graphs=cuda_graphs)
         sizes, counts = size or [512], cells or [0, 10, 100, 300, 1000]
         latency = measure_latency(segmenters, sizes, counts, warmup, runs)
         given = [count for count in counts if 0 < count <= MOST_IN_STREAMS]

@@ -33,7 +33,7 @@ def export_command(
             help="Weights: released CellSAM, SAM ViT-B or our own; nano: the built-in model's.", metavar="FILE"
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Engine directory to make.", metavar="DIR")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Engine directory to make.", metavar="DIR")],
     profile: Annotated[
         Profile | None,
         typer.Option(

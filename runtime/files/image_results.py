@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from runtime.errors import ConfigError, ImageTooLargeError
 from runtime.files.formats import Plane, choose_channels, open_image, without_copies
 from runtime.files.formats.base import RGB, distinct_names
 from runtime.files.formats.channels import ChosenChannels
+from runtime.files.formats.slides import SLIDE_SUFFIXES
 from runtime.files.outputs.formats import DEFAULT_FORMATS, OUTPUT_FORMATS, ImageOutput, check_measure, output_path
 from runtime.files.placing import PARTIAL, move_into_place
 from runtime.ops.measure import intensities, shapes
@@ -53,7 +53,7 @@ class FileOptions:
     measure: bool = False
     """Also perimeter, eccentricity and the intensities of each channel, in the tables."""
     largest_px: int = LARGEST_IMAGE_PX
-    """Pixels of the largest image that is segmented as a whole."""
+    """Number of pixels of the largest image that is segmented whole; larger ones, and whole-slide files, are slides."""
 
     def __post_init__(self) -> None:
         if self.rgb and (self.nuclear is not None or self.membrane is not None):
@@ -101,11 +101,11 @@ def read_file(path: Path, options: FileOptions) -> ReadImage:
     """Read what is to be segmented of an image file.
 
     Raises:
-        ImageTooLargeError: more pixels than ``options.largest_px``.
+        ImageTooLargeError: a slide, see ``is_slide``.
         InputError: an image that cannot be read.
     """
     with opened(path, options) as chosen:
-        check_size(path, chosen.size_hw, options.largest_px)
+        _check_size(path, chosen.size_hw, options.largest_px)
         pixels = chosen.read(0, 0, *chosen.size_hw)
         if chosen.channels == RGB and not options.rgb:
             pixels = without_copies(pixels)
@@ -159,15 +159,19 @@ def measure_file(labels: I32, path: Path, options: FileOptions) -> Arrays:
     return columns
 
 
-def check_size(path: Path, size_hw: tuple[int, int], largest_px: int) -> None:
+def is_slide(path: Path, size_hw: tuple[int, int], largest_px: int) -> bool:
+    """Whether an image is segmented tile by tile: it has more pixels than this, or is a whole-slide file."""
+    return size_hw[0] * size_hw[1] > largest_px or path.suffix.lower() in SLIDE_SUFFIXES
+
+
+def _check_size(path: Path, size_hw: tuple[int, int], largest_px: int) -> None:
     """Raises:
-    ImageTooLargeError: more pixels than this.
+    ImageTooLargeError: a slide.
     """
-    height, width = size_hw
-    if height * width > largest_px:
+    if is_slide(path, size_hw, largest_px):
         raise ImageTooLargeError(
-            f"{path} has {width} x {height} pixels; expected at most {largest_px / 1e6:g} million to segment it as a "
-            f"whole. Segment it in tiles: cellsam-engine segment-slide {shlex.quote(str(path))} --out DIR"
+            f"{path} has {size_hw[1]} x {size_hw[0]} pixels; expected at most {largest_px / 1e6:g} million, and no "
+            "whole-slide file, to segment it whole. Segment it as a slide (runtime.jobs.slides.segment_slide)."
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,12 +78,17 @@ class EngineSpec(SegmenterSpec):
         Raises:
             EngineError, BackendError, ConfigError: as ``Segmenter``.
         """
-        return _SegmenterTiles(loaded_segmenter(self))
+        # As the plain specification: a process that segments images and slides loads the engines once.
+        return _SegmenterTiles(loaded_segmenter(SegmenterSpec(**_arguments(self))))
 
 
 def for_tiles(spec: SegmenterSpec) -> EngineSpec:
     """The same engines for the tiles of slides."""
-    return EngineSpec(**{field.name: getattr(spec, field.name) for field in fields(spec)})
+    return EngineSpec(**_arguments(spec))
+
+
+def _arguments(spec: SegmenterSpec) -> dict[str, Any]:
+    return {field.name: getattr(spec, field.name) for field in fields(spec)}
 
 
 @lru_cache(maxsize=1)

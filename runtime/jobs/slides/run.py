@@ -74,6 +74,8 @@ class SlideResult:
     """Tiles without signal that this run skipped."""
     failed: tuple[str, ...]
     """With ``partial``: tiles without a result, and why."""
+    diameter_px: float | None = None
+    """Median diameter of the cells that the tiles were cut for, slide pixels; None if unknown."""
 
     @property
     def labels(self) -> Path:
@@ -95,8 +97,8 @@ def segment_slide(
 ) -> SlideResult:
     """Segment a slide of any size into ``NAME_labels.tif`` and ``NAME_cells.csv``, or what ``settings`` name.
 
-    Each tile's result is kept in ``NAME_job``: the same call goes on where an earlier one was stopped, and ends with
-    the same files, byte for byte.
+    Each tile's result is kept in ``NAME_job``: the same call resumes a job that was interrupted, and ends with the
+    same files, byte for byte.
 
     Args:
         reader: the slide. For a cluster it must be possible to pickle it.
@@ -138,14 +140,14 @@ def segment_slide(
     if not join.cell_count:
         _log.warning("no cells in %s: %d of %d tiles have no signal", reader.name, skipped, len(job.plan.grid))
     lines = tuple(_described(job, place, reason) for place, reason in failed)
-    return SlideResult(files, join.cell_count, len(job.plan.grid), skipped, lines)
+    return SlideResult(files, join.cell_count, len(job.plan.grid), skipped, lines, job.plan.diameter_px)
 
 
 def _check_results(results: Iterable[Path], directory: Path, options: RunOptions) -> None:
     """Results may be replaced by the job that is writing them, or where the caller says so."""
     existing = [str(path) for path in results if path.exists()]
     if existing and not options.overwrite and not (directory / JOB_NAME).exists():
-        raise InputError(f"{' and '.join(existing)} exist; pass --overwrite to replace them.")
+        raise InputError(f"{' and '.join(existing)} exist; pass overwrite=True to replace them.")
 
 
 def _opened(
@@ -213,7 +215,7 @@ def _check_failed(failed: list[tuple[int, str]], job: Job, options: RunOptions) 
         lines.append(f"and {len(failed) - SHOWN_FAILURES} more")
     raise JobError(
         f"{len(failed)} of {len(job.plan.grid)} tiles failed, so that no result is written; the others are kept. Run "
-        "the same command again to try these once more, or pass --partial to leave their places out.\n  "
+        "the same job again to try these once more, or pass partial=True to leave their places out.\n  "
         + "\n  ".join(lines)
     )
 

@@ -25,7 +25,7 @@ from tests.runtime.files.outputs.made import made_result
 def test_the_command_measures_every_case(small_engines: Path, tmp_path: Path) -> None:
     command = [
         "bench",
-        "--engine",
+        "--model",
         str(small_engines),
         "--backend",
         "cpu",

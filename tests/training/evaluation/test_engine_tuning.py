@@ -79,7 +79,7 @@ def test_no_images_are_refused() -> None:
 def test_the_command_writes_settings_that_the_export_takes(small_engines: Path, tmp_path: Path) -> None:
     write_pair(tmp_path / "images" / "made", "a", discs())
     out = tmp_path / "settings.json"
-    command = ["tune", "--engine", str(small_engines), "--data", str(tmp_path / "images"), "--out", str(out)]
+    command = ["tune", "--model", str(small_engines), "--data", str(tmp_path / "images"), "--out", str(out)]
     result = CliRunner().invoke(evaluate_app, command)
     assert result.exit_code == 0, result.output
     assert "settings tried on 1 images" in result.stdout

@@ -368,7 +368,7 @@ def test_it_is_a_backend_of_gpus(ort: Ort, engines: Path) -> None:
 
 def test_the_command_line_takes_it(ort: Ort, engines: Path, image: Any, tmp_path: Path) -> None:
     Image.fromarray(image).save(tmp_path / "cells.png")
-    arguments = ["segment", tmp_path / "cells.png", "--engine", engines, "--out", tmp_path / "out"]
+    arguments = ["segment", tmp_path / "cells.png", "--model", engines, "--out", tmp_path / "out"]
     done = CliRunner().invoke(runtime.commands.main.app, [*map(str, arguments), "--backend", "tensorrt-ort"])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "out" / "cells_labels.tif").is_file()
