@@ -179,7 +179,7 @@ def check_integers(directory: Path, integers: Path) -> None:
     """
     one, other = read_manifest(directory), read_manifest(integers)
     if other.precision != "int8":
-        raise EngineError(f"{integers} is in {other.precision}; expected engines exported with --precision int8.")
+        raise EngineError(f"{integers} is in {other.precision}; expected engines exported with precision='int8'.")
     if one.weights["sha256"] != other.weights["sha256"]:
         raise EngineError(f"{directory} and {integers} are of different checkpoints; export both from one.")
 

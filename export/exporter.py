@@ -72,11 +72,13 @@ class ExportConfig:
             ("attention", self.attention, get_args(Attention)),
         ):
             if value not in known:
-                raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}.")
+                raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}.", field=name)
         if self.precision == "int8" and self.attention == "fused":
             raise ConfigError(
                 "precision int8 is for CPUs, attention fused for the backend 'cuda'; one directory cannot be both. "
-                "Export with --attention plain."
+                "Export with attention='plain'.",
+                kind="conflict",
+                field="attention",
             )
 
 
@@ -113,7 +115,9 @@ def export_engines(
     if calibration and config.precision != "int8":
         raise ConfigError(
             f"calibration images came with precision {config.precision!r}; only int8 takes ranges from them. "
-            "Leave them out, or export with --precision int8."
+            "Leave them out, or export with precision='int8'.",
+            kind="conflict",
+            field="calibration",
         )
     if image is not None:
         check_image(image)
@@ -177,7 +181,9 @@ def verify_directory(
     if found != manifest.weights["sha256"]:
         raise ExportError(
             f"{directory} was made from another checkpoint: sha256 {manifest.weights['sha256'][:16]}..., but "
-            f"{checkpoint} has {found[:16]}.... Give the one it was made from, or export again."
+            f"{checkpoint} has {found[:16]}.... Give the one it was made from, or export again.",
+            kind="mismatch",
+            field="checkpoint",
         )
     return _verified(directory, manifest, loaded, image, progress, backend=backend)
 
@@ -213,8 +219,8 @@ def _verified(
         advice = ""
         if manifest.precision == "int8":
             advice = (
-                "\nGive images of the kinds you segment with --calibrate, one of them to check on with --image, or "
-                "export with --precision fp32."
+                "\nGive images of the kinds you segment as calibration=, one of them to check on as image=, or "
+                "export with precision='fp32'."
             )
         raise VerificationError("the engines do not agree with PyTorch:\n  " + "\n  ".join(failed) + advice)
     for check in checks:

@@ -243,7 +243,10 @@ def load(engine: Path | None, names: list[str], options: BackendOptions, *, cuda
             with_graphs = replace(options, cuda_graphs=True)
             found[f"{name}, CUDA graphs"] = Measured(engine, backend="cuda", options=with_graphs)
     if cuda_graphs and len(found) == len(set(names)):
-        raise ConfigError(f"--cuda-graphs is for the backend 'cuda'; measured are {', '.join(map(repr, found))}.")
+        measured = ", ".join(map(repr, found))
+        raise ConfigError(
+            f"cuda_graphs is for the backend 'cuda'; measured are {measured}.", kind="conflict", field="cuda_graphs"
+        )
     return found
 
 

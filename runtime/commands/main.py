@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from runtime.commands.console import fail
+from runtime.commands.flags import FlagFormatter
 from runtime.commands.plugins import Commands, missing_packages_named
 from runtime.commands.segment import segment_command
 from runtime.commands.segment_slide import segment_slide_command
@@ -47,7 +48,9 @@ def _options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is chosen and why.")] = False,
     _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(FlagFormatter("%(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
     # What it says of a damaged file is of use beside our own message only to who looks closer.
     logging.getLogger("tifffile").setLevel(logging.NOTSET if verbose else logging.CRITICAL)
 

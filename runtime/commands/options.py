@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -161,24 +160,6 @@ def file_options(
     return FileOptions(plane=plane, nuclear=nuclear, membrane=membrane, pixel_size_um=pixel_size, **more)
 
 
-_OPTIONS = {
-    "diameter_px": "--diameter",
-    "diameter_um": "--diameter-um",
-    "view_diameter_px": "--view-diameter",
-    "min_area_px": "--min-area",
-    "pixel_size_um": "--pixel-size",
-    "tile_px": "--tile",
-    "overlap_px": "--overlap",
-    "box_threshold": "--box-threshold",
-    "nms_iou": "--nms-iou",
-    "iou_threshold": "--iou-threshold",
-    "mask_threshold": "--mask-threshold",
-    "min_contrast": "--min-contrast",
-}
-"""By the names of the settings that they set."""
-
-
 def fail_of_usage(error: ConfigError) -> NoReturn:
-    """Print an error about a setting, with the options in place of the settings' names, and leave with exit code 2."""
-    said = re.sub(r"\b[a-z]+(_[a-z]+)+\b", lambda name: _OPTIONS.get(name[0], name[0]), str(error))
-    fail(ConfigError(said), code=2)
+    """Print an error about a setting and leave with exit code 2."""
+    fail(error, code=2)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from runtime.commands.console import errors, fail
+from runtime.commands.flags import in_flags
 from runtime.commands.options import (
     FROM_MANIFEST,
     BackendOption,
@@ -42,9 +41,10 @@ from runtime.commands.options import (
     file_options,
 )
 from runtime.commands.progress import JobProgress, duration
-from runtime.config import BoxThresholdMode, MaskWindow, Overlap, changed
+from runtime.config import BoxThresholdMode, MaskWindow, Overlap, with_overrides
 from runtime.errors import ConfigError, SegmenterError
 from runtime.jobs.cluster import check_cluster
+from runtime.jobs.failure import Failure
 from runtime.jobs.step import Step
 
 if TYPE_CHECKING:
@@ -53,9 +53,7 @@ if TYPE_CHECKING:
     from runtime.jobs.folders.run import FolderOptions
     from runtime.jobs.folders.work import ImageDone, ImageWork, Target
 
-DISK_FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT)))
-
-Failure = tuple[Path, str]
+FailedImage = tuple[Path, Failure]
 """An image, and why it has no result."""
 
 
@@ -197,7 +195,7 @@ def segment_command(
             cpu_precision=cpu_precision,
             cuda_graphs=cuda_graphs,
         )
-        work = ImageWork(engines=spec, config=changed(spec.default_config(), given), files=files)
+        work = ImageWork(engines=spec, config=with_overrides(spec.default_config(), given), files=files)
         records = Records(out, settings_of(work, options), files.endings)
         if dry_run:
             _dry_run(targets, work, records, options)
@@ -217,7 +215,7 @@ def segment_command(
 
 def _run(job: Callable[[Step], Iterator[ImageDone]], count: int, ending: str) -> None:
     """Show results as they come, then what failed; leaves with an exit code where something did."""
-    failed: list[Failure] = []
+    failed: list[FailedImage] = []
     already = without_cells = 0
     try:
         with JobProgress(lambda per_second, _: f"{per_second:.2f}/s") as progress:
@@ -246,16 +244,17 @@ def _run(job: Callable[[Step], Iterator[ImageDone]], count: int, ending: str) ->
         raise typer.Exit(1)
 
 
-def _report(failed: Sequence[Failure], already: int, count: int) -> None:
+def _report(failed: Sequence[FailedImage], already: int, count: int) -> None:
     """List the images that failed, each named once: many reasons begin with the path."""
     if already:
         errors.print(f"{already} of {count} images were already done")
     if not failed:
         return
     errors.print(f"{len(failed)} of {count} images failed:", style="bold red")
-    for path, reason in failed:
+    for path, failure in failed:
+        reason = in_flags(str(failure))
         errors.print(f"  {reason}" if reason.startswith(f"{path} ") else f"  {path}: {reason}", markup=False)
-    if any(full in reason for _, reason in failed for full in DISK_FULL):
+    if any(failure.kind == "disk_full" for _, failure in failed):
         errors.print("The disk is full. What was finished is kept: make room and give the same command with --resume.")
 
 

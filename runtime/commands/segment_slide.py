@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from runtime.commands.console import errors, fail
+from runtime.commands.flags import in_flags
 from runtime.commands.options import (
     BackendOption,
     BoxThresholdOption,
@@ -37,7 +38,7 @@ from runtime.commands.options import (
     file_options,
 )
 from runtime.commands.progress import JobProgress, duration
-from runtime.config import changed
+from runtime.config import with_overrides
 from runtime.errors import ConfigError, SegmenterError
 from runtime.jobs.cluster import ClusterOptions
 from runtime.jobs.slides.settings import SlideSettings
@@ -142,7 +143,7 @@ def segment_slide_command(
             cpu_precision=cpu_precision,
             cuda_graphs=cuda_graphs,
         )
-        config = changed(spec.default_config(), given)
+        config = with_overrides(spec.default_config(), given)
         files = file_options(
             series=series,
             time=time,
@@ -188,8 +189,8 @@ def segment_slide_command(
         errors.print(f"{result.skipped} of {result.tiles} tiles have no signal and were skipped")
     if result.failed:
         errors.print(f"{len(result.failed)} of {result.tiles} tiles failed:", style="bold red")
-        for line in result.failed:
-            errors.print(f"  {line}", markup=False)
+        for failure in result.failed:
+            errors.print(f"  {in_flags(str(failure))}", markup=False)
         raise typer.Exit(1)
 
 

@@ -52,9 +52,16 @@ class FileOptions:
 
     def __post_init__(self) -> None:
         if self.rgb and (self.nuclear is not None or self.membrane is not None):
-            raise ConfigError("--rgb takes all three planes of an image; expected either it or --nuclear, --membrane.")
+            raise ConfigError(
+                "rgb=True takes all three planes of an image; expected either it or nuclear= and membrane=.",
+                kind="conflict",
+                field="rgb",
+            )
         if self.pixel_size_um is not None and not 0 < self.pixel_size_um < float("inf"):
-            raise ConfigError(f"pixel_size_um is {self.pixel_size_um}; expected a positive number of micrometres.")
+            raise ConfigError(
+                f"pixel_size_um is {self.pixel_size_um}; expected a positive number of micrometres.",
+                field="pixel_size_um",
+            )
 
     @property
     def endings(self) -> tuple[str, ...]:

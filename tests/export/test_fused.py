@@ -147,7 +147,9 @@ def test_half_precision_cells_are_those_of_the_plain_form(fused_half: Path, half
 
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-ort"])
 def test_tensorrt_names_the_export_that_it_takes(fused: Path, backend: str) -> None:
-    with pytest.raises(BackendError, match=r"encoder\.onnx has fused attention.*export again with --attention plain"):
+    with pytest.raises(
+        BackendError, match=r"encoder\.onnx has fused attention.*export again: cellsam-engine export --attention plain"
+    ):
         Segmenter(fused, backend=backend)
 
 
@@ -163,7 +165,9 @@ def test_an_openvino_that_lacks_the_operator_names_the_export(
         raise BackendError(f"OpenVINO 2025.1 cannot compile {path}: com.microsoft.MultiHeadAttention.")
 
     monkeypatch.setattr(openvino, "OpenVinoEngine", refuse)
-    with pytest.raises(BackendError, match=r"cannot compile .*MultiHeadAttention\. encoder.* with --attention plain"):
+    with pytest.raises(
+        BackendError, match=r"cannot compile .*MultiHeadAttention\. encoder.*: cellsam-engine export --attention plain"
+    ):
         Segmenter(fused, backend="openvino")
     with pytest.raises(BackendError, match=r"MultiHeadAttention\.$"):
         Segmenter(small_engines, backend="openvino")
@@ -179,7 +183,7 @@ def test_openvino_runs_them_or_names_the_export(fused: Path, small_engines: Path
         for name in ("patch_features", "image_embedding"):
             np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-3, atol=1e-3)
         return
-    assert "with --attention plain" in said, "releases of before mid-2026 have no such operator"
+    assert "export --attention plain" in said, "releases of before mid-2026 have no such operator"
 
 
 def test_a_cudnn_without_such_heads_has_a_remedy() -> None:

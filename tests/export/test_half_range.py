@@ -82,7 +82,7 @@ def test_logits_beyond_the_range_pass_the_values_and_fail_the_range(tmp_path: Pa
     assert beyond == ["the_logits (MatMul)"]
     assert "made: FAILED, beyond the range of half precision (65504)" in str(check)
     assert "the_logits (MatMul) 4.99" in str(check)
-    assert "--precision fp32" in str(check)
+    assert "precision='fp32'" in str(check)
 
 
 def test_an_encoder_whose_logits_are_beyond_the_range(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_free_and_empty_targets(new: Path, tmp_path: Path) -> None:
 
 
 def test_engines_are_replaced_only_with_force(old: Path, new: Path) -> None:
-    with pytest.raises(ExportError, match="--force"):
+    with pytest.raises(ExportError, match="force=True"):
         move_into_place(new, old, force=False)
     assert read_manifest(old).created != "new"
     for built in ("tensorrt", "tensorrt-ort"):

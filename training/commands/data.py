@@ -11,6 +11,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from runtime.commands.console import errors, fail
+from runtime.commands.flags import in_flags
 from runtime.errors import SegmenterError
 from training.data.build import BuildReport, build_dataset
 from training.data.builders import DATASETS, DatasetName, FolderOptions, find_datasets, layout_of
@@ -22,6 +23,12 @@ from training.data.scan import Stage
 from training.data.splits import HELD_OUT
 
 SHOWN_PROBLEMS = 20
+
+FLAGS = {
+    name: f"--{name.replace('_', '-')}"
+    for name in ("source", "out", "seed", "image_glob", "mask_glob", "object_set", "licence", "rgb")
+} | {"groups": "--group"}
+"""By the names of the settings and arguments that they set."""
 
 data_app = typer.Typer(
     help="Build training data from published datasets.",
@@ -74,14 +81,14 @@ def build(
     try:
         options = FolderOptions(**chosen) if chosen else None  # type: ignore[arg-type]
     except DataError as error:
-        raise typer.BadParameter(str(error)) from error
+        raise typer.BadParameter(in_flags(str(error), FLAGS)) from error
     try:
         datasets = find_datasets(name, source, options)
         reports = [
             _build(dataset, out / dataset.subdirectory, seed, HELD_OUT if test else ("val",)) for dataset in datasets
         ]
     except (SegmenterError, OSError) as error:
-        fail(error)
+        fail(error, flags=FLAGS)
     for report in reports:
         _print(report)
     skipped = [problem for report in reports for problem in report.skipped]

@@ -15,6 +15,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from runtime.commands.console import errors, fail
+from runtime.commands.flags import FLAGS
 from runtime.commands.options import BackendOption, CpuPrecisionOption, EngineOption, ThreadsOption
 from runtime.errors import InputError, SegmenterError
 from training.evaluation.baseline import segment_classical
@@ -218,7 +219,7 @@ def _errors_shown() -> Iterator[None]:
     try:
         yield
     except (SegmenterError, OSError) as error:
-        fail(error)
+        fail(error, flags=FLAGS | {"iou": "--iou"})
 
 
 def _prepare(out: Path) -> None:

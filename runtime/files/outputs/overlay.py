@@ -40,7 +40,11 @@ def draw_overlay(image: ArrayLike, labels: NDArray[np.integer]) -> U8:
 
     checked = check_image(image)
     if labels.shape != checked.shape[:2]:
-        raise InputError(f"labels have shape {labels.shape}; expected {checked.shape[:2]}, as the image.")
+        raise InputError(
+            f"labels have shape {labels.shape}; expected {checked.shape[:2]}, as the image.",
+            kind="wrong_shape",
+            field="labels",
+        )
     factor = max(1, round(_LEAST_SIDE / max(labels.shape)))
     picture = np.kron(_shown(checked), np.ones((factor, factor, 1), np.float32))
     large = np.kron(labels, np.ones((factor, factor), labels.dtype))

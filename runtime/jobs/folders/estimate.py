@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from runtime.config import SegmentConfig
-from runtime.errors import CAUGHT, ImageTooLargeError, reason_of
+from runtime.errors import RECOVERABLE_ERRORS, ImageTooLargeError
 from runtime.files.image_results import FileOptions, check_size, opened, read_file
+from runtime.jobs.failure import Failure
 from runtime.jobs.folders.records import Records
 from runtime.jobs.folders.run import FolderOptions
 from runtime.jobs.folders.work import ImageWork, Target
@@ -36,7 +37,7 @@ class Planned:
     already: bool = False
     too_large: bool = False
     """It will be segmented as a slide."""
-    failure: str | None = None
+    failure: Failure | None = None
 
     @property
     def to_do(self) -> bool:
@@ -90,8 +91,8 @@ def _planned(target: Target, work: ImageWork, records: Records, options: FolderO
         with opened(target[0], files) as reader:
             size_hw = reader.size_hw
             config = work.config.at_pixel_size(files.pixel_size_um or reader.pixel_size_um, str(target[0]))
-    except CAUGHT as error:
-        return Planned(target=target, failure=reason_of(error, target[0]))
+    except RECOVERABLE_ERRORS as error:
+        return Planned(target=target, failure=Failure.of(error, target[0]))
     try:
         check_size(target[0], size_hw, files.largest_px)
     except ImageTooLargeError:
@@ -124,9 +125,9 @@ def estimate_folder(planned: Sequence[Planned], work: ImageWork) -> tuple[list[P
         segmenter, sample = loaded_segmenter(work.engines), waiting[len(waiting) // 2]
         try:
             seconds = _seconds(sample, segmenter, work.config, work.files)
-        except CAUGHT as error:
+        except RECOVERABLE_ERRORS as error:
             waiting.remove(sample)
-            known[sample.target] = replace(sample, failure=reason_of(error, sample.target[0]))
+            known[sample.target] = replace(sample, failure=Failure.of(error, sample.target[0]))
             continue
         share = sum(
             one.tiles / sample.tiles if one.tiles and sample.tiles else one.pixels / sample.pixels for one in waiting
@@ -158,8 +159,8 @@ def estimate_slides(planned: Sequence[Planned], work: ImageWork) -> tuple[list[P
             reader = open_slide(one.target[0], work.files)
             found.append(estimate(reader, for_tiles(work.engines), work.config, SlideSettings()))
             known[place] = replace(one, tiles=found[-1].tiles)
-        except CAUGHT as error:
-            known[place] = replace(one, failure=reason_of(error, one.target[0]))
+        except RECOVERABLE_ERRORS as error:
+            known[place] = replace(one, failure=Failure.of(error, one.target[0]))
     if not found:
         return known, None
     peaks = [one.memory_mib for one in found if one.memory_mib is not None]

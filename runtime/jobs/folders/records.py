@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.jobs.differences import differences
+from runtime.jobs.failure import Failure
 from runtime.jobs.folders.work import ImageDone, Target
 
 RECORD_NAME = "segmented.jsonl"
@@ -70,13 +71,17 @@ class Records:
             if not wrong and len(existing) == len(there):
                 return ImageDone(target=target, cells=last["done"], already=True)
             if wrong and existing and not overwrite:
-                return ImageDone(target=target, failure=f"{wrong}; pass --overwrite to replace its results")
+                return ImageDone(
+                    target=target,
+                    failure=Failure(f"{wrong}; pass overwrite=True to replace its results", "mismatch", "overwrite"),
+                )
             return None
         if not existing or overwrite or (resume and last is not None):
             return None
         names = " and ".join(f"{target[1]}{ending}" for ending in existing)
-        advice = "" if resume else "; --resume passes over images that are done"
-        return ImageDone(target=target, failure=f"{names} exist; pass --overwrite to replace them{advice}.")
+        advice = "" if resume else "; resume=True passes over images that are done"
+        message = f"{names} exist; pass overwrite=True to replace them{advice}."
+        return ImageDone(target=target, failure=Failure(message, "exists", "overwrite"))
 
     def begin(self, target: Target) -> None:
         """Note that the results of an image may be in any state from now on."""

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import CAUGHT, reason_of
+from runtime.errors import RECOVERABLE_ERRORS, reason_of
 from runtime.files.image_results import remove_leftovers
 from runtime.jobs.cluster import ClusterOptions, run_on_cluster
+from runtime.jobs.failure import Failure
 from runtime.jobs.folders.records import Records
 from runtime.jobs.folders.work import ImageDone, ImageWork, Target
 from runtime.jobs.step import Step
@@ -92,8 +93,8 @@ def _recorded(done: ImageDone, records: Records) -> ImageDone:
         try:
             records.finish(done)
         except OSError as error:
-            failure = f"its results are written, but not noted ({reason_of(error, done.target[0])})"
-            return replace(done, failure=failure)
+            message = f"its results are written, but not noted ({reason_of(error, done.target[0])})"
+            return replace(done, failure=Failure.of(error, message=message))
     return done
 
 
@@ -118,8 +119,7 @@ def _results(
         found = run_on_cluster(work.run, begun(), failed=work.failed, options=options, engines=work.engines)
     for done in found:
         target = given[done.target]
-        failure = done.failure and done.failure.replace(str(done.target[0]), str(target[0]))
-        yield replace(done, target=target, failure=failure)
+        yield replace(done, target=target, failure=done.failure and _named(done.failure, done.target[0], target[0]))
 
 
 def _sent(target: Target, options: FolderOptions) -> Target:
@@ -128,6 +128,11 @@ def _sent(target: Target, options: FolderOptions) -> Target:
         return target
     image, stem = (Path(os.path.abspath(path)) for path in target)
     return image, stem
+
+
+def _named(failure: Failure, sent: Path, given: Path) -> Failure:
+    """A failure that calls the image as the caller does, not as it was sent elsewhere."""
+    return replace(failure, message=failure.message.replace(str(sent), str(given)))
 
 
 def _as_slide(target: Target, work: ImageWork, options: FolderOptions, progress: Step) -> ImageDone:
@@ -159,6 +164,6 @@ def _as_slide(target: Target, work: ImageWork, options: FolderOptions, progress:
             options=run,
             name=stem.name,
         )
-    except CAUGHT as error:
-        return ImageDone(target=target, failure=reason_of(error, target[0]).replace(str(image), str(target[0])))
+    except RECOVERABLE_ERRORS as error:
+        return ImageDone(target=target, failure=_named(Failure.of(error, target[0]), image, target[0]))
     return ImageDone(target=target, cells=found.cells)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from runtime.config import SegmentConfig
-from runtime.errors import CAUGHT, ImageTooLargeError, reason_of
+from runtime.errors import RECOVERABLE_ERRORS, ImageTooLargeError
 from runtime.files.image_results import FileOptions, ReadImage, read_file, write_results
+from runtime.jobs.failure import Failure
 from runtime.jobs.segmenter_spec import SegmenterSpec, loaded_segmenter
 from runtime.results import Segmentation
 
@@ -33,7 +34,7 @@ class ImageDone:
     """It is not segmented yet: its pixels are those of a slide."""
     already: bool = False
     """An earlier run did it."""
-    failure: str | None = None
+    failure: Failure | None = None
     """Why it has no result."""
 
 
@@ -81,28 +82,28 @@ class ImageWork:
             return _Waiting(target, image, self.config.at_pixel_size(image.pixel_size_um, str(target[0])))
         except ImageTooLargeError:
             return ImageDone(target=target, too_large=True)
-        except CAUGHT as error:
-            return ImageDone(target=target, failure=reason_of(error, target[0]))
+        except RECOVERABLE_ERRORS as error:
+            return ImageDone(target=target, failure=Failure.of(error, target[0]))
 
     def _segmented(self, images: Sequence[_Waiting], config: SegmentConfig) -> list[ImageDone]:
         """Segment images together; where that fails, one by one."""
         try:
             segmenter = loaded_segmenter(self.engines)
             results = segmenter.batch([one.image.pixels for one in images], config=config)
-        except CAUGHT as error:
+        except RECOVERABLE_ERRORS as error:
             if len(images) > 1:
                 return [done for one in images for done in self._segmented([one], config)]
-            return [ImageDone(target=one.target, failure=reason_of(error, one.target[0])) for one in images]
+            return [ImageDone(target=one.target, failure=Failure.of(error, one.target[0])) for one in images]
         return [self._written(one, result) for one, result in zip(images, results, strict=True)]
 
     def _written(self, one: _Waiting, result: Segmentation) -> ImageDone:
         image, stem = one.target
         try:
             write_results(result, one.image, stem, self.files)
-        except CAUGHT as error:
-            return ImageDone(target=one.target, failure=reason_of(error, image))
+        except RECOVERABLE_ERRORS as error:
+            return ImageDone(target=one.target, failure=Failure.of(error, image))
         return ImageDone(target=one.target, cells=result.count)
 
     def failed(self, target: Target, error: BaseException) -> ImageDone:
         """What became of an image that a cluster could not do."""
-        return ImageDone(target=target, failure=f"{type(error).__name__}: {error}")
+        return ImageDone(target=target, failure=Failure.of(error, message=f"{type(error).__name__}: {error}"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -17,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from runtime.config import SegmentConfig
-from runtime.errors import InputError, JobError
+from runtime.errors import InputError, JobError, kind_of
 from runtime.files.plain import PARTIAL, write_whole
 from runtime.files.readers import ImageReader
 from runtime.jobs.differences import differences
@@ -37,8 +36,6 @@ PIXELS = "pixels_sha256"
 
 CHECKED_PER_AXIS = 4
 """Parts along each axis whose pixels tell one slide from another."""
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +95,9 @@ class Job:
                 arrays = {name: content[name] for name in ("labels", "boxes", "scores", "iou_predictions")}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             path.unlink(missing_ok=True)
-            raise JobError(f"{path} was damaged ({error}) and is removed; run again to make it anew.") from error
+            raise JobError(
+                f"{path} was damaged ({error}) and is removed; run again to make it anew.", kind="damaged"
+            ) from error
         if not arrays["labels"].size:
             arrays["labels"] = np.zeros(size, np.uint8)
         return TileCells(extent=extent, **arrays)
@@ -168,21 +167,26 @@ def existing_job(directory: Path, request: Mapping[str, Any]) -> Job | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise JobError(f"{path} is damaged ({error}); pass --restart to begin anew.") from error
+        raise JobError(f"{path} is damaged ({error}); pass restart=True to begin anew.", kind="damaged") from error
     if content.get("schema") != SCHEMA:
         raise JobError(
-            f"{path} has schema {content.get('schema')!r}; this version reads {SCHEMA}. Pass --restart to begin anew."
+            f"{path} has schema {content.get('schema')!r}; this version reads {SCHEMA}. "
+            "Pass restart=True to begin anew.",
+            kind="wrong_version",
         )
-    differ = [
-        f"{name} is {asked!r}, was {begun!r}"
+    differ = {
+        name: f"{name} is {asked!r}, was {begun!r}"
         for name, asked, begun in differences(request, content["request"])
         # A part that could not be read may be mended by now.
         if not (f".{PIXELS}." in name and None in (begun, asked))
-    ]
+    }
     if differ:
         raise JobError(
-            f"{directory} holds a job that was begun otherwise: {'; '.join(differ)}. Go on with what it was begun "
-            "with, choose another --out, or begin anew: 'segment-slide --restart', 'segment --overwrite'."
+            f"{directory} holds a job that was begun otherwise: {'; '.join(differ.values())}. Go on with what it "
+            "was begun with, choose another directory with out=, or begin anew: 'cellsam-engine segment-slide "
+            "--restart', 'cellsam-engine segment --overwrite'.",
+            kind="mismatch",
+            field=next(iter(differ)),
         )
     return Job(directory, SlidePlan.from_json(content["plan"]))
 
@@ -214,7 +218,9 @@ def locked(directory: Path) -> Iterator[None]:
             _lock(file)
         except OSError as error:
             raise JobError(
-                f"{directory} is being worked on by another process; wait for it to end, or choose another --out."
+                f"{directory} is being worked on by another process; wait for it to end, or choose "
+                "another directory with out=.",
+                kind="busy",
             ) from error
         for leftover in directory.rglob(f".*{PARTIAL}"):
             leftover.unlink(missing_ok=True)
@@ -243,9 +249,10 @@ def disk_full_named(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in DISK_FULL:
+        if kind_of(error) != "disk_full":
             raise
         raise JobError(
             f"the disk of {directory} is full ({error.strerror}); what was finished is kept. Make room and run the "
-            "same command again to go on."
+            "same command again to go on.",
+            kind="disk_full",
         ) from error

@@ -99,14 +99,15 @@ def check_slide(reader: ImageReader) -> None:
         InputError: no pixel, too many channels, or values that are no real numbers.
     """
     if min(reader.size_hw) < 1:
-        raise InputError(f"{reader.name} has size {reader.size_hw}; expected at least one pixel.")
+        raise InputError(f"{reader.name} has size {reader.size_hw}; expected at least one pixel.", kind="wrong_shape")
     if not 1 <= len(reader.channels) <= MOST_CHANNELS:
         raise InputError(
             f"{reader.name} has {len(reader.channels)} channels ({', '.join(reader.channels)}); expected up to three: "
-            "nuclear and whole-cell, or colours. Choose those to segment."
+            "nuclear and whole-cell, or colours. Choose those to segment.",
+            kind="wrong_shape",
         )
     if reader.dtype.kind not in "biuf":
-        raise InputError(f"{reader.name} has dtype {reader.dtype}; expected bool, integer or float.")
+        raise InputError(f"{reader.name} has dtype {reader.dtype}; expected bool, integer or float.", kind="wrong_type")
 
 
 def make_plan(reader: ImageReader, engines: TileSegmenter, config: SegmentConfig, settings: SlideSettings) -> SlidePlan:
@@ -188,7 +189,7 @@ def _measured(
         return found[0], one_view
     if not diameters:
         _log.warning(
-            "no cell was found to measure in %s; its tiles are shown at the model's own size. Give --diameter if it "
+            "no cell was found to measure in %s; its tiles are shown at the model's own size. Give diameter_px if it "
             "has cells.",
             reader.name,
         )

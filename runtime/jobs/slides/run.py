@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runtime.config import SegmentConfig
@@ -15,6 +15,7 @@ from runtime.files.image_results import result_name
 from runtime.files.outputs.formats import check_packages
 from runtime.files.readers import ImageReader
 from runtime.jobs.cluster import ClusterOptions, run_on_cluster
+from runtime.jobs.failure import Failure
 from runtime.jobs.slides.engines import EngineSource, EngineSpec, loaded
 from runtime.jobs.slides.jobs import (
     JOB_ENDING,
@@ -71,7 +72,7 @@ class SlideResult:
     tiles: int
     skipped: int
     """Tiles without signal that this run skipped."""
-    failed: tuple[str, ...]
+    failed: tuple[Failure, ...]
     """With ``partial``: tiles without a result, and why."""
 
     @property
@@ -135,15 +136,17 @@ def segment_slide(
                 job.remove_scratch()
     if not join.cell_count:
         _log.warning("no cells in %s: %d of %d tiles have no signal", reader.name, skipped, len(job.plan.grid))
-    lines = tuple(_described(job, place, reason) for place, reason in failed)
-    return SlideResult(files, join.cell_count, len(job.plan.grid), skipped, lines)
+    described = tuple(_described(job, place, failure) for place, failure in failed)
+    return SlideResult(files, join.cell_count, len(job.plan.grid), skipped, described)
 
 
 def _check_results(results: Iterable[Path], directory: Path, options: RunOptions) -> None:
     """Results may be replaced by the job that is writing them, or where the caller says so."""
     existing = [str(path) for path in results if path.exists()]
     if existing and not options.overwrite and not (directory / JOB_NAME).exists():
-        raise InputError(f"{' and '.join(existing)} exist; pass --overwrite to replace them.")
+        raise InputError(
+            f"{' and '.join(existing)} exist; pass overwrite=True to replace them.", kind="exists", field="overwrite"
+        )
 
 
 def _opened(
@@ -164,7 +167,7 @@ def _opened(
     return job
 
 
-def _run_tiles(work: TileWork, options: RunOptions) -> tuple[int, list[tuple[int, str]]]:
+def _run_tiles(work: TileWork, options: RunOptions) -> tuple[int, list[tuple[int, Failure]]]:
     """Finish all batches; the number of tiles skipped, and the tiles that failed with why."""
     waiting = [batch for batch in range(work.batches) if not work.finished(batch)]
     tiles = len(work.job.plan.grid)
@@ -172,7 +175,7 @@ def _run_tiles(work: TileWork, options: RunOptions) -> tuple[int, list[tuple[int
     if done:
         _log.info("%d of %d tiles are there from an earlier run", done, tiles)
     skipped: int = 0
-    failed: list[tuple[int, str]] = []
+    failed: list[tuple[int, Failure]] = []
     _tell(options, "tiles", done, tiles)
     for batch in _batches(work, waiting, options):
         done += batch.tiles
@@ -195,24 +198,26 @@ def _tell(options: RunOptions, what: str, done: int, steps: int) -> None:
         options.progress(what, done, steps)
 
 
-def _described(job: Job, place: int, reason: str) -> str:
+def _described(job: Job, place: int, failure: Failure) -> Failure:
     top, left, bottom, right = job.plan.extent(place)
-    return f"tile at rows {top}-{bottom}, columns {left}-{right}: {reason}"
+    return replace(failure, message=f"tile at rows {top}-{bottom}, columns {left}-{right}: {failure}")
 
 
-def _check_failed(failed: list[tuple[int, str]], job: Job, options: RunOptions) -> None:
+def _check_failed(failed: list[tuple[int, Failure]], job: Job, options: RunOptions) -> None:
     """Raises:
     JobError: tiles failed, and partial results are not wanted.
     """
     if not failed or options.partial:
         return
-    lines = [_described(job, place, reason) for place, reason in failed[:SHOWN_FAILURES]]
+    lines = [str(_described(job, place, failure)) for place, failure in failed[:SHOWN_FAILURES]]
     if len(failed) > SHOWN_FAILURES:
         lines.append(f"and {len(failed) - SHOWN_FAILURES} more")
     raise JobError(
         f"{len(failed)} of {len(job.plan.grid)} tiles failed, so that no result is written; the others are kept. Run "
-        "the same command again to try these once more, or pass --partial to leave their places out.\n  "
-        + "\n  ".join(lines)
+        "the same command again to try these once more, or pass partial=True to leave their places out.\n  "
+        + "\n  ".join(lines),
+        kind=failed[0][1].kind,
+        field="partial",
     )
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from runtime.config import SegmentConfig
-from runtime.errors import CAUGHT, JobError
+from runtime.errors import RECOVERABLE_ERRORS, JobError
 from runtime.files.readers import ImageReader
+from runtime.jobs.failure import Failure
 from runtime.jobs.slides.contrast import has_signal, read_extent
 from runtime.jobs.slides.engines import EngineSource, OriginTile, loaded
 from runtime.jobs.slides.jobs import Job
@@ -18,7 +19,7 @@ from runtime.jobs.slides.settings import SlideSettings
 from runtime.types import Extent
 from runtime.views.merge_rules import TileCells
 
-Failures = tuple[tuple[int, str], ...]
+Failures = tuple[tuple[int, Failure], ...]
 """Places of tiles, and why they have no result."""
 
 
@@ -70,8 +71,8 @@ class TileWork:
         skipped, failed = 0, []
         for place in places:
             outcomes = (self._attempt([place]) for _ in range(1 + self.settings.retries))
-            outcome: int | str = ""
-            while isinstance(outcome, str) and (following := next(outcomes, None)) is not None:
+            outcome: int | Failure = Failure("not tried")
+            while isinstance(outcome, Failure) and (following := next(outcomes, None)) is not None:
                 outcome = following
             if isinstance(outcome, int):
                 skipped += outcome
@@ -87,17 +88,17 @@ class TileWork:
         """
         if isinstance(error, JobError):
             raise error
-        places = self.places(batch)
-        return BatchDone(batch, len(places), 0, tuple((place, f"{type(error).__name__}: {error}") for place in places))
+        places, failure = self.places(batch), Failure.of(error, message=f"{type(error).__name__}: {error}")
+        return BatchDone(batch, len(places), 0, tuple((place, failure) for place in places))
 
-    def _attempt(self, places: Sequence[int]) -> int | str:
+    def _attempt(self, places: Sequence[int]) -> int | Failure:
         """``_segment``, or why it failed."""
         try:
             return self._segment(places)
         except JobError:
             raise
-        except CAUGHT as error:
-            return str(error) or type(error).__name__
+        except RECOVERABLE_ERRORS as error:
+            return Failure.of(error)
 
     def _segment(self, places: Sequence[int]) -> int:
         """Results of tiles into the job; the number of those without signal."""

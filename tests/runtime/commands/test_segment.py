@@ -162,7 +162,9 @@ def test_images_of_one_name_are_all_listed(tmp_path: Path) -> None:
     assert [image.path.name for image in find_images([Path(pattern)])] == [f"{number:02}.png" for number in range(12)]
     for name in ("x/a.tif", "y/a.tif"):
         write(tmp_path / name)
-    with pytest.raises(InputError, match="rename them, or segment each directory into an --out of its own"):
+    with pytest.raises(
+        InputError, match="rename them, or segment each directory into a directory of its own, with out="
+    ):
         result_stems(find_images([tmp_path / "x", tmp_path / "y"]), tmp_path / "out", ("_labels.tif",))
 
 
@@ -181,7 +183,7 @@ def test_patterns(tmp_path: Path, seen: list[Any]) -> None:
 
 def test_directories_without_images_and_names_that_collide(tmp_path: Path) -> None:
     (tmp_path / "none" / "deep").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"none holds no image .*--recursive looks into"):
+    with pytest.raises(InputError, match=r"none holds no image .*recursive=True looks into"):
         find_images([tmp_path / "none"])
     for name in ("one/a.tif", "two/a.ome.tif", "two/deep/a.tif"):
         write(tmp_path / name)

@@ -181,7 +181,7 @@ def test_a_job_is_not_gone_on_with_otherwise(tmp_path: Path, expected: dict[str,
 
 def test_results_are_not_replaced_unasked(tmp_path: Path) -> None:
     run(tmp_path)
-    with pytest.raises(InputError, match="exist; pass --overwrite"):
+    with pytest.raises(InputError, match="exist; pass overwrite=True"):
         run(tmp_path)
     assert run(tmp_path, overwrite=True).cells
 
