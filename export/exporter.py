@@ -14,7 +14,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from export.engine_files import Stage, stages_of
+from export.engine_files import EngineGraph, engine_graphs
 from export.errors import ExportError, VerificationError
 from export.gates import BFLOAT16, INTEGERS, GateCheck, HalfTolerance
 from export.half_range import RangeCheck
@@ -93,7 +93,7 @@ def export_engines(
 ) -> Manifest:
     """Export a checkpoint.
 
-    The engines are written to a temporary directory beside ``out`` and moved there only after every stage agreed
+    The engines are written to a temporary directory beside ``out`` and moved there only after every engine agreed
     with PyTorch; a failure leaves nothing behind and an earlier directory as it was.
 
     Args:
@@ -130,9 +130,9 @@ def export_engines(
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=_existing_parent(out)))
     try:
         engines = {}
-        for stage in stages_of(loaded.model, config.precision, config.attention):
-            progress(f"writing {stage.file}")
-            engines[stage.name] = _write_stage(stage, partial)
+        for engine in engine_graphs(loaded.model, config.precision, config.attention):
+            progress(f"writing {engine.file}")
+            engines[engine.name] = _write_engine(engine, partial)
         manifest = _manifest(loaded, sha256_file(Path(checkpoint)), config, engines)
         if config.precision == "int8":
             progress("writing encoders in 8-bit integers")
@@ -203,8 +203,8 @@ def _verified(
         VerificationError: one failed; all that did are named.
     """
 
-    def tell(stage: str) -> None:
-        progress(f"verifying {stage} against PyTorch")
+    def tell(engine: str) -> None:
+        progress(f"verifying {engine} against PyTorch")
 
     checks: Checks
     if manifest.precision == "fp32" and backend == "cpu":
@@ -248,19 +248,19 @@ def _existing_parent(path: Path) -> Path:
     return next(parent for parent in path.parents if parent.is_dir())
 
 
-def _write_stage(stage: Stage, directory: Path) -> EngineFile:
-    path = directory / stage.file
-    write_onnx(stage, path)
-    engine = OrtEngine(path, BackendOptions())
-    names = [tensor.name for tensor in engine.inputs], [tensor.name for tensor in engine.outputs]
-    if names != (list(stage.inputs), list(stage.outputs)):
-        raise VerificationError(f"{stage.file} has inputs and outputs {names}; the exporter renamed or dropped some.")
+def _write_engine(engine: EngineGraph, directory: Path) -> EngineFile:
+    path = directory / engine.file
+    write_onnx(engine, path)
+    written = OrtEngine(path, BackendOptions())
+    names = [tensor.name for tensor in written.inputs], [tensor.name for tensor in written.outputs]
+    if names != (list(engine.inputs), list(engine.outputs)):
+        raise VerificationError(f"{engine.file} has inputs and outputs {names}; the exporter renamed or dropped some.")
     return EngineFile(
-        file=stage.file,
+        file=engine.file,
         sha256=sha256_file(path),
-        inputs=engine.inputs,
-        outputs=engine.outputs,
-        attention=stage.attention,
+        inputs=written.inputs,
+        outputs=written.outputs,
+        attention=engine.attention,
     )
 
 

@@ -10,6 +10,7 @@ import typer
 from export.commands.export import FLAGS, IMAGE, read_given, say
 from runtime.commands.console import fail
 from runtime.engines.backends.input_shapes import BOXES_ON_GPU, IMAGES_ON_GPU
+from runtime.engines.manifest import describe_check
 from runtime.errors import ConfigError, SegmenterError
 
 
@@ -61,5 +62,5 @@ def build_command(
     except (SegmenterError, OSError) as error:
         fail(error, flags=FLAGS)
     for check in record.verification:
-        say(f"{check['stage']}.{check['output']}: {check['measure']} {check['value']:.4g}, limit {check['limit']:g}")
+        say(describe_check(check))
     typer.echo(place)

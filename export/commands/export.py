@@ -99,7 +99,7 @@ def export_command(
         bool, typer.Option("--force", help="Replace an engine directory that exists; nothing else is replaced.")
     ] = False,
 ) -> None:
-    """Turn a checkpoint into an engine directory, verified against PyTorch stage by stage."""
+    """Turn a checkpoint into an engine directory, verified against PyTorch engine by engine."""
     from export.exporter import ExportConfig, export_engines
 
     try:

@@ -107,7 +107,7 @@ def build_plans(
             max_batch=options.max_batch,
             max_boxes=options.max_boxes,
             image=image,
-            on_stage=lambda stage: progress(f"comparing {stage} with onnxruntime on the CPU"),
+            on_engine=lambda name: progress(f"comparing {name} with onnxruntime on the CPU"),
         )
         _refuse_failed(checks)
         record = PlanRecord(

@@ -48,7 +48,7 @@ from runtime.jobs.failure import Failure
 from runtime.jobs.step import Step
 
 if TYPE_CHECKING:
-    from runtime.jobs.folders.estimate import Planned
+    from runtime.jobs.folders.estimate import ImageForecast
     from runtime.jobs.folders.records import Records
     from runtime.jobs.folders.run import FolderOptions
     from runtime.jobs.folders.work import ImageDone, ImageWork, Target
@@ -261,16 +261,16 @@ def _report(failed: Sequence[FailedImage], already: int, count: int) -> None:
 def _dry_run(targets: Sequence[Target], work: ImageWork, records: Records, options: FolderOptions) -> None:
     """Print what a job would do; exit code 1 where an image cannot be segmented or its results may not be replaced."""
     from runtime.engines.manifest import read_manifest
-    from runtime.jobs.folders.estimate import estimate_folder, estimate_slides, plan_folder
+    from runtime.jobs.folders.estimate import estimate_folder, estimate_slides, forecast_folder
 
     model_size = read_manifest(work.engines.directory).image_size
-    planned, found = estimate_folder(plan_folder(targets, work, records, options, model_size), work)
-    planned, of_slides = estimate_slides(planned, work)
-    for one in planned:
+    forecasts, found = estimate_folder(forecast_folder(targets, work, records, options, model_size), work)
+    forecasts, of_slides = estimate_slides(forecasts, work)
+    for one in forecasts:
         typer.echo(f"{one.target[0]}\t{_described(one)}")
-    slides = sum(one.too_large and one.failure is None for one in planned)
-    already = sum(one.already for one in planned)
-    rows = {"images": f"{sum(one.to_do for one in planned)} to segment, {already} already done, {slides} as slides"}
+    slides = sum(one.too_large and one.failure is None for one in forecasts)
+    already = sum(one.already for one in forecasts)
+    rows = {"images": f"{sum(one.to_do for one in forecasts)} to segment, {already} already done, {slides} as slides"}
     if found is not None:
         rows["time"] = f"about {duration(found.seconds)} in one process, by {found.sample.target[0]}"
     if of_slides is not None:
@@ -281,13 +281,13 @@ def _dry_run(targets: Sequence[Target], work: ImageWork, records: Records, optio
         rows["memory"] = f"about {max(peaks) / 1024:.1f} GiB a process" if peaks else "unknown"
     for name, value in rows.items():
         typer.echo(f"{name:<8} {value}")
-    failed = [(one.target[0], one.failure) for one in planned if one.failure is not None]
-    _report(failed, 0, len(planned))
+    failed = [(one.target[0], one.failure) for one in forecasts if one.failure is not None]
+    _report(failed, 0, len(forecasts))
     if failed:
         raise typer.Exit(1)
 
 
-def _described(one: Planned) -> str:
+def _described(one: ImageForecast) -> str:
     if one.size_hw is None or one.failure is not None:
         return "already done" if one.already else "fails"
     height, width = one.size_hw

@@ -195,14 +195,14 @@ def segment_slide_command(
 
 
 def _print_estimate(found: Estimate) -> None:
-    plan = found.plan
-    height, width = plan.grid.size_hw
+    layout = found.layout
+    height, width = layout.grid.size_hw
     memory = "unknown" if found.memory_mib is None else f"about {found.memory_mib / 1024:.1f} GiB a process"
-    measured = "not known" if plan.diameter_px is None else f"{plan.diameter_px:.1f} px"
+    measured = "not known" if layout.diameter_px is None else f"{layout.diameter_px:.1f} px"
     rows = {
         "slide": f"{width} x {height} px",
         "cells": f"median diameter {measured}",
-        "tiles": f"{found.tiles} of {plan.grid.side} x {plan.grid.side} px",
+        "tiles": f"{found.tiles} of {layout.grid.side} x {layout.grid.side} px",
         "time": f"at most about {duration(found.seconds)} in one process ({found.seconds_per_tile:.2f} s a tile)",
         "memory": memory,
     }

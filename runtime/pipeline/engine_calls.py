@@ -74,9 +74,13 @@ class Chain:
         """Args: images_per_call, boxes_per_call: most images and boxes of one engine call, where engines take them."""
         self.engines, self._manifest = engines, manifest
         encoders = [engine for name, engine in engines.items() if name.endswith("encoder")]
-        self._most_images = min((most for engine in encoders if (most := engine.most("pixel_values"))), default=None)
+        self._most_images = min(
+            (most for engine in encoders if (most := engine.max_size("pixel_values"))), default=None
+        )
         self.limit_images(images_per_call)
-        self._boxes_per_call = min(boxes_per_call, engines["mask_decoder"].most("boxes_xyxy_model") or boxes_per_call)
+        self._boxes_per_call = min(
+            boxes_per_call, engines["mask_decoder"].max_size("boxes_xyxy_model") or boxes_per_call
+        )
 
     def limit_images(self, count: int) -> None:
         """Encode at most so many images in a call, or as many as the encoders take if those are fewer."""

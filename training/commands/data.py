@@ -19,7 +19,7 @@ from training.data.builders.folder import Colours
 from training.data.errors import DataError
 from training.data.format import dataset_directories, read_summary
 from training.data.records import GROUPS, SPLITS, Skipped, SourceDataset, Split
-from training.data.scan import Stage
+from training.data.scan import BuildStep
 from training.data.splits import HELD_OUT
 
 SHOWN_PROBLEMS = 20
@@ -123,14 +123,14 @@ def _groups(values: list[str]) -> dict[str, str]:
 
 
 def _build(dataset: SourceDataset, out: Path, seed: int, held_out: Sequence[Split]) -> BuildReport:
-    """Build one dataset under a progress bar per stage."""
+    """Build one dataset under a progress bar per step."""
     columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     item = TextColumn("{task.fields[item]}", markup=False)
     with Progress(*columns, item, console=errors, disable=not errors.is_terminal) as bars:
-        tasks = {stage: bars.add_task(stage, total=None, item="") for stage in ("scanning", "cutting", "indexing")}
+        tasks = {step: bars.add_task(step, total=None, item="") for step in ("scanning", "cutting", "indexing")}
 
-        def show(stage: Stage, done: int, total: int, name: str) -> None:
-            bars.update(tasks[stage], completed=done, total=total, item=name)
+        def show(step: BuildStep, done: int, total: int, name: str) -> None:
+            bars.update(tasks[step], completed=done, total=total, item=name)
 
         errors.print(f"{dataset.name}: {len(dataset.fields)} images", markup=False)
         return build_dataset(dataset, out, seed=seed, held_out=held_out, progress=show)

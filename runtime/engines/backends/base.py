@@ -27,7 +27,7 @@ class Engine(Protocol):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
-    def most(self, name: str) -> int | None:
+    def max_size(self, name: str) -> int | None:
         """Most images or boxes that an input takes in one call; None where the engine knows no bound."""
         return None
 

@@ -228,7 +228,7 @@ class TensorRtEngine(Engine):
         modes = self._tensorrt.TensorIOMode
         return [*((spec, modes.INPUT) for spec in self.inputs), *((spec, modes.OUTPUT) for spec in self.outputs)]
 
-    def most(self, name: str) -> int | None:
+    def max_size(self, name: str) -> int | None:
         """See ``Engine``: as the plan's profile has it."""
         return self._plan.ranges[name][2][0] if name in self._plan.ranges else None
 

@@ -26,14 +26,14 @@ _WARM_UP_PX = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Planned:
+class ImageForecast:
     """One image of a job that is not run yet."""
 
     target: Target
     size_hw: tuple[int, int] | None = None
     """None for an image that cannot be opened, or is not looked into."""
     tiles: int | None = None
-    """None where the diameter of its cells is yet to be measured, or the slide to be planned."""
+    """None where the diameter of its cells is yet to be measured, or the slide to be laid out."""
     already: bool = False
     too_large: bool = False
     """It will be segmented as a slide."""
@@ -63,41 +63,43 @@ class SlidesEstimate:
 class FolderEstimate:
     """Time and memory of a job in one process, slides left out."""
 
-    sample: Planned
+    sample: ImageForecast
     """The image of middle size, which was timed."""
     seconds: float
     memory_mib: float | None
     """Peak of a process; None where the system does not tell."""
 
 
-def plan_folder(
+def forecast_folder(
     targets: Sequence[Target], work: ImageWork, records: Records, options: FolderOptions, model_size: int
-) -> list[Planned]:
+) -> list[ImageForecast]:
     """What a job would do with each image; no pixel is segmented, and nothing written.
 
     Args:
         targets, work, records, options: as for ``segment_folder``.
         model_size: side of the model input, pixels.
     """
-    return [_planned(target, work, records, options, model_size) for target in targets]
+    return [_forecast(target, work, records, options, model_size) for target in targets]
 
 
-def _planned(target: Target, work: ImageWork, records: Records, options: FolderOptions, model_size: int) -> Planned:
+def _forecast(
+    target: Target, work: ImageWork, records: Records, options: FolderOptions, model_size: int
+) -> ImageForecast:
     judged = records.judge(target, resume=options.resume, overwrite=options.overwrite)
     if judged is not None:
-        return Planned(target=target, already=judged.already, failure=judged.failure)
+        return ImageForecast(target=target, already=judged.already, failure=judged.failure)
     files = work.files
     try:
         with opened(target[0], files) as reader:
             size_hw = reader.size_hw
             config = work.config.at_pixel_size(files.pixel_size_um or reader.pixel_size_um, str(target[0]))
     except RECOVERABLE_ERRORS as error:
-        return Planned(target=target, failure=Failure.of(error, target[0]))
+        return ImageForecast(target=target, failure=Failure.of(error, target[0]))
     try:
         check_size(target[0], size_hw, files.largest_px)
     except ImageTooLargeError:
-        return Planned(target=target, size_hw=size_hw, too_large=True)
-    return Planned(target=target, size_hw=size_hw, tiles=_tiles(size_hw, config, model_size))
+        return ImageForecast(target=target, size_hw=size_hw, too_large=True)
+    return ImageForecast(target=target, size_hw=size_hw, tiles=_tiles(size_hw, config, model_size))
 
 
 def _tiles(size_hw: tuple[int, int], config: SegmentConfig, model_size: int) -> int | None:
@@ -108,7 +110,9 @@ def _tiles(size_hw: tuple[int, int], config: SegmentConfig, model_size: int) -> 
     return len(grid_at_scale(size_hw, config.diameter_px, model_size, config.view_diameter_px))
 
 
-def estimate_folder(planned: Sequence[Planned], work: ImageWork) -> tuple[list[Planned], FolderEstimate | None]:
+def estimate_folder(
+    forecasts: Sequence[ImageForecast], work: ImageWork
+) -> tuple[list[ImageForecast], FolderEstimate | None]:
     """Segment the image of middle size, and take it that the others cost the same a tile, or a pixel.
 
     Where that image fails, the next one is taken.
@@ -119,8 +123,8 @@ def estimate_folder(planned: Sequence[Planned], work: ImageWork) -> tuple[list[P
     Raises:
         EngineError, BackendError: the engines cannot be loaded.
     """
-    known = {one.target: one for one in planned}
-    waiting = sorted((one for one in planned if one.to_do), key=lambda one: one.pixels)
+    known = {one.target: one for one in forecasts}
+    waiting = sorted((one for one in forecasts if one.to_do), key=lambda one: one.pixels)
     while waiting:
         segmenter, sample = loaded_segmenter(work.engines), waiting[len(waiting) // 2]
         try:
@@ -137,8 +141,10 @@ def estimate_folder(planned: Sequence[Planned], work: ImageWork) -> tuple[list[P
     return list(known.values()), None
 
 
-def estimate_slides(planned: Sequence[Planned], work: ImageWork) -> tuple[list[Planned], SlidesEstimate | None]:
-    """Plan each slide and segment one of its tiles.
+def estimate_slides(
+    forecasts: Sequence[ImageForecast], work: ImageWork
+) -> tuple[list[ImageForecast], SlidesEstimate | None]:
+    """Lay out each slide and segment one of its tiles.
 
     Returns:
         The images, slides with the number of their tiles or why they failed, and the estimate; None without a slide.
@@ -151,8 +157,8 @@ def estimate_slides(planned: Sequence[Planned], work: ImageWork) -> tuple[list[P
     from runtime.jobs.slides.settings import SlideSettings
     from runtime.jobs.slides.slide_file import open_slide
 
-    known, found = list(planned), list[Estimate]()
-    for place, one in enumerate(planned):
+    known, found = list(forecasts), list[Estimate]()
+    for place, one in enumerate(forecasts):
         if not one.too_large or one.failure is not None:
             continue
         try:
@@ -167,7 +173,7 @@ def estimate_slides(planned: Sequence[Planned], work: ImageWork) -> tuple[list[P
     return known, SlidesEstimate(sum(one.seconds for one in found), max(peaks, default=None))
 
 
-def _seconds(sample: Planned, segmenter: Segmenter, config: SegmentConfig, files: FileOptions) -> float:
+def _seconds(sample: ImageForecast, segmenter: Segmenter, config: SegmentConfig, files: FileOptions) -> float:
     """Time of reading and segmenting an image, once a part of it has been: the first call also warms up."""
     image = sample.target[0]
     with opened(image, files) as reader:

@@ -21,12 +21,12 @@ from runtime.files.plain import PARTIAL, write_whole
 from runtime.files.readers import ImageReader
 from runtime.jobs.differences import differences
 from runtime.jobs.slides.contrast import PART_PX, read_extent
-from runtime.jobs.slides.layout import SlidePlan
+from runtime.jobs.slides.layout import SlideLayout
 from runtime.jobs.slides.settings import SlideSettings
 from runtime.types import Extent
 from runtime.views.merge_rules import TileCells
 
-SCHEMA = 1
+SCHEMA = 2
 JOB_ENDING = "_job"
 """What follows a slide's name in that of its job's directory."""
 
@@ -43,7 +43,7 @@ class Job:
     """A job that is under way."""
 
     directory: Path
-    plan: SlidePlan
+    layout: SlideLayout
 
     @property
     def stitching(self) -> Path:
@@ -57,7 +57,7 @@ class Job:
 
     def tile_path(self, place: int) -> Path:
         """File of a tile's result."""
-        row, column = divmod(place, len(self.plan.grid.lefts))
+        row, column = divmod(place, len(self.layout.grid.lefts))
         return self.directory / "tiles" / f"{row:05d}_{column:05d}.npz"
 
     def finished(self, place: int) -> bool:
@@ -88,7 +88,7 @@ class Job:
         Raises:
             JobError: it is damaged; it is removed, so that the next run makes it again.
         """
-        path, extent = self.tile_path(place), self.plan.extent(place)
+        path, extent = self.tile_path(place), self.layout.extent(place)
         size = (extent[2] - extent[0], extent[3] - extent[1])
         try:
             with np.load(path, allow_pickle=False) as content:
@@ -188,10 +188,10 @@ def existing_job(directory: Path, request: Mapping[str, Any]) -> Job | None:
             kind="mismatch",
             field=next(iter(differ)),
         )
-    return Job(directory, SlidePlan.from_json(content["plan"]))
+    return Job(directory, SlideLayout.from_json(content["layout"]))
 
 
-def begin_job(directory: Path, request: Mapping[str, Any], plan: SlidePlan) -> Job:
+def begin_job(directory: Path, request: Mapping[str, Any], layout: SlideLayout) -> Job:
     """Write what a new job is about.
 
     Raises:
@@ -200,9 +200,9 @@ def begin_job(directory: Path, request: Mapping[str, Any], plan: SlidePlan) -> J
     with disk_full_named(directory):
         shutil.rmtree(directory / "tiles", ignore_errors=True)
         (directory / "tiles").mkdir(parents=True, exist_ok=True)
-        content = json.dumps({"schema": SCHEMA, "request": request, "plan": plan.to_json()}, indent=1)
+        content = json.dumps({"schema": SCHEMA, "request": request, "layout": layout.to_json()}, indent=1)
         write_whole(directory / JOB_NAME, lambda temporary: temporary.write_text(content + "\n", encoding="utf-8"))
-    return Job(directory, plan)
+    return Job(directory, layout)
 
 
 @contextmanager

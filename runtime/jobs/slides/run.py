@@ -28,7 +28,7 @@ from runtime.jobs.slides.jobs import (
     request_of,
 )
 from runtime.jobs.slides.join import SlideJoin
-from runtime.jobs.slides.layout import make_plan
+from runtime.jobs.slides.layout import make_layout
 from runtime.jobs.slides.outputs import SlideOutput, result_paths, write_results
 from runtime.jobs.slides.settings import SlideSettings
 from runtime.jobs.slides.slide_file import SlideFile
@@ -135,9 +135,9 @@ def segment_slide(
             else:
                 job.remove_scratch()
     if not join.cell_count:
-        _log.warning("no cells in %s: %d of %d tiles have no signal", reader.name, skipped, len(job.plan.grid))
+        _log.warning("no cells in %s: %d of %d tiles have no signal", reader.name, skipped, len(job.layout.grid))
     described = tuple(_described(job, place, failure) for place, failure in failed)
-    return SlideResult(files, join.cell_count, len(job.plan.grid), skipped, described)
+    return SlideResult(files, join.cell_count, len(job.layout.grid), skipped, described)
 
 
 def _check_results(results: Iterable[Path], directory: Path, options: RunOptions) -> None:
@@ -163,14 +163,14 @@ def _opened(
         (directory / JOB_NAME).unlink(missing_ok=True)
     job = existing_job(directory, request)
     if job is None:
-        job = begin_job(directory, request, make_plan(reader, loaded(engines), config, settings))
+        job = begin_job(directory, request, make_layout(reader, loaded(engines), config, settings))
     return job
 
 
 def _run_tiles(work: TileWork, options: RunOptions) -> tuple[int, list[tuple[int, Failure]]]:
     """Finish all batches; the number of tiles skipped, and the tiles that failed with why."""
     waiting = [batch for batch in range(work.batches) if not work.finished(batch)]
-    tiles = len(work.job.plan.grid)
+    tiles = len(work.job.layout.grid)
     done = tiles - sum(len(work.places(batch)) for batch in waiting)
     if done:
         _log.info("%d of %d tiles are there from an earlier run", done, tiles)
@@ -199,7 +199,7 @@ def _tell(options: RunOptions, what: str, done: int, steps: int) -> None:
 
 
 def _described(job: Job, place: int, failure: Failure) -> Failure:
-    top, left, bottom, right = job.plan.extent(place)
+    top, left, bottom, right = job.layout.extent(place)
     return replace(failure, message=f"tile at rows {top}-{bottom}, columns {left}-{right}: {failure}")
 
 
@@ -213,7 +213,7 @@ def _check_failed(failed: list[tuple[int, Failure]], job: Job, options: RunOptio
     if len(failed) > SHOWN_FAILURES:
         lines.append(f"and {len(failed) - SHOWN_FAILURES} more")
     raise JobError(
-        f"{len(failed)} of {len(job.plan.grid)} tiles failed, so that no result is written; the others are kept. Run "
+        f"{len(failed)} of {len(job.layout.grid)} tiles failed, so that no result is written; the others are kept. Run "
         "the same command again to try these once more, or pass partial=True to leave their places out.\n  "
         + "\n  ".join(lines),
         kind=failed[0][1].kind,
@@ -228,9 +228,9 @@ def _join(job: Job, missing: set[int], config: SegmentConfig, options: RunOption
     job.results.mkdir()
 
     def read_tile(place: int) -> TileCells:
-        return no_cells(job.plan.extent(place)) if place in missing else job.read_tile(place)
+        return no_cells(job.layout.extent(place)) if place in missing else job.read_tile(place)
 
-    join = SlideJoin(job.plan, read_tile, job.stitching, min_area_px=config.min_area_px)
+    join = SlideJoin(job.layout, read_tile, job.stitching, min_area_px=config.min_area_px)
     for done in join.run():
         _tell(options, "stitching", done, join.steps)
     return join

@@ -47,12 +47,12 @@ class TileWork:
     @property
     def batches(self) -> int:
         """Number of batches."""
-        return -(-len(self.job.plan.grid) // self.settings.tiles_together)
+        return -(-len(self.job.layout.grid) // self.settings.tiles_together)
 
     def places(self, batch: int) -> range:
         """Tiles of a batch: always the same, as tiles that share decoder calls might feel each other's rounding."""
         first = batch * self.settings.tiles_together
-        return range(first, min(first + self.settings.tiles_together, len(self.job.plan.grid)))
+        return range(first, min(first + self.settings.tiles_together, len(self.job.layout.grid)))
 
     def finished(self, batch: int) -> bool:
         """Whether all results of a batch are there."""
@@ -102,27 +102,27 @@ class TileWork:
 
     def _segment(self, places: Sequence[int]) -> int:
         """Results of tiles into the job; the number of those without signal."""
-        plan = self.job.plan
-        size_hw = plan.grid.size_hw
-        if plan.whole:
+        layout = self.job.layout
+        size_hw = layout.grid.size_hw
+        if layout.whole:
             raw = read_extent(self.reader, (0, 0, *size_hw))
-            if not has_signal(raw, plan.contrast, self.settings.min_contrast):
+            if not has_signal(raw, layout.contrast, self.settings.min_contrast):
                 self.job.write_tile(0, no_cells((0, 0, *size_hw)))
                 return 1
             self.job.write_tile(0, loaded(self.engines).segment_whole(raw, self.config))
             return 0
         tiles: dict[int, OriginTile] = {}
         for place in places:
-            tile = read_tile(self.reader, plan, place, self.config, self.settings)
+            tile = read_tile(self.reader, layout, place, self.config, self.settings)
             if tile is not None:
-                tiles[place] = (plan.origin(place), tile)
+                tiles[place] = (layout.origin(place), tile)
         found: list[TileCells] = []
         if tiles:
             in_view = self.config.of_views
             found = loaded(self.engines).segment_tiles(list(tiles.values()), size_hw, in_view)
         results = dict(zip(tiles, found, strict=True))
         for place in places:
-            self.job.write_tile(place, results.get(place) or no_cells(plan.extent(place)))
+            self.job.write_tile(place, results.get(place) or no_cells(layout.extent(place)))
         return len(places) - len(tiles)
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from benchmarks.arithmetic import engine_flop, matrix_product_rate
 from benchmarks.commands import bench
-from benchmarks.commands.bench import STAGES, Case
+from benchmarks.commands.bench import STEPS, Case
 from runtime import BackendOptions, SegmentConfig
 from runtime.commands.main import app
 from runtime.errors import ConfigError
@@ -50,7 +50,7 @@ def test_the_command_measures_every_case(small_engines: Path, tmp_path: Path) ->
     assert (agreement["backend"], agreement["against"]) == ("openvino", "cpu")
     assert 0 <= agreement["matched"] <= 1
     for row in record["latency"]:
-        assert tuple(row["stages_ms"]) == STAGES
+        assert tuple(row["steps_ms"]) == STEPS
         assert 0 < row["host_ms"]["p50"] < row["total_ms"]["p50"] <= row["total_ms"]["p99"]
     streams = [
         (row["side_px"], row["images_per_call"], row["given_cells"])
