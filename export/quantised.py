@@ -57,7 +57,9 @@ def quantise_encoders(directory: Path, images: Sequence[NDArray[np.generic]]) ->
     if manifest.precision != "fp32":
         raise ExportError(
             f"{directory} has engines in {manifest.precision}; integers are made of float32 ones. Export with "
-            "--precision fp32, or at once with --precision int8."
+            "precision='fp32', or at once with precision='int8'.",
+            kind="unsupported",
+            field="precision",
         )
     engines = dict(manifest.engines)
     for name, inputs in encoder_inputs(directory, images).items():

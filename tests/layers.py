@@ -37,7 +37,7 @@ LEVELS: dict[str, Levels] = {
     "runtime/jobs": (
         ("folders", "find_images"),
         ("slides",),
-        ("segmenter_spec", "cluster", "differences", "memory", "step"),
+        ("segmenter_spec", "cluster", "differences", "failure", "memory", "step"),
     ),
     "export": (
         ("commands",),

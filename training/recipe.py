@@ -8,14 +8,17 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from runtime.errors import SegmenterError
 from training.model import ModelConfig
 
 Schedule = Literal["step", "cosine"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
-class RecipeError(ValueError):
+class RecipeError(SegmenterError, ValueError):
     """A recipe file or value that cannot be used."""
+
+    usual_kind = "invalid"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,9 +45,15 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
-            raise RecipeError(f"steps {self.steps} and batch_size {self.batch_size} must be 1 or more.")
+            raise RecipeError(
+                f"steps {self.steps} and batch_size {self.batch_size} must be 1 or more.",
+                kind="out_of_range",
+                field="batch_size" if self.batch_size < 1 else "steps",
+            )
         if not 0.0 <= self.ema_decay < 1.0:
-            raise RecipeError(f"ema_decay is {self.ema_decay}; expected a value in [0, 1).")
+            raise RecipeError(
+                f"ema_decay is {self.ema_decay}; expected a value in [0, 1).", kind="out_of_range", field="ema_decay"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +100,11 @@ class MaskLossConfig:
 
     def __post_init__(self) -> None:
         if self.upsampling < 1:
-            raise RecipeError(f"upsampling is {self.upsampling}; expected a whole number, 1 or more.")
+            raise RecipeError(
+                f"upsampling is {self.upsampling}; expected a whole number, 1 or more.",
+                kind="out_of_range",
+                field="upsampling",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,7 +143,7 @@ class AugmentConfig:
         strengths = ("mosaic", "aspect", "rotated", "elastic_px", "shading", "sharpening", "gamma", "noise", "blur_px")
         wrong = {name: getattr(self, name) for name in strengths if not getattr(self, name) >= 0}
         if wrong:
-            raise RecipeError(f"augmentation has {wrong}; expected 0 or more.")
+            raise RecipeError(f"augmentation has {wrong}; expected 0 or more.", kind="out_of_range")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,7 +169,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if any(not weight > 0 for weight in self.dataset_weights.values()):
-            raise RecipeError(f"dataset_weights is {dict(self.dataset_weights)}; expected values above 0.")
+            raise RecipeError(
+                f"dataset_weights is {dict(self.dataset_weights)}; expected values above 0.",
+                kind="out_of_range",
+                field="dataset_weights",
+            )
 
     def to_json(self) -> str:
         """As stored beside a run."""
@@ -265,13 +282,15 @@ def load_recipe(source: str | Path) -> Recipe:
         return PRESETS[str(source)]
     path = Path(source)
     if not path.is_file():
-        raise RecipeError(f"{source} is neither a preset ({', '.join(PRESETS)}) nor a file.")
+        raise RecipeError(
+            f"{source} is neither a preset ({', '.join(PRESETS)}) nor a file.", kind="not_found", field="recipe"
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         preset = PRESETS[content.pop("preset", "nano")]
         return _updated(preset, content)
     except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RecipeError(f"{path} is not a recipe: {error}.") from error
+        raise RecipeError(f"{path} is not a recipe: {error}.", kind="damaged") from error
 
 
 def _updated(value: Any, changes: Mapping[str, Any]) -> Any:
@@ -279,7 +298,11 @@ def _updated(value: Any, changes: Mapping[str, Any]) -> Any:
     names = {f.name for f in fields(value)}
     unknown = sorted(changes.keys() - names)
     if unknown:
-        raise RecipeError(f"{type(value).__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(names))}")
+        raise RecipeError(
+            f"{type(value).__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(names))}",
+            kind="invalid",
+            field=unknown[0],
+        )
     converted = {}
     for name, change in changes.items():
         current = getattr(value, name)

@@ -1,6 +1,6 @@
-"""``cellsam-engine bench``: how fast this machine segments, by stage, image size, cells per image and backend.
+"""``cellsam-engine bench``: how fast this machine segments, by step, image size, cells per image and backend.
 
-Latency is that of one image after another, by stage; throughput that of ``Segmenter.stream``, of the cells that the
+Latency is that of one image after another, by step; throughput that of ``Segmenter.stream``, of the cells that the
 model finds and of given ones. In latency backends take turns, so that a machine whose speed drifts slows each of them
 alike. Given boxes are spread over a real image: their number is what is varied; the detector runs all the same.
 """
@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.agreement import measure_agreement
-from benchmarks.measure import Stages, percentiles_ms, write_record
+from benchmarks.measure import StepTimes, percentiles_ms, write_record
 from runtime import BackendOptions, SegmentConfig, Segmenter
 from runtime.commands.console import fail
 from runtime.commands.options import CpuPrecisionOption, ModelOption, ThreadsOption
-from runtime.commands.settings import engine_directory, fail_of_usage
+from runtime.commands.settings import engine_directory
 from runtime.engines.backends.base import BACKENDS, ON_GPU
 from runtime.engines.builtin import BUILTIN_NAME, sample_images
 from runtime.errors import ConfigError, SegmenterError
@@ -36,7 +36,7 @@ from runtime.pipeline.encoded import EncodedView
 from runtime.pipeline.pipeline import Pipeline
 from runtime.results import Detections
 
-STAGES = ("contrast", "input", "encode", "detect", "choose", "decode", "assemble")
+STEPS = ("contrast", "input", "encode", "detect", "choose", "decode", "assemble")
 """Contrast; model input; image encoder; CellFinder; choice of boxes; mask decoder; label map."""
 
 IMAGES_TOGETHER = 4
@@ -45,7 +45,7 @@ IMAGES_TOGETHER = 4
 MOST_IN_STREAMS = 300
 """Given cells of an image in throughput: more make a run long and tell no more."""
 
-HOST_STAGES = ("contrast", "input", "choose", "assemble")
+HOST_STEPS = ("contrast", "input", "choose", "assemble")
 """Those that run beside the engines, on one core of the host."""
 
 
@@ -92,16 +92,16 @@ class GivenCells(Pipeline):
         return [replace(one, boxes=self._given, scores=sure) for one in super().detect(views, config)]
 
 
-def time_stages(segmenter: Segmenter, case: Case) -> Stages:
-    """Seconds by stage of one image; every mask is kept, whatever its IoU estimate."""
+def time_steps(segmenter: Segmenter, case: Case) -> StepTimes:
+    """Seconds by step of one image; every mask is kept, whatever its IoU estimate."""
     config = replace(segmenter.config, normalize=False, iou_threshold=-1e9)
-    image, boxes, stages = case.image(), case.boxes(), Stages()
+    image, boxes, steps = case.image(), case.boxes(), StepTimes()
     last = time.perf_counter()
 
-    def done(stage: str) -> None:
+    def done(step: str) -> None:
         nonlocal last
         now = time.perf_counter()
-        stages[stage], last = now - last, now
+        steps[step], last = now - last, now
 
     calls, detector = segmenter.pipeline.calls, segmenter.manifest.has_detector
     normalized = normalize_contrast(image)
@@ -123,7 +123,7 @@ def time_stages(segmenter: Segmenter, case: Case) -> Stages:
         assembly.add(part)
     assembly.finish(boxes, np.ones(len(boxes), np.float32), np.arange(len(boxes)))
     done("assemble")
-    return stages
+    return steps
 
 
 def images_per_second(segmenter: Segmenter, side: int, images: int, cells: int | None = None) -> tuple[float, float]:
@@ -198,7 +198,7 @@ def bench_command(
         Path | None, typer.Option("--out", "-o", help="Directory for the record and plots.", metavar="DIR")
     ] = None,
 ) -> None:
-    """Measure latency by stage and throughput of an engine directory on this machine."""
+    """Measure latency by step and throughput of an engine directory on this machine."""
     names = backend or ["auto"]
     options = BackendOptions(threads=threads, cpu_precision=cpu_precision)
     try:
@@ -210,7 +210,7 @@ def bench_command(
         with_boxes = {name: one for name, one in segmenters.items() if one.manifest.has_detector}
         agreement = measure_agreement(with_boxes) if with_boxes else []
     except ConfigError as error:
-        fail_of_usage(error)
+        fail(error, code=2)
     except SegmenterError as error:
         fail(error)
     _show(latency, throughput, agreement)
@@ -252,32 +252,35 @@ def load(engine: Path | None, names: list[str], options: BackendOptions, *, cuda
             with_graphs = replace(options, cuda_graphs=True)
             found[f"{name}, CUDA graphs"] = Segmenter(engine, backend="cuda", options=with_graphs)
     if cuda_graphs and len(found) == len(set(names)):
-        raise ConfigError(f"--cuda-graphs is for the backend 'cuda'; measured are {', '.join(map(repr, found))}.")
+        measured = ", ".join(map(repr, found))
+        raise ConfigError(
+            f"cuda_graphs is for the backend 'cuda'; measured are {measured}.", kind="conflict", field="cuda_graphs"
+        )
     return found
 
 
 def measure_latency(
     segmenters: Mapping[str, Segmenter], sizes: list[int], cells: list[int], warmup: int, runs: int
 ) -> list[dict[str, Any]]:
-    """Percentiles in ms by stage and in all, for every backend, size and number of cells."""
+    """Percentiles in ms by step and in all, for every backend, size and number of cells."""
     records = []
     for case in (Case(side, count) for side in sizes for count in cells):
-        found: dict[str, list[Stages]] = {name: [] for name in segmenters}
+        found: dict[str, list[StepTimes]] = {name: [] for name in segmenters}
         for turn in range(warmup + runs):
             for name, segmenter in segmenters.items():
-                stages = time_stages(segmenter, case)
+                steps = time_steps(segmenter, case)
                 if turn >= warmup:
-                    found[name].append(stages)
+                    found[name].append(steps)
         records += [
             {
                 "backend": name,
                 "side_px": case.side,
                 "cells": case.cells,
-                "total_ms": percentiles_ms([sum(one.values()) for one in stages_of]),
-                "host_ms": percentiles_ms([sum(one[stage] for stage in HOST_STAGES) for one in stages_of]),
-                "stages_ms": {stage: percentiles_ms([one[stage] for one in stages_of]) for stage in STAGES},
+                "total_ms": percentiles_ms([sum(one.values()) for one in steps_of]),
+                "host_ms": percentiles_ms([sum(one[step] for step in HOST_STEPS) for one in steps_of]),
+                "steps_ms": {step: percentiles_ms([one[step] for one in steps_of]) for step in STEPS},
             }
-            for name, stages_of in found.items()
+            for name, steps_of in found.items()
         ]
     return records
 
@@ -337,11 +340,11 @@ def with_images_per_call(segmenter: Segmenter, count: int) -> Segmenter:
 
 def _show(latency: list[dict[str, Any]], throughput: list[dict[str, Any]], agreement: list[dict[str, Any]]) -> None:
     console = Console()
-    table = Table("backend", "side", "cells", "p50", "p90", "host", *STAGES, title="ms of one image; stages: median")
+    table = Table("backend", "side", "cells", "p50", "p90", "host", *STEPS, title="ms of one image; steps: median")
     for row in latency:
-        stages = [f"{row['stages_ms'][stage]['p50']:.1f}" for stage in STAGES]
+        steps = [f"{row['steps_ms'][step]['p50']:.1f}" for step in STEPS]
         times = (row["total_ms"]["p50"], row["total_ms"]["p90"], row["host_ms"]["p50"])
-        table.add_row(row["backend"], str(row["side_px"]), str(row["cells"]), *(f"{t:.1f}" for t in times), *stages)
+        table.add_row(row["backend"], str(row["side_px"]), str(row["cells"]), *(f"{t:.1f}" for t in times), *steps)
     console.print(table)
     if throughput:
         rates = Table(

@@ -320,19 +320,17 @@ def _contract(manifest: Manifest) -> dict[EngineName, tuple[_Tensors, _Tensors]]
 def describe_check(output: object) -> str:
     """One entry of a manifest's verification in words; shown as it is where it is not what the export writes."""
     match output:
-        case {
-            "stage": str(stage),
+        case {"engine": str(engine), "output": str(name), **figures} | {
+            "stage": str(engine),
             "output": str(name),
-            "max_abs_error": int() | float() as error,
-            "mismatches_per_million": int() | float() as mismatches,
-        }:
-            return f"{stage}.{name}: largest error {error:.2g}, {mismatches:.0f} mismatches per million"
-        case {
-            "stage": str(stage),
-            "output": str(name),
-            "measure": str(measure),
-            "value": int() | float() as value,
-            "limit": int() | float() as limit,
-        }:
-            return f"{stage}.{name}: {measure} {value:.4g}, limit {limit:g}"
+            **figures,
+        }:  # ``stage``: as earlier exports wrote it
+            match figures:
+                case {
+                    "max_abs_error": int() | float() as error,
+                    "mismatches_per_million": int() | float() as mismatches,
+                }:
+                    return f"{engine}.{name}: largest error {error:.2g}, {mismatches:.0f} mismatches per million"
+                case {"measure": str(measure), "value": int() | float() as value, "limit": int() | float() as limit}:
+                    return f"{engine}.{name}: {measure} {value:.4g}, limit {limit:g}"
     return f"not as the export writes it: {output!r}"

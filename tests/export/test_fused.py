@@ -154,7 +154,9 @@ def assert_close_features(found: EncodedViews, expected: EncodedViews) -> None:
 
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-ort"])
 def test_tensorrt_names_the_export_that_it_takes(fused: Path, backend: str) -> None:
-    with pytest.raises(BackendError, match=r"encoder\.onnx has fused attention.*export again with --attention plain"):
+    with pytest.raises(
+        BackendError, match=r"encoder\.onnx has fused attention.*export again: cellsam-engine export --attention plain"
+    ):
         Segmenter(fused, backend=backend)
 
 
@@ -170,7 +172,9 @@ def test_an_openvino_that_lacks_the_operator_names_the_export(
         raise BackendError(f"OpenVINO 2025.1 cannot compile {path}: com.microsoft.MultiHeadAttention.")
 
     monkeypatch.setattr(openvino, "OpenVinoEngine", refuse)
-    with pytest.raises(BackendError, match=r"cannot compile .*MultiHeadAttention\. encoder.* with --attention plain"):
+    with pytest.raises(
+        BackendError, match=r"cannot compile .*MultiHeadAttention\. encoder.*: cellsam-engine export --attention plain"
+    ):
         Segmenter(fused, backend="openvino")
     with pytest.raises(BackendError, match=r"MultiHeadAttention\.$"):
         Segmenter(small_engines, backend="openvino")
@@ -184,7 +188,7 @@ def test_openvino_runs_them_or_names_the_export(fused: Path, small_engines: Path
     else:
         assert_close_features(segmenter.encode(image), Segmenter(small_engines, backend="cpu").encode(image))
         return
-    assert "with --attention plain" in said, "releases of before mid-2026 have no such operator"
+    assert "export --attention plain" in said, "releases of before mid-2026 have no such operator"
 
 
 def test_a_cudnn_without_such_heads_has_a_remedy() -> None:

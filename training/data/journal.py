@@ -53,7 +53,9 @@ class Journal:
             if others:
                 raise DataError(
                     f"{directory} holds {others[0]} but no {JOURNAL}; expected an empty directory or an earlier build. "
-                    "Choose another --out."
+                    "Choose another directory with out=.",
+                    kind="exists",
+                    field="out",
                 )
             self._rewrite([])
         self.entries = self._read()
@@ -98,7 +100,7 @@ class Journal:
             entries = [_entry(values) for values in rest]
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(
-                f"{self._path} is damaged ({error}); delete {self._path.parent} and build again."
+                f"{self._path} is damaged ({error}); delete {self._path.parent} and build again.", kind="damaged"
             ) from error
         different = {
             key for key in settings.keys() | self._settings.keys() if settings.get(key) != self._settings.get(key)
@@ -107,7 +109,10 @@ class Journal:
             key = min(different)
             raise DataError(
                 f"{self._path.parent} holds a build with {key} = {settings.get(key)!r}; expected "
-                f"{self._settings.get(key)!r}. Choose another --out or the earlier settings."
+                f"{self._settings.get(key)!r}. Choose another directory with out=, or the "
+                "earlier settings.",
+                kind="mismatch",
+                field=key,
             )
         if not text.endswith("\n"):
             write_whole(self._path, lambda path: path.write_text("".join(f"{s}\n" for s in lines), encoding="utf-8"))

@@ -83,7 +83,7 @@ def tune_settings(
         InputError: no samples, or one that cannot be read.
     """
     if not samples:
-        raise InputError("no images to choose settings on came; expected at least one.")
+        raise InputError("no images to choose settings on came; expected at least one.", kind="missing")
     known: dict[SegmentConfig, dict[str, float]] = {}
 
     def mean_f1(config: SegmentConfig, encoded: Sequence[_Encoded]) -> float:

@@ -80,7 +80,8 @@ class BackendOptions:
         if self.cpu_precision not in get_args(CpuPrecision):
             raise ConfigError(
                 f"cpu_precision is {self.cpu_precision!r}; expected one of "
-                f"{', '.join(map(repr, get_args(CpuPrecision)))}."
+                f"{', '.join(map(repr, get_args(CpuPrecision)))}.",
+                field="cpu_precision",
             )
         if self.threads is not None:
             check_whole("threads", self.threads, least=1)

@@ -103,7 +103,7 @@ class PlanRecord:
 
 def build_command(directory: Path, device: int = 0) -> str:
     """What to type to build the plans of an engine directory on a GPU of this machine."""
-    return f"cellsam-engine build {directory}" + (f" --device {device}" if device else "")
+    return f"cellsam-engine build {directory} --device {device}" if device else f"cellsam-engine build {directory}"
 
 
 def read_record(directory: Path) -> PlanRecord:
@@ -118,12 +118,14 @@ def read_record(directory: Path) -> PlanRecord:
         content = json.loads(path.read_text(encoding="utf-8"))
         schema = content.pop("schema")
         if schema != SCHEMA:
-            raise BackendError(f"{path} has schema {schema!r}; this version reads {SCHEMA}. {again}")
+            raise BackendError(
+                f"{path} has schema {schema!r}; this version reads {SCHEMA}. {again}", kind="wrong_version"
+            )
         return _parse(content)
     except OSError as error:
-        raise BackendError(f"{path} cannot be read: {error}.") from error
+        raise BackendError(f"{path} cannot be read: {error}.", kind="unreadable") from error
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise BackendError(f"{path} is damaged ({error!r}). {again}") from error
+        raise BackendError(f"{path} is damaged ({error!r}). {again}", kind="damaged") from error
 
 
 def read_plan(path: Path, onnx_sha256: str, key: PlanKey, device: int = 0) -> tuple[bytes, PlanFile]:
@@ -146,14 +148,14 @@ def read_plan(path: Path, onnx_sha256: str, key: PlanKey, device: int = 0) -> tu
         if plan.onnx_sha256 == onnx_sha256
     ]
     if not found:
-        raise BackendError(f"no TensorRT plan for this machine was built from this {path}. {again}")
+        raise BackendError(f"no TensorRT plan for this machine was built from this {path}. {again}", kind="mismatch")
     file, plan = found[0]
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise BackendError(f"{file} cannot be read: {error}. {again}") from error
+        raise BackendError(f"{file} cannot be read: {error}. {again}", kind="unreadable") from error
     if hashlib.sha256(content).hexdigest() != plan.sha256:
-        raise BackendError(f"{file} was altered after it was built. {again}")
+        raise BackendError(f"{file} was altered after it was built. {again}", kind="damaged")
     return content, plan
 
 
@@ -169,7 +171,9 @@ def find_plans(engine_dir: Path, key: PlanKey, device: int = 0) -> list[tuple[Pa
     command = build_command(engine_dir, device)
     found = sorted(path.parent for path in (engine_dir / PLANS).glob(f"[!.]*/{RECORD_NAME}"))
     if not found:
-        raise BackendError(f"{engine_dir} has no TensorRT plans. Build them on this machine: {command}")
+        raise BackendError(
+            f"{engine_dir} has no TensorRT plans. Build them on this machine: {command}", kind="not_found"
+        )
     sets = [(directory, read_record(directory)) for directory in found]
     matching = [(directory, record) for directory, record in sets if record.key == key]
     if matching:
@@ -179,7 +183,8 @@ def find_plans(engine_dir: Path, key: PlanKey, device: int = 0) -> list[tuple[Pa
         f"{engine_dir} has TensorRT plans built for\n"
         + "\n".join(others)
         + f"\nbut this machine is\n  {key}\nPlans fit one kind of GPU and one version only. "
-        f"Build them for this machine: {command}"
+        f"Build them for this machine: {command}",
+        kind="mismatch",
     )
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from benchmarks.arithmetic import engine_flop, matrix_product_rate
 from benchmarks.commands import bench
-from benchmarks.commands.bench import STAGES, Case
+from benchmarks.commands.bench import STEPS, Case
 from runtime import BackendOptions, Segmentation, SegmentConfig
 from runtime.commands.main import app
 from runtime.errors import ConfigError
@@ -51,7 +51,7 @@ def test_the_command_measures_every_case(small_engines: Path, tmp_path: Path) ->
     assert (agreement["backend"], agreement["against"]) == ("openvino", "cpu")
     assert 0 <= agreement["matched"] <= 1
     for row in record["latency"]:
-        assert tuple(row["stages_ms"]) == STAGES
+        assert tuple(row["steps_ms"]) == STEPS
         assert 0 < row["host_ms"]["p50"] < row["total_ms"]["p50"] <= row["total_ms"]["p99"]
     streams = [
         (row["side_px"], row["images_per_call"], row["given_cells"])
@@ -89,7 +89,7 @@ def test_graphs_are_measured_beside_runs_without(monkeypatch: pytest.MonkeyPatch
     assert list(found) == ["auto", "auto, CUDA graphs", "tensorrt"]
     assert asked == [("auto", False), ("cuda", True), ("tensorrt", False)]
     assert list(bench.load(None, ["cuda"], BackendOptions(), cuda_graphs=False)) == ["cuda"]
-    with pytest.raises(ConfigError, match="--cuda-graphs is for the backend 'cuda'; measured are 'cpu'"):
+    with pytest.raises(ConfigError, match="cuda_graphs is for the backend 'cuda'; measured are 'cpu'"):
         bench.load(None, ["cpu"], BackendOptions(), cuda_graphs=True)
 
 
