@@ -481,3 +481,54 @@ def test_the_record_says_what_was_made_of_what(folder: Path, tmp_path: Path, see
     assert "done" not in lines[1]
     assert (lines[2]["image"], lines[2]["done"]) == ("0", 1)
     assert lines[2]["of"]["bytes"] == (folder / "0.tif").stat().st_size
+
+
+def test_restart_begins_anew_and_overwrite_permits_to_replace(folder: Path, tmp_path: Path, seen: list[Any]) -> None:
+    """Neither does what the other is for."""
+    out, image = tmp_path / "out", folder / "0.tif"
+    assert run(image, "--out", out).exit_code == 0
+    assert run(image, "--out", out, "--overwrite").exit_code == 0
+    assert len(seen) == 1, "the same settings: there is nothing to replace"
+    assert run(image, "--out", out, "--restart").exit_code == 0
+    assert len(seen) == 2
+    refused = run(image, "--out", out, "--restart", "--min-area", 7)
+    assert (refused.exit_code, "has results of other settings" in refused.stderr, len(seen)) == (1, True, 2)
+    (out / "0_cells.csv").write_text("corrected by hand")
+    assert run(image, "--out", out, "--restart").exit_code == 1
+    assert (out / "0_cells.csv").read_text() == "corrected by hand"
+    assert run(image, "--out", out, "--min-area", 7, "--overwrite").exit_code == 0
+    assert len(seen) == 3
+
+
+def test_what_appears_after_a_failure_is_not_replaced(folder: Path, tmp_path: Path, seen: list[Any]) -> None:
+    """An image that failed has no results; files that are there later are somebody's."""
+    out, image = tmp_path / "out", folder / "0.tif"
+    whole = image.read_bytes()
+    image.write_bytes(whole[:-900])
+    assert run(image, "--out", out).exit_code == 1
+    (out / "0_labels.tif").write_text("somebody's")
+    image.write_bytes(whole)
+    again = run(image, "--out", out)
+    assert (again.exit_code, "0_labels.tif; pass --overwrite" in again.stderr) == (1, True)
+    assert ((out / "0_labels.tif").read_text(), seen) == ("somebody's", [])
+
+
+def test_a_failure_keeps_what_an_earlier_run_did(folder: Path, tmp_path: Path, seen: list[Any]) -> None:
+    """A run with other settings fails; the first one's results are still known."""
+    out, image = tmp_path / "out", folder / "0.tif"
+    assert run(image, "--out", out).exit_code == 0
+    before = results(out)
+    failed = run(image, "--out", out, "--overwrite", "--nuclear", "DAPI")
+    assert failed.exit_code == 1
+    again = run(image, "--out", out)
+    assert "1 of 1 images were already done" in again.stderr
+    assert (len(seen), results(out)) == (1, before)
+
+
+def test_a_record_of_before_slides_were_noted_is_read(folder: Path, tmp_path: Path, seen: list[Any]) -> None:
+    out = tmp_path / "out"
+    assert run(folder / "0.tif", "--out", out).exit_code == 0
+    lines = [json.loads(line) for line in (out / RECORD_NAME).read_text().splitlines()]
+    old = [{name: line[name] for name in line if name not in ("size_hw", "diameter_px")} for line in lines]
+    (out / RECORD_NAME).write_text("".join(f"{json.dumps(line)}\n" for line in old))
+    assert "1 of 1 images were already done" in run(folder / "0.tif", "--out", out).stderr
