@@ -30,7 +30,7 @@ LEVELS: dict[str, Levels] = {
         ("results",),
         ("ops",),
         ("config",),
-        ("types", "errors"),
+        ("types", "errors", "typed_json"),
     ),
     "runtime/engines": (("backends",), ("manifest", "builtin")),
     "runtime/files": (("image_results", "save"), ("outputs",), ("plain",), ("formats",), ("readers", "placing")),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from runtime.errors import SegmenterError
 from runtime.ops.preprocess import Profile
+from runtime.typed_json import convert, refuse_unknown
 from training.model import CellSAM, ModelConfig
 from training.model.image_encoder import same_body
 
@@ -130,9 +131,9 @@ def _from_own(raw: Mapping[str, Any]) -> Checkpoint:
             kind="wrong_version",
         )
     try:
-        sizes = dict(meta["model"])
-        sizes |= {name: tuple(value) for name, value in sizes.items() if isinstance(value, list | tuple)}
-        config = ModelConfig(**sizes)
+        sizes = convert(meta["model"], dict[str, Any])
+        refuse_unknown(sizes, ModelConfig)
+        config = convert(sizes, ModelConfig)
         state, licence = dict(raw["state_dict"]), str(meta["licence"])
         wrapped = bool(state) and all(key.startswith("model.") for key in state)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

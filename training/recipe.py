@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from runtime.errors import SegmenterError
+from runtime.typed_json import FieldError, convert, refuse_unknown
 from training.model import ModelConfig
 
 Schedule = Literal["step", "cosine"]
@@ -286,30 +287,25 @@ def load_recipe(source: str | Path) -> Recipe:
             f"{source} is neither a preset ({', '.join(PRESETS)}) nor a file.", kind="not_found", field="recipe"
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        preset = PRESETS[content.pop("preset", "nano")]
-        return _updated(preset, content)
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RecipeError(f"{path} is not a recipe: {error}.", kind="damaged") from error
-
-
-def _updated(value: Any, changes: Mapping[str, Any]) -> Any:
-    """A frozen dataclass with some values, nested ones too, replaced."""
-    names = {f.name for f in fields(value)}
-    unknown = sorted(changes.keys() - names)
-    if unknown:
-        raise RecipeError(
-            f"{type(value).__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(names))}",
-            kind="invalid",
-            field=unknown[0],
+        content = convert(json.loads(path.read_text(encoding="utf-8")), dict[str, Any])
+        name = str(content.pop("preset", "nano"))
+        if name not in PRESETS:
+            raise FieldError(f"preset is {name!r}, expected one of {', '.join(PRESETS)}", "preset")
+        return convert(_merged(PRESETS[name], content), Recipe)
+    except (ValueError, RecursionError) as error:
+        own = (
+            error
+            if isinstance(error, RecipeError)
+            else RecipeError(kind="damaged", field=getattr(error, "field", None))
         )
-    converted = {}
-    for name, change in changes.items():
-        current = getattr(value, name)
-        if isinstance(current, Mapping):
-            converted[name] = dict(change)
-        elif isinstance(change, Mapping):
-            converted[name] = _updated(current, change)
-        else:
-            converted[name] = tuple(change) if isinstance(change, list) else change
-    return replace(value, **converted)
+        raise RecipeError(f"{path} is not a recipe: {error}.", kind=own.kind, field=own.field) from error
+
+
+def _merged(value: Any, changes: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    """Fields of a dataclass as an object, some replaced; of dataclasses in it, some of theirs."""
+    refuse_unknown(changes, type(value), place)
+    merged = {one.name: getattr(value, one.name) for one in fields(value)} | changes
+    for name in changes:
+        if is_dataclass(current := getattr(value, name)) and isinstance(changes[name], Mapping):
+            merged[name] = _merged(current, changes[name], f"{place}.{name}".lstrip("."))
+    return merged

@@ -403,11 +403,15 @@ def test_presets_survive_json(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"stage1": {"stepps": 3}}', "OptimizerConfig has no stepps"),
+        ('{"stage1": {"stepps": 3}}', "unknown fields stage1.stepps"),
         ('{"stage1": {"steps": 0}}', "must be 1 or more"),
         ('{"preset": "huge"}', "huge"),
         ('{"dataset_weights": {"discs": 0}}', "expected values above 0"),
-        ('{"dataset_weights": 3}', "not a recipe"),
+        ('{"dataset_weights": 3}', "not a recipe: dataset_weights is 3, expected object"),
+        ('{"stage2": {"learning_rate": "fast"}}', "stage2.learning_rate is 'fast', expected float"),
+        ('{"model": {"stem": [8, 16.5]}}', r"model.stem\[1\] is 16.5, expected int"),
+        ('{"augment": {"zoom": [1]}}', "augment.zoom is"),
+        ('{"precision": "16"}', "precision is '16', expected one of 32-true, bf16-mixed, 16-mixed"),
         ("{", "not a recipe"),
         ("[]", "not a recipe"),
     ],

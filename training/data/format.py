@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.files.placing import write_whole
+from runtime.typed_json import convert
 from runtime.types import F32, I32
 from training.data.coco_format import write_coco
 from training.data.errors import DataError
@@ -214,6 +215,6 @@ def _index_text(records: Sequence[TileRecord]) -> str:
 def _read_index(path: Path) -> list[TileRecord]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        return [TileRecord(**json.loads(line)) for line in lines]
-    except (OSError, ValueError, TypeError) as error:
+        return [convert(json.loads(line), TileRecord) for line in lines]
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} is damaged ({error}); build the dataset again.", kind="damaged") from error

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from runtime.files.placing import write_whole
+from runtime.typed_json import convert
 from training.data.errors import DataError
 from training.data.records import Split, TileRecord
 
@@ -96,9 +97,9 @@ class Journal:
         if not text.endswith("\n"):
             del lines[-1:]
         try:
-            settings, *rest = [json.loads(line) for line in lines]
-            entries = [_entry(values) for values in rest]
-        except (ValueError, TypeError, KeyError) as error:
+            settings, *rest = [convert(json.loads(line), dict[str, Any]) for line in lines]
+            entries = [convert(values, FieldEntry) for values in rest]
+        except ValueError as error:
             raise DataError(
                 f"{self._path} is damaged ({error}); delete {self._path.parent} and build again.", kind="damaged"
             ) from error
@@ -121,8 +122,3 @@ class Journal:
 
 def _line(values: dict[str, Any]) -> str:
     return json.dumps(values, separators=(",", ":")) + "\n"
-
-
-def _entry(values: dict[str, Any]) -> FieldEntry:
-    tiles = tuple(TileRecord(**record) for record in values.pop("tiles"))
-    return FieldEntry(**values, tiles=tiles)

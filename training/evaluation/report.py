@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import InputError
+from runtime.typed_json import convert
 from training.evaluation.coco_metrics import CocoAp
 from training.evaluation.evaluate import Evaluation
 from training.evaluation.matching import Counts
@@ -74,7 +75,7 @@ def read_report(path: str | Path) -> Report:
             f"{path} is not an evaluation of schema {SCHEMA}; expected JSON from 'evaluate run'.", kind="wrong_version"
         )
     try:
-        images = tuple(ImageScore(**{**i, "size_hw": tuple(i["size_hw"])}) for i in content["images"])
+        images = convert(content["images"], tuple[ImageScore, ...])
         rows = tuple(_row_from_json(row) for row in content["rows"])
         return Report(
             name=content["name"],

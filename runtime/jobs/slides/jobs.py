@@ -23,6 +23,7 @@ from runtime.jobs.differences import differences
 from runtime.jobs.slides.contrast import PART_PX, read_extent
 from runtime.jobs.slides.layout import SlideLayout
 from runtime.jobs.slides.settings import SlideSettings
+from runtime.typed_json import convert
 from runtime.types import Extent
 from runtime.views.merge_rules import TileCells
 
@@ -115,6 +116,14 @@ class Job:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """``job.json``: what a job is about."""
+
+    request: dict[str, Any]
+    layout: SlideLayout
+
+
 def fingerprint(reader: ImageReader) -> dict[str, Any]:
     """What tells one slide from another: its description, and checksums of parts here and there."""
     tops, lefts = (
@@ -163,22 +172,23 @@ def existing_job(directory: Path, request: Mapping[str, Any]) -> Job | None:
     """
     path = directory / JOB_NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = convert(json.loads(path.read_text(encoding="utf-8")), dict[str, Any])
+        schema = content.get("schema")
+        if schema != SCHEMA:
+            raise JobError(
+                f"{path} has schema {schema!r}; this version reads {SCHEMA}. Pass restart=True to begin anew.",
+                kind="wrong_version",
+            )
+        begun = convert(content, _Begun)
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise JobError(f"{path} is damaged ({error}); pass restart=True to begin anew.", kind="damaged") from error
-    if content.get("schema") != SCHEMA:
-        raise JobError(
-            f"{path} has schema {content.get('schema')!r}; this version reads {SCHEMA}. "
-            "Pass restart=True to begin anew.",
-            kind="wrong_version",
-        )
     differ = {
-        name: f"{name} is {asked!r}, was {begun!r}"
-        for name, asked, begun in differences(request, content["request"])
+        name: f"{name} is {asked!r}, was {earlier!r}"
+        for name, asked, earlier in differences(request, begun.request)
         # A part that could not be read may be mended by now.
-        if not (f".{PIXELS}." in name and None in (begun, asked))
+        if not (f".{PIXELS}." in name and None in (earlier, asked))
     }
     if differ:
         raise JobError(
@@ -187,7 +197,7 @@ def existing_job(directory: Path, request: Mapping[str, Any]) -> Job | None:
             kind="mismatch",
             field=next(iter(differ)),
         )
-    return Job(directory, SlideLayout.from_json(content["layout"]))
+    return Job(directory, begun.layout)
 
 
 def begin_job(directory: Path, request: Mapping[str, Any], layout: SlideLayout) -> Job:
@@ -199,7 +209,7 @@ def begin_job(directory: Path, request: Mapping[str, Any], layout: SlideLayout) 
     with disk_full_named(directory):
         shutil.rmtree(directory / "tiles", ignore_errors=True)
         (directory / "tiles").mkdir(parents=True, exist_ok=True)
-        content = json.dumps({"schema": SCHEMA, "request": request, "layout": layout.to_json()}, indent=1)
+        content = json.dumps({"schema": SCHEMA, "request": request, "layout": asdict(layout)}, indent=1)
         write_whole(directory / JOB_NAME, lambda temporary: temporary.write_text(content + "\n", encoding="utf-8"))
     return Job(directory, layout)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,6 @@ from runtime.config import SegmentConfig
 from runtime.errors import InputError
 from runtime.files.readers import ImageReader
 from runtime.jobs.slides.contrast import (
-    ChannelContrast,
     Sample,
     SlideContrast,
     context_of,
@@ -63,33 +61,6 @@ class SlideLayout:
         """First pixel (y, x) of a tile."""
         row, column = divmod(place, len(self.grid.lefts))
         return self.grid.tops[row], self.grid.lefts[column]
-
-    def to_json(self) -> dict[str, Any]:
-        """As objects of JSON."""
-        return {
-            "size_hw": self.grid.size_hw,
-            "side": self.grid.side,
-            "tops": self.grid.tops,
-            "lefts": self.grid.lefts,
-            "contrast": [c if c is None else {"range": c.range, "levels": c.levels} for c in self.contrast],
-            "diameter_px": self.diameter_px,
-            "whole": self.whole,
-            "busiest": self.busiest,
-        }
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> SlideLayout:
-        """The layout that ``to_json`` wrote."""
-        height, width = content["size_hw"]
-        return cls(
-            TileGrid((height, width), content["side"], tuple(content["tops"]), tuple(content["lefts"])),
-            tuple(
-                c if c is None else ChannelContrast(tuple(c["range"]), tuple(c["levels"])) for c in content["contrast"]
-            ),
-            content["diameter_px"],
-            content["whole"],
-            content["busiest"],
-        )
 
 
 def check_slide(reader: ImageReader) -> None:
