@@ -32,20 +32,19 @@ from typing import Any, get_args
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.measure import percentiles_ms, write_record
+from export.engine_files import Stage
 from export.graphs import EncoderGraph, Form
 from export.graphs.fused import aligned
 from export.graphs.half import halve
 from export.onnx_file import write_onnx
-from export.stages import Stage
-from runtime.backends.ort import CUDA, DTYPES, OnDevice, cuda_provider
+from runtime.engines.backends.ort import CUDA, DTYPES, OnDevice, cuda_provider
 from runtime.errors import BackendError
+from runtime.types import F32
 from training.model import CellSAM, ModelConfig
 
-F32 = NDArray[np.float32]
 Feeds = Mapping[str, F32]
 Run = Callable[[], Any]
 """One run; gives the first output, an array or what becomes one."""

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from benchmarks.measure import Stages, Variant
 from export.sample_image import verification_image
 from runtime import SegmentConfig
-from runtime.boxes import scale_xyxy, select_boxes
-from runtime.manifest import read_manifest
-from runtime.masks import LabelCanvas, finish_labels
-from runtime.preprocess import branch_inputs, normalize_contrast
+from runtime.engines.manifest import read_manifest
+from runtime.ops.boxes import scale_xyxy, select_boxes
+from runtime.ops.masks import LabelCanvas, finish_labels
+from runtime.ops.preprocess import branch_inputs, normalize_contrast
 from training.checkpoint import load_checkpoint
 
 TOGETHER = 32

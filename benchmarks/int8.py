@@ -23,17 +23,18 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from benchmarks.bench import measure_agreement
+from benchmarks.commands.bench import measure_agreement
 from benchmarks.measure import percentiles_ms, write_record
 from export.quantised import constant_products, encoder_inputs, quantise_encoders
 from export.sample_image import verification_image
 from runtime import BackendOptions, Segmenter
-from runtime.backends.base import CpuPrecision, load_engine
-from runtime.builtin import builtin_engine, sample_images
-from runtime.files import read_image
-from runtime.manifest import read_manifest
+from runtime.engines.backends.base import CpuPrecision
+from runtime.engines.backends.load import load_engine
+from runtime.engines.builtin import builtin_engine, sample_images
+from runtime.engines.manifest import read_manifest
+from runtime.files.plain import read_image
+from runtime.types import F32
 
-F32 = NDArray[np.float32]
 Image = NDArray[np.generic]
 
 
@@ -129,7 +130,7 @@ def measure_encoder(
 
 
 def measure_labels(ways: Mapping[str, Way], directories: Mapping[bool, Path]) -> list[dict[str, Any]]:
-    """How the cells of each way compare with the first one's, see ``benchmarks.bench.measure_agreement``."""
+    """How the cells of each way compare with the first one's, see ``benchmarks.commands.bench.measure_agreement``."""
     segmenters = {
         name: Segmenter(directories[way.int8], backend=way.backend, options=BackendOptions(cpu_precision=way.rest))
         for name, way in ways.items()

@@ -25,10 +25,10 @@ from benchmarks.arithmetic import engine_flop, matrix_product_rate
 from benchmarks.baselines import KEEP_ALL, Case, Clock, batched_bfloat16, cellpose_network, released_procedure
 from benchmarks.measure import Measured, Stages, Variant, compare_cells, measure_in_turn, write_record
 from runtime import BackendOptions, Segmenter
-from runtime.boxes import scale_xyxy, token_windows
 from runtime.config import MaskWindow
+from runtime.engines.manifest import Precision, read_manifest
 from runtime.errors import EngineError
-from runtime.manifest import Precision, read_manifest
+from runtime.ops.boxes import scale_xyxy, token_windows
 
 BASELINE = "released procedure, PyTorch"
 FULL = "engines, onnxruntime, full masks"

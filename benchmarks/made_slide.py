@@ -15,17 +15,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from runtime.config import SegmentConfig
-from runtime.joining import TileCells
-from runtime.masks import relabel
+from runtime.jobs.slides.engines import OriginTile, TileSegmenter
+from runtime.ops.masks import relabel
 from runtime.results import Segmentation
-from runtime.scale import CellSizes
-from runtime.slides.engines import OriginTile, TileSegmenter
-from runtime.stitching import tile_cells
-
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
-I32 = NDArray[np.int32]
-I64 = NDArray[np.int64]
+from runtime.types import F32, F64, I32, I64
+from runtime.views.merge_rules import TileCells
+from runtime.views.scale import CellSizes
+from runtime.views.stitch import tile_cells
 
 AS_MADE = SegmentConfig(normalize=False, min_area_px=0)
 """The pixels are 0 and 1 and are taken as they are."""

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from runtime import Segmenter
-from runtime.builtin import sample_images
-from runtime.files import read_image, write_whole
-from runtime.overlay import draw_overlay
+from runtime.engines.builtin import sample_images
+from runtime.files.outputs.overlay import draw_overlay
+from runtime.files.plain import read_image, write_whole
 
 PICTURE = Path(__file__).parent / "results" / "overlay.png"
 PANEL_PX = 448

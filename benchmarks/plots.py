@@ -13,7 +13,7 @@ def plot_latency(path: Path, latency: list[dict[str, Any]]) -> None:
 
     Args:
         path: the file.
-        latency: rows of ``benchmarks.bench.measure_latency``.
+        latency: rows of ``benchmarks.commands.bench.measure_latency``.
 
     Raises:
         InputError: matplotlib is missing.

@@ -23,15 +23,15 @@ from numpy.typing import NDArray
 
 from benchmarks.made_slide import EdgeBlindEngines, MadeSlide, NoisySlide, PerfectEngines
 from benchmarks.measure import write_record
-from runtime.readers import ImageReader
-from runtime.slides import EngineSpec, RunOptions, SlideFile, SlideSettings, segment_slide
-from runtime.slides.engines import EngineSource
-from runtime.slides.jobs import JOB_NAME
-from runtime.slides.plan import SlidePlan
-from runtime.tiling import TileGrid
+from runtime.files.readers import ImageReader
+from runtime.jobs.slides import EngineSpec, RunOptions, SlideFile, SlideSettings, segment_slide
+from runtime.jobs.slides.engines import EngineSource
+from runtime.jobs.slides.jobs import JOB_NAME
+from runtime.jobs.slides.layout import SlidePlan
+from runtime.types import I64
+from runtime.views.grid import TileGrid
 from training.evaluation.matching import Counts, Overlaps, match
 
-I64 = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 IOUS = (0.6, 0.9)

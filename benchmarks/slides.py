@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks.made_slide import MadeSlide, PerfectEngines
 from benchmarks.measure import write_record
 from runtime import Segmenter
-from runtime.slides import ArrayReader, EngineSpec, SlideSettings, segment_slide
+from runtime.jobs.slides import ArrayReader, EngineSpec, SlideSettings, segment_slide
 
 TILE_PX = 512
 OVERLAP_PX = 90

@@ -14,22 +14,21 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from export.engine_files import Stage, stages_of
 from export.errors import ExportError, VerificationError
 from export.gates import BFLOAT16, INTEGERS, GateCheck, HalfTolerance
 from export.half_range import RangeCheck
 from export.onnx_file import write_onnx
 from export.placing import check_target, move_into_place
 from export.quantised import quantise_encoders
-from export.stages import Stage, stages_of
 from export.verify import OutputCheck, Tolerance, verify_engines
 from export.verify_half import verify_half_engines
-from runtime.backends.base import BackendOptions, resolve_backend
-from runtime.backends.ort import OrtEngine
-from runtime.builtin import sample_images
 from runtime.config import SegmentConfig
-from runtime.errors import ConfigError
-from runtime.files import read_image
-from runtime.manifest import (
+from runtime.engines.backends.base import BackendOptions
+from runtime.engines.backends.load import resolve_backend
+from runtime.engines.backends.ort import OrtEngine
+from runtime.engines.builtin import sample_images
+from runtime.engines.manifest import (
     Attention,
     EngineFile,
     EngineName,
@@ -39,7 +38,9 @@ from runtime.manifest import (
     read_manifest,
     sha256_file,
 )
-from runtime.preprocess import Profile, check_image
+from runtime.errors import ConfigError
+from runtime.files.plain import read_image
+from runtime.ops.preprocess import Profile, check_image
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 
 Progress = Callable[[str], None]

@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from runtime.backends import Engine
-from runtime.boxes import cxcywh_to_xyxy, select_boxes
 from runtime.config import SegmentConfig
-
-Arrays = dict[str, NDArray[Any]]
+from runtime.engines.backends.base import Engine
+from runtime.ops.boxes import cxcywh_to_xyxy, select_boxes
+from runtime.types import Arrays
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

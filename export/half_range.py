@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.errors import VerificationError
-from export.plan_operators import tensor_types
+from export.plans.operators import tensor_types
 
 LARGEST = 65504.0
 """The largest number of float16."""

@@ -12,7 +12,7 @@ import onnx
 import torch
 from torch.export import Dim
 
-from export.stages import Stage
+from export.engine_files import Stage
 
 OPSET = 20
 """Has LayerNormalization and Gelu as single operators; parsed by TensorRT 10 and 11 alike."""

@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 from export.errors import ExportError
+from runtime.engines.backends.plan_record import BUILT_BY_ORT, PLANS
+from runtime.engines.manifest import MANIFEST_NAME, read_manifest
 from runtime.errors import EngineError
-from runtime.manifest import MANIFEST_NAME, read_manifest
-from runtime.plans import BUILT_BY_ORT, PLANS
 
 
 def check_target(out: Path, *, force: bool) -> None:

@@ -24,13 +24,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.errors import ExportError
 from runtime import Segmenter
-from runtime.backends.base import BackendOptions, Engine, Tensor, Tensors
-from runtime.backends.ort import session_settings
-from runtime.chain import Chain
-from runtime.manifest import EngineName, Manifest, read_manifest, sha256_file
-from runtime.stages import BOXES_ON_CPU
+from runtime.engines.backends.base import BackendOptions, Engine
+from runtime.engines.backends.ort import session_settings
+from runtime.engines.manifest import EngineName, Manifest, read_manifest, sha256_file
+from runtime.pipeline.engine_calls import Chain
+from runtime.pipeline.stages import BOXES_ON_CPU
+from runtime.types import F32, Tensor, Tensors
 
-F32 = NDArray[np.float32]
 Range = tuple[float, float]
 """The least and the largest value of a tensor."""
 

@@ -7,7 +7,7 @@ from importlib.resources import as_file, files
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.files import read_image
+from runtime.files.plain import read_image
 
 FIXED_BOXES = np.array(
     [

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,14 +13,13 @@ from torch import Tensor
 
 from export.errors import VerificationError
 from export.sample_image import FIXED_BOXES, FIXED_IMAGES, verification_image
-from runtime.backends import BackendOptions, Engine, load_engine
-from runtime.boxes import LOGITS_PER_TOKEN, token_windows
-from runtime.manifest import EngineName, Manifest
-from runtime.preprocess import branch_inputs, normalize_contrast
+from runtime.engines.backends.base import BackendOptions, Engine
+from runtime.engines.backends.load import load_engine
+from runtime.engines.manifest import EngineName, Manifest
+from runtime.ops.boxes import LOGITS_PER_TOKEN, token_windows
+from runtime.ops.preprocess import branch_inputs, normalize_contrast
+from runtime.types import F32, Arrays
 from training.model import CellSAM
-
-F32 = NDArray[np.float32]
-Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from export.gates import GateCheck, HalfTolerance, check_detections, check_masks, check_relative, run_cast
 from export.half_range import RangeCheck, check_range
 from export.sample_image import verification_image
-from export.verify import Arrays, load_stage, mask_decoder_reference, references
-from runtime.boxes import select_boxes
-from runtime.manifest import Manifest
-from runtime.preprocess import normalize_contrast
+from export.verify import load_stage, mask_decoder_reference, references
+from runtime.engines.manifest import Manifest
+from runtime.ops.boxes import select_boxes
+from runtime.ops.preprocess import normalize_contrast
+from runtime.types import F32, Arrays
 from training.model import CellSAM
-
-F32 = NDArray[np.float32]
 
 MOST_MASKS = 32
 """Detected boxes whose masks are compared, beside the fixed ones."""

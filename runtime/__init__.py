@@ -5,10 +5,10 @@
 >>> result.labels  # (H, W) int32, 0 = background, 1..n cells
 """
 
-from runtime.backends.base import BackendOptions
 from runtime.config import SegmentConfig
+from runtime.engines.backends.base import BackendOptions
 from runtime.errors import BackendError, ConfigError, EngineError, InputError, SegmenterError
-from runtime.masks import MaskCrop
+from runtime.ops.masks import MaskCrop
 from runtime.results import Detections, EncodedImage, MaskLogits, Segmentation
 from runtime.segmenter import Segmenter
 

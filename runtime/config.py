@@ -34,7 +34,7 @@ class SegmentConfig:
 
     normalize: bool = True
     """Clip and equalise the contrast of the image first. False takes it as it is, for images that went through
-    ``runtime.preprocess.normalize_contrast`` before: values in [0, 1]."""
+    ``runtime.ops.preprocess.normalize_contrast`` before: values in [0, 1]."""
 
     invert: bool = False
     """The cells are dark on a bright ground: every channel is inverted once it is clipped. Needs ``normalize``."""

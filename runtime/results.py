@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from runtime.backends.base import Tensor
-from runtime.masks import MaskCrop
-
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
-I32 = NDArray[np.int32]
+from runtime.ops.masks import MaskCrop
+from runtime.types import F32, F64, I32, Tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,20 +8,18 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from runtime.boxes import check_boxes
 from runtime.config import SegmentConfig, check_whole
 from runtime.errors import ConfigError, InputError
-from runtime.ordered import in_order
+from runtime.ops.boxes import check_boxes
+from runtime.pipeline.ordered import in_order
+from runtime.pipeline.stages import Stages
 from runtime.results import Detections, EncodedImage, EncodedView, Segmentation
-from runtime.scale import CellSizes, measure_diameter, one_view_will_do
-from runtime.stages import Stages
-from runtime.stitching import TileCells, stitch, tile_cells
-from runtime.tiling import TileGrid, cut_tile, grid_at_scale
-
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
+from runtime.types import F32, F64
+from runtime.views.grid import TileGrid, cut_tile, grid_at_scale
+from runtime.views.scale import CellSizes, measure_diameter, one_view_will_do
+from runtime.views.stitch import TileCells, stitch, tile_cells
 
 _VIEWS_TOGETHER = 8
 """Views whose boxes share decoder calls, where one encoder call has no more; bounds what a long batch holds."""

@@ -15,12 +15,12 @@ from hypothesis import settings
 from numpy.typing import NDArray
 from scipy import ndimage
 
-import runtime.engine_spec
+import runtime.jobs.segmenter_spec
 from export.exporter import ExportConfig, export_engines
 from export.sample_image import verification_image
 from runtime import Segmentation, Segmenter
 from tests.golden.cases import NAMES, GoldenCase, make_case
-from tests.runtime.outputs.made import made_result
+from tests.runtime.files.outputs.made import made_result
 from tests.small import SMALL, calm_model, save_small
 from training.checkpoint import save_checkpoint
 
@@ -122,10 +122,10 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
         def batch(self, images: Any, *, config: Any = None) -> list[Segmentation]:
             return [self(image, config=config) for image in images]
 
-    monkeypatch.setattr(runtime.engine_spec, "Segmenter", Threshold)
-    runtime.engine_spec.forget_loaded()
+    monkeypatch.setattr(runtime.jobs.segmenter_spec, "Segmenter", Threshold)
+    runtime.jobs.segmenter_spec.forget_loaded()
     yield images
-    runtime.engine_spec.forget_loaded()
+    runtime.jobs.segmenter_spec.forget_loaded()
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from export.plan_builder import BuildOptions
-from export.plans import build_plans
-from runtime.plans import PLANS
+from export.plans.build import build_plans
+from export.plans.builder import BuildOptions
+from runtime.engines.backends.plan_record import PLANS
 
 FEW = BuildOptions(max_batch=2, max_boxes=16)
 

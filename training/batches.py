@@ -20,13 +20,11 @@ from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from runtime.preprocess import paper_input
+from runtime.ops.preprocess import paper_input
+from runtime.types import F32, I32
 from training.data.format import Sample, TileSet
 from training.data.synthetic import MadeSamples
 from training.recipe import AugmentConfig, Recipe
-
-F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
 
 MIN_CELL_PX = 12
 """Fragments with fewer pixels of model input, left over by a crop, are no cells to be found."""

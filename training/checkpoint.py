@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor
 
-from runtime.preprocess import Profile
+from runtime.ops.preprocess import Profile
 from training.model import CellSAM, ModelConfig
 from training.model.image_encoder import same_body
 

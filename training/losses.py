@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
 
-from training.matching import Match, match_cost, one_to_many, one_to_one
+from training.assignment import Match, match_cost, one_to_many, one_to_one
 from training.model import CellFinderOutput, DecoderOutput
 from training.recipe import DetectionLossConfig, MaskLossConfig
 

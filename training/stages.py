@@ -14,7 +14,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchvision.ops import box_convert
 
-from runtime.boxes import LOGITS_PER_TOKEN
+from runtime.ops.boxes import LOGITS_PER_TOKEN
 from training.batches import Batch
 from training.checkpoint import METADATA_KEY, metadata
 from training.losses import Losses, detection_losses, mask_losses

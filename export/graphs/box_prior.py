@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
-from runtime.boxes import LOGITS_PER_TOKEN
+from runtime.ops.boxes import LOGITS_PER_TOKEN
 from training.model import ModelConfig
 from training.model.cellsam import ellipse_prior
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import int8
 from benchmarks.int8 import WAYS
-from runtime.manifest import check_files, read_manifest
+from runtime.engines.manifest import check_files, read_manifest
 from tests.small import SMALL
 
 

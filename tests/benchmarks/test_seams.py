@@ -12,8 +12,8 @@ import pytest
 from benchmarks import seams
 from benchmarks.made_slide import EdgeBlindEngines, MadeSlide, PerfectEngines, worn_at_edges
 from benchmarks.seams import Comparison, crossed_labels, seams_of, shared_lines
-from runtime.slides import SlideSettings
-from runtime.tiling import TileGrid
+from runtime.jobs.slides import SlideSettings
+from runtime.views.grid import TileGrid
 
 
 @pytest.mark.parametrize("engines", [PerfectEngines(), EdgeBlindEngines()])

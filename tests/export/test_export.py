@@ -21,8 +21,8 @@ from export.exporter import ExportConfig, export_engines, verify_directory
 from export.graphs import CellFinderGraph, EncoderGraph, Form, MaskDecoderGraph
 from export.verify import Tolerance, compare
 from runtime import EngineError, InputError, SegmentConfig, Segmenter
-from runtime.backends.ort import OrtEngine
-from runtime.manifest import read_manifest
+from runtime.engines.backends.ort import OrtEngine
+from runtime.engines.manifest import read_manifest
 from tests.small import SEPARATE, SMALL, save_small, small_model
 from training.model import ModelConfig
 
@@ -127,7 +127,7 @@ def test_engines_are_dynamic_in_batch_boxes_and_windows(small_engines: Path) -> 
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_encoder_engine_runs_any_batch(small_engines: Path, batch: int) -> None:
-    from runtime.backends import BackendOptions
+    from runtime.engines.backends.base import BackendOptions
 
     engine = OrtEngine(small_engines / "encoder.onnx", BackendOptions())
     pixels = np.random.default_rng(0).normal(size=(batch, 3, 160, 160)).astype(np.float32)

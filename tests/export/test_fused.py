@@ -21,16 +21,16 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from export import exporter
-from export.cli import export_command
+from export.commands.export import export_command
 from export.errors import ExportError
 from export.exporter import ExportConfig, export_engines
 from export.graphs.fused import aligned, attend
-from export.plan_builder import BuildOptions
-from export.plans import check_buildable
+from export.plans.build import check_buildable
+from export.plans.builder import BuildOptions
 from runtime import BackendError, BackendOptions, EngineError, Segmenter
-from runtime.backends import openvino
-from runtime.backends.ort import failure
-from runtime.manifest import read_manifest
+from runtime.engines.backends import openvino
+from runtime.engines.backends.ort import failure
+from runtime.engines.manifest import read_manifest
 from tests.small import SMALL
 
 BOXES = [[20, 30, 80, 90], [100, 200, 180, 260], [5, 5, 250, 510]]

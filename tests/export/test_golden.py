@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from runtime import BackendOptions, Segmentation, SegmentConfig, Segmenter
-from runtime.backends.ort import OrtEngine
-from runtime.boxes import scale_xyxy
-from runtime.masks import relabel
+from runtime.engines.backends.ort import OrtEngine
+from runtime.ops.boxes import scale_xyxy
+from runtime.ops.masks import relabel
 from runtime.results import EncodedImage
 from tests.golden.cases import GoldenCase, assert_close
 

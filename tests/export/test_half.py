@@ -20,7 +20,7 @@ from export.graphs import CellFinderGraph, EncoderGraph, MaskDecoderGraph
 from export.graphs.half import halve
 from export.half_range import RangeCheck
 from runtime import Segmenter
-from runtime.manifest import read_manifest
+from runtime.engines.manifest import read_manifest
 from tests.small import calm_model, small_model
 
 MULTIPLIED = ("MatMul", "Gemm", "Conv", "ConvTranspose")

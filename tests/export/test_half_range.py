@@ -14,19 +14,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from export.engine_files import stages_of
 from export.errors import VerificationError
 from export.gates import HalfTolerance, check_relative, run_cast
 from export.half_range import CLOSE, LARGEST, RangeCheck, check_range
 from export.onnx_file import write_onnx
-from export.stages import stages_of
-from runtime.backends import BackendOptions
-from runtime.backends.ort import OrtEngine
+from runtime.engines.backends.base import BackendOptions
+from runtime.engines.backends.ort import OrtEngine
+from runtime.types import F32
 from tests.small import calm_model
-
-F32 = NDArray[np.float32]
 
 FINITE = st.floats(-(2.0**100), 2.0**100, width=32)
 

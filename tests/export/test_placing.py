@@ -12,7 +12,7 @@ import pytest
 
 from export.errors import ExportError
 from export.placing import check_target, move_into_place
-from runtime.manifest import read_manifest
+from runtime.engines.manifest import read_manifest
 
 
 @pytest.fixture

@@ -21,23 +21,23 @@ from export import exporter
 from export.errors import ExportError, VerificationError
 from export.exporter import ExportConfig, export_engines, verify_directory
 from export.gates import GateCheck, HalfTolerance
-from export.plan_builder import BuildOptions
-from export.plans import check_buildable
+from export.plans.build import check_buildable
+from export.plans.builder import BuildOptions
 from export.quantised import constant_products, encoder_inputs, input_ranges, quantise_encoders, quantised
 from runtime import BackendError, ConfigError, InputError, SegmentConfig, Segmenter
-from runtime.backends import choice
-from runtime.backends.base import BACKENDS, ON_GPU, BackendOptions, load_engine
-from runtime.builtin import builtin_engine, sample_images
-from runtime.cli import app
+from runtime.commands.main import app
+from runtime.engines.backends import choice
+from runtime.engines.backends.base import BACKENDS, ON_GPU, BackendOptions
+from runtime.engines.backends.load import load_engine
+from runtime.engines.builtin import builtin_engine, sample_images
+from runtime.engines.manifest import Manifest, check_files, read_manifest
 from runtime.errors import EngineError
-from runtime.files import read_image
-from runtime.manifest import Manifest, check_files, read_manifest
-from runtime.preprocess import branch_inputs, normalize_contrast
+from runtime.files.plain import read_image
+from runtime.ops.preprocess import branch_inputs, normalize_contrast
+from runtime.types import F32
 from tests.small import CALM, SMALL, calm_model
 from training.checkpoint import save_checkpoint
 from training.weights import weights_file
-
-F32 = NDArray[np.float32]
 
 
 def two_products(first: F32, second: F32) -> onnx.ModelProto:
@@ -280,10 +280,10 @@ def test_plans_are_not_built_of_them(integer_engines: Path) -> None:
 def test_auto_leaves_a_gpu_unused(integer_engines: Path, calm_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "count_gpus", lambda: 1)
     monkeypatch.setattr(choice, "_onnxruntime_has_cuda", lambda: True)
-    assert choice.choose_backend(calm_engines)[0] == "cuda"
-    name, why = choice.choose_backend(integer_engines)
-    assert name in ("cpu", "openvino")
-    assert "the GPU is not used: engines exported with --precision int8 are for CPUs" in why
+    assert choice.choose_backend(calm_engines).backend == "cuda"
+    chosen = choice.choose_backend(integer_engines)
+    assert chosen.backend in ("cpu", "openvino")
+    assert "the GPU is not used: engines exported with --precision int8 are for CPUs" in str(chosen)
 
 
 def test_info_says_so(integer_engines: Path) -> None:

@@ -27,7 +27,7 @@ from runtime import (
     SegmentConfig,
     Segmenter,
 )
-from runtime.manifest import sha256_file
+from runtime.engines.manifest import sha256_file
 from tests.small import PROMPTED, SEPARATE, save_small
 
 OPEN = SegmentConfig(box_threshold=0.5, box_threshold_mode="fixed", iou_threshold=-1e6, min_area_px=0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from runtime.preprocess import box_branch_input, mask_branch_input, normalize_contrast
+from runtime.ops.preprocess import box_branch_input, mask_branch_input, normalize_contrast
 from tests.golden.cases import GoldenCase, assert_close
 from tests.small import SMALL, small_model
 from training.checkpoint import load_checkpoint

@@ -22,14 +22,14 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from export.exporter import export_engines
 from runtime import Segmenter
-from runtime.preprocess import paper_input
+from runtime.ops.preprocess import paper_input
 from tests.small import SMALL
 from tests.training.made_data import disc_tile, make_dataset
+from training.assignment import match_cost, one_to_many, one_to_one
 from training.batches import StepSampler, TrainingSamples, _smooth, augment, boxes_of, plain
 from training.checkpoint import load_checkpoint
 from training.data.format import Sample, read_split
 from training.losses import detection_losses, mask_losses
-from training.matching import match_cost, one_to_many, one_to_one
 from training.model import CellFinderOutput, DecoderOutput
 from training.recipe import (
     NANO,

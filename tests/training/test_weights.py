@@ -10,9 +10,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from runtime.builtin import builtin_engine
-from runtime.cli import app
-from runtime.manifest import read_manifest, sha256_file
+from runtime.commands.main import app
+from runtime.engines.builtin import builtin_engine
+from runtime.engines.manifest import read_manifest, sha256_file
 from tests.small import SEPARATE, SMALL, save_small
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.weights import weights_file

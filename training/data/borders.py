@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-F32 = NDArray[np.float32]
+from runtime.types import F32
 
 # Of the tiles of DSB 2018 stage 1, mutual best matches of borders cluster above 0.95; unrelated tiles stay below 0.8.
 MIN_CORRELATION = 0.9

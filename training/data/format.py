@@ -22,14 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.files import write_whole
-from training.data.coco import write_coco
+from runtime.files.plain import write_whole
+from runtime.types import F32, I32
+from training.data.coco_format import write_coco
 from training.data.errors import DataError
 from training.data.records import GROUPS, SPLITS, Split, TileRecord
 from training.data.tiles import TILE_PX, Tile
-
-F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
 
 SCHEMA = 1
 SUMMARY = "dataset.json"

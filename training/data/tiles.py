@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.preprocess import normalize_contrast
+from runtime.ops.preprocess import normalize_contrast
+from runtime.types import F32, I32
 from training.data.errors import DataError
-
-F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
 
 TILE_PX = 512
 OVERLAP = 0.25  # share of a tile's side
@@ -109,7 +107,7 @@ def normalize_field(channels: NDArray[Any]) -> F32:
         (3, H, W) float32 in [0, 1].
 
     Raises:
-        InputError: not an image (``runtime.preprocess.check_image``).
+        InputError: not an image (``runtime.ops.preprocess.check_image``).
         DataError: every channel is constant.
     """
     normalized = np.ascontiguousarray(np.moveaxis(normalize_contrast(channels), -1, 0))

@@ -12,12 +12,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from runtime.errors import ConfigError, InputError
-from runtime.masks import relabel
-from runtime.preprocess import check_image
-
-F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
-Bool = NDArray[np.bool_]
+from runtime.ops.masks import relabel
+from runtime.ops.preprocess import check_image
+from runtime.types import F32, I32, Bool
 
 Channel = Literal["intensity", "hematoxylin", "texture"]
 Threshold = Literal["otsu", "local"]

@@ -21,10 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import InputError
-from runtime.files import read_image
+from runtime.files.plain import read_image
+from runtime.types import I32
 from training.evaluation.matching import check_labels
-
-I32 = NDArray[np.int32]
 
 PAPER_GROUPS: Mapping[str, str] = {
     "tissuenet": "Tissue",

@@ -7,16 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from runtime import SegmentConfig, Segmenter
 from runtime.errors import InputError
 from runtime.results import EncodedImage, EncodedView
+from runtime.types import I32
 from training.evaluation.dataset import Sample, read_sample
 from training.evaluation.matching import Counts, count_matches, find_overlaps
 from training.evaluation.metrics import PRIMARY_IOU
-
-I32 = NDArray[np.int32]
 
 SEARCH: Mapping[str, tuple[Any, ...]] = {
     "box_threshold": (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5),

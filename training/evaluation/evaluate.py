@@ -10,16 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import SegmenterError
-from runtime.masks import MaskCrop
+from runtime.ops.masks import MaskCrop
 from runtime.results import Segmentation
-from training.evaluation.coco import CocoAp, CocoImage, coco_ap, encode_image, label_crops
+from runtime.types import F32, I32
+from training.evaluation.coco_metrics import CocoAp, CocoImage, coco_ap, encode_image, label_crops
 from training.evaluation.dataset import Sample, read_sample
 from training.evaluation.matching import check_iou, find_overlaps
 from training.evaluation.metrics import DEFAULT_IOUS, counts_at
 from training.evaluation.summary import HELD_OUT, ImageScore, RowName, SummaryRow, failed_score, summarize
-
-F32 = NDArray[np.float32]
-I32 = NDArray[np.int32]
 
 PER_IMAGE_ERRORS = (SegmenterError, OSError, MemoryError, RuntimeError)
 """What ends one image and not the run; RuntimeError is what PyTorch raises."""

@@ -10,9 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 
 from runtime.errors import ConfigError, InputError
-
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
+from runtime.types import F64, I64
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,23 +8,19 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
 from runtime.config import SegmentConfig
 from runtime.errors import ConfigError
-from runtime.masks import LabelCanvas, MaskCrop, finish_labels, resize_axis, upsample_window
-from runtime.preprocess import Profile, branch_inputs, normalize_contrast
+from runtime.ops.masks import LabelCanvas, MaskCrop, finish_labels, resize_axis, upsample_window
+from runtime.ops.preprocess import Profile, branch_inputs, normalize_contrast
+from runtime.types import F32, F64, I32
 from training.evaluation.dataset import Sample, read_sample
 from training.evaluation.evaluate import PER_IMAGE_ERRORS, Evaluation, Prediction, Scored, collect, score_image
 from training.evaluation.metrics import DEFAULT_IOUS
 from training.evaluation.summary import ImageScore, failed_score
 from training.model import CellSAM
-
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
-I32 = NDArray[np.int32]
 
 PromptKind = Literal["box", "point", "point_best_of_3"]
 KINDS: tuple[PromptKind, ...] = get_args(PromptKind)
@@ -50,7 +46,7 @@ class TruePrompts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelInput:
-    """How images become inputs of a checkpoint's mask branch; read by ``runtime.preprocess.branch_inputs``."""
+    """How images become inputs of a checkpoint's mask branch; read by ``runtime.ops.preprocess.branch_inputs``."""
 
     image_size: int
     profile: Profile

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import InputError
-from training.evaluation.coco import CocoAp
+from training.evaluation.coco_metrics import CocoAp
 from training.evaluation.evaluate import Evaluation
 from training.evaluation.matching import Counts
 from training.evaluation.metrics import PRIMARY_IOU, iou_key

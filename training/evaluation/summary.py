@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from training.evaluation.coco import CocoAp
+from training.evaluation.coco_metrics import CocoAp
 from training.evaluation.dataset import Sample
 from training.evaluation.matching import Counts
 from training.evaluation.metrics import iou_key, mean_average_precision

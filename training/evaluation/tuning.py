@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import InputError
+from runtime.types import I32
 from training.evaluation.baseline import BaselineConfig, Channel, Threshold, segment_each
 from training.evaluation.matching import Counts, count_matches, find_overlaps
 from training.evaluation.metrics import PRIMARY_IOU
-
-I32 = NDArray[np.int32]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

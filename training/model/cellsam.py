@@ -9,7 +9,7 @@ import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
-from runtime.boxes import LOGITS_PER_TOKEN
+from runtime.ops.boxes import LOGITS_PER_TOKEN
 from training.model.cellfinder import CellFinder, CellFinderOutput
 from training.model.config import ModelConfig
 from training.model.details import unpack_details

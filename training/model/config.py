@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from runtime.manifest import Trunk
+from runtime.engines.manifest import Trunk
 
 STEM_GROUPS = 8
 """Groups of the GroupNorm after each convolution of the stem."""

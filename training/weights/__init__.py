@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runtime.builtin import BUILTIN_NAME
+from runtime.engines.builtin import BUILTIN_NAME
 
 __all__ = ["BUILTIN_NAME", "is_builtin", "weights_file"]
 

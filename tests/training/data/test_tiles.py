@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from numpy.typing import NDArray
 
-from runtime.preprocess import normalize_contrast
+from runtime.ops.preprocess import normalize_contrast
+from runtime.types import I32
 from tests.training.data.sources import scene
 from training.data.errors import DataError
 from training.data.tiles import (
@@ -23,8 +23,6 @@ from training.data.tiles import (
     rescale_field,
     tile_starts,
 )
-
-I32 = NDArray[np.int32]
 
 
 def label_maps(side: int = 14) -> st.SearchStrategy[I32]:

@@ -11,9 +11,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime.preprocess import normalize_contrast
-
-I32 = NDArray[np.int32]
+from runtime.ops.preprocess import normalize_contrast
+from runtime.types import I32
 
 
 def label_maps(side: int = 6, cells: int = 4) -> st.SearchStrategy[I32]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from runtime.errors import InputError, SegmenterError
-from runtime.preprocess import normalize_contrast
+from runtime.ops.preprocess import normalize_contrast
 from tests.training.evaluation.made import bright_image, discs, row_of_squares, write_pair, write_tile
 from training.evaluation.dataset import find_samples, read_sample, select
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from runtime import InputError, SegmentConfig, Segmenter
 from runtime.config import read_settings
 from tests.training.evaluation.made import discs, write_pair
-from training.evaluation.cli import evaluate_app
+from training.commands.evaluate import evaluate_app
 from training.evaluation.dataset import find_samples, read_sample
 from training.evaluation.engine_tuning import tune_settings
 

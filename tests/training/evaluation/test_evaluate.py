@@ -17,8 +17,6 @@ from training.evaluation.evaluate import Prediction, evaluate, from_labels, hold
 from training.evaluation.matching import Counts
 from training.evaluation.summary import HELD_OUT, ImageScore, SummaryRow
 
-I32 = NDArray[np.int32]
-
 
 @pytest.fixture
 def samples(tmp_path: Path) -> list[Sample]:

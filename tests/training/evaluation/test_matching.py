@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from runtime.errors import ConfigError, InputError
+from runtime.types import I32
 from tests.training.evaluation.made import label_maps, row_of_squares
 from training.evaluation.matching import Counts, count_matches, find_overlaps, match
-
-I32 = NDArray[np.int32]
 
 THRESHOLDS = st.sampled_from([0.1, 0.25, 1 / 3, 0.5, 0.6, 0.75, 1.0])
 

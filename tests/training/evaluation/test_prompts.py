@@ -11,8 +11,8 @@ import torch
 
 from runtime import Segmenter
 from runtime.errors import ConfigError
-from runtime.masks import MaskCrop
-from runtime.preprocess import normalize_contrast
+from runtime.ops.masks import MaskCrop
+from runtime.ops.preprocess import normalize_contrast
 from tests.small import SMALL
 from tests.training.evaluation.made import bright_image, discs, row_of_squares, write_pair
 from training.checkpoint import load_checkpoint

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from runtime.files import read_image
+from runtime.files.plain import read_image
 from training.data.builders.pairs import SPLIT_NAMES, Pattern, find_pairs, pair_fields, skip_unpaired
 from training.data.builders.reading import is_gray, to_gray
 from training.data.errors import DataError

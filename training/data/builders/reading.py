@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.files import read_image
+from runtime.files.plain import read_image
 from training.data.errors import DataError
 
 
@@ -16,7 +16,7 @@ def read_gray(path: Path) -> NDArray[Any]:
     """Read an image as one channel (H, W).
 
     Raises:
-        InputError: the file is missing or damaged (``runtime.files.read_image``).
+        InputError: the file is missing or damaged (``runtime.files.plain.read_image``).
         DataError: two channels, or more than three.
     """
     return to_gray(read_image(path), path.name)

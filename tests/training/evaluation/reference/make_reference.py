@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-I32 = NDArray[np.int32]
+from runtime.types import I32
+
 HERE = Path(__file__).parent
 
 

@@ -1,0 +1,350 @@
+"""``cellsam-engine bench``: how fast this machine segments, by stage, image size, cells per image and backend.
+
+Latency is that of one image after another, by stage; throughput that of ``Segmenter.stream``, of the cells that the
+model finds and of given ones. In latency backends take turns, so that a machine whose speed drifts slows each of them
+alike. Given boxes are spread over a real image: their number is what is varied; the detector runs all the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measure import Stages, compare_cells, percentiles_ms, write_record
+from runtime import BackendOptions, SegmentConfig, Segmenter
+from runtime.commands.console import fail
+from runtime.commands.options import CpuPrecisionOption, EngineOption, ThreadsOption, fail_of_usage
+from runtime.engines.backends.base import BACKENDS, ON_GPU
+from runtime.engines.builtin import sample_images
+from runtime.errors import ConfigError, SegmenterError
+from runtime.files.plain import read_image
+from runtime.ops.boxes import LOGITS_PER_TOKEN, select_boxes
+from runtime.ops.preprocess import branch_inputs, normalize_contrast
+from runtime.pipeline.assembly import Assembly
+from runtime.results import Detections, EncodedImage
+
+STAGES = ("contrast", "input", "encode", "detect", "choose", "decode", "assemble")
+"""Contrast; model input; image encoder; CellFinder; choice of boxes; mask decoder; label map."""
+
+IMAGES_TOGETHER = 4
+"""Images of a group in a stream, or as many as one encoder call takes if those are more."""
+
+MOST_IN_STREAMS = 300
+"""Given cells of an image in throughput: more make a run long and tell no more."""
+
+HOST_STAGES = ("contrast", "input", "choose", "assemble")
+"""Those that run beside the engines, on one core of the host."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is segmented."""
+
+    side: int
+    cells: int
+
+    def image(self) -> NDArray[np.generic]:
+        """A sample image of nuclei, mirrored or cut to (side, side)."""
+        small = next(read_image(path) for path in sample_images() if "u2os" in path.name)
+        missing = [(0, max(0, self.side - length)) for length in small.shape[:2]]
+        return np.pad(small, missing, mode="symmetric")[: self.side, : self.side]
+
+    def boxes(self) -> NDArray[np.float64]:
+        """(cells, 4) xyxy: on a grid, of 0.8 of its spacing, at most 64 pixels."""
+        columns = max(1, int(np.ceil(np.sqrt(self.cells))))
+        pitch = self.side / columns
+        rows, places = np.divmod(np.arange(self.cells), columns)
+        centres = (np.stack((places, rows), axis=1) + 0.5) * pitch
+        half = min(0.4 * pitch, 32.0)
+        return np.concatenate((centres - half, centres + half), axis=1).reshape(-1, 4)
+
+
+class Measured(Segmenter):
+    """A segmenter whose detector can be made to find given cells, after it has done its work."""
+
+    given: NDArray[np.float64] | None = None
+    """(K, 4) xyxy, image pixels; None: what it finds."""
+
+    def _detect(self, encoded: Sequence[EncodedImage], config: SegmentConfig) -> list[Detections]:
+        found = super()._detect(encoded, config)
+        if self.given is None:
+            return found
+        sure = np.ones(len(self.given), np.float32)
+        return [Detections(self.given, sure, one.threshold) for one in found]
+
+
+def time_stages(segmenter: Segmenter, case: Case) -> Stages:
+    """Seconds by stage of one image; every mask is kept, whatever its IoU estimate."""
+    config = replace(segmenter.config, normalize=False, iou_threshold=-1e9)
+    image, boxes, stages = case.image(), case.boxes(), Stages()
+    last = time.perf_counter()
+
+    def done(stage: str) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        stages[stage], last = now - last, now
+
+    detector = segmenter.manifest.has_detector
+    normalized = normalize_contrast(image)
+    done("contrast")
+    inputs = branch_inputs(normalized, segmenter.manifest, detector=detector)
+    done("input")
+    (encoded,) = segmenter.chain.encode([inputs], [(case.side, case.side)])
+    done("encode")
+    candidates = segmenter.chain.detect([encoded]) if detector else []
+    done("detect")
+    for found, logits in candidates:
+        select_boxes(found, logits, config)
+    done("choose")
+    masks = [part for _, part in segmenter.chain.decode([encoded], [boxes], full=config.mask_window == "full")]
+    done("decode")
+    sides = (LOGITS_PER_TOKEN * segmenter.manifest.grid_size, segmenter.manifest.image_size)
+    assembly = Assembly(encoded.size_hw, sides, len(boxes), config)
+    for part in masks:
+        assembly.add(part)
+    assembly.finish(boxes, np.ones(len(boxes), np.float32))
+    done("assemble")
+    return stages
+
+
+def images_per_second(segmenter: Measured, side: int, images: int, cells: int | None = None) -> tuple[float, float]:
+    """Images and cells per second of ``Segmenter.stream``.
+
+    Each image is the sample turned and mirrored another way. A run that is not counted goes before: of one image or,
+    on a GPU, where what is new is slow by number of images and of boxes, of all.
+
+    Args:
+        segmenter: what is measured.
+        side: of the images, pixels.
+        images: how many.
+        cells: in each image, of which every mask is kept; None: those that the model finds.
+    """
+    case = Case(side, cells or 0)
+    image, config = case.image(), whole_views(segmenter.config)
+    if cells is not None:
+        segmenter.given, config = case.boxes(), replace(config, iou_threshold=-1e9)
+    together = max(IMAGES_TOGETHER, segmenter.chain.images_per_call)
+    views = [np.rot90(image if n % 8 < 4 else image[:, ::-1], n % 4) for n in range(images)]
+    try:
+        before = views if segmenter.backend in ON_GPU else views[:1]
+        for _ in segmenter.stream(before, config=config, images_together=together):
+            pass
+        start = time.perf_counter()
+        found = sum(result.count for result in segmenter.stream(views, config=config, images_together=together))
+        seconds = time.perf_counter() - start
+    finally:
+        segmenter.given = None
+    return images / seconds, found / seconds
+
+
+def whole_views(config: SegmentConfig) -> SegmentConfig:
+    """One view per image: the work then depends on the number of images alone."""
+    return replace(config, view_diameter_px=None, diameter_px=None, diameter_um=None)
+
+
+def _known(backends: list[str] | None) -> list[str] | None:
+    for name in backends or ():
+        if name not in BACKENDS:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, BACKENDS))}.")
+    return backends
+
+
+def bench_command(
+    engine: EngineOption = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(help="As in 'segment'; repeatable; default: auto.", callback=_known)
+    ] = None,
+    cpu_precision: CpuPrecisionOption = "auto",
+    cuda_graphs: Annotated[
+        bool, typer.Option("--cuda-graphs", help="Also measure the backend 'cuda' with CUDA graphs, beside it without.")
+    ] = False,
+    threads: ThreadsOption = None,
+    size: Annotated[list[int] | None, typer.Option(help="Side of the images, pixels; repeatable; 512.", min=16)] = None,
+    cells: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Cells per image; repeatable; 0, 10, 100, 300, 1000. Throughput is that of the cells that are found "
+            "and of numbers up to 300.",
+            min=0,
+        ),
+    ] = None,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Images of one encoder call in throughput, repeatable; default: what the backend is run with.", min=1
+        ),
+    ] = None,
+    warmup: Annotated[int, typer.Option(help="Runs of every case that are not counted.", min=0)] = 1,
+    runs: Annotated[int, typer.Option(help="Counted runs of every case.", min=1)] = 5,
+    images: Annotated[int, typer.Option(help="Images of a throughput run; 0 for none.", min=0)] = 16,
+    out: Annotated[Path | None, typer.Option(help="Directory for the record and plots.", metavar="DIR")] = None,
+) -> None:
+    """Measure latency by stage and throughput of an engine directory on this machine."""
+    names = backend or ["auto"]
+    options = BackendOptions(threads=threads, cpu_precision=cpu_precision)
+    try:
+        segmenters = load(engine, names, options, cuda_graphs=cuda_graphs)
+        sizes, counts = size or [512], cells or [0, 10, 100, 300, 1000]
+        latency = measure_latency(segmenters, sizes, counts, warmup, runs)
+        given = [count for count in counts if 0 < count <= MOST_IN_STREAMS]
+        throughput = measure_throughput(segmenters, sizes, images, given, batch or [])
+        with_boxes = {name: one for name, one in segmenters.items() if one.manifest.has_detector}
+        agreement = measure_agreement(with_boxes) if with_boxes else []
+    except ConfigError as error:
+        fail_of_usage(error)
+    except SegmenterError as error:
+        fail(error)
+    _show(latency, throughput, agreement)
+    if out is not None:
+        first = next(iter(segmenters.values()))
+        content = {
+            "warmup": warmup,
+            "runs": runs,
+            "precision": first.manifest.precision,
+            "image_size": first.manifest.image_size,
+            "chosen_backends": {name: segmenter.backend for name, segmenter in segmenters.items()},
+            "latency": latency,
+            "throughput": throughput,
+            "agreement": agreement,
+        }
+        path = write_record(out, "bench", content, command=["cellsam-engine", "bench"])
+        from benchmarks.plots import plot_latency
+
+        plot_latency(path.with_suffix(".png"), latency)
+        typer.echo(path)
+
+
+def load(engine: Path | None, names: list[str], options: BackendOptions, *, cuda_graphs: bool) -> dict[str, Measured]:
+    """What is measured, by name.
+
+    Args:
+        engine: the engine directory; None for the built-in model.
+        names: backends.
+        options: of all of them.
+        cuda_graphs: the backend ``cuda`` with CUDA graphs too.
+
+    Raises:
+        ConfigError: ``cuda_graphs`` without that backend.
+    """
+    found = {}
+    for name in names:
+        found[name] = Measured(engine, backend=name, options=options)
+        if cuda_graphs and found[name].backend == "cuda":
+            with_graphs = replace(options, cuda_graphs=True)
+            found[f"{name}, CUDA graphs"] = Measured(engine, backend="cuda", options=with_graphs)
+    if cuda_graphs and len(found) == len(set(names)):
+        raise ConfigError(f"--cuda-graphs is for the backend 'cuda'; measured are {', '.join(map(repr, found))}.")
+    return found
+
+
+def measure_latency(
+    segmenters: Mapping[str, Segmenter], sizes: list[int], cells: list[int], warmup: int, runs: int
+) -> list[dict[str, Any]]:
+    """Percentiles in ms by stage and in all, for every backend, size and number of cells."""
+    records = []
+    for case in (Case(side, count) for side in sizes for count in cells):
+        found: dict[str, list[Stages]] = {name: [] for name in segmenters}
+        for turn in range(warmup + runs):
+            for name, segmenter in segmenters.items():
+                stages = time_stages(segmenter, case)
+                if turn >= warmup:
+                    found[name].append(stages)
+        records += [
+            {
+                "backend": name,
+                "side_px": case.side,
+                "cells": case.cells,
+                "total_ms": percentiles_ms([sum(one.values()) for one in stages_of]),
+                "host_ms": percentiles_ms([sum(one[stage] for stage in HOST_STAGES) for one in stages_of]),
+                "stages_ms": {stage: percentiles_ms([one[stage] for one in stages_of]) for stage in STAGES},
+            }
+            for name, stages_of in found.items()
+        ]
+    return records
+
+
+def measure_throughput(
+    segmenters: Mapping[str, Measured], sizes: list[int], images: int, cells: list[int], batches: list[int]
+) -> list[dict[str, Any]]:
+    """Images, megapixels and cells per second of a stream, for every backend and size.
+
+    Args:
+        segmenters: by name.
+        sizes: sides of the images, pixels.
+        images: of each stream; 0 measures nothing.
+        cells: given numbers, beside the cells that are found, whose rows have ``given_cells`` None.
+        batches: images of one encoder call, or as many as the engines take; none leaves them as they are.
+    """
+    records: list[dict[str, Any]] = []
+    with_detector = {name: one for name, one in segmenters.items() if one.manifest.has_detector}
+    for side in sizes if images else []:
+        for name, segmenter in with_detector.items():
+            usual, measured = segmenter.chain.images_per_call, set()
+            for batch in batches or [usual]:
+                segmenter.chain.limit_images(batch)
+                together = segmenter.chain.images_per_call
+                if together in measured:
+                    continue
+                measured.add(together)
+                for given in (None, *cells):
+                    rate, cell_rate = images_per_second(segmenter, side, images, given)
+                    records.append(
+                        {
+                            "backend": name,
+                            "side_px": side,
+                            "images_per_call": together,
+                            "given_cells": given,
+                            "images": images,
+                            "images_per_s": round(rate, 3),
+                            "megapixels_per_s": round(rate * side**2 / 1e6, 3),
+                            "cells_per_s": round(cell_rate, 1),
+                        }
+                    )
+            segmenter.chain.limit_images(usual)
+    return records
+
+
+def measure_agreement(segmenters: Mapping[str, Segmenter]) -> list[dict[str, Any]]:
+    """How the cells of each backend compare with the first one's, over the sample images (``compare_cells``)."""
+    first, *others = segmenters
+    images = [read_image(path) for path in sample_images()]
+    expected = [segmenters[first](image).labels for image in images] if others else []
+    records = []
+    for name in others:
+        found = (segmenters[name](image).labels for image in images)
+        records.append({"backend": name, "against": first, **compare_cells(zip(expected, found, strict=True))})
+    return records
+
+
+def _show(latency: list[dict[str, Any]], throughput: list[dict[str, Any]], agreement: list[dict[str, Any]]) -> None:
+    console = Console()
+    table = Table("backend", "side", "cells", "p50", "p90", "host", *STAGES, title="ms of one image; stages: median")
+    for row in latency:
+        stages = [f"{row['stages_ms'][stage]['p50']:.1f}" for stage in STAGES]
+        times = (row["total_ms"]["p50"], row["total_ms"]["p90"], row["host_ms"]["p50"])
+        table.add_row(row["backend"], str(row["side_px"]), str(row["cells"]), *(f"{t:.1f}" for t in times), *stages)
+    console.print(table)
+    if throughput:
+        rates = Table(
+            *("backend", "side", "images a call", "cells", "images/s", "megapixels/s", "cells/s"),
+            title="throughput of a stream",
+        )
+        for row in throughput:
+            cells = "as found" if row["given_cells"] is None else str(row["given_cells"])
+            values = (f"{row[key]:.2f}" for key in ("images_per_s", "megapixels_per_s", "cells_per_s"))
+            rates.add_row(row["backend"], str(row["side_px"]), str(row["images_per_call"]), cells, *values)
+        console.print(rates)
+    for row in agreement:
+        console.print(
+            f"{row['matched']:.1%} of the cells of {row['backend']} and {row['against']} match, at a mean IoU of "
+            f"{row['mean_iou']}"
+        )

@@ -1,0 +1,205 @@
+"""Tables in documents, rendered from the records in ``results/`` and never typed.
+
+    python -m benchmarks.tables    # rewrites the tables of README.md
+
+A table stands between a comment that names its case, such as ``<!-- latency -->``, and ``<!-- end -->``; it shows the
+case's newest records.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+README = ROOT / "README.md"
+
+
+def newest(case: str) -> dict[str, Any]:
+    """The latest record of a case.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    found = sorted(RESULTS.glob(f"{case}_*.json"), key=lambda path: path.stem.rsplit("_", 1)[1])
+    if not found:
+        raise FileNotFoundError(f"no record of case {case!r} in {RESULTS}; run: python -m benchmarks.{case}")
+    record: dict[str, Any] = json.loads(found[-1].read_text(encoding="utf-8"))
+    return record
+
+
+def latency_table(record: dict[str, Any]) -> str:
+    """Median seconds by stage, memory and speed-up of each variant, and how the labels compare."""
+    environment = record["environment"]
+    versions = environment["versions"]
+    processor = f"{environment['cpu_count']} cores ({environment['cpu']})"
+    if record.get("device") == "cuda":
+        processor = f"{environment['gpus'][0]}, {processor}"
+    lines = [
+        f"One image of {record['image_px'][0]} x {record['image_px'][1]} pixels with {record['boxes']} boxes, ViT-B, "
+        f"{processor}, onnxruntime {versions['onnxruntime']}, "
+        f"PyTorch {versions['torch']}; medians in seconds ({record['command'].split(' --')[0]}, {record['date']}).",
+        "",
+        "| | encode | detect | decode | total | peak memory | speed-up |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, variant in record["variants"].items():
+        stages = [variant["stages_ms"][stage]["p50"] / 1e3 for stage in ("encode", "detect", "decode")]
+        cells = [f"{value:.1f}" for value in (*stages, variant["total_ms"]["p50"] / 1e3)]
+        memory = f"{variant['peak_mib'] / 1024:.1f} GiB"
+        lines.append(f"| {name} | {' | '.join(cells)} | {memory} | {record['speedup'][name]:.2f}x |")
+    equal = record["labels_equal_to_baseline_full_masks"]
+    lines += ["", f"Labels of the engines with full masks equal the baseline's on {equal:.3%} of the pixels."]
+    lines += [
+        f"{row['matched']:.0%} of their cells match the baseline's, at a mean IoU of {row['mean_iou']:.4f}."
+        for row in record.get("agreement", ())
+        if row["against"] == record["baseline"]
+    ]
+    if "arithmetic_gflop" in record:
+        rates = record["matrix_products_gflop_per_s"]
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in record["share_of_matrix_product_rate"].items())
+        lines.append(
+            f"The engines compute {sum(record['arithmetic_gflop'].values()):.0f} GFLOP; this machine multiplies "
+            f"matrices at {rates['fp32']:.0f} GFLOP/s in fp32 and {rates['bf16']:.0f} in bf16. Share of that rate, end "
+            f"to end: {shares}."
+        )
+    return "\n".join(lines)
+
+
+def bench_table(record: dict[str, Any]) -> str:
+    """Median time of one image by number of cells, throughput, and how the backends' cells compare."""
+    environment = record["environment"]
+    sides = sorted({row["side_px"] for row in record["latency"]})
+    counts = sorted({row["cells"] for row in record["latency"]})
+    lines = [
+        f"The built-in model, images of {sides[0]} x {sides[0]} pixels, {environment['cpu_count']} cores "
+        f"({environment['cpu']}); median ms of one image by its number of cells ({record['date']}).",
+        "",
+        f"| backend | {' | '.join(map(str, counts))} | images/s of a stream | megapixels/s |",
+        f"|---|{'---:|' * (len(counts) + 2)}",
+    ]
+    streams = [row for row in record["throughput"] if row["side_px"] == sides[0]]
+    rates: dict[str, dict[str, Any]] = {}
+    for row in streams:  # of several numbers of images a call, the fastest
+        known = rates.get(row["backend"], row)
+        if row.get("given_cells") is None and row["images_per_s"] >= known["images_per_s"]:
+            rates[row["backend"]] = row
+    for name in record["chosen_backends"]:
+        rows = {r["cells"]: r for r in record["latency"] if (r["backend"], r["side_px"]) == (name, sides[0])}
+        times = [f"{rows[count]['total_ms']['p50']:.0f}" for count in counts]
+        speed = [f"{rates[name][key]:.2f}" for key in ("images_per_s", "megapixels_per_s")]
+        lines.append(f"| {name} | {' | '.join([*times, *speed])} |")
+    lines.append("")
+    given = max((row["given_cells"] for row in streams if row.get("given_cells") is not None), default=None)
+    if given is not None:
+        said = [
+            f"{row['images_per_s']:.1f} ({row['backend']}, {row['images_per_call']} a call)"
+            for row in streams
+            if row["given_cells"] == given
+        ]
+        lines += [f"Images/s of a stream with {given} given cells each: {', '.join(said)}.", ""]
+    lines += [
+        f"On the sample images {row['matched']:.1%} of the cells of {row['backend']} and {row['against']} match, at a "
+        f"mean IoU of {row['mean_iou']:.3f}."
+        for row in record["agreement"]
+    ]
+    return "\n".join(lines)
+
+
+def quality_table(record: dict[str, Any], baseline: dict[str, Any]) -> str:
+    """F1 of the built-in model and of the classical baseline on the test images, subset by subset."""
+    environment = record["environment"]
+    lines = [
+        f"Test images; F1 at IoU 0.6, counts summed over a subset's images ({record['created'][:10]}, "
+        f"{environment['cpu_count']} cores).",
+        "",
+        "| | images | cells | built-in model | classical baseline | seconds an image |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    other = {row["name"]: row for row in baseline["rows"] if row["level"] == "subset"}
+    for row in record["rows"]:
+        if row["level"] == "subset":
+            f1, reference = (r["at"]["0.6"]["f1"] for r in (row, other[row["name"]]))
+            lines.append(
+                f"| {row['name']} | {row['images']} | {row['truth']} | {f1:.3f} | {reference:.3f} | "
+                f"{row['seconds_median']:.2f} |"
+            )
+    return "\n".join(lines)
+
+
+def slides_table(record: dict[str, Any]) -> str:
+    """Peak memory by size of the slide, and what a square millimetre takes."""
+    environment = record["environment"]
+    lines = [
+        f"Slides of known cells and a double in place of the model, tiles of at least {record['tile_px']} pixels that "
+        f"overlap by at least {record['overlap_px']} ({record['date']}, {environment['cpu_count']} cores, "
+        f"{environment['cpu']}).",
+        "",
+        "| slide, pixels | tiles | cells | peak memory |",
+        "|---|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row['side_px']} x {row['side_px']} | {row['tiles']} | {row['cells']} | {row['peak_mib']:.0f} MiB |"
+        for row in record["memory"]
+    ]
+    if "seconds_per_mm2" in record:
+        side, runs = record["speed_runs"][0]["side_px"], len(record["speed_runs"])
+        lines += [
+            "",
+            f"The built-in model takes {record['seconds_per_mm2']:.1f} s for a square millimetre at "
+            f"{record['pixel_um']} µm a pixel, median of {runs} runs on a slide of {side} x {side} pixels; its tiles "
+            f"one by one take {record['share_of_single_tiles']:.2f} times as long.",
+        ]
+    return "\n".join(lines)
+
+
+def seams_table(record: dict[str, Any]) -> str:
+    """Cells where tiles overlap against those that one tile alone sees."""
+    ious = " / ".join(record["rows"][0]["inside"]["at_iou"])
+    lines = [
+        f"F1 at IoU {ious} of cells that one tile alone sees, inside, and of cells in an overlap, at seams. Duplicates "
+        f"are cells with more than one label; cut ones have less than {record['cut_share']:.0%} of their pixels in one "
+        f"({record['date']}).",
+        "",
+        "| segmenter | slide | tile / overlap | cells inside | at seams | F1 inside | at seams | duplicates | cut |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in record["rows"]:
+        inside, seam = (row[place] for place in ("inside", "seam"))
+        scores = [" / ".join(f"{at['f1']:.4f}" for at in place["at_iou"].values()) for place in (inside, seam)]
+        faults = [f"{inside[kind]} + {seam[kind]}" for kind in ("duplicates", "cut")]
+        cells = [f"{row['tile_px']} / {row['overlap_px']}", inside["cells"], seam["cells"], *scores, *faults]
+        lines.append(f"| {row['segmenter']} | {row['side_px']} | {' | '.join(map(str, cells))} |")
+    lines += [
+        "",
+        f"Duplicates and cut cells: inside + at seams. The edge-blind double loses, cuts, splits or deforms cells "
+        f"within {record['reach_px']} pixels of a tile's edge. A cell that the model outlines too small counts as cut.",
+    ]
+    return "\n".join(lines)
+
+
+def rendered(text: str) -> str:
+    """A document with its tables brought up to date."""
+    tables = {
+        "latency": latency_table(newest("latency")),
+        "bench": bench_table(newest("bench")),
+        "slides": slides_table(newest("slides")),
+        "seams": seams_table(newest("seams")),
+        "quality": quality_table(newest("nano"), newest("baseline_classical")),
+    }
+    for case, table in tables.items():
+        place = re.compile(rf"(<!-- {case} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text = place.sub(lambda m, table=table: f"{m[1]}{table}\n{m[2]}", text, count=1)  # type: ignore[misc]
+    return text
+
+
+def main() -> None:
+    """Rewrite the README's tables."""
+    README.write_text(rendered(README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Command ``build`` of ``cellsam-engine``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from export.commands.export import IMAGE, read_given, say
+from runtime.commands.console import fail
+from runtime.engines.backends.input_shapes import BOXES_ON_GPU, IMAGES_ON_GPU
+from runtime.errors import ConfigError, SegmenterError
+
+
+def build_command(
+    directory: Annotated[Path, typer.Argument(help="Engine directory.", metavar="DIR")],
+    max_batch: Annotated[
+        int, typer.Option(help="Images that the encoder and the detector take at once; bounds their memory.")
+    ] = IMAGES_ON_GPU,
+    max_boxes: Annotated[int, typer.Option(help="Boxes that the mask decoder takes at once.")] = BOXES_ON_GPU,
+    optimization_level: Annotated[
+        int, typer.Option(help="How long TensorRT searches for fast kernels, 0 to 5; TensorRT's own default is 3.")
+    ] = 3,
+    workspace: Annotated[
+        int | None, typer.Option(help="Memory that a kernel may take while it runs, MiB; default: all there is.")
+    ] = None,
+    device: Annotated[int, typer.Option(help="Number of the GPU, from 0.")] = 0,
+    image: Annotated[Path | None, IMAGE] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Check the graphs' operators and show the shapes; needs no TensorRT and no GPU."
+        ),
+    ] = False,
+) -> None:
+    """Build TensorRT plans for this machine's GPU, checked against onnxruntime on the CPU.
+
+    Plans fit the kind of GPU, the TensorRT version and the driver they were built with, and no other: build them on the
+    machine that runs them, and again after an update. They are written to DIR/tensorrt/ beside the ONNX files, those
+    for other machines staying as they are. What builds a plan is the same ONNX that the other backends run.
+    """
+    from export.plans.build import build_plans, check_buildable
+    from export.plans.builder import BuildOptions
+
+    try:
+        options = BuildOptions(
+            max_batch=max_batch,
+            max_boxes=max_boxes,
+            optimization_level=optimization_level,
+            workspace_mib=workspace,
+            device=device,
+        )
+        if dry_run:
+            for line in check_buildable(directory, options):
+                typer.echo(line)
+            return
+        place, record = build_plans(directory, options, image=read_given(image), progress=say)
+    except ConfigError as error:
+        fail(error, code=2)
+    except (SegmenterError, OSError) as error:
+        fail(error)
+    for check in record.verification:
+        say(f"{check['stage']}.{check['output']}: {check['measure']} {check['value']:.4g}, limit {check['limit']:g}")
+    typer.echo(place)

@@ -1,0 +1,173 @@
+"""Commands ``export`` and ``verify`` of ``cellsam-engine``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from numpy.typing import NDArray
+
+from export.errors import VerificationError
+from runtime.commands.console import errors, fail
+from runtime.config import SegmentConfig, read_settings
+from runtime.engines.backends.base import BackendName
+from runtime.engines.builtin import builtin_engine
+from runtime.engines.manifest import Attention, Precision, describe_check, read_manifest
+from runtime.errors import ConfigError, SegmenterError
+from runtime.files.plain import read_image
+from runtime.ops.preprocess import Profile
+from training.weights import is_builtin, weights_file
+
+IMAGE: Any = typer.Option(
+    help="Image that the result is checked on: PNG, JPEG, TIFF or npy; default: a built-in one of nuclei.",
+    metavar="FILE",
+    readable=False,  # reported like every other reason why an image cannot be read
+)
+
+
+def export_command(
+    checkpoint: Annotated[
+        str,
+        typer.Option(
+            help="Weights: released CellSAM, SAM ViT-B or our own; nano: the built-in model's.", metavar="FILE"
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Engine directory to make.", metavar="DIR")],
+    profile: Annotated[
+        Profile | None,
+        typer.Option(
+            help="Preprocessing the weights were trained with: 'paper', one normalised input for boxes and masks; "
+            "'cellsam-1.2', the two inputs of the released code; default: cellsam-1.2 for released CellSAM weights, "
+            "else paper."
+        ),
+    ] = None,
+    precision: Annotated[
+        Precision,
+        typer.Option(
+            help="Number format the engines compute in: 'fp16' for GPUs; 'int8', encoders in 8-bit integers, for CPUs."
+        ),
+    ] = "fp32",
+    attention: Annotated[
+        Attention,
+        typer.Option(
+            help="Operators of the large attentions: 'plain', which every backend takes; 'fused', one operator of "
+            "onnxruntime for each, which the backend cuda computes without writing the logits to memory."
+        ),
+    ] = "plain",
+    licence: Annotated[
+        str | None, typer.Option(help="Licence of the weights, for the manifest; default: the checkpoint's.")
+    ] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file of thresholds for the manifest, from 'evaluate tune'; default: those of the released code, "
+            "for nano its own.",
+            metavar="FILE",
+        ),
+    ] = None,
+    trained_channels: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Number of channels of the images the weights were trained on, repeatable; others give a warning. "
+            "Default: not said.",
+            min=1,
+            max=3,
+        ),
+    ] = None,
+    calibrate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Image that the ranges of 'int8' are taken from, repeatable, best one of every kind that will be "
+            "segmented, and one of them as --image: PNG, JPEG, TIFF or npy; default: the package's sample images.",
+            metavar="FILE",
+            readable=False,
+        ),
+    ] = None,
+    image: Annotated[Path | None, IMAGE] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an engine directory that exists; nothing else is replaced.")
+    ] = False,
+) -> None:
+    """Turn a checkpoint into an engine directory, verified against PyTorch stage by stage."""
+    from export.exporter import ExportConfig, export_engines
+
+    try:
+        builtin = read_manifest(builtin_engine()) if is_builtin(checkpoint) else None
+        usual, usual_channels = (SegmentConfig(), ()) if builtin is None else (builtin.config, builtin.trained_channels)
+        config = ExportConfig(
+            profile=profile,
+            precision=precision,
+            attention=attention,
+            licence=licence,
+            settings=usual if settings is None else read_settings(settings),
+            trained_channels=tuple(trained_channels or usual_channels),
+            force=force,
+        )
+        verified_on = read_given(image)  # before the work, which takes minutes
+        calibration = [read_image(path) for path in calibrate or ()]
+        manifest = export_engines(
+            weights_file(checkpoint), out, config, image=verified_on, calibration=calibration, progress=say
+        )
+    except ConfigError as error:
+        fail(error, code=2)
+    except (SegmenterError, OSError) as error:
+        fail(error)
+    for output in manifest.verification["outputs"]:
+        say(describe_check(output))
+    typer.echo(out)
+
+
+def verify_command(
+    directory: Annotated[Path, typer.Argument(help="Engine directory.", metavar="DIR")],
+    checkpoint: Annotated[str, typer.Option(help="The checkpoint it was made from, or nano.", metavar="FILE")],
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Image to compare engines and PyTorch on, repeatable: PNG, JPEG, TIFF or npy; default: a built-in one "
+            "of nuclei.",
+            metavar="FILE",
+            readable=False,
+        ),
+    ] = None,
+    backend: Annotated[
+        BackendName,
+        typer.Option(
+            help="What runs the engines, as in 'segment'. Only float32 engines on cpu are compared number by number; "
+            "others are held to gates. PyTorch stays on the CPU in float32."
+        ),
+    ] = "cpu",
+) -> None:
+    """Compare every engine of a directory with PyTorch in float32: names, shapes, values. Every image must pass.
+
+    Of half-precision engines, also the largest magnitude of everything they compute: beyond 65504 it fails.
+    """
+    from export.exporter import verify_directory
+
+    failed = []
+    try:
+        given = {str(path): read_given(path) for path in image or []}  # before the work, which takes minutes
+        for name, pixels in (given or {"the built-in image": None}).items():
+            typer.echo(name)
+            try:
+                checks = verify_directory(
+                    directory, weights_file(checkpoint), image=pixels, backend=backend, progress=say
+                )
+                for check in checks:
+                    typer.echo(check)
+            except VerificationError as error:
+                failed.append(f"{name}: {error}")
+        if failed:
+            raise VerificationError("\n".join(failed))
+    except (SegmenterError, OSError) as error:
+        fail(error)
+
+
+def read_given(image: Path | None) -> NDArray[Any] | None:
+    """The image of ``--image``, if there is one."""
+    return None if image is None else read_image(image)
+
+
+def say(message: str) -> None:
+    """A line of progress, on stderr."""
+    errors.print(message, markup=False)

@@ -1,0 +1,120 @@
+"""The engines of a model: which there are, their files, inputs, outputs and dynamic dimensions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from export.graphs import CellFinderGraph, EncoderGraph, Form, MaskDecoderGraph
+from export.graphs.half import halve
+from runtime.engines.manifest import Attention, EngineName, Precision
+from training.model import CellSAM
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One engine to be written."""
+
+    name: EngineName
+    graph: nn.Module
+    inputs: dict[str, Tensor]
+    """Example inputs. Dynamic dimensions have distinct sizes above 1, so that none is mistaken for a constant."""
+    outputs: tuple[str, ...]
+    dynamic: dict[str, dict[int, str]]
+    """Names of the dynamic dimensions, by input and axis."""
+    attention: Attention = "plain"
+    """Operators of its large attentions."""
+
+    @property
+    def file(self) -> str:
+        """File name in the engine directory."""
+        return f"{self.name}.onnx"
+
+
+HANDED_ON = ("patch_features", "image_embedding")
+"""What goes from engine to engine, in half precision where the engines compute in it."""
+
+
+def stages_of(model: CellSAM, precision: Precision = "fp32", attention: Attention = "plain") -> list[Stage]:
+    """The engines of a model: two for plain SAM weights, three for CellSAM, four when its trunks are separate.
+
+    Boxes, logits, mask logits and IoU estimates leave in float32 at any precision; pixels come in as float32. The
+    mask decoder's attentions have few queries and are plain in either case. For ``int8`` they are in float32: their
+    files are quantised (``export.quantised``).
+    """
+    stages = _stages(model, attention)
+    return [_halved(stage) for stage in stages] if precision == "fp16" else stages
+
+
+def _halved(stage: Stage) -> Stage:
+    inputs = {name: tensor.half() if name in HANDED_ON else tensor for name, tensor in stage.inputs.items()}
+    return replace(stage, graph=halve(stage.graph), inputs=inputs)
+
+
+def _stages(model: CellSAM, attention: Attention) -> list[Stage]:
+    config = model.config
+    form: Form = "fused" if attention == "fused" else "folded"
+    shared = config.detector and config.trunk == "shared"
+    pixel_values = torch.zeros(2, 3, config.image_size, config.image_size)
+    encoder_outputs = ("patch_features", "image_embedding") if shared else ("image_embedding",)
+    stages = [
+        Stage(
+            name="encoder",
+            graph=EncoderGraph(model.encoder, features=shared, embedding=True, form=form),
+            inputs={"pixel_values": pixel_values},
+            outputs=encoder_outputs,
+            dynamic={"pixel_values": {0: "batch"}},
+            attention=attention,
+        )
+    ]
+    if model.detector_encoder is not None:
+        stages.append(
+            Stage(
+                name="detector_encoder",
+                graph=EncoderGraph(model.detector_encoder, features=True, embedding=False, form=form),
+                inputs={"pixel_values": pixel_values},
+                outputs=("patch_features",),
+                dynamic={"pixel_values": {0: "batch"}},
+                attention=attention,
+            )
+        )
+    if model.cellfinder is not None:
+        features = torch.zeros(2, config.encoder_dim, config.grid_size, config.grid_size)
+        stages.append(
+            Stage(
+                name="cellfinder",
+                graph=CellFinderGraph(model.cellfinder, fused=attention == "fused"),
+                inputs={"patch_features": features},
+                outputs=("boxes_cxcywh_norm", "logits"),
+                dynamic={"patch_features": {0: "batch"}},
+                attention=attention,
+            )
+        )
+    return [*stages, _mask_decoder_stage(model)]
+
+
+def _mask_decoder_stage(model: CellSAM) -> Stage:
+    config = model.config
+    batch, boxes, rows, cols = 2, 3, 4, 5
+    corners = torch.tensor([[0.1, 0.1, 0.4, 0.3], [0.2, 0.5, 0.6, 0.9], [0.5, 0.2, 0.9, 0.6]])
+    return Stage(
+        name="mask_decoder",
+        graph=MaskDecoderGraph(model),
+        inputs={
+            "image_embedding": torch.zeros(batch, config.embedding_channels, config.grid_size, config.grid_size),
+            "image_index": torch.tensor([0, 1, 1]),
+            "boxes_xyxy_model": corners * config.image_size,
+            "window_rows": torch.arange(rows).repeat(boxes, 1),
+            "window_cols": torch.arange(cols).repeat(boxes, 1),
+        },
+        outputs=("mask_logits", "iou_predictions"),
+        dynamic={
+            "image_embedding": {0: "batch"},
+            "image_index": {0: "boxes"},
+            "boxes_xyxy_model": {0: "boxes"},
+            "window_rows": {0: "boxes", 1: "window_height"},
+            "window_cols": {0: "boxes", 1: "window_width"},
+        },
+    )

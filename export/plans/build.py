@@ -1,0 +1,206 @@
+"""TensorRT plans of an engine directory: built aside, checked on this GPU, then moved into place."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.errors import ExportError, VerificationError
+from export.gates import GateCheck
+from export.placing import replace_directory
+from export.plans.builder import BuildOptions, build_plan
+from export.plans.check import check_plans
+from export.plans.layers import LayerTypes, check_half, read_layers
+from export.plans.operators import find_problems, float32_nodes, half_products, operator_table
+from runtime.engines.backends.cuda import use_device
+from runtime.engines.backends.input_shapes import profile_ranges
+from runtime.engines.backends.plan_record import PLANS, PlanFile, PlanRecord, Ranges
+from runtime.engines.backends.tensorrt import TensorRtEngine, load_tensorrt, machine_key
+from runtime.engines.manifest import EngineFile, EngineName, Manifest, check_files, read_manifest, sha256_file
+from runtime.files.plain import write_whole
+from runtime.ops.preprocess import check_image
+
+Progress = Callable[[str], None]
+
+
+def check_buildable(directory: str | Path, options: BuildOptions) -> Iterator[str]:
+    """What a build would do; needs neither TensorRT nor a GPU.
+
+    Yields:
+        A line per engine and input.
+
+    Raises:
+        EngineError: the directory is damaged.
+        ExportError: TensorRT would not take one of the graphs; everything it would not is named.
+    """
+    directory = Path(directory)
+    manifest = _read(directory)
+    table = operator_table()
+    for spec in manifest.engines.values():
+        half, products = half_products(directory / spec.file)
+        yield (
+            f"{spec.file}: all operators in the ONNX parser's list of TensorRT {table['version']}; "
+            f"{half} of {products} products in half precision"
+        )
+        for name, shapes in _ranges(manifest, spec, options).items():
+            yield f"  {name}: " + ", ".join(
+                f"{word} {list(shape)}" for word, shape in zip(("least", "best", "most"), shapes, strict=True)
+            )
+
+
+def build_plans(
+    directory: str | Path,
+    options: BuildOptions | None = None,
+    *,
+    image: NDArray[np.generic] | None = None,
+    progress: Progress = lambda message: None,
+) -> tuple[Path, PlanRecord]:
+    """Build the plans of an engine directory for this machine.
+
+    They are written to a temporary directory inside ``tensorrt/`` and moved to their place there only after every
+    check has passed: a failure leaves no plan behind, and earlier ones as they were. The timing cache is kept in any
+    case: it makes the next build short, and without a record beside it nothing takes it for plans.
+
+    Args:
+        directory: the engine directory.
+        options: shapes and effort.
+        image: what to check on; default, the image that comes with the package.
+        progress: called with a line before each step.
+
+    Returns:
+        Where the plans are, and their record.
+
+    Raises:
+        EngineError: the directory is damaged.
+        BackendError: TensorRT, the driver or the GPU is missing.
+        InputError: ``image`` cannot be used.
+        ExportError: TensorRT cannot parse or build a graph.
+        VerificationError: too few layers in half precision, or outputs too far from onnxruntime's.
+    """
+    options = options or BuildOptions()
+    if image is not None:
+        check_image(image)
+    directory = Path(directory).resolve()
+    manifest = _read(directory)
+    key = machine_key(options.device)
+    use_device(options.device)  # the builder measures on the GPU that is current
+    progress(f"building for {key}")
+    name = key.directory_name(manifest.precision)
+    (directory / PLANS).mkdir(exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=directory / PLANS))
+    cache = directory / PLANS / f"{name}.timing"
+    try:
+        plans, engines = {}, {}
+        for engine in manifest.engines:
+            plans[engine], engines[engine] = _build(directory, manifest, engine, options, partial, cache, progress)
+        checks = check_plans(
+            directory,
+            manifest,
+            engines,
+            max_batch=options.max_batch,
+            max_boxes=options.max_boxes,
+            image=image,
+            on_stage=lambda stage: progress(f"comparing {stage} with onnxruntime on the CPU"),
+        )
+        _refuse_failed(checks)
+        record = PlanRecord(
+            key=key,
+            precision=manifest.precision,
+            plans=plans,
+            options=asdict(options),
+            verification=tuple(asdict(check) for check in checks),
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        )
+        record.write(partial)
+        place = directory / PLANS / name
+        replace_directory(partial, place)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return place, record
+
+
+def _read(directory: Path) -> Manifest:
+    """The manifest of a directory whose graphs TensorRT takes.
+
+    Raises:
+        EngineError: the directory is damaged.
+        ExportError: it does not.
+    """
+    manifest = read_manifest(directory)
+    check_files(directory, manifest)
+    fused = [spec.file for spec in manifest.engines.values() if spec.attention == "fused"]
+    if fused:
+        raise ExportError(
+            f"{directory} was exported with --attention fused: {', '.join(fused)} have an operator of onnxruntime's "
+            "own, which TensorRT does not know. Export with: cellsam-engine export --attention plain."
+        )
+    if manifest.precision == "int8":
+        raise ExportError(
+            f"{directory} was exported with --precision int8, in a form for CPUs. For TensorRT, export with: "
+            "cellsam-engine export --precision fp16."
+        )
+    problems = [problem for spec in manifest.engines.values() for problem in find_problems(directory / spec.file)]
+    if problems:
+        raise ExportError("TensorRT would not take these graphs:\n  " + "\n  ".join(problems))
+    return manifest
+
+
+def _ranges(manifest: Manifest, spec: EngineFile, options: BuildOptions) -> Ranges:
+    return profile_ranges(spec, manifest.grid_size, max_batch=options.max_batch, max_boxes=options.max_boxes)
+
+
+def _build(
+    directory: Path,
+    manifest: Manifest,
+    name: EngineName,
+    options: BuildOptions,
+    partial: Path,
+    cache: Path,
+    progress: Progress,
+) -> tuple[PlanFile, TensorRtEngine]:
+    """Build one plan into ``partial``, load it, and check its layers."""
+    spec = manifest.engines[name]
+    path = directory / spec.file
+    progress(f"building {spec.file}")
+    ranges = _ranges(manifest, spec, options)
+    earlier = cache.read_bytes() if cache.is_file() else b""
+    content, timings = build_plan(path, ranges, options, earlier, progress)
+    write_whole(cache, lambda temporary: temporary.write_bytes(timings))
+    file = partial / f"{name}.plan"
+    file.write_bytes(content)
+    plan = PlanFile(
+        file=file.name,
+        sha256=sha256_file(file),
+        onnx_sha256=spec.sha256,
+        inputs=spec.inputs,
+        outputs=spec.outputs,
+        ranges=ranges,
+    )
+    engine = TensorRtEngine.from_plan(content, plan, directory, options.device)
+    layers = _inspect(engine, path)
+    if manifest.precision == "fp16":
+        progress(
+            f"{name}: {layers.half_share:.1%} of the layers in half precision, {len(layers.islands)} in float32 on "
+            f"purpose, {len(layers.float32)} besides"
+        )
+        check_half(name, layers, half_products(path))
+    return replace(plan, layers=layers.summary()), engine
+
+
+def _inspect(engine: TensorRtEngine, path: Path) -> LayerTypes:
+    inspector = engine.cuda_engine.create_engine_inspector()
+    information = inspector.get_engine_information(load_tensorrt().LayerInformationFormat.JSON)
+    return read_layers(information, float32_nodes(path))
+
+
+def _refuse_failed(checks: list[GateCheck]) -> None:
+    failed = [str(check) for check in checks if not check.passed]
+    if failed:
+        raise VerificationError("the plans do not agree with onnxruntime on the CPU:\n  " + "\n  ".join(failed))

@@ -1,0 +1,95 @@
+"""Commands of other packages, found through an entry point group: ``runtime`` never imports those packages by name."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import typer
+import typer.core
+import typer.main
+
+from runtime.commands.console import errors, fail
+from runtime.errors import EngineError
+
+COMMANDS = "cellsam_engine.commands"
+"""Entry point group through which other packages add their commands."""
+
+_log = logging.getLogger(__name__)
+
+
+class Commands(typer.core.TyperGroup):
+    """The application's own commands, and those of other packages, loaded only when one is called or help is shown."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        own = super().list_commands(ctx)
+        return [*own, *sorted({entry.name for entry in entry_points(group=COMMANDS)} - set(own))]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.commands:
+            for entry in entry_points(group=COMMANDS, name=cmd_name):
+                self.commands[cmd_name] = _load_command(entry)
+        return super().get_command(ctx, cmd_name)
+
+
+@contextmanager
+def missing_packages_named() -> Iterator[None]:
+    """Turn a missing package of another package's command into what to install, and exit code 1."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        name = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
+        extras = {entry.name: entry.value.split(".")[0] for entry in entry_points(group=COMMANDS)}
+        if name not in extras:
+            raise
+        errors.print(
+            f"error: '{name}' needs the package {error.name!r}, which is not installed. "
+            f"Install it: pip install 'cellsam-engine[{extras[name]}]'.",
+            style="bold red",
+            markup=False,
+        )
+        sys.exit(1)
+
+
+def _load_command(entry: EntryPoint) -> Any:
+    """The command of another package; if that cannot be imported, one that says so when it is called.
+
+    The other commands, and the list of them, work all the same.
+    """
+    try:
+        return _command_of(entry.name, entry.load())
+    except Exception as error:  # whatever an import of somebody else's code, or typer about it, may raise
+        _log.warning("command %r (%s) cannot be loaded: %s: %s", entry.name, entry.value, type(error).__name__, error)
+        loose = {"allow_extra_args": True, "ignore_unknown_options": True}
+        return _command_of(
+            entry.name, _refusal(entry, error), help="Cannot be loaded.", add_help_option=False, context_settings=loose
+        )
+
+
+def _command_of(name: str, command: Any, **settings: Any) -> Any:
+    """A function, or a ``Typer``, as a command."""
+    package = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    package.callback()(_nothing)  # makes it a group, whatever it holds
+    if isinstance(command, typer.Typer):
+        package.add_typer(command, name=name)
+    else:
+        package.command(name, **settings)(command)
+    group: Any = typer.main.get_command(package)
+    return group.commands[name]
+
+
+def _nothing() -> None:
+    pass
+
+
+def _refusal(entry: EntryPoint, error: Exception) -> Callable[[], None]:
+    def refuse() -> None:
+        if isinstance(error, ModuleNotFoundError):
+            raise error  # ``main`` says what to install
+        fail(EngineError(f"command {entry.name!r} cannot be loaded ({error}); reinstall or remove {entry.value}."))
+
+    return refuse

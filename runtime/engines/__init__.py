@@ -1,0 +1,1 @@
+"""Engine directories: what they hold, and the backends that run them."""

@@ -1,0 +1,80 @@
+"""Choose the backend that ``auto`` stands for on this machine, and say why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from runtime.engines.backends.gpus import count_gpus
+from runtime.engines.backends.plan_record import PLANS
+from runtime.engines.backends.tensorrt import check_usable
+from runtime.engines.manifest import MANIFEST_NAME, read_manifest
+from runtime.errors import BackendError
+
+
+@dataclass(frozen=True, slots=True)
+class BackendChoice:
+    """The backend that ``auto`` stands for, and why."""
+
+    backend: str
+    reason: str
+    left_unused: tuple[str, ...] = ()
+    """What this machine has but the choice does not use: a GPU or TensorRT plans, each with the reason."""
+
+    def __str__(self) -> str:
+        return "; ".join((self.reason, *self.left_unused))
+
+
+def choose_backend(directory: Path, device: int = 0) -> BackendChoice:
+    """Choose the fastest backend that can run here.
+
+    TensorRT is chosen only if every engine has a plan that fits this machine. ``tensorrt-ort`` is never chosen, because
+    building its engines takes minutes.
+
+    Args:
+        directory: the engines.
+        device: number of the GPU to use.
+
+    Raises:
+        EngineError: the directory holds plans, or there is a GPU, but the manifest cannot be used.
+    """
+    gpus = count_gpus()
+    unused: tuple[str, ...] = ()
+    if gpus and _in_integers(directory):
+        gpus, unused = 0, ("the GPU is not used: engines exported with --precision int8 are for CPUs",)
+    if gpus and (directory / PLANS).is_dir():
+        problem = _plans_problem(directory, device)
+        if problem is None:
+            return BackendChoice("tensorrt", "found a GPU, TensorRT and plans")
+        unused = (f"TensorRT is not used: {problem}",)
+    if gpus and _onnxruntime_has_cuda():
+        return BackendChoice("cuda", "found a GPU and onnxruntime's CUDA provider", unused)
+    if gpus:
+        missing = "the GPU is not used because onnxruntime has no CUDA provider: install onnxruntime-gpu"
+        unused = (missing, *unused)
+    if find_spec("openvino") is not None:
+        return BackendChoice("openvino", "found OpenVINO, which is faster on a CPU than onnxruntime", unused)
+    return BackendChoice("cpu", "onnxruntime always runs on the CPU", unused)
+
+
+def _in_integers(directory: Path) -> bool:
+    """Whether engines are in 8-bit integers; a directory without a manifest is left to who reads it."""
+    if not (directory / MANIFEST_NAME).is_file():
+        return False
+    return any(spec.integers for spec in read_manifest(directory).engines.values())
+
+
+def _plans_problem(directory: Path, device: int) -> str | None:
+    """Why the plans of a directory cannot be used here; None where they can."""
+    try:
+        check_usable(directory, read_manifest(directory).engines.values(), device)
+    except BackendError as error:
+        return str(error)
+    return None
+
+
+def _onnxruntime_has_cuda() -> bool:
+    import onnxruntime
+
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()

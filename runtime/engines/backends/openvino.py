@@ -1,0 +1,77 @@
+"""OpenVINO on the CPU: the same ONNX files, encoder and detector in bfloat16 where the processor computes in it.
+
+The mask decoder stays in float32: in bfloat16 it is what moves outlines most (``cellsam-engine bench`` compares cells).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.engines.backends.base import BackendOptions, Engine
+from runtime.engines.manifest import Dim, TensorSpec, takes_boxes
+from runtime.errors import BackendError
+from runtime.types import Tensor, Tensors
+
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+"""OpenVINO's names of the precisions."""
+
+
+class OpenVinoEngine(Engine):
+    """One ONNX file compiled by OpenVINO for the CPU. Each thread has an inference request of its own."""
+
+    def __init__(self, path: Path, options: BackendOptions) -> None:
+        """Compile the file.
+
+        Raises:
+            BackendError: OpenVINO is not installed or cannot compile it.
+        """
+        try:
+            import openvino
+        except ImportError as error:
+            raise BackendError(
+                "the backend 'openvino' needs OpenVINO: pip install 'cellsam-engine[openvino]'."
+            ) from error
+        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if options.threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = options.threads
+        try:
+            core = openvino.Core()
+            model = core.read_model(path)
+            # Compiled, a tensor may go by the name of a cast beside it.
+            self.inputs = tuple(_spec(port) for port in model.inputs)
+            self.outputs = tuple(_spec(port) for port in model.outputs)
+            precision = options.cpu_precision
+            if precision == "auto" and takes_boxes(self.inputs):
+                precision = "fp32"
+            if precision != "auto":
+                settings["INFERENCE_PRECISION_HINT"] = _HINTS[precision]
+            self._model = core.compile_model(model, "CPU", settings)
+        except Exception as error:  # OpenVINO raises RuntimeError for all that goes wrong
+            raise BackendError(f"OpenVINO {openvino.__version__} cannot compile {path}: {error}") from error
+        self._name = path.name
+        self._requests = threading.local()
+
+    def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
+        """See ``Engine``."""
+        request = getattr(self._requests, "own", None)
+        if request is None:
+            request = self._requests.own = self._model.create_infer_request()
+        contiguous = {spec.name: np.ascontiguousarray(feeds[spec.name]) for spec in self.inputs}
+        try:
+            request.infer(dict(enumerate(contiguous.values())), share_inputs=True)
+            # The request's own memory is written again by the next call.
+            return {output.name: request.get_output_tensor(i).data.copy() for i, output in enumerate(self.outputs)}
+        except Exception as error:
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in contiguous.items())
+            raise BackendError(f"OpenVINO failed in {self._name} with {shapes}: {error}") from error
+
+
+def _spec(port: Any) -> TensorSpec:
+    """Dimensions that may vary have no names in OpenVINO."""
+    shape: list[Dim] = [dim.get_length() if dim.is_static else "" for dim in port.partial_shape]
+    return TensorSpec(name=port.any_name, shape=tuple(shape), dtype=str(np.dtype(port.element_type.to_dtype())))

@@ -1,0 +1,242 @@
+"""onnxruntime: on the CPU, and on an NVIDIA GPU with tensors that stay there between the engines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from runtime.engines.backends.base import BackendOptions, Engine
+from runtime.engines.manifest import TensorSpec
+from runtime.errors import BackendError, OutOfMemoryError
+from runtime.types import Tensor, Tensors
+
+DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(bool)": "bool",
+}
+"""Of tensors, by onnxruntime's name."""
+
+_NO_MEMORY = (
+    "failed to allocate memory",
+    "out of memory",
+    "alloc_failed",
+    "allocation_failed",
+    "bad_alloc",
+    "bad allocation",
+)
+"""What onnxruntime, CUDA, cuBLAS, cuDNN (from 9) and C++ say of it, in lower case."""
+
+_NO_CUDNN_ATTENTION = "Failed to build cuDNN graph for Flash Attention"
+"""onnxruntime's words where cuDNN lacks the attention that it chose it for, and takes no other (its
+``cudnn_flash_attention.cc``); cuDNN has no heads of 192 channels on GPUs after Hopper (NVIDIA/cudnn-frontend#242)."""
+
+CUDA = "CUDAExecutionProvider"
+
+_SLOW_ON_CPU = {"mask_decoder.onnx": ("SkipLayerNormFusion",)}
+"""Optimisations that cost time, by file. The fused norm took a third of the mask decoder's. For the other engines it
+makes no difference in time, but one in the last digits, by which boxes of almost equal scores are put in order."""
+
+INSTALL_GPU = (
+    "Install the GPU build in place of the CPU one: pip uninstall onnxruntime, then "
+    "pip install --force-reinstall 'onnxruntime-gpu[cuda,cudnn]'."
+)
+
+
+class OrtEngine(Engine):
+    """One ONNX file in an onnxruntime session on the CPU."""
+
+    def __init__(self, path: Path, options: BackendOptions) -> None:
+        """Load the file.
+
+        Raises:
+            BackendError: onnxruntime cannot load it.
+        """
+        self._name = path.name
+        self._session = self._load(path, session_settings(options), options)
+        self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
+        self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
+
+    def _load(self, path: Path, settings: onnxruntime.SessionOptions, options: BackendOptions) -> Any:
+        # Attention maps of one call are not kept for the next: the arena would hold gigabytes between images.
+        settings.enable_cpu_mem_arena = False
+        return open_session(path, settings, ["CPUExecutionProvider"], without=_SLOW_ON_CPU.get(path.name, ()))
+
+    def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
+        """See ``Engine``."""
+        arrays = {name: np.ascontiguousarray(tensor) for name, tensor in feeds.items()}
+        names = [output.name for output in self.outputs]
+        try:
+            return dict(zip(names, self._session.run(names, arrays), strict=True))
+        except Exception as error:
+            raise failure(self._name, arrays, error) from error
+
+
+class OnDevice:
+    """An output in the device's memory."""
+
+    def __init__(self, value: Any) -> None:
+        """Args: value: an ``onnxruntime.OrtValue``."""
+        self.value = value
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See ``DeviceTensor``."""
+        return tuple(self.value.shape())
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """See ``DeviceTensor``."""
+        array: NDArray[Any] = self.value.numpy()
+        return array if dtype is None else array.astype(dtype)
+
+
+class OrtDeviceEngine(OrtEngine):
+    """One ONNX file whose inputs and outputs are bound to a device's memory.
+
+    Source: onnxruntime, "I/O Binding".
+    """
+
+    device = "cpu"
+
+    def __init__(self, path: Path, options: BackendOptions) -> None:
+        """See ``OrtEngine``."""
+        super().__init__(path, options)
+        self._device_id = options.device
+
+    def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
+        """See ``Engine``."""
+        try:
+            values = self._run_bound(feeds, keep)
+            return {name: OnDevice(value) if name in keep else value.numpy() for name, value in values.items()}
+        except Exception as error:
+            raise failure(self._name, feeds, error) from error
+
+    def _run_bound(self, feeds: Mapping[str, Tensor], keep: Collection[str], run_options: Any = None) -> dict[str, Any]:
+        """Outputs by name, as ``OrtValue``s: those to keep on the device, the others on the host."""
+        binding = self._session.io_binding()
+        # The binding refers to the arrays' memory without holding them.
+        arrays = {n: np.ascontiguousarray(t) for n, t in feeds.items() if not isinstance(t, OnDevice)}
+        for name, tensor in feeds.items():
+            if isinstance(tensor, OnDevice):
+                binding.bind_ortvalue_input(name, tensor.value)
+            else:
+                binding.bind_cpu_input(name, arrays[name])
+        if len(arrays) < len(feeds):  # a copy on the device may be under way, on another stream than the session's
+            binding.synchronize_inputs()
+        for output in self.outputs:
+            device = self.device if output.name in keep else "cpu"
+            binding.bind_output(output.name, device, self._device_id if output.name in keep else 0)
+        self._session.run_with_iobinding(binding, run_options)
+        binding.synchronize_outputs()
+        return dict(zip((output.name for output in self.outputs), binding.get_outputs(), strict=True))
+
+
+class OrtCudaEngine(OrtDeviceEngine):
+    """One ONNX file on an NVIDIA GPU."""
+
+    device = "cuda"
+
+    def _load(self, path: Path, settings: onnxruntime.SessionOptions, options: BackendOptions) -> Any:
+        load_cuda()
+        session = open_session(path, settings, [(CUDA, self._provider(options))])
+        # onnxruntime takes the CPU when the provider's library cannot be loaded, and only logs it.
+        if CUDA not in session.get_providers():
+            raise BackendError(
+                f"onnxruntime {onnxruntime.__version__} cannot use GPU {options.device}: its CUDA provider did not "
+                "load, most often because CUDA or cuDNN is missing or of another version than it was built for. "
+                f"{INSTALL_GPU}"
+            )
+        return session
+
+    def _provider(self, options: BackendOptions) -> dict[str, str]:
+        return cuda_provider(options.device)
+
+
+def load_cuda() -> None:
+    """Load the libraries that the CUDA provider needs.
+
+    Raises:
+        BackendError: this onnxruntime has no such provider.
+    """
+    if CUDA not in onnxruntime.get_available_providers():
+        raise BackendError(f"onnxruntime {onnxruntime.__version__} here has no CUDA provider. {INSTALL_GPU}")
+    if hasattr(onnxruntime, "preload_dlls"):  # finds CUDA and cuDNN of pip's packages; from 1.21
+        with redirect_stdout(sys.stderr):  # it prints what it does not find, and stdout is for results
+            onnxruntime.preload_dlls()
+
+
+def cuda_provider(device: int) -> dict[str, str]:
+    """How engines are run on a GPU: options of onnxruntime's CUDA provider. Args: device: the GPU's number."""
+    return {
+        "device_id": str(device),
+        "arena_extend_strategy": "kSameAsRequested",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": "0",  # float32 engines compute in float32
+    }
+
+
+def session_settings(options: BackendOptions) -> onnxruntime.SessionOptions:
+    """Of every session."""
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    # Each engine has threads of its own, which go on spinning after a call and take the cores from the next engine.
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
+    if options.threads is not None:
+        settings.intra_op_num_threads = options.threads
+    return settings
+
+
+def open_session(
+    path: Path, settings: onnxruntime.SessionOptions, providers: Sequence[Any], *, without: Sequence[str] = ()
+) -> Any:
+    """Load a file.
+
+    Args:
+        path: the file.
+        settings: of the session.
+        providers: of onnxruntime, with their options.
+        without: optimisations of onnxruntime that are left out.
+
+    Raises:
+        OutOfMemoryError: the file does not fit into the memory of the device or the host.
+        BackendError: onnxruntime cannot load it; its own message is kept.
+    """
+    try:
+        # With its fallback, onnxruntime would print the provider's error and try again on the CPU alone.
+        return onnxruntime.InferenceSession(
+            str(path), settings, providers=list(providers), disabled_optimizers=list(without), enable_fallback=0
+        )
+    except Exception as error:  # onnxruntime raises bare Exception subclasses of its own
+        message = f"onnxruntime {onnxruntime.__version__} cannot load {path}: {error}"
+        if _is_memory(error):
+            raise OutOfMemoryError(f"{message}. Is the memory of the device full?") from error
+        raise BackendError(message) from error
+
+
+def failure(name: str, feeds: Mapping[str, Tensor], error: Exception) -> BackendError:
+    """What a call that failed raises: the engine, what it got, and the backend's own message."""
+    shapes = ", ".join(f"{name} {tensor.shape}" for name, tensor in feeds.items())
+    message = f"onnxruntime failed in {name} with {shapes}: {error}"
+    if _is_memory(error):
+        return OutOfMemoryError(f"{message}. Lower images_per_call or boxes_per_call.")
+    if _NO_CUDNN_ATTENTION in message:
+        message += ". Set the environment variable ORT_ENABLE_CUDNN_FLASH_ATTENTION=0: onnxruntime has other kernels."
+    return BackendError(message)
+
+
+def _is_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY)
+
+
+def _spec(node: Any) -> TensorSpec:
+    shape = tuple(dim if isinstance(dim, int) else str(dim) for dim in node.shape)
+    return TensorSpec(name=node.name, shape=shape, dtype=DTYPES.get(node.type, node.type))

@@ -1,0 +1,336 @@
+"""TensorRT on an NVIDIA GPU: plans that ``cellsam-engine build`` made on this machine from the same ONNX files.
+
+Written to the documented API of TensorRT 10.3 to 11.x; memory and copies are in ``cuda``, with the reason for the
+package they go through.
+
+- A plan built for another GPU or version is refused with what it was built for, what is here, and the command that
+  builds it anew; nothing is rebuilt unasked.
+- Every run has an execution context and a stream to itself, as TensorRT asks (``contexts``).
+- Outputs that the caller keeps stay in the GPU's memory and go into the next engine from there. ``run`` waits for its
+  stream before it returns, so that what it gives can be read by any thread and stream; for the same reason the memory
+  of a kept output can be used again as soon as nothing refers to it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.engines.backends import cuda
+from runtime.engines.backends.base import BackendOptions, Engine
+from runtime.engines.backends.contexts import Lane, Lanes
+from runtime.engines.backends.input_shapes import within
+from runtime.engines.backends.plan_record import PlanFile, PlanKey, build_command, read_plan
+from runtime.engines.manifest import EngineFile, TensorSpec, sha256_file
+from runtime.errors import BackendError, OutOfMemoryError
+from runtime.types import Tensor, Tensors
+
+_log = logging.getLogger(__name__)
+
+_NO_MEMORY = ("out of memory", "outofmemory")
+"""What TensorRT says of it, in lower case."""
+
+
+_MOST_ERRORS = 100
+"""That are kept until somebody asks."""
+
+
+def load_tensorrt() -> Any:
+    """The module ``tensorrt``.
+
+    Raises:
+        BackendError: it is not installed, or is a placeholder, or older than 10.3.
+    """
+    try:
+        import tensorrt
+    except Exception as error:  # its libraries may be missing or fit no driver, which is no ImportError
+        raise BackendError(f"the backend 'tensorrt' needs TensorRT ({error}): {cuda.INSTALL}.") from error
+    version = getattr(tensorrt, "__version__", None)
+    if version is None or not hasattr(tensorrt, "Runtime"):
+        raise BackendError(f"the package 'tensorrt' that is installed is not NVIDIA's: {cuda.INSTALL}.")
+    if tuple(int(part) for part in version.split(".")[:2]) < (10, 3):
+        raise BackendError(f"TensorRT {version} is installed; 10.3 or later is needed: {cuda.INSTALL}.")
+    return tensorrt
+
+
+def machine_key(device: int) -> PlanKey:
+    """What plans must have been built for to run here, on the GPU of this number.
+
+    Raises:
+        BackendError: no TensorRT, no driver or no such GPU.
+    """
+    tensorrt = load_tensorrt()
+    cuda.check_gpu(device)
+    gpu, sm = cuda.gpu_name_and_sm(device)
+    return PlanKey(
+        gpu=gpu,
+        sm=sm,
+        driver=cuda.driver_version(),
+        tensorrt=tensorrt.__version__,
+        cuda=cuda.runtime_version().split(".")[0],
+    )
+
+
+def check_usable(directory: Path, engines: Iterable[EngineFile], device: int) -> None:
+    """Check that there is a whole plan for every engine of a directory that fits this machine.
+
+    Raises:
+        BackendError: no TensorRT, no driver or no such GPU, or plans that are missing, altered or for another machine;
+            what differs and the command that builds them are said.
+    """
+    key = machine_key(device)
+    for engine in engines:
+        read_plan(directory / engine.file, engine.sha256, key, device)
+
+
+@cache
+def message_log(tensorrt: Any) -> Any:
+    """The TensorRT logger of this process, which hands on to ``logging`` and keeps errors for what is raised.
+
+    One for all and for ever: as long as any builder or runtime exists, TensorRT writes to the logger of the first, and
+    ignores what others are given (its own warning, "The logger passed into createInferRuntime differs").
+    """
+    severity = tensorrt.ILogger.Severity
+    levels = {
+        severity.INTERNAL_ERROR: logging.ERROR,
+        severity.ERROR: logging.ERROR,
+        severity.WARNING: logging.INFO,  # TensorRT warns of much that is as it should be
+        severity.INFO: logging.DEBUG,
+        severity.VERBOSE: logging.NOTSET,
+    }
+
+    class MessageLog(tensorrt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            tensorrt.ILogger.__init__(self)
+            self.errors: deque[tuple[int, str]] = deque(maxlen=_MOST_ERRORS)
+            """Thread and message."""
+
+        def log(self, severity: Any, msg: str) -> None:
+            level = levels[severity]
+            if level >= logging.ERROR:
+                self.errors.append((threading.get_ident(), msg))
+            elif level > logging.NOTSET:
+                _log.log(level, "%s", msg)
+
+    return MessageLog()
+
+
+def said(log: Any) -> str:
+    """The errors that TensorRT reported to this thread since it last asked.
+
+    Where there are none, those of other threads: TensorRT has some of its own.
+    """
+    errors = log.errors.copy()
+    chosen = [error for error in errors if error[0] == threading.get_ident()] or errors
+    for error in chosen:
+        with suppress(ValueError):  # another thread was faster
+            log.errors.remove(error)
+    return "; ".join(message for _, message in chosen) or "TensorRT gave no reason"
+
+
+class TensorRtEngine(Engine):
+    """One plan."""
+
+    def __init__(self, path: Path, options: BackendOptions) -> None:
+        """Load the plan of an ONNX file.
+
+        Args:
+            path: the ONNX file; its plans lie in ``tensorrt/`` beside it.
+            options: which GPU.
+
+        Raises:
+            BackendError: TensorRT, the driver or the GPU is missing, there is no plan for this machine, or TensorRT
+                cannot load it.
+        """
+        key = machine_key(options.device)
+        content, plan = read_plan(path, sha256_file(path), key, options.device)
+        self._load(content, plan, path.parent, options.device)
+
+    @classmethod
+    def from_plan(cls, content: bytes, plan: PlanFile, engine_dir: Path, device: int) -> TensorRtEngine:
+        """An engine of a plan that is not in its place yet.
+
+        Raises:
+            BackendError: as for a plan that is.
+        """
+        engine = cls.__new__(cls)
+        engine._load(content, plan, engine_dir, device)
+        return engine
+
+    def _load(self, content: bytes, plan: PlanFile, engine_dir: Path, device: int) -> None:
+        self._tensorrt = load_tensorrt()
+        self._name, self._plan, self._device = plan.file, plan, device
+        self._build_command = build_command(engine_dir, device)
+        self._log = message_log(self._tensorrt)
+        cuda.use_device(device)  # an engine belongs to the GPU that is current when it is loaded
+        # An engine must not outlive its runtime, nor a context its engine.
+        self._runtime = self._tensorrt.Runtime(self._log)
+        self._engine = self._runtime.deserialize_cuda_engine(content)
+        if self._engine is None:
+            reason = said(self._log)
+            if _is_memory(reason):
+                raise OutOfMemoryError(f"TensorRT cannot load {plan.file}: {reason}. Is the GPU's memory full?")
+            raise BackendError(
+                f"TensorRT {self._tensorrt.__version__} cannot load {plan.file}: {reason}. "
+                f"Build the plans again: {self._build_command}"
+            )
+        self._free, self._lanes = cuda.FreeList(), Lanes(partial(_new_lane, self._engine, plan.file, self._log, device))
+        self.inputs, self.outputs = plan.inputs, plan.outputs
+        self._check_tensors()
+
+    @property
+    def cuda_engine(self) -> Any:
+        """TensorRT's own ``ICudaEngine``, for its inspector."""
+        return self._engine
+
+    def _check_tensors(self) -> None:
+        """Compare the plan's inputs and outputs with its record.
+
+        Where a size of an output follows from others, TensorRT may call it unknown although the ONNX file states it.
+        """
+        rt, engine = self._tensorrt, self._engine
+        names = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
+        wanted = {spec.name: (spec, mode) for spec, mode in self._tensors()}
+        fits = names == wanted.keys()
+        for name in names & wanted.keys():
+            spec, mode = wanted[name]
+            shape = tuple(engine.get_tensor_shape(name))
+            fits &= engine.get_tensor_mode(name) == mode
+            fits &= engine.get_tensor_location(name) == rt.TensorLocation.DEVICE
+            fits &= np.dtype(rt.nptype(engine.get_tensor_dtype(name))) == np.dtype(spec.dtype)
+            fits &= len(shape) == len(spec.shape)
+            fits &= all(dim in (-1, want) for dim, want in zip(shape, spec.shape, strict=False))
+        if not fits:
+            found = {name: (list(engine.get_tensor_shape(name)), str(engine.get_tensor_dtype(name))) for name in names}
+            raise BackendError(
+                f"{self._name} has inputs and outputs {found}; its record says {[*self.inputs, *self.outputs]}. "
+                f"Build the plans again: {self._build_command}"
+            )
+
+    def _tensors(self) -> list[tuple[TensorSpec, Any]]:
+        modes = self._tensorrt.TensorIOMode
+        return [*((spec, modes.INPUT) for spec in self.inputs), *((spec, modes.OUTPUT) for spec in self.outputs)]
+
+    def most(self, name: str) -> int | None:
+        """See ``Engine``: as the plan's profile has it."""
+        return self._plan.ranges[name][2][0] if name in self._plan.ranges else None
+
+    def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
+        """See ``Engine``.
+
+        Raises:
+            OutOfMemoryError: the GPU's memory is full; the shapes that were sent are said.
+        """
+        cuda.use_device(self._device)
+        try:
+            with self._lanes.borrowed() as lane:
+                return self._run(lane, feeds, keep)
+        except OutOfMemoryError as error:
+            raise OutOfMemoryError(
+                f"the GPU's memory is full: {self._name} with {_shapes(feeds)}: {error} "
+                "Lower images_per_call or boxes_per_call."
+            ) from error
+
+    def _run(self, lane: Lane, feeds: Mapping[str, Tensor], keep: Collection[str]) -> Tensors:
+        waiting = self._set_inputs(lane, feeds)
+        tensors = {}
+        for spec in self.outputs:
+            shape = tuple(int(dim) for dim in lane.context.get_tensor_shape(spec.name))
+            if any(dim < 0 for dim in shape):
+                raise BackendError(f"{self._name} does not say the shape of {spec.name} before it runs: {list(shape)}.")
+            dtype = np.dtype(spec.dtype)
+            size = cuda.size_bytes(shape, dtype)
+            kept = spec.name in keep
+            block = cuda.DeviceMemory(size, self._device, self._free) if kept else lane.block(spec.name, size)
+            self._check(lane.context.set_tensor_address(spec.name, block.address), feeds)
+            tensors[spec.name] = cuda.CudaTensor(block, shape, dtype)
+        done = lane.context.execute_async_v3(lane.stream.handle)
+        lane.broken = not done
+        self._check(done, feeds)
+        outputs: Tensors = {
+            name: tensor if name in keep else cuda.to_host(tensor.memory, tensor.shape, tensor.dtype, lane.stream)
+            for name, tensor in tensors.items()
+        }
+        lane.stream.synchronize()
+        del waiting  # what was copied from had to live until here
+        return outputs
+
+    def _set_inputs(self, lane: Lane, feeds: Mapping[str, Tensor]) -> list[Tensor]:
+        """Shapes and addresses of all inputs; arrays are copied to the GPU. Gives what must live until that is done."""
+        if feeds.keys() != {spec.name for spec in self.inputs}:
+            raise BackendError(f"{self._name} got {sorted(feeds)}; expected {[spec.name for spec in self.inputs]}.")
+        waiting: list[Tensor] = []
+        for spec in self.inputs:
+            tensor = feeds[spec.name]
+            if not isinstance(tensor, cuda.CudaTensor):
+                tensor = np.ascontiguousarray(tensor)
+            elif tensor.memory.device != self._device:
+                raise BackendError(
+                    f"{self._name} runs on GPU {self._device}; {spec.name} lies on GPU {tensor.memory.device}. "
+                    "Give it as an array, or run all engines on one GPU."
+                )
+            if str(tensor.dtype) != spec.dtype:
+                raise BackendError(f"{self._name}: {spec.name} is {tensor.dtype}; expected {spec.dtype}.")
+            self._check_range(spec.name, tensor.shape)
+            self._check(lane.context.set_input_shape(spec.name, tensor.shape), feeds)
+            address = self._address(lane, spec.name, tensor)
+            self._check(lane.context.set_tensor_address(spec.name, address), feeds)
+            waiting.append(tensor)
+        return waiting
+
+    @staticmethod
+    def _address(lane: Lane, name: str, tensor: cuda.CudaTensor | NDArray[Any]) -> int:
+        if isinstance(tensor, cuda.CudaTensor):
+            return tensor.memory.address
+        block = lane.block(name, tensor.nbytes)
+        cuda.to_device(tensor, block, lane.stream)
+        return block.address
+
+    def _check_range(self, name: str, shape: tuple[int, ...]) -> None:
+        least, _, most = self._plan.ranges[name]
+        if not within(shape, self._plan.ranges[name]):
+            raise BackendError(
+                f"{self._name} was built for {name} of {list(least)} to {list(most)}; got {list(shape)}. "
+                f"Give less at once, or build with larger --max-batch or --max-boxes: {self._build_command}"
+            )
+
+    def _check(self, done: bool, feeds: Mapping[str, Tensor]) -> None:
+        if not done:
+            reason = said(self._log)
+            kind = OutOfMemoryError if _is_memory(reason) else BackendError
+            raise kind(f"TensorRT failed in {self._name} with {_shapes(feeds)}: {reason}.")
+
+
+def _new_lane(engine: Any, name: str, log: Any, device: int) -> Lane:
+    """A context of an engine, with what goes with it.
+
+    Raises:
+        OutOfMemoryError: TensorRT makes none, even after the memory that no engine uses was freed.
+    """
+    context = engine.create_execution_context()
+    if context is None:
+        first = said(log)
+        cuda.empty_free_lists()
+        context = engine.create_execution_context()
+        if context is None:
+            raise OutOfMemoryError(
+                f"{name}: no execution context, whose memory is that of the plan's largest shapes: {first}."
+            )
+    return Lane(context, device)
+
+
+def _is_memory(reason: str) -> bool:
+    return any(words in reason.lower() for words in _NO_MEMORY)
+
+
+def _shapes(feeds: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in feeds.items())

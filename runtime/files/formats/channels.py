@@ -1,0 +1,155 @@
+"""Which channels of an image the model sees, and as what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import InputError
+from runtime.files.formats.base import FileReader
+from runtime.files.readers import ImageReader
+
+MODEL_CHANNELS = 3
+"""(blank, nuclear, whole-cell), or red, green and blue."""
+
+GRAY_ROUNDING = 3
+"""Levels of 256 by which the planes of a gray image in JPEG may differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenChannels:
+    """An ``ImageReader`` of some channels of another, in the order in which the model takes them."""
+
+    reader: ImageReader
+    places: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """That of the image."""
+        return self.reader.name
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width, pixels."""
+        return self.reader.size_hw
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of its values."""
+        return self.reader.dtype
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels that were chosen."""
+        return tuple(self.reader.channels[place] for place in self.places)
+
+    @property
+    def pixel_size_um(self) -> float | None:
+        """Side of a pixel, micrometres; None where the file does not say."""
+        return self.reader.pixel_size_um
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.generic]:
+        """As ``ImageReader.read``, (height, width, channels chosen)."""
+        if isinstance(self.reader, FileReader):
+            return self.reader.read(top, left, height, width, self.places)
+        return self.reader.read(top, left, height, width)[..., list(self.places)]
+
+
+def choose_channels(
+    reader: ImageReader, *, nuclear: str | int | None = None, membrane: str | int | None = None, rgb: bool = False
+) -> ChosenChannels:
+    """Choose what the model sees: its input is (blank, nuclear, whole-cell), filled from the right.
+
+    Args:
+        reader: an image.
+        nuclear: name or number (from 0) of the channel of the nuclei.
+        membrane: name or number of the channel of whole cells (membrane, cytoplasm). With one of the two alone, the
+            model segments what that channel shows.
+        rgb: the image is in colour (histology): all three planes as they are, which files that say so get unasked.
+
+    Returns:
+        One to three channels. Without a choice, all that the image has: one is whole-cell (or nuclei alone), two are
+        nuclear and whole-cell, three fill the input.
+
+    Raises:
+        InputError: more than three channels and no choice, channels that are not there, or contradictory choices. The
+            message lists the channels.
+    """
+    if nuclear is not None or membrane is not None:
+        if rgb:
+            raise InputError(f"{reader.name} was asked for in colour (rgb) and by channel; choose one of the two.")
+        wishes = (("--nuclear", nuclear), ("--membrane", membrane))
+        chosen = [_place(reader, wanted, option) for option, wanted in wishes if wanted is not None]
+        if len(set(chosen)) < len(chosen):
+            raise InputError(
+                f"{reader.name} has channel {_listed(reader.channels)[chosen[0]]} chosen as nuclear and as membrane; "
+                "leave one out if there is but one."
+            )
+        return ChosenChannels(reader, tuple(chosen))
+    count = len(reader.channels)
+    if rgb and count != MODEL_CHANNELS:
+        raise InputError(f"{reader.name} has {_channels(reader)}; expected three, red, green and blue.")
+    if count > MODEL_CHANNELS:
+        raise InputError(
+            f"{reader.name} has {_channels(reader)}; expected at most three. Choose with --nuclear and --membrane, by "
+            "name or number."
+        )
+    return ChosenChannels(reader, tuple(range(count)))
+
+
+def without_copies(image: NDArray[np.generic]) -> NDArray[np.generic]:
+    """What an image in colour shows in one plane, as microscope software often saves a gray one.
+
+    Args:
+        image: (H, W, 3), red, green and blue.
+
+    Returns:
+        (H, W, 1) where one plane alone is not constant, or all three are the same but for the rounding of a colour
+        space (``GRAY_ROUNDING``); else the image.
+    """
+    live = [place for place in range(MODEL_CHANNELS) if image[..., place].min() != image[..., place].max()]
+    if len(live) == 1:
+        return image[..., live]
+    rounding = GRAY_ROUNDING if image.dtype == np.uint8 else 0
+    red, green, blue = (image[..., place].astype(np.float64) for place in range(MODEL_CHANNELS))
+    if max(np.abs(red - green).max(), np.abs(blue - green).max()) <= rounding:
+        return image[..., 1:2]
+    return image
+
+
+def _listed(names: Sequence[str]) -> list[str]:
+    """Number and name of each channel; the number alone where it has no name."""
+    return [name if name == str(number) else f"{number} ({name})" for number, name in enumerate(names)]
+
+
+def _channels(reader: ImageReader) -> str:
+    listed = _listed(reader.channels)
+    if len(listed) == 1:
+        return "one channel" if listed == ["0"] else f"one channel, {listed[0]}"
+    return f"{len(listed)} channels: {', '.join(listed)}"
+
+
+def _place(reader: ImageReader, wanted: str | int, option: str) -> int:
+    """The channel of this name, as it is or but for its case; else of this number. ``option`` is for messages."""
+    names = list(reader.channels)
+    if isinstance(wanted, str):
+        for found in (
+            [place for place, name in enumerate(names) if name == wanted],
+            [place for place, name in enumerate(names) if name.strip().casefold() == wanted.strip().casefold()],
+        ):
+            if len(found) > 1:
+                raise InputError(
+                    f"{reader.name} has several channels {wanted!r} among its {_channels(reader)}; choose by number."
+                )
+            if found:
+                return found[0]
+    if isinstance(wanted, int) or wanted.isdecimal():
+        number = int(wanted)
+        if 0 <= number < len(names):
+            return number
+    advice = f"; leave {option} out" if len(names) == 1 else ""
+    raise InputError(f"{reader.name} has no channel {wanted!r}; it has {_channels(reader)}{advice}.")

@@ -1,0 +1,114 @@
+"""PNG, JPEG and npy files."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import InputError
+from runtime.files.formats.base import RGB, FileReader, ImageInfo, channel_names, check_opaque, damage_named
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+Array = NDArray[np.generic]
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_HEAD = 26
+"""Bytes up to and with the colour type."""
+_GRAY = 0
+_PALETTE = 3
+_PNG_ALPHA = (4, 6)
+"""Colour types of PNG (ISO 15948, table 11.1): gray; a palette; gray or colour with alpha."""
+
+_PILLOW_LIMIT = threading.Lock()
+"""Held while Pillow's limit, a global of its module, is off."""
+
+
+class ArrayReader(FileReader):
+    """An image that is one array: of a picture, decoded as a whole, or an npy file, of which parts are read."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file; see ``runtime.files.formats.open_image``."""
+        with damage_named(path):
+            is_npy = path.suffix.lower() == ".npy"
+            array: Array = np.load(path, mmap_mode="r", allow_pickle=False) if is_npy else read_picture(path)
+        in_colour = not is_npy and array.ndim == 3 and array.shape[2] == len(RGB)
+        array = _channels_last(array, path)
+        count = array.shape[2]
+        names = RGB if in_colour else channel_names(count, ())
+        super().__init__(path, ImageInfo(size_hw=array.shape[:2], dtype=array.dtype, channels=names))
+        self._array = array
+
+    def _read(self, part: tuple[int, int, int, int], channels: tuple[int, ...]) -> Array:
+        top, left, height, width = part
+        found: Array = np.array(self._array[top : top + height, left : left + width][..., list(channels)])
+        return found.astype(found.dtype.newbyteorder("="), copy=False)
+
+
+def _channels_last(array: Array, path: Path) -> Array:
+    """(H, W, C) of an (H, W) or (H, W, C) array."""
+    if array.ndim not in (2, 3) or array.size == 0:
+        raise InputError(f"{path} has shape {array.shape}; expected (H, W) or (H, W, C), not empty. Save one plane.")
+    if array.ndim == 3 and array.shape[0] < min(array.shape[1:]) and array.shape[2] > len(RGB):
+        raise InputError(
+            f"{path} has shape {array.shape}; expected (H, W) or (H, W, C). Move the channel axis last: "
+            "np.moveaxis(image, 0, -1)."
+        )
+    return array if array.ndim == 3 else array[..., None]
+
+
+def read_picture(path: Path) -> Array:
+    """Read PNG and JPEG, told apart by content; names are wrong at times.
+
+    Returns:
+        (H, W) or (H, W, 3). Palettes are resolved to colours; an opaque alpha channel is left out.
+    """
+    with path.open("rb") as file:
+        head = file.read(_PNG_HEAD)
+    # After the signature and the length and name of the first chunk: width, height, depth, colour type.
+    depth, colours = head[24:26] if head.startswith(_PNG_SIGNATURE) and len(head) == _PNG_HEAD else (0, _PALETTE)
+    return _read_pillow(path) if colours == _PALETTE else _read_png(path, depth, colours)
+
+
+def _read_png(path: Path, depth: int, colours: int) -> Array:
+    """Read a PNG without a palette; Pillow would cut 16-bit colours, and gray with alpha, to 8 bits."""
+    import imagecodecs
+
+    array: Array = imagecodecs.png_decode(path.read_bytes())
+    if colours in _PNG_ALPHA:
+        return _without_alpha(array, path)
+    # One value may be declared transparent (tRNS), which is decoded as alpha. The image lies under it unharmed.
+    array = array.reshape(*array.shape[:2], -1)[..., 0] if colours == _GRAY else array[..., :3]
+    return array.astype(np.bool_) if depth == 1 else array
+
+
+def _read_pillow(path: Path) -> Array:
+    with _open_pillow(path) as picture:
+        # A palette's indices are not intensities, and inks are not light.
+        resolved = {"P": "RGBA", "PA": "RGBA", "CMYK": "RGB"}.get(picture.mode, picture.mode)
+        array = np.asarray(picture.convert(resolved) if resolved != picture.mode else picture)
+    return _without_alpha(array, path) if resolved in ("LA", "RGBA") else array
+
+
+def _open_pillow(path: Path) -> Picture:
+    from PIL import Image
+
+    # Pillow takes more than 89 million pixels for an attack; these are the user's own files.
+    with _PILLOW_LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _without_alpha(array: Array, path: Path) -> Array:
+    """Leave out the last channel of (H, W, C), which must be opaque; (H, W) where one channel stays."""
+    check_opaque(array[..., -1], path)
+    rest = array[..., :-1]
+    return rest[..., 0] if rest.shape[2] == 1 else rest

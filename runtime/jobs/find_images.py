@@ -1,0 +1,238 @@
+"""The images that the arguments of a command name: files, directories of images, patterns."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from runtime.errors import InputError
+from runtime.files.formats import IMAGE_SUFFIXES, VENDOR_HINT, VENDOR_SUFFIXES, is_zarr
+from runtime.files.image_results import OVERLAY_ENDING, result_name
+from runtime.files.outputs.formats import OUTPUT_FORMATS
+from runtime.files.outputs.label_images import is_label_group
+from runtime.jobs.slides.jobs import JOB_ENDING, JOB_NAME
+
+RESULT_ENDINGS = (*(one.ending for one in OUTPUT_FORMATS.values()), OVERLAY_ENDING)
+"""How the names of results end, of runs with any options."""
+
+NO_IMAGES = (
+    *(".cfg", ".csv", ".dat", ".geojson", ".html", ".ini", ".ipynb", ".json", ".jsonl", ".log", ".md", ".parquet"),
+    *(".pdf", ".py", ".toml", ".tsv", ".txt", ".xls", ".xlsx", ".xml", ".yaml", ".yml", ".zip"),
+)
+"""Files that lie beside images and are none."""
+
+SHOWN_GROUPS = 10
+
+_PATTERN = frozenset("*?[")
+
+_log = logging.getLogger(__name__)
+
+Owners = Mapping[str, Sequence[Path]]
+"""The images of a directory by what the names of their results begin with, lower case."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An image to be segmented."""
+
+    path: Path
+    folder: Path = Path()
+    """Where it lies below the directory that was given; results keep to it."""
+
+    @property
+    def name(self) -> Path:
+        """What results begin with, below the output directory: the file's name without its type."""
+        return self.folder / result_name(self.path)
+
+
+def find_images(arguments: Iterable[Path], *, recursive: bool = False, out: Path | None = None) -> list[ImageFile]:
+    """The images that are named, in order; those of a directory sorted by name.
+
+    In a directory, and among what fits a pattern, a file named as the result of another image there is no input. Files
+    of a directory that are left out for their type are counted in the log.
+
+    Args:
+        arguments: image files, OME-Zarr directories, directories of images, or patterns (``*.tif``, ``**/*.tif``).
+        recursive: look into the directories of a directory, too.
+        out: the output directory, which is not looked into unless it is an argument itself.
+
+    Raises:
+        InputError: a directory without images, or a pattern that nothing fits.
+    """
+    images: list[ImageFile] = []
+    others: list[Path] = []
+    try:
+        for argument in arguments:
+            if argument.exists() or not _PATTERN & set(str(argument)):
+                images += _named_by(argument, recursive, out, others)
+            else:
+                images += _fitting(argument)
+    finally:
+        _tell_left_out(others)
+    return images
+
+
+def _named_by(path: Path, recursive: bool, out: Path | None, others: list[Path]) -> list[ImageFile]:
+    """A file, or the images of a directory; what it holds of other types goes to ``others``."""
+    if not path.is_dir() or is_zarr(path):
+        return [ImageFile(path)]
+    skipped = None if out is None or os.path.realpath(out) == os.path.realpath(path) else os.path.realpath(out)
+    found = []
+    for folder, inner in _walk(path, recursive, skipped):
+        images = _images_among(inner)
+        owners = _owners(images)
+        found += [ImageFile(image, folder) for image in images if not _is_result(image, owners)]
+        others += [entry for entry in inner if _is_left_out(entry)]
+    if not found:
+        more = "" if recursive else "; --recursive looks into its directories, too"
+        raise InputError(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)} or OME-Zarr){more}.")
+    return found
+
+
+def _fitting(pattern: Path) -> list[ImageFile]:
+    """What fits a pattern, without results of images beside it."""
+    matches = [Path(match) for match in sorted(glob.glob(str(pattern), recursive=True))]
+    fitting = [path for path in matches if is_zarr(path) or path.is_file()]
+    if not fitting:
+        raise InputError(f"no file fits {pattern}; check the pattern.")
+    owners = {folder: _owners(_images_among(_entries(folder))) for folder in {path.parent for path in fitting}}
+    # '*_labels.tif' asks for them.
+    endings = [ending for ending in RESULT_ENDINGS if not pattern.name.casefold().endswith(ending)]
+    found = [ImageFile(path) for path in fitting if not _is_result(path, owners[path.parent], endings)]
+    if not found:
+        raise InputError(f"what fits {pattern} are results of other images; check the pattern.")
+    return found
+
+
+def _walk(path: Path, recursive: bool, skipped: str | None) -> Iterator[tuple[Path, list[Path]]]:
+    """Directories with what is in them, by name; the output directory, those of jobs and hidden ones left out."""
+    waiting = [Path()]
+    while waiting:
+        folder = waiting.pop()
+        inner = _entries(path / folder)
+        yield folder, inner
+        if recursive:
+            below = [entry for entry in inner if entry.is_dir() and not entry.is_symlink() and not is_zarr(entry)]
+            images = [entry for entry in below if os.path.realpath(entry) != skipped and not _is_job(entry)]
+            waiting += [folder / entry.name for entry in reversed(images)]
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a directory and not hidden, by name."""
+    try:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be listed ({error.strerror}); check its permissions.") from error
+
+
+def _images_among(entries: Iterable[Path]) -> list[Path]:
+    return [entry for entry in entries if is_zarr(entry) or (_suffix(entry) in IMAGE_SUFFIXES and entry.is_file())]
+
+
+def _suffix(path: Path) -> str:
+    return path.suffix.lower()
+
+
+def _is_job(folder: Path) -> bool:
+    """Whether a directory holds a job on a slide."""
+    return folder.name.endswith(JOB_ENDING) and (folder / JOB_NAME).is_file()
+
+
+def _is_left_out(path: Path) -> bool:
+    """Whether a file may be an image of a type that is not read."""
+    return _suffix(path) not in ("", *IMAGE_SUFFIXES, *NO_IMAGES) and path.is_file()
+
+
+def _tell_left_out(others: Sequence[Path]) -> None:
+    if not others:
+        return
+    types = sorted({_suffix(path) for path in others})
+    hint = f" {VENDOR_HINT}" if set(types) & set(VENDOR_SUFFIXES) else ""
+    count = f"{len(others)} files of other types are" if len(others) > 1 else "1 file of another type is"
+    _log.warning("%s left out (%s).%s", count, ", ".join(types), hint)
+
+
+def _owners(images: Iterable[Path]) -> Owners:
+    owners: dict[str, list[Path]] = {}
+    for image in images:
+        owners.setdefault(result_name(image).casefold(), []).append(image)
+    return owners
+
+
+def _is_result(path: Path, owners: Owners, endings: Sequence[str] = RESULT_ENDINGS) -> bool:
+    """Whether a file or directory is named as the result of another image of its directory."""
+    name = path.name.casefold()
+    begins = [name[: -len(ending)] for ending in endings if name.endswith(ending)]
+    owned = any(owner.name != path.name for begin in begins for owner in owners.get(begin, ()))
+    # An image may lie beside as OME-Zarr, too.
+    return owned and (not path.is_dir() or is_label_group(path))
+
+
+def result_stems(images: Iterable[ImageFile], out: Path, endings: Sequence[str]) -> list[tuple[Path, Path]]:
+    """Each image with the path its results begin with.
+
+    Args:
+        images: from ``find_images``.
+        out: the output directory.
+        endings: how the names of the results end, ``_labels.tif``.
+
+    Raises:
+        InputError: an image is given twice, several would write the same files, or results would replace an image.
+    """
+    groups: dict[str, list[ImageFile]] = {}
+    inputs: dict[str, Path] = {}
+    for image in images:
+        real = os.path.realpath(image.path)
+        if real in inputs:
+            raise InputError(f"{_named(inputs[real], image.path)} given twice; give each image once.")
+        inputs[real] = image.path
+        # Many file systems do not tell A from a.
+        groups.setdefault(str(image.name).casefold(), []).append(image)
+    _check_names([group for group in groups.values() if len(group) > 1], out, endings[0])
+    stems = [(image.path, out / image.name) for group in groups.values() for image in group]
+    folded = {real.casefold(): path for real, path in inputs.items()}
+    for path, stem in stems:
+        for ending in endings:
+            replaced = folded.get(os.path.realpath(f"{stem}{ending}").casefold())
+            if replaced is not None:
+                raise InputError(f"the result of {path} would replace the image {replaced}; choose another --out.")
+    return stems
+
+
+def _named(first: Path, again: Path) -> str:
+    return f"{first} is" if first == again else f"{first} and {again} are one file,"
+
+
+def _check_names(groups: Sequence[Sequence[ImageFile]], out: Path, ending: str) -> None:
+    """Raise an ``InputError`` that lists images whose results would have the same names, if there are any."""
+    if not groups:
+        return
+    lines = [
+        f"{' and '.join(str(image.path) for image in group)} would {'both' if len(group) == 2 else 'all'} write "
+        f"{out / group[0].name}{ending}"
+        for group in groups[:SHOWN_GROUPS]
+    ]
+    if len(groups) > SHOWN_GROUPS:
+        lines.append(f"and {len(groups) - SHOWN_GROUPS} more")
+    way_out = "rename them, or segment each directory into an --out of its own."
+    if (pattern := next(filter(None, map(_pattern_for_one, groups)), None)) is not None:
+        way_out = f"choose with a pattern, such as {shlex.quote(pattern)} (with the quotes), or rename them."
+    raise InputError("several images would write the same files:\n  " + "\n  ".join(lines) + f"\nTo go on, {way_out}")
+
+
+def _pattern_for_one(group: Sequence[ImageFile]) -> str | None:
+    """A pattern of a type that one image alone has, of some that lie in one directory; None where there is none."""
+    if len({image.path.parent for image in group}) > 1:
+        return None
+    names = [image.path.name for image in group]
+    for image in group:
+        pattern = "*" + image.path.name[len(image.name.name) :]
+        if sum(fnmatchcase(name, pattern) for name in names) == 1:
+            return str(Path(glob.escape(str(image.path.parent))) / pattern)
+    return None

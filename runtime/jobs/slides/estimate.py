@@ -1,0 +1,66 @@
+"""What a job will take, from one tile."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from runtime.config import SegmentConfig
+from runtime.files.readers import ImageReader
+from runtime.jobs.memory import peak_mib
+from runtime.jobs.slides.contrast import is_small
+from runtime.jobs.slides.engines import EngineSource, loaded
+from runtime.jobs.slides.join import TILES_BYTES
+from runtime.jobs.slides.layout import SlidePlan, make_plan, read_tile
+from runtime.jobs.slides.settings import SlideSettings
+
+_NORMALIZED_BYTES = 12
+"""Of one pixel of a tile: three channels of float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Tiles, time and memory of a job in one process."""
+
+    plan: SlidePlan
+    tiles: int
+    seconds_per_tile: float
+    """Of a tile with cells, read, segmented and not written."""
+    memory_mib: float | None
+    """Peak of a process; None where the system does not tell."""
+
+    @property
+    def seconds(self) -> float:
+        """For all tiles, none being empty."""
+        return self.tiles * self.seconds_per_tile
+
+
+def estimate(reader: ImageReader, engines: EngineSource, config: SegmentConfig, settings: SlideSettings) -> Estimate:
+    """Plan a job and time one of its tiles: the one that varies most, or another where that one has no signal.
+
+    Raises:
+        InputError: a slide that cannot be segmented, or whose tile cannot be read.
+    """
+    segmenter = loaded(engines)
+    config = config.at_pixel_size(reader.pixel_size_um, reader.name)
+    plan = make_plan(reader, segmenter, config, settings)
+    in_view = config.of_views
+    # A small slide was looked at whole, so that its busiest tile is the middle one, whatever that shows.
+    others = range(len(plan.grid)) if is_small(reader.size_hw) else ()
+    tried = (place for place in (plan.busiest, *others) if read_tile(reader, plan, place, config, settings) is not None)
+    place = next(tried, plan.busiest)
+    seconds = 0.0
+    for _ in range(2):  # the first run also warms up
+        start = time.perf_counter()
+        tile = read_tile(reader, plan, place, config, settings)
+        if tile is not None:
+            segmenter.segment_tiles([(plan.origin(place), tile)], plan.grid.size_hw, in_view)
+        seconds = time.perf_counter() - start
+    return Estimate(plan, len(plan.grid), seconds, _memory_mib(plan, settings))
+
+
+def _memory_mib(plan: SlidePlan, settings: SlideSettings) -> float | None:
+    """The peak so far, the tiles that are held together, and what stitching keeps."""
+    peak = peak_mib()
+    together = settings.tiles_together * plan.grid.side**2 * _NORMALIZED_BYTES
+    return None if peak is None else peak + (together + TILES_BYTES) / (1 << 20)

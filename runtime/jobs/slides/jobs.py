@@ -1,0 +1,251 @@
+"""The directory of a job: what it is about, and the results of its tiles, each written whole."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from runtime.config import SegmentConfig
+from runtime.errors import InputError, JobError
+from runtime.files.plain import PARTIAL, write_whole
+from runtime.files.readers import ImageReader
+from runtime.jobs.differences import differences
+from runtime.jobs.slides.contrast import PART_PX, read_extent
+from runtime.jobs.slides.layout import SlidePlan
+from runtime.jobs.slides.settings import SlideSettings
+from runtime.types import Extent
+from runtime.views.merge_rules import TileCells
+
+SCHEMA = 1
+JOB_ENDING = "_job"
+"""What follows a slide's name in that of its job's directory."""
+
+JOB_NAME = "job.json"
+LOCK_NAME = "lock"
+PIXELS = "pixels_sha256"
+
+CHECKED_PER_AXIS = 4
+"""Parts along each axis whose pixels tell one slide from another."""
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job that is under way."""
+
+    directory: Path
+    plan: SlidePlan
+
+    @property
+    def stitching(self) -> Path:
+        """Where the second pass keeps what it works with; made anew by every run."""
+        return self.directory / "stitching"
+
+    @property
+    def results(self) -> Path:
+        """Where results lie until all are written."""
+        return self.directory / "results"
+
+    def tile_path(self, place: int) -> Path:
+        """File of a tile's result."""
+        row, column = divmod(place, len(self.plan.grid.lefts))
+        return self.directory / "tiles" / f"{row:05d}_{column:05d}.npz"
+
+    def finished(self, place: int) -> bool:
+        """Whether the result of a tile is there."""
+        return self.tile_path(place).is_file()
+
+    def write_tile(self, place: int, cells: TileCells) -> None:
+        """Write the result of a tile; it appears whole.
+
+        Raises:
+            JobError: the disk is full.
+        """
+        count = len(cells.scores)
+        labels = cells.labels.astype(np.min_scalar_type(count)) if count else np.zeros((0, 0), np.uint8)
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:
+                np.savez_compressed(
+                    file, labels=labels, boxes=cells.boxes, scores=cells.scores, iou_predictions=cells.iou_predictions
+                )
+
+        with disk_full_named(self.directory):
+            write_whole(self.tile_path(place), write)
+
+    def read_tile(self, place: int) -> TileCells:
+        """The result of a tile.
+
+        Raises:
+            JobError: it is damaged; it is removed, so that the next run makes it again.
+        """
+        path, extent = self.tile_path(place), self.plan.extent(place)
+        size = (extent[2] - extent[0], extent[3] - extent[1])
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                arrays = {name: content[name] for name in ("labels", "boxes", "scores", "iou_predictions")}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            path.unlink(missing_ok=True)
+            raise JobError(f"{path} was damaged ({error}) and is removed; run again to make it anew.") from error
+        if not arrays["labels"].size:
+            arrays["labels"] = np.zeros(size, np.uint8)
+        return TileCells(extent=extent, **arrays)
+
+    def remove_scratch(self) -> None:
+        """Delete what the second pass keeps."""
+        for directory in (self.stitching, self.results):
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def remove(self) -> None:
+        """Delete the directory of a job that is done with."""
+        self.remove_scratch()
+        # What says that it is a job goes last, so that what a kill leaves is still one.
+        shutil.rmtree(self.directory / "tiles", ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def fingerprint(reader: ImageReader) -> dict[str, Any]:
+    """What tells one slide from another: its description, and checksums of parts here and there."""
+    tops, lefts = (
+        np.linspace(0, max(0, length - PART_PX), CHECKED_PER_AXIS).astype(int).tolist() for length in reader.size_hw
+    )
+    height, width = reader.size_hw
+    corners = [(top, left) for top in tops for left in lefts]
+    extents = [(top, left, min(top + PART_PX, height), min(left + PART_PX, width)) for top, left in corners]
+    return {
+        "name": Path(reader.name).name,
+        "size_hw": list(reader.size_hw),
+        "dtype": str(reader.dtype),
+        "channels": list(reader.channels),
+        PIXELS: {f"{extent[0]}-{extent[1]}": _checksum(reader, extent) for extent in extents},
+    }
+
+
+def _checksum(reader: ImageReader, extent: Extent) -> str | None:
+    """Of a part; None for one that cannot be read, which is no obstacle, as its tile will say so."""
+    try:
+        part = np.ascontiguousarray(read_extent(reader, extent))
+    except InputError:
+        return None
+    return hashlib.sha256(part.tobytes()).hexdigest()
+
+
+def request_of(
+    reader: ImageReader, identity: Mapping[str, str], config: SegmentConfig, settings: SlideSettings
+) -> dict[str, Any]:
+    """All that the result of a job depends on, as it comes back from JSON."""
+    request = {
+        "slide": fingerprint(reader),
+        "engines": dict(identity),
+        "config": asdict(config),
+        "settings": settings.of_tiles(),
+    }
+    back: dict[str, Any] = json.loads(json.dumps(request))
+    return back
+
+
+def existing_job(directory: Path, request: Mapping[str, Any]) -> Job | None:
+    """The job in a directory, if there is one.
+
+    Raises:
+        JobError: it is about something else, damaged, or of another version; what differs is named.
+    """
+    path = directory / JOB_NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise JobError(f"{path} is damaged ({error}); pass --restart to begin anew.") from error
+    if content.get("schema") != SCHEMA:
+        raise JobError(
+            f"{path} has schema {content.get('schema')!r}; this version reads {SCHEMA}. Pass --restart to begin anew."
+        )
+    differ = [
+        f"{name} is {asked!r}, was {begun!r}"
+        for name, asked, begun in differences(request, content["request"])
+        # A part that could not be read may be mended by now.
+        if not (f".{PIXELS}." in name and None in (begun, asked))
+    ]
+    if differ:
+        raise JobError(
+            f"{directory} holds a job that was begun otherwise: {'; '.join(differ)}. Go on with what it was begun "
+            "with, choose another --out, or begin anew: 'segment-slide --restart', 'segment --overwrite'."
+        )
+    return Job(directory, SlidePlan.from_json(content["plan"]))
+
+
+def begin_job(directory: Path, request: Mapping[str, Any], plan: SlidePlan) -> Job:
+    """Write what a new job is about.
+
+    Raises:
+        JobError: the disk is full.
+    """
+    with disk_full_named(directory):
+        shutil.rmtree(directory / "tiles", ignore_errors=True)
+        (directory / "tiles").mkdir(parents=True, exist_ok=True)
+        content = json.dumps({"schema": SCHEMA, "request": request, "plan": plan.to_json()}, indent=1)
+        write_whole(directory / JOB_NAME, lambda temporary: temporary.write_text(content + "\n", encoding="utf-8"))
+    return Job(directory, plan)
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a job for this process; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        JobError: another process has it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / LOCK_NAME).open("a+b") as file:
+        try:
+            _lock(file)
+        except OSError as error:
+            raise JobError(
+                f"{directory} is being worked on by another process; wait for it to end, or choose another --out."
+            ) from error
+        for leftover in directory.rglob(f".*{PARTIAL}"):
+            leftover.unlink(missing_ok=True)
+        yield
+
+
+def _lock(file: IO[bytes]) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@contextmanager
+def disk_full_named(directory: Path) -> Iterator[None]:
+    """Turn a full disk into an error that says that nothing is lost.
+
+    Raises:
+        JobError: the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise JobError(
+            f"the disk of {directory} is full ({error.strerror}); what was finished is kept. Make room and run the "
+            "same command again to go on."
+        ) from error

@@ -1,0 +1,261 @@
+"""The second pass: from the results of the tiles to the cells of the slide, a few tiles at a time.
+
+It applies the rules of ``runtime.views.merge_rules``; unlike ``runtime.views.stitch``, it keeps its data on disk. Four
+steps, each a stream:
+
+1. Which labels are shown, tile by tile: one line per label, and one per cell in the file of the row in which it begins.
+2. Numbers in reading order, row by row.
+3. Pixels, block by block, kept compressed: their areas tell which cells are too small.
+4. The cells that stay are numbered without gaps; ``cells``, ``outlined`` and ``blocks`` give them to what writes the
+   files.
+
+Memory holds some tiles, the cells that begin in one row of tiles, and cells of more parts than usual, if any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.jobs.slides.blocks import BLOCK_PX, LabelBlocks
+from runtime.jobs.slides.layout import SlidePlan
+from runtime.types import Bool, Extent
+from runtime.views.merge_rules import Cell, JoinedCells, Rank, TileCells, group_box, paint
+
+TILES_BYTES = 128 << 20
+"""Label maps of tiles that are kept in memory."""
+
+FEWEST_TILES = 32
+"""Tiles kept at least: a tile, those around it, and those around them."""
+
+_SHOWN = np.dtype([("place", "<i4"), ("n", "<i4"), ("cut", "?"), ("margin", "<i4")])
+"""Key and rank of the cell that a label shows; place -1 for one that is not shown."""
+
+_CELL = np.dtype(
+    [
+        ("extent", "<i4", 4),
+        ("cut", "?"),
+        ("margin", "<i4"),
+        ("place", "<i4"),
+        ("n", "<i4"),
+        ("box", "<f8", 4),
+        ("score", "<f4"),
+        ("iou_prediction", "<f4"),
+    ]
+)
+
+_ZEROS_BYTES = 1 << 20
+
+_PLACES = ("row_sums", "column_sums")
+"""Files of the sums of the cells' pixel places along each axis."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlideCell:
+    """One cell of the result."""
+
+    label: int
+    box: tuple[float, ...]
+    """xyxy, slide pixels: the prompt."""
+    score: float
+    iou_prediction: float
+    area_px: int
+    centroid_yx: tuple[float, float]
+    """Mean place of its pixels, slide pixels; the first pixel's is 0."""
+
+
+class SlideJoin:
+    """The tiles of a job as one label map."""
+
+    def __init__(
+        self, plan: SlidePlan, read_tile: Callable[[int], TileCells], directory: Path, *, min_area_px: int
+    ) -> None:
+        """Args:
+        plan: how the slide was cut.
+        read_tile: gives the result of a place.
+        directory: empty, for what is kept between the steps.
+        min_area_px: cells with fewer pixels are left out.
+        """
+        self._plan = plan
+        self._directory = directory
+        self._min_area_px = min_area_px
+        tiles = max(FEWEST_TILES, TILES_BYTES // (2 * plan.grid.side**2))
+        tile = lru_cache(min(tiles, 1024))(read_tile)
+        extents = [plan.extent(place) for place in range(len(plan.grid))]
+        self._joined = JoinedCells(extents, plan.grid.size_hw, tile, remembered=2 * FEWEST_TILES)
+        self._first = np.zeros(len(extents) + 1, np.int64)
+        self._count = 0
+        self.blocks = LabelBlocks(directory / "blocks", plan.grid.size_hw, directory / "labels")
+        """The label map, after ``run``."""
+        self.cell_count = 0
+        """Cells of the result, after ``run``."""
+
+    @property
+    def steps(self) -> int:
+        """Tiles and blocks to go through, for the progress."""
+        return len(self._plan.grid) + len(self.blocks)
+
+    def run(self) -> Iterator[int]:
+        """Steps 1 to 4 up to the files; yields the number of tiles and blocks that are done."""
+        yield from self._show()
+        self._number()
+        yield from (len(self._plan.grid) + painted for painted in self._paint())
+        self._renumber()
+
+    def _show(self) -> Iterator[int]:
+        tops = np.array(self._plan.grid.tops)
+        with (self._directory / "shown").open("wb") as file:
+            for place in range(len(self._plan.grid)):
+                lines = np.zeros(len(self._joined.cells(place)), _SHOWN)
+                lines["place"] = -1
+                begun: dict[int, list[Any]] = {}
+                for cell, group in self._joined.shown(place):
+                    first = group.parts[0]
+                    lines[cell.key[1]] = (*first.key, first.cut, first.margin)
+                    if cell.key == first.key:
+                        tile = self._joined.tile(place)
+                        row = int(np.searchsorted(tops, group.extent[0], side="right")) - 1
+                        box = tuple(group_box(group, self._joined.tile).tolist())
+                        scores = tile.scores[cell.key[1]], tile.iou_predictions[cell.key[1]]
+                        begun.setdefault(row, []).append(
+                            (group.extent, first.cut, first.margin, *first.key, box, *scores)
+                        )
+                file.write(lines.tobytes())
+                self._first[place + 1] = self._first[place] + len(lines)
+                for row, cells in begun.items():
+                    with self._row_path(row).open("ab") as of_row:
+                        of_row.write(np.array(cells, _CELL).tobytes())
+                yield place + 1
+
+    def _row_path(self, row: int) -> Path:
+        return self._directory / f"row_{row:05d}"
+
+    def _rows(self) -> Iterator[tuple[Path, NDArray[Any]]]:
+        for row in range(len(self._plan.grid.tops)):
+            path = self._row_path(row)
+            if path.exists():
+                yield path, np.fromfile(path, _CELL)
+
+    def _number(self) -> None:
+        """Sort the cells of each row by extent and rank, which numbers them in reading order."""
+        with _mapped(self._directory / "numbers", np.uint32, int(self._first[-1])) as numbers:
+            for path, cells in self._rows():
+                extent = cells["extent"]
+                order = np.lexsort(
+                    (
+                        cells["n"],
+                        cells["place"],
+                        -cells["margin"],
+                        cells["cut"],
+                        *(extent[:, axis] for axis in (3, 2, 1, 0)),
+                    )
+                )
+                cells = cells[order]
+                cells.tofile(path)
+                numbers[self._first[cells["place"]] + cells["n"]] = self._count + 1 + np.arange(len(cells))
+                self._count += len(cells)
+
+    def _paint(self) -> Iterator[int]:
+        for done, extent in enumerate(self.blocks.extents, start=1):
+            claims = list(self._claims(extent))
+            numbers = np.array(sorted({number for _, number, _, _ in claims}), np.uint32)
+            local = {number: n for n, number in enumerate(numbers.tolist(), start=1)}
+            block = paint(extent, ((rank, local[number], cell, tile) for rank, number, cell, tile in claims))
+            with _mapped(self._directory / "areas", np.int64, self._count + 1) as areas:
+                areas[numbers] += np.bincount(block.ravel(), minlength=len(numbers) + 1)[1:]
+            for axis, name in enumerate(_PLACES):
+                places = np.arange(extent[axis], extent[axis + 2], dtype=np.float64)
+                spread = np.broadcast_to(places[:, None] if axis == 0 else places, block.shape)
+                with _mapped(self._directory / name, np.float64, self._count + 1) as sums:
+                    sums[numbers] += np.bincount(block.ravel(), spread.ravel(), minlength=len(numbers) + 1)[1:]
+            self.blocks.add(numbers, block)
+            yield done
+
+    def _claims(self, extent: Extent) -> Iterator[tuple[Rank, int, Cell, TileCells]]:
+        """The labels that are shown in an extent: rank, number, label, tile."""
+        for place in self._joined.at(extent):
+            first, last = self._first[place : place + 2].tolist()
+            lines = np.fromfile(self._directory / "shown", _SHOWN, last - first, offset=first * _SHOWN.itemsize)
+            shown = np.flatnonzero(lines["place"] >= 0)
+            if not len(shown):
+                continue
+            keys = lines[shown]
+            with _mapped(self._directory / "numbers", np.uint32, int(self._first[-1])) as numbers:
+                number_of = numbers[self._first[keys["place"]] + keys["n"]].tolist()
+            cells = self._joined.cells(place)
+            for n, key, number in zip(shown.tolist(), keys.tolist(), number_of, strict=True):
+                top, left, bottom, right = cells[n].extent
+                if top < extent[2] and bottom > extent[0] and left < extent[3] and right > extent[1]:
+                    yield (key[2], -key[3], key[:2]), number, cells[n], self._joined.tile(place)
+
+    def _renumber(self) -> None:
+        """Leave out the cells that are too small; what a number becomes."""
+        upto, step = 0, 1 << 20
+        with (
+            _mapped(self._directory / "areas", np.int64, self._count + 1) as areas,
+            _mapped(self._directory / "labels", np.uint32, self._count + 1) as labels,
+        ):
+            for start in range(1, self._count + 1, step):
+                kept = areas[start : start + step] >= max(self._min_area_px, 1)
+                labels[start : start + step] = np.where(kept, upto + np.cumsum(kept), 0)
+                upto += int(kept.sum())
+        self.cell_count = upto
+
+    def cells(self) -> Iterator[SlideCell]:
+        """The cells by label. After ``run``."""
+        for of_row in self._by_row():
+            yield from (cell for cell, _ in of_row)
+
+    def outlined(self) -> Iterator[tuple[SlideCell, Bool, tuple[int, int]]]:
+        """Each cell with its mask and the slide pixel of the mask's first one. After ``run``.
+
+        Cells come block by block within a row of tiles, so that few blocks are held.
+        """
+        for of_row in self._by_row():
+            for cell, extent in sorted(of_row, key=lambda one: (one[1][0] // BLOCK_PX, one[1][1] // BLOCK_PX)):
+                yield cell, self.blocks.part(extent) == cell.label, extent[:2]
+
+    def _by_row(self) -> Iterator[list[tuple[SlideCell, Extent]]]:
+        """The cells that begin in each row of tiles, by label, with their extents."""
+        start = 1
+        for _, cells in self._rows():
+            with (
+                _mapped(self._directory / "areas", np.int64, self._count + 1) as areas,
+                _mapped(self._directory / "labels", np.uint32, self._count + 1) as labels,
+                _mapped(self._directory / _PLACES[0], np.float64, self._count + 1) as rows,
+                _mapped(self._directory / _PLACES[1], np.float64, self._count + 1) as columns,
+            ):
+                part = slice(start, start + len(cells))
+                pixels = np.maximum(areas[part], 1)
+                centroids = np.stack((rows[part] / pixels, columns[part] / pixels), axis=1)
+                found = zip(
+                    map(tuple, cells["extent"].tolist()),
+                    labels[part].tolist(),
+                    map(tuple, cells["box"].tolist()),
+                    cells["score"].tolist(),
+                    cells["iou_prediction"].tolist(),
+                    areas[part].tolist(),
+                    map(tuple, centroids.tolist()),
+                    strict=True,
+                )
+                yield [(SlideCell(label, *rest), extent) for extent, label, *rest in found if label]
+            start += len(cells)
+
+
+@contextmanager
+def _mapped(path: Path, dtype: type[np.generic], count: int) -> Iterator[NDArray[Any]]:
+    """A file of ``count`` numbers, zero at first, mapped while it is used: what is not mapped takes no memory."""
+    size = max(1, count) * np.dtype(dtype).itemsize
+    if not path.exists():
+        with path.open("wb") as file:
+            # Written out, as a full disk would kill the process at a store into a file with gaps.
+            for start in range(0, size, _ZEROS_BYTES):
+                file.write(bytes(min(_ZEROS_BYTES, size - start)))
+    yield np.memmap(path, dtype, "r+")

@@ -1,0 +1,134 @@
+"""The results of a slide, written as streams: label images, tables, outlines, a picture. They appear whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise, product
+from pathlib import Path
+
+import numpy as np
+
+from runtime.files.formats.axes import Plane
+from runtime.files.image_results import OVERLAY_ENDING
+from runtime.files.outputs.formats import OUTPUT_FORMATS, output_path
+from runtime.files.outputs.geojson import cell_feature, write_features
+from runtime.files.outputs.label_images import BUFFER_BYTES, make_ome_zarr, write_levels
+from runtime.files.outputs.parquet import write_parquet_rows
+from runtime.files.outputs.pyramid import level_count
+from runtime.files.plain import TABLE_COLUMNS, Row, move_into_place, resolution_tags, write_rows
+from runtime.files.readers import ImageReader
+from runtime.jobs.slides.blocks import BLOCK_PX
+from runtime.jobs.slides.join import SlideCell, SlideJoin
+from runtime.jobs.slides.overview import write_overview
+from runtime.jobs.slides.settings import SlideSettings
+
+OVERLAY = "overlay"
+"""What the picture is called among the formats."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlideOutput:
+    """What the results of a slide are made from."""
+
+    join: SlideJoin
+    """Has run."""
+    reader: ImageReader
+    plane: Plane
+    """Of the stack that was segmented."""
+
+    def rows(self) -> Iterator[Row]:
+        """A row of the table for each cell."""
+        return (self.row(cell) for cell in self.join.cells())
+
+    def row(self, cell: SlideCell) -> Row:
+        """What the table says of a cell, with the columns that images have too."""
+        um = self.reader.pixel_size_um
+        um2 = None if um is None else cell.area_px * um**2
+        areas = cell.area_px, cell.area_px
+        return (cell.label, *cell.box, cell.score, cell.iou_prediction, *areas, *cell.centroid_yx, um2)
+
+
+def result_paths(stem: Path, settings: SlideSettings) -> dict[str, Path]:
+    """The results of a slide by format, the picture last.
+
+    Args:
+        stem: what their paths begin with.
+        settings: which there are to be.
+    """
+    paths = {name: output_path(stem, name) for name in OUTPUT_FORMATS if name in settings.formats}
+    return paths | ({OVERLAY: Path(f"{stem}{OVERLAY_ENDING}")} if settings.overlay else {})
+
+
+def write_results(paths: Mapping[str, Path], output: SlideOutput, scratch: Path) -> None:
+    """Write results; those that are there are replaced, once all are written.
+
+    Args:
+        paths: from ``result_paths``.
+        output: what to write.
+        scratch: an empty directory on the same disk.
+
+    Raises:
+        OSError: a result cannot be written, such as to a full disk.
+    """
+    for name, path in paths.items():
+        _WRITERS[name](scratch / path.name, output)
+    for path in paths.values():
+        move_into_place(scratch / path.name, path)
+
+
+def _write_tiff(path: Path, output: SlideOutput) -> None:
+    import tifffile
+
+    with tifffile.TiffWriter(path, bigtiff=True) as tiff:
+        tiff.write(
+            output.join.blocks.tiles(0),
+            shape=output.reader.size_hw,
+            dtype=np.uint32,
+            tile=(BLOCK_PX, BLOCK_PX),
+            compression="zlib",
+            photometric="minisblack",
+            metadata={"axes": "YX"},
+            maxworkers=1,
+            **resolution_tags(output.reader.pixel_size_um),
+            buffersize=BUFFER_BYTES,
+        )
+
+
+def _write_ome_tiff(path: Path, output: SlideOutput) -> None:
+    size_hw, blocks = output.reader.size_hw, output.join.blocks
+    levels = (blocks.tiles(level) for level in range(level_count(size_hw)))
+    write_levels(path, levels, size_hw, np.dtype(np.uint32), output.reader.pixel_size_um, blocks.checksum)
+
+
+def _write_zarr(path: Path, output: SlideOutput) -> None:
+    reader = output.reader
+    levels = make_ome_zarr(path, reader.size_hw, np.dtype(np.uint32), reader.pixel_size_um)
+    for (top, left, bottom, right), block in output.join.blocks:
+        if block.any():
+            levels[0][top:bottom, left:right] = block
+    for larger, smaller in pairwise(levels):
+        for top, left in product(*(range(0, length, BLOCK_PX) for length in smaller.shape)):
+            block = larger[2 * top : 2 * (top + BLOCK_PX) : 2, 2 * left : 2 * (left + BLOCK_PX) : 2]
+            if block.any():
+                smaller[top : top + BLOCK_PX, left : left + BLOCK_PX] = block
+
+
+def _write_geojson(path: Path, output: SlideOutput) -> None:
+    features = (
+        cell_feature(dict(zip(TABLE_COLUMNS, output.row(cell), strict=True)), mask, offset_yx, output.plane)
+        for cell, mask, offset_yx in output.join.outlined()
+    )
+    write_features(path, features)
+
+
+_WRITERS: dict[str, Callable[[Path, SlideOutput], None]] = {
+    "tiff": _write_tiff,
+    "csv": lambda path, output: write_rows(path, output.rows()),
+    "ome-tiff": _write_ome_tiff,
+    "ome-zarr": _write_zarr,
+    "geojson": _write_geojson,
+    "parquet": lambda path, output: write_parquet_rows(path, output.rows()),
+    OVERLAY: lambda path, output: write_overview(path, output.reader, output.join.blocks),
+}
+"""By the names of ``OUTPUT_FORMATS``."""

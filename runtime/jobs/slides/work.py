@@ -1,0 +1,132 @@
+"""The piece of work of a job: a few neighbouring tiles, read, segmented and written by any process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from runtime.config import SegmentConfig
+from runtime.errors import CAUGHT, JobError
+from runtime.files.readers import ImageReader
+from runtime.jobs.slides.contrast import has_signal, read_extent
+from runtime.jobs.slides.engines import EngineSource, OriginTile, loaded
+from runtime.jobs.slides.jobs import Job
+from runtime.jobs.slides.layout import read_tile
+from runtime.jobs.slides.settings import SlideSettings
+from runtime.types import Extent
+from runtime.views.merge_rules import TileCells
+
+Failures = tuple[tuple[int, str], ...]
+"""Places of tiles, and why they have no result."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDone:
+    """What became of one batch."""
+
+    batch: int
+    tiles: int
+    skipped: int
+    """Tiles without signal."""
+    failed: Failures = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TileWork:
+    """Everything a process needs to work on a job; can be pickled if the reader can."""
+
+    reader: ImageReader
+    engines: EngineSource
+    config: SegmentConfig
+    settings: SlideSettings
+    job: Job
+
+    @property
+    def batches(self) -> int:
+        """Number of batches."""
+        return -(-len(self.job.plan.grid) // self.settings.tiles_together)
+
+    def places(self, batch: int) -> range:
+        """Tiles of a batch: always the same, as tiles that share decoder calls might feel each other's rounding."""
+        first = batch * self.settings.tiles_together
+        return range(first, min(first + self.settings.tiles_together, len(self.job.plan.grid)))
+
+    def finished(self, batch: int) -> bool:
+        """Whether all results of a batch are there."""
+        return all(self.job.finished(place) for place in self.places(batch))
+
+    def run(self, batch: int) -> BatchDone:
+        """Segment and write the tiles of a batch; what fails together is tried again tile by tile.
+
+        Raises:
+            JobError: the disk is full.
+        """
+        places = list(self.places(batch))
+        together = self._attempt(places)
+        if isinstance(together, int):
+            return BatchDone(batch, len(places), together)
+        skipped, failed = 0, []
+        for place in places:
+            outcomes = (self._attempt([place]) for _ in range(1 + self.settings.retries))
+            outcome: int | str = ""
+            while isinstance(outcome, str) and (following := next(outcomes, None)) is not None:
+                outcome = following
+            if isinstance(outcome, int):
+                skipped += outcome
+            else:
+                failed.append((place, outcome))
+        return BatchDone(batch, len(places), skipped, tuple(failed))
+
+    def failed(self, batch: int, error: BaseException) -> BatchDone:
+        """What became of a batch that a cluster could not do: its tiles have failed.
+
+        Raises:
+            JobError: the disk is full.
+        """
+        if isinstance(error, JobError):
+            raise error
+        places = self.places(batch)
+        return BatchDone(batch, len(places), 0, tuple((place, f"{type(error).__name__}: {error}") for place in places))
+
+    def _attempt(self, places: Sequence[int]) -> int | str:
+        """``_segment``, or why it failed."""
+        try:
+            return self._segment(places)
+        except JobError:
+            raise
+        except CAUGHT as error:
+            return str(error) or type(error).__name__
+
+    def _segment(self, places: Sequence[int]) -> int:
+        """Results of tiles into the job; the number of those without signal."""
+        plan = self.job.plan
+        size_hw = plan.grid.size_hw
+        if plan.whole:
+            raw = read_extent(self.reader, (0, 0, *size_hw))
+            if not has_signal(raw, plan.contrast, self.settings.min_contrast):
+                self.job.write_tile(0, no_cells((0, 0, *size_hw)))
+                return 1
+            self.job.write_tile(0, loaded(self.engines).segment_whole(raw, self.config))
+            return 0
+        tiles: dict[int, OriginTile] = {}
+        for place in places:
+            tile = read_tile(self.reader, plan, place, self.config, self.settings)
+            if tile is not None:
+                tiles[place] = (plan.origin(place), tile)
+        found: list[TileCells] = []
+        if tiles:
+            in_view = self.config.of_views
+            found = loaded(self.engines).segment_tiles(list(tiles.values()), size_hw, in_view)
+        results = dict(zip(tiles, found, strict=True))
+        for place in places:
+            self.job.write_tile(place, results.get(place) or no_cells(plan.extent(place)))
+        return len(places) - len(tiles)
+
+
+def no_cells(extent: Extent) -> TileCells:
+    """A tile that shows nothing."""
+    none = np.zeros(0, np.float32)
+    labels = np.zeros((extent[2] - extent[0], extent[3] - extent[1]), np.int32)
+    return TileCells(extent, labels, np.zeros((0, 4)), none, none)

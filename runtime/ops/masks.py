@@ -1,0 +1,198 @@
+"""From mask logits to a label map: upsampling, overlaps, holes, small objects, numbering. Pure functions on arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy import sparse
+
+from runtime.config import SegmentConfig
+from runtime.ops.compiled import looked_up
+from runtime.ops.mask_kernels import (
+    ResizeAxis,
+    areas_of,
+    beside_holes,
+    clean_cells,
+    enter,
+    enter_windows,
+    extents,
+    window_pixels,
+)
+from runtime.types import F32, I32, I64, Bool
+
+Axes = tuple[ResizeAxis, ResizeAxis]
+"""The resizes along y and x."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskCrop:
+    """One instance's mask, cut to its own pixels."""
+
+    mask: Bool
+    """(h, w); (0, 0) when the mask has no pixel."""
+    offset_yx: tuple[int, int]
+    """Image pixel of ``mask[0, 0]``."""
+
+    @property
+    def area_px(self) -> int:
+        """Number of pixels."""
+        return int(np.count_nonzero(self.mask))
+
+    def paste(self, size_hw: tuple[int, int]) -> Bool:
+        """The mask in an image of the given size, (H, W) bool."""
+        full = np.zeros(size_hw, np.bool_)
+        (y, x), (h, w) = self.offset_yx, self.mask.shape
+        full[y : y + h, x : x + w] = self.mask
+        return full
+
+
+@lru_cache(maxsize=16)
+def resize_axis(logits: int, model: int, image: int) -> ResizeAxis:
+    """The resize of SAM's post-processing, ``logits`` -> ``model`` -> ``image`` pixels, along one axis.
+
+    Both steps are bilinear with half-pixel centres and no antialiasing, hence linear, and so is their product.
+    """
+    matrix = (_bilinear(model, image) @ _bilinear(logits, model)).astype(np.float32).tocsr()
+    matrix.sum_duplicates()
+    matrix.eliminate_zeros()
+    first, last = matrix.indices[matrix.indptr[:-1]], matrix.indices[matrix.indptr[1:] - 1]
+    rows = np.repeat(np.arange(image), np.diff(matrix.indptr))
+    taps = np.zeros((image, int((last - first).max()) + 1), np.float32)
+    taps[rows, matrix.indices - first[rows]] = matrix.data
+    borders = np.arange(logits + 1)
+    return ResizeAxis(
+        taps=taps,
+        first=first.astype(np.int64),
+        last=last.astype(np.int64),
+        starts=np.searchsorted(first, borders),
+        stops=np.searchsorted(last, borders),
+    )
+
+
+def _bilinear(size_in: int, size_out: int) -> sparse.csr_array:
+    """(size_out, size_in) bilinear interpolation with half-pixel centres, clamped at the edges."""
+    position = np.maximum((np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5, 0.0)
+    low = np.minimum(position.astype(np.int64), size_in - 1)
+    high = np.minimum(low + 1, size_in - 1)
+    fraction = position - low
+    rows = np.arange(size_out)
+    entries = (np.concatenate((1.0 - fraction, fraction)), (np.tile(rows, 2), np.concatenate((low, high))))
+    return sparse.csr_array(entries, shape=(size_out, size_in))  # equal places are added up
+
+
+def upsample_window(
+    logits: F32, origin_yx: tuple[int, int], axes: Axes, threshold: float = -np.inf
+) -> tuple[F32, tuple[int, int]]:
+    """Resize the logits of one window to image pixels.
+
+    Args:
+        logits: (h, w), mask logits of the window.
+        origin_yx: its first logit in the whole map.
+        axes: the resizes along y and x.
+        threshold: image pixels that read no logit above it are left out where they are at the edge: a mean of
+            logits cannot exceed it there.
+
+    Returns:
+        Logits at the image pixels that depend on this window alone, (H', W'), and the first such pixel (y, x).
+    """
+    pixels, y, x = window_pixels(logits, origin_yx, axes, float(np.float32(threshold)))
+    return pixels, (y, x)
+
+
+class LabelCanvas:
+    """Collects the masks of one image and settles who owns each pixel.
+
+    Masks may come in any order and in any grouping; the result depends on their indices alone.
+    """
+
+    def __init__(self, size_hw: tuple[int, int], config: SegmentConfig) -> None:
+        """Args: size_hw: the image's size. config: the mask threshold and the rule for overlaps."""
+        self._threshold = float(np.float32(config.mask_threshold_logit))
+        self._argmax = config.overlap == "argmax"
+        self._owner = np.zeros(size_hw, np.int32)  # index + 1 of the owner, 0 = background
+        self._best = np.full(size_hw if self._argmax else (0, 0), self._threshold, np.float32)
+
+    @property
+    def owner(self) -> I32:
+        """(H, W): index + 1 of the mask that owns each pixel, 0 where none does."""
+        return self._owner
+
+    def add(self, index: int, logits: F32, offset_yx: tuple[int, int]) -> MaskCrop:
+        """Enter one mask.
+
+        Args:
+            index: its place among the image's masks, from 0.
+            logits: (h, w) at image pixels.
+            offset_yx: image pixel of ``logits[0, 0]``.
+
+        Returns:
+            The thresholded mask, before overlaps.
+        """
+        settled = (self._threshold, self._argmax, self._owner, self._best)
+        top, bottom, left, right = enter(index + 1, logits, offset_yx, *settled)
+        inside = logits[top:bottom, left:right] > np.float32(self._threshold)
+        return MaskCrop(inside, (offset_yx[0] + top, offset_yx[1] + left))
+
+    def add_windows(self, indices: I64, windows: F32, origins: I64, axes: Axes) -> list[MaskCrop]:
+        """Resize and enter the masks of several windows.
+
+        Args:
+            indices: (K), as in ``add``.
+            windows: (K, h, w) mask logits.
+            origins: (K, 2), first logit (y, x) of each window in the whole map.
+            axes: the resizes along y and x.
+
+        Returns:
+            The thresholded masks, before overlaps.
+        """
+        settled = (self._threshold, self._argmax, self._owner, self._best)
+        offsets, masks = enter_windows(indices + 1, windows, origins, axes, *settled)
+        return [MaskCrop(mask, (y, x)) for mask, (y, x) in zip(masks, offsets.tolist(), strict=True)]
+
+
+def finish_labels(owner: I32, count: int, config: SegmentConfig) -> tuple[I32, I32]:
+    """Remove small cells, fill holes, number the cells that are left 1..n.
+
+    A cell's area is taken before its holes are filled, and cells are treated from low to high index, as the released
+    code does.
+
+    Args:
+        owner: (H, W), index + 1 of the owner of each pixel.
+        count: number of masks.
+
+    Returns:
+        Labels (H, W), dense and in the order of the masks, and the label of each mask (count), 0 where none is left.
+    """
+    areas = areas_of(owner, count)
+    areas[0] = 0
+    present = areas > 0
+    large = present & (areas >= config.min_area_px)
+    ids = np.where(large, np.cumsum(large), 0).astype(np.int32)
+    labels = looked_up(owner, ids)
+    holed = np.zeros(count + 1, np.bool_)
+    if config.fill_holes:
+        # Taking over what lies in a hole needs a look at every cell; filling background, only at those around some.
+        holed = present if config.overlap == "last" else beside_holes(labels, count)[ids]
+    if not holed.any():
+        return labels, ids[1:]
+    labels = owner.copy()
+    values = np.flatnonzero((present & ~large) | holed)
+    clean_cells(labels, values, extents(owner, count), holed, config.min_area_px, config.overlap == "last")
+    return relabel(labels, count)
+
+
+def relabel(labels: I32, count: int) -> tuple[I32, I32]:
+    """Number the values that occur 1..n in their order.
+
+    Args:
+        labels: (H, W) with values in 0..count, 0 being background.
+        count: the highest value that may occur.
+
+    Returns:
+        (H, W) dense labels, and the new number of each of 1..count (count), 0 for those that do not occur.
+    """
+    present = areas_of(labels, count)[1:] > 0
+    ids = np.where(present, np.cumsum(present), 0).astype(np.int32)
+    return looked_up(labels, np.concatenate((np.zeros(1, np.int32), ids))), ids

@@ -1,0 +1,374 @@
+"""From the caller's array to the model's input: checks, contrast normalisation, the branches' inputs.
+
+Pure functions on arrays. Two profiles, chosen in the engine's manifest:
+
+``paper``        one input for both branches: contrast-normalised image, resized, SAM's mean and std.
+``cellsam-1.2``  the two inputs of the released inference code, reproduced step by step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from runtime.errors import InputError
+from runtime.ops.clahe import equalize, gray_bins
+from runtime.ops.compiled import compiled, looked_up
+from runtime.types import F32
+
+Profile = Literal["paper", "cellsam-1.2"]
+
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
+# SAM's statistics of 8-bit images (segment_anything.modeling.Sam).
+SAM_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
+SAM_STD = np.array([58.395, 57.12, 57.375], np.float32)
+
+CLAHE_KERNEL_PX = 128  # paper, Appendix A
+CLIP_PERCENTILE = 99.9  # per channel, against single bright pixels
+STRETCH_PERCENTILE = 99.5  # mask branch of the released code, all channels together
+MIN_MAX_EPS = 1e-6  # kornia.enhance.normalize_min_max
+
+
+def check_image(image: ArrayLike, name: str = "image") -> NDArray[np.generic]:
+    """Return the image as (H, W, C), C in 1..3, real and finite.
+
+    Args:
+        image: (H, W) or (H, W, C) with C <= 3, any real dtype.
+        name: what errors call it.
+
+    Raises:
+        InputError: other shapes, an empty image, complex or object values, masked ones, NaN or infinity.
+    """
+    try:
+        array = np.asarray(image)
+    except ValueError as error:  # rows of different lengths
+        raise InputError(f"{name} cannot be read as an array ({error}); expected (H, W) or (H, W, C).") from error
+    if isinstance(image, np.ma.MaskedArray) and np.ma.is_masked(image):
+        raise InputError(
+            f"{name} has {np.count_nonzero(image.mask)} masked of {image.size} values; expected an array whose every "
+            "value counts. Give those a value, such as that of the background: image.filled(0)."
+        )
+    if array.dtype.kind not in "biuf":
+        hint = "Convert it first."
+        if array.dtype.kind in "US" or isinstance(image, Path):
+            hint = "To read a file: runtime.files.plain.read_image(path)."
+        raise InputError(f"{name} has dtype {array.dtype}; expected real numbers (bool, integer or float). {hint}")
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] > 3):
+        hint = "Pick up to three channels, or one plane of a stack: image[z]"
+        if isinstance(image, list | tuple) and array.ndim > 2:
+            hint = "To segment several images: segmenter.batch(images)"
+        elif array.ndim == 3 and array.shape[0] <= 3:
+            hint = "Move the channel axis last: np.moveaxis(image, 0, -1)"
+        elif array.ndim == 3 and array.shape[2] == 4:
+            hint = "Drop the alpha channel: image[..., :3]"
+        elif array.ndim > 3:
+            hint = "Segment one plane at a time"
+        raise InputError(f"{name} has shape {array.shape}; expected (H, W) or (H, W, C) with C <= 3. {hint}.")
+    if array.size == 0:
+        raise InputError(f"{name} is empty, its shape is {array.shape}; expected at least one pixel.")
+    array = array if array.ndim == 3 else array[..., None]
+    if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
+        pixels = finite.shape[0] * finite.shape[1]
+        bad = pixels - np.count_nonzero(finite.all(axis=2))
+        raise InputError(
+            f"{name} has {bad} of {pixels} pixels with NaN or infinite values; expected finite numbers. Give those a "
+            "value, such as that of the background, and save the image again (Fiji: Process > Noise > Remove NaNs; "
+            "Python: np.nan_to_num(image, posinf=0, neginf=0))."
+        )
+    return array
+
+
+def _channel(plane: NDArray[np.generic]) -> NDArray[np.float64]:
+    """One (H, W) channel as float64.
+
+    Raises:
+        InputError: values that float64 cannot hold.
+    """
+    with np.errstate(over="ignore"):
+        channel = plane.astype(np.float64)
+    whole = plane.dtype.kind in "iu"
+    if not np.isfinite(channel).all() or (whole and plane.dtype.itemsize == 8 and np.abs(channel).max() > 2**53):
+        raise InputError(
+            f"image has values up to {plane.max()}, more than float64 can tell apart; rescale it, for example subtract "
+            "its minimum."
+        )
+    return channel
+
+
+def normalize_contrast(image: ArrayLike, *, invert: bool = False) -> F32:
+    """Clip bright outliers and equalise the contrast of every channel (paper, Appendix A).
+
+    Per channel: clip to the 99.9th percentile of its non-zero values; a constant channel becomes 0; rescale to
+    [0, 1]; CLAHE with a 128-pixel kernel.
+
+    Args:
+        image: (H, W) or (H, W, C <= 3), real.
+        invert: turn dark into bright before CLAHE; a constant channel stays 0.
+
+    Returns:
+        (H, W, 3) float32 in [0, 1].
+
+    Raises:
+        InputError: see ``check_image``.
+    """
+    checked = check_image(image)
+    out = _blank(checked.shape[0], checked.shape[1])
+    for index, target in enumerate(channel_targets(checked.shape[2])):
+        # One channel at a time bounds the memory.
+        plane = checked[..., index]
+        span = channel_range(plane)
+        if span is not None:
+            out[..., target] = equalize(bins_within(plane, span, invert=invert), CLAHE_KERNEL_PX)
+    return out
+
+
+TABLED = (np.dtype(np.uint8), np.dtype(np.uint16))
+"""Types of few possible values: everything is worked out once per value instead of once per pixel."""
+
+Range = tuple[float, float]
+"""Lowest value, and the highest after clipping, of a channel."""
+
+
+def channel_range(plane: NDArray[np.generic]) -> Range | None:
+    """Range of a channel, (H, W) or (n); None for one that is constant.
+
+    Raises:
+        InputError: values that float64 cannot hold.
+    """
+    if plane.dtype in TABLED:
+        return counted_range(_value_counts(plane, _value_number(plane)))
+    channel = _channel(plane)
+    values = channel[channel != 0]
+    if values.size == 0:
+        return None
+    clip = float(np.percentile(values, CLIP_PERCENTILE))
+    low, high = min(float(channel.min()), clip), min(float(channel.max()), clip)
+    return None if low == high else (low, high)
+
+
+def counted_range(counts: NDArray[np.intp]) -> Range | None:
+    """``channel_range`` of the values 0, 1, ... that occur ``counts`` times each, not all of them 0 times."""
+    present = np.flatnonzero(counts)
+    clip = _percentile_of_counts(counts[1:], CLIP_PERCENTILE) if present[-1] else 0.0
+    low, high = min(float(present[0]), clip), min(float(present[-1]), clip)
+    return None if low == high else (low, high)
+
+
+def bins_within(plane: NDArray[np.generic], span: Range, *, invert: bool = False) -> NDArray[np.uint8]:
+    """Histogram bins of a channel that is rescaled so that its range is [0, 1], and cut off there."""
+    if plane.dtype in TABLED:
+        return looked_up(plane, _bins(np.arange(_value_number(plane), dtype=np.float64), span, invert))
+    return _bins(_channel(plane), span, invert)
+
+
+def _value_number(plane: NDArray[np.generic]) -> int:
+    """Entries of a table of what may occur in a plane of few possible values; 2 at least."""
+    return 256 if plane.dtype == np.uint8 else max(2, int(plane.max()) + 1)
+
+
+@compiled
+def _value_counts(plane: NDArray[Any], number: int) -> NDArray[np.intp]:
+    counts = np.zeros(number, np.intp)
+    for value in plane.flat:
+        counts[value] += 1
+    return counts
+
+
+def _bins(values: NDArray[np.float64], span: Range, invert: bool) -> NDArray[np.uint8]:
+    low, high = span
+    unit = (np.clip(values, low, high) - low) / (high - low)
+    return gray_bins(1 - unit if invert else unit)
+
+
+def _percentile_of_counts(counts: NDArray[np.intp], percentile: float) -> float:
+    """``numpy.percentile`` of the values 1, 2, ... that occur ``counts`` times each, not all of them 0 times."""
+    upto = np.cumsum(counts)
+    place = (upto[-1] - 1) * (percentile / 100)
+    before, after = np.searchsorted(upto, [np.floor(place), np.ceil(place)], side="right") + 1.0
+    share = place - np.floor(place)
+    # From the nearer end, as numpy does.
+    return float(before + (after - before) * share if share < 0.5 else after - (after - before) * (1 - share))
+
+
+def _blank(height: int, width: int) -> F32:
+    """(H, W, 3) zeros, channel after channel in memory: all that follows works on one channel at a time."""
+    return np.zeros((3, height, width), np.float32).transpose(1, 2, 0)
+
+
+def channel_targets(count: int) -> range:
+    """Where each channel goes: right-aligned into (blank, nuclear, whole-cell), as in the paper's Appendix A."""
+    return range(3 - count, 3)
+
+
+def take_normalized(image: ArrayLike) -> F32:
+    """Channels of an image whose contrast is normalised already.
+
+    Args:
+        image: (H, W) or (H, W, C <= 3) in [0, 1].
+
+    Returns:
+        (H, W, 3) float32.
+
+    Raises:
+        InputError: values outside [0, 1], or what ``check_image`` refuses.
+    """
+    checked = check_image(image)
+    low, high = checked.min(), checked.max()
+    if low < 0 or high > 1:
+        raise InputError(
+            f"image has values from {low} to {high}; expected [0, 1], as normalize=False takes the image as it is. "
+            "Leave normalize=True for raw images."
+        )
+    out = _blank(checked.shape[0], checked.shape[1])
+    out[..., list(channel_targets(checked.shape[2]))] = checked
+    return out
+
+
+def resize_channels(image: F32, out: F32) -> list[F32]:
+    """Resize every channel, bilinear, antialiased where it shrinks; the aspect is not kept.
+
+    Args:
+        image: (H, W, 3) float32.
+        out: (3, S, S) float32, written.
+
+    Returns:
+        The channels: parts of ``out``; (1, 1) for a blank one, whose part is not written: it stays one value.
+    """
+    planes = []
+    for c in range(3):
+        plane = np.ascontiguousarray(image[..., c])
+        if plane.any():
+            out[c] = np.asarray(Image.fromarray(plane).resize(out.shape[1:], Image.Resampling.BILINEAR))
+            planes.append(out[c])
+        else:
+            planes.append(np.zeros((1, 1), np.float32))
+    return planes
+
+
+def _fill(out: F32, planes: Sequence[F32]) -> F32:
+    """Write the blank channels of ``resize_channels`` too."""
+    for whole, plane in zip(out, planes, strict=True):
+        if plane.shape != whole.shape:
+            whole[:] = plane
+    return out
+
+
+class PreprocessSpec(Protocol):
+    """What the manifest says about preprocessing."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the model input, pixels."""
+
+    @property
+    def profile(self) -> Profile:
+        """Which steps are taken."""
+
+    @property
+    def renormalize(self) -> bool:
+        """See ``mask_branch_input``."""
+
+
+class BranchInputs(NamedTuple):
+    """Model inputs of one image, (3, S, S) float32 each; the same array where one serves both branches."""
+
+    mask: F32
+    box: F32 | None
+
+
+def branch_inputs(normalized: F32, spec: PreprocessSpec, *, detector: bool = True) -> BranchInputs:
+    """Inputs of the mask branch and, unless ``detector`` is False, of the box branch.
+
+    Args:
+        normalized: (H, W, 3) float32 in [0, 1], from ``normalize_contrast``.
+        spec: the manifest.
+    """
+    size, renormalize = spec.image_size, spec.renormalize
+    if spec.profile == "paper":
+        both = paper_input(normalized, size)
+        return BranchInputs(both, both if detector else None)
+    mask = mask_branch_input(normalized, size, renormalize=renormalize)
+    return BranchInputs(mask, box_branch_input(normalized, size, renormalize=renormalize) if detector else None)
+
+
+def paper_input(normalized: F32, size: int) -> F32:
+    """Input of both branches in the ``paper`` profile.
+
+    Args:
+        normalized: (H, W, 3) float32 in [0, 1], from ``normalize_contrast``.
+        size: side of the model input, pixels.
+
+    Returns:
+        (3, size, size) float32.
+    """
+    out = np.empty((3, size, size), np.float32)
+    planes = resize_channels(normalized, out)
+    for plane, mean, std in zip(planes, SAM_MEAN, SAM_STD, strict=True):
+        plane *= np.float32(255)
+        _standardize(plane, mean, std)
+    return _fill(out, planes)
+
+
+def mask_branch_input(normalized: F32, size: int, *, renormalize: bool = True) -> F32:
+    """Input of the mask branch in the ``cellsam-1.2`` profile; arguments as in ``paper_input``.
+
+    Args:
+        renormalize: apply ImageNet statistics and a min-max before SAM's; the released code does so for weights
+            that hold ``model_cp``.
+    """
+    out = np.empty((3, size, size), np.float32)
+    planes = resize_channels(normalized, out)
+    values = np.concatenate([plane[plane != 0] for plane in planes])
+    if values.size:
+        low, high = (np.float32(p) for p in np.percentile(values, [0.0, STRETCH_PERCENTILE]))
+        for plane in planes:
+            np.clip(plane, low, high, out=plane)
+            if high > low:
+                plane -= low
+                plane /= high - low
+    for plane, *imagenet, mean, std in zip(planes, IMAGENET_MEAN, IMAGENET_STD, SAM_MEAN, SAM_STD, strict=True):
+        if renormalize:
+            _standardize(plane, *imagenet)
+            _min_max(plane)
+        _standardize(plane, mean / 255, std / 255)
+    return _fill(out, planes)
+
+
+def box_branch_input(normalized: F32, size: int, *, renormalize: bool = True) -> F32:
+    """Input of the box branch in the ``cellsam-1.2`` profile; arguments as in ``mask_branch_input``."""
+    out = np.empty((3, size, size), np.float32)
+    planes = resize_channels(normalized, out)
+    for plane, *imagenet, mean, std in zip(planes, IMAGENET_MEAN, IMAGENET_STD, SAM_MEAN, SAM_STD, strict=True):
+        plane *= np.float32(255)
+        np.floor(plane, out=plane)  # to 8 bits
+        _standardize(plane, mean, std)
+        if renormalize:
+            _standardize(plane, *imagenet)
+            _min_max(plane)
+    _fill(out, planes)
+    if renormalize:
+        # One stain only: both the nuclear and the whole-cell channel show it.
+        if planes[1].max() == 0:
+            out[1] = out[2]
+        elif planes[2].max() == 0:
+            out[2] = out[1]
+    return out
+
+
+def _standardize(plane: F32, mean: np.float32, std: np.float32) -> None:
+    """Subtract and divide, in place."""
+    plane -= mean
+    plane /= std
+
+
+def _min_max(plane: F32) -> None:
+    """Rescale to [0, 1], in place; a constant channel becomes 0."""
+    low, high = plane.min(), plane.max()
+    plane -= low
+    plane /= high - low + np.float32(MIN_MAX_EPS)

@@ -1,0 +1,1 @@
+"""One view of an image: encode, detect, decode, assemble."""

@@ -1,0 +1,55 @@
+"""From the masks of one image's boxes to its result."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from runtime.config import SegmentConfig
+from runtime.ops.masks import LabelCanvas, MaskCrop, finish_labels, resize_axis
+from runtime.pipeline.engine_calls import DecodedMasks
+from runtime.results import Segmentation
+from runtime.types import F32, F64
+
+
+class Assembly:
+    """Collects the masks of one image, in any order, and makes its label map."""
+
+    def __init__(self, size_hw: tuple[int, int], sides: tuple[int, int], count: int, config: SegmentConfig) -> None:
+        """Prepare the resizes.
+
+        Args:
+            size_hw: the image.
+            sides: of the whole map of logits, and of the model input, pixels.
+            count: boxes of the image.
+            config: thresholds and the rule for overlaps.
+        """
+        self._config = config
+        self._axes = resize_axis(*sides, size_hw[0]), resize_axis(*sides, size_hw[1])
+        self._canvas = LabelCanvas(size_hw, config)
+        self._crops: dict[int, MaskCrop] = {}
+        self._iou = np.full(count, -np.inf, np.float32)
+
+    def add(self, masks: DecodedMasks) -> None:
+        """Enter masks; those with too low an IoU estimate leave no trace."""
+        self._iou[masks.index] = masks.iou_predictions
+        passed = masks.part(masks.iou_predictions >= self._config.iou_threshold)
+        crops = self._canvas.add_windows(passed.index, passed.logits, passed.origins, self._axes)
+        self._crops.update(zip(passed.index.tolist(), crops, strict=True))
+
+    def finish(self, boxes: F64, scores: F32) -> Segmentation:
+        """The label map, and the instances that passed the IoU cut.
+
+        Args:
+            boxes: (K, 4) xyxy, image pixels.
+            scores: (K)
+        """
+        labels, ids = finish_labels(self._canvas.owner, len(boxes), self._config)
+        kept = np.array(sorted(self._crops), np.int64)
+        return Segmentation(
+            labels=labels,
+            boxes=boxes[kept].reshape(-1, 4),
+            scores=scores[kept],
+            iou_predictions=self._iou[kept],
+            ids=ids[kept],
+            masks=tuple(self._crops[k] for k in kept),
+        )

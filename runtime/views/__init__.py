@@ -1,0 +1,1 @@
+"""Several views of one image: scale, tiles, and merging what they show."""

@@ -1,0 +1,73 @@
+"""``auto`` takes the fastest backend that can run, and says why."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from runtime import BackendError
+from runtime.engines.backends import choice
+from runtime.engines.backends.load import resolve_backend
+
+
+@pytest.mark.parametrize(
+    ("gpus", "plans", "packages", "cuda", "expected", "reason"),
+    [
+        (1, None, {"tensorrt", "openvino"}, True, "tensorrt", "TensorRT and plans"),
+        (1, "of another GPU", {"tensorrt"}, True, "cuda", "CUDA provider.*TensorRT is not used: of another GPU"),
+        (1, "of another GPU", set(), False, "cpu", "the GPU is not used.*TensorRT is not used: of another GPU"),
+        (2, False, {"tensorrt"}, True, "cuda", "CUDA provider"),
+        (0, None, {"tensorrt", "openvino"}, True, "openvino", "faster on a CPU"),
+        (0, False, set(), False, "cpu", "always runs"),
+        (1, False, set(), False, "cpu", "the GPU is not used.*install onnxruntime-gpu"),
+        (1, False, {"openvino"}, False, "openvino", "the GPU is not used"),
+    ],
+)
+def test_choice(
+    gpus: int,
+    plans: str | bool | None,
+    packages: set[str],
+    cuda: bool,
+    expected: str,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    if plans is not False:
+        (tmp_path / "tensorrt").mkdir()
+    monkeypatch.setattr(choice, "_plans_problem", lambda directory, device: plans)
+    monkeypatch.setattr(choice, "count_gpus", lambda: gpus)
+    monkeypatch.setattr(choice, "find_spec", lambda name: name if name in packages else None)
+    monkeypatch.setattr(choice, "_onnxruntime_has_cuda", lambda: cuda)
+    chosen = choice.choose_backend(tmp_path)
+    assert chosen.backend == expected
+    assert re.search(reason, str(chosen))
+    assert bool(chosen.left_unused) == ("not used" in reason)
+
+
+def test_the_environment_says_what_auto_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CELLSAM_BACKEND", "openvino")
+    assert resolve_backend("auto", tmp_path) == "openvino"
+    assert resolve_backend("cpu", tmp_path) == "cpu"
+    monkeypatch.setenv("CELLSAM_BACKEND", "tensorrt-ort")
+    assert resolve_backend("auto", tmp_path) == "tensorrt-ort"
+    monkeypatch.setenv("CELLSAM_BACKEND", "gpu")
+    with pytest.raises(BackendError, match="CELLSAM_BACKEND is 'gpu'; expected one of 'auto', 'cpu'"):
+        resolve_backend("auto", tmp_path)
+
+
+def test_the_log_says_what_was_chosen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("CELLSAM_BACKEND", raising=False)
+    monkeypatch.setattr(choice, "count_gpus", lambda: 1)
+    monkeypatch.setattr(choice, "find_spec", lambda name: None)
+    monkeypatch.setattr(choice, "_onnxruntime_has_cuda", lambda: False)
+    assert resolve_backend("auto", tmp_path) == "cpu"
+    assert "the GPU is not used" in caplog.text, "a warning, seen without asking for the log"
+    monkeypatch.setattr(choice, "_onnxruntime_has_cuda", lambda: True)
+    with caplog.at_level("INFO"):
+        assert resolve_backend("auto", tmp_path) == "cuda"
+    assert "'auto' is 'cuda': found a GPU and onnxruntime's CUDA provider" in caplog.text

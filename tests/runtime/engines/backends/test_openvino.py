@@ -1,0 +1,84 @@
+"""The OpenVINO backend gives the cells that onnxruntime gives."""
+
+from __future__ import annotations
+
+import builtins
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtime import BackendError, BackendOptions, ConfigError, Segmenter
+from runtime.engines.builtin import sample_images
+from runtime.files.plain import read_image
+
+FP32 = BackendOptions(cpu_precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[Any]:
+    return [read_image(path) for path in sample_images()]
+
+
+@pytest.fixture(scope="module")
+def openvino() -> Segmenter:
+    return Segmenter(backend="openvino", options=FP32)
+
+
+def test_the_same_cells_in_float32(openvino: Segmenter, samples: list[Any]) -> None:
+    reference = Segmenter(backend="cpu")
+    for image in samples:
+        found, expected = openvino(image), reference(image)
+        assert found.count == expected.count
+        assert (found.labels == expected.labels).mean() > 0.999
+        np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.05)
+
+
+def test_masks_are_decoded_in_float32_unless_asked_otherwise(openvino: Segmenter, samples: list[Any]) -> None:
+    encoded = openvino.encode(samples[0])
+    boxes = openvino.detect(encoded).boxes
+    masks = openvino.decode(encoded, boxes).labels
+    np.testing.assert_array_equal(Segmenter(backend="openvino").decode(encoded, boxes).labels, masks)
+
+
+def test_threads_may_share_one(openvino: Segmenter, samples: list[Any]) -> None:
+    alone = [openvino(image).labels for image in samples]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(lambda image: openvino(image).labels, samples * 3))
+    for labels, expected in zip(together, alone * 3, strict=True):
+        np.testing.assert_array_equal(labels, expected)
+
+
+def test_results_outlive_the_next_call(openvino: Segmenter, samples: list[Any]) -> None:
+    first = openvino.encode(samples[0])
+    kept = first.image_embedding.copy()
+    openvino.encode(samples[1])
+    np.testing.assert_array_equal(first.image_embedding, kept)
+
+
+def test_without_openvino_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def missing(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "openvino":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(BackendError, match="pip install 'cellsam-engine\\[openvino\\]'"):
+        Segmenter(backend="openvino")
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    from runtime.engines.backends.openvino import OpenVinoEngine
+
+    (tmp_path / "encoder.onnx").write_bytes(b"no model")
+    with pytest.raises(BackendError, match=r"cannot compile .*encoder\.onnx"):
+        OpenVinoEngine(tmp_path / "encoder.onnx", FP32)
+
+
+def test_unknown_precisions_are_refused() -> None:
+    with pytest.raises(ConfigError, match="cpu_precision is 'int4'"):
+        BackendOptions(cpu_precision="int4")  # type: ignore[arg-type]

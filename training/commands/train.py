@@ -1,0 +1,58 @@
+"""Command ``train`` of ``cellsam-engine``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from runtime.commands.console import fail
+
+
+def train_command(
+    stage: Annotated[
+        int, typer.Argument(help="1: CellFinder and the ViT on boxes. 2: the neck on masks.", min=1, max=2)
+    ],
+    data: Annotated[Path, typer.Option(help="Built dataset, or a directory of them ('data build').", metavar="DIR")],
+    out: Annotated[
+        Path, typer.Option(help="Checkpoints, logs and pictures; goes on where it left off.", metavar="DIR")
+    ],
+    recipe: Annotated[str, typer.Option(help="Preset (vit_b, nano) or a JSON file with changes to one.")] = "vit_b",
+    init: Annotated[
+        str | None,
+        typer.Option(help="Weights to start from, needed for stage 2; nano: the built-in model's.", metavar="FILE"),
+    ] = None,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu ...: as Lightning names them.")] = "auto",
+    devices: Annotated[int, typer.Option(help="Processes on this machine, one per device.", min=1)] = 1,
+    nodes: Annotated[int, typer.Option(help="Machines.", min=1)] = 1,
+    workers: Annotated[int, typer.Option(help="Loader processes per device.", min=0)] = 0,
+    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.", min=1)] = 500,
+    pictures_every: Annotated[
+        int, typer.Option(help="Steps between pictures of predictions; 0 for none.", min=0)
+    ] = 1000,
+    licence: Annotated[str, typer.Option(help="Licence of the weights that come out.")] = "trained by the user",
+) -> None:
+    """Train a stage of CellSAM; an interrupted run goes on at its last checkpoint, to the same result."""
+    from training.checkpoint import CheckpointError
+    from training.data.errors import DataError
+    from training.recipe import RecipeError, load_recipe
+    from training.train import RunConfig, run_stage
+    from training.weights import weights_file
+
+    run = RunConfig(
+        out=out,
+        data=data,
+        init=None if init is None else weights_file(init),
+        accelerator=accelerator,
+        devices=devices,
+        nodes=nodes,
+        workers=workers,
+        save_every=save_every,
+        pictures_every=pictures_every,
+        licence=licence,
+    )
+    try:
+        typer.echo(run_stage(stage, load_recipe(recipe), run))
+    except (RecipeError, CheckpointError, DataError, ValueError, OSError) as error:
+        fail(error)

@@ -1,0 +1,154 @@
+"""COCO average precision of instance masks, with room for the cell counts of microscopy.
+
+The library is faster-coco-eval, a C++ rewrite of pycocotools with the same results; it is imported on first use.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from runtime.errors import InputError
+from runtime.ops.masks import MaskCrop
+from runtime.types import F32
+
+MAX_DETECTIONS = 10_000
+"""Detections per image that count; COCO's own limit of 100 is too low for cells (paper, Appendix C.2)."""
+
+Rle = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CocoImage:
+    """One image as COCO sees it: run-length encoded masks, small enough to keep for all images."""
+
+    size_hw: tuple[int, int]
+    truth: tuple[Rle, ...]
+    detections: tuple[Rle, ...]
+    scores: tuple[float, ...]
+    """One per detection."""
+
+
+@dataclass(frozen=True, slots=True)
+class CocoAp:
+    """Average precision, the area under the precision-recall curve; NaN when there is no true cell."""
+
+    map: float
+    """Mean over IoU 0.50, 0.55 .. 0.95."""
+    ap50: float
+    """At IoU 0.50."""
+    ap75: float
+    """At IoU 0.75."""
+
+
+def require_library() -> None:
+    """Raises InputError, with the install command, when faster-coco-eval is missing."""
+    try:
+        import faster_coco_eval  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"COCO metrics need faster-coco-eval, which cannot be imported ({error}). "
+            "Install it: pip install 'cellsam-engine[training]'."
+        ) from error
+
+
+def label_crops(labels: NDArray[np.integer]) -> tuple[MaskCrop, ...]:
+    """The cells of an (H, W) label map as crops, by ascending label."""
+    found = enumerate(ndimage.find_objects(labels), start=1)
+    return tuple(
+        MaskCrop(labels[box] == label, (box[0].start, box[1].start)) for label, box in found if box is not None
+    )
+
+
+def encode_image(truth: NDArray[np.integer], detections: Sequence[MaskCrop], scores: F32) -> CocoImage:
+    """Encode one image for ``coco_ap``.
+
+    Args:
+        truth: (H, W) labels, 0 = background.
+        detections: N masks, which may overlap; those without a pixel count as wrong detections.
+        scores: (N) float, finite.
+
+    Raises:
+        InputError: another number of scores, or a score that is not finite.
+    """
+    scores = np.asarray(scores)
+    if scores.shape != (len(detections),) or not np.isfinite(scores).all():
+        raise InputError(
+            f"scores have shape {scores.shape} and {np.count_nonzero(~np.isfinite(scores))} values that are not "
+            f"finite; COCO AP expects {len(detections)} finite scores, one per mask."
+        )
+    size_hw = (int(truth.shape[0]), int(truth.shape[1]))
+    return CocoImage(
+        size_hw=size_hw,
+        truth=tuple(_encode(label_crops(truth), size_hw)),
+        detections=tuple(_encode(detections, size_hw)),
+        scores=tuple(float(score) for score in scores),
+    )
+
+
+def coco_ap(images: Sequence[CocoImage], *, max_detections: int = MAX_DETECTIONS) -> CocoAp:
+    """COCO average precision of masks over a set of images, one class, all sizes.
+
+    Args:
+        images: from ``encode_image``.
+        max_detections: best detections per image that count.
+
+    Raises:
+        InputError: faster-coco-eval is missing.
+
+    Source: Lin et al. 2014 (COCO); the detection limit: CellSAM, Appendix C.2.
+    """
+    require_library()
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    if not any(image.truth for image in images):
+        return CocoAp(math.nan, math.nan, math.nan)
+    if not any(image.detections for image in images):
+        return CocoAp(0.0, 0.0, 0.0)
+    header = {"images": [_header(i, image) for i, image in enumerate(images)], "categories": [{"id": 1}]}
+    truth, found = COCO(), COCO()
+    truth.dataset = {**header, "annotations": list(_annotations(images, truth=True))}
+    found.dataset = {**header, "annotations": list(_annotations(images, truth=False))}
+    truth.createIndex()
+    found.createIndex()
+    evaluation = COCOeval_faster(truth, found, iouType="segm", print_function=lambda *_: None)
+    evaluation.params.maxDets = [max_detections]
+    evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    # Precision by IoU, recall level, class, area range and detection limit; the summary printed by the library
+    # looks for the limit 100 and would find nothing.
+    precision = np.asarray(evaluation.eval["precision"])[:, :, 0, 0, 0]
+    by_iou = precision.mean(axis=1)
+    return CocoAp(float(by_iou.mean()), float(by_iou[0]), float(by_iou[5]))
+
+
+def _encode(masks: Sequence[MaskCrop], size_hw: tuple[int, int]) -> Iterator[Rle]:
+    require_library()
+    from faster_coco_eval import mask as library
+
+    for crop in masks:
+        yield library.encode(np.asfortranarray(crop.paste(size_hw), dtype=np.uint8))
+
+
+def _header(index: int, image: CocoImage) -> dict[str, Any]:
+    return {"id": index + 1, "height": image.size_hw[0], "width": image.size_hw[1]}
+
+
+def _annotations(images: Sequence[CocoImage], *, truth: bool) -> Iterator[dict[str, Any]]:
+    from faster_coco_eval import mask as library
+
+    number = 0
+    for index, image in enumerate(images):
+        masks = image.truth if truth else image.detections
+        for place, rle in enumerate(masks):
+            number += 1  # from 1: the library takes annotation 0 for "unmatched"
+            common = {"id": number, "image_id": index + 1, "category_id": 1, "segmentation": rle, "iscrowd": 0}
+            score = {} if truth else {"score": image.scores[place]}
+            yield {**common, **score, "area": float(library.area(rle))}
