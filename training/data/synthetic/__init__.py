@@ -3,7 +3,8 @@
 ``make_image`` makes one image of a named group; ``write_datasets`` writes them in the format that training reads.
 """
 
-from training.data.synthetic.groups import SYNTHETIC_GROUPS, MadeImage, SyntheticGroup, make_image
+from training.data.synthetic.groups import MadeImage, make_image
+from training.data.synthetic.registry import SYNTHETIC_GROUPS, SyntheticGroup
 from training.data.synthetic.samples import MadeSamples, made_sample, write_datasets
 
 __all__ = [

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from runtime.types import F32
 from training.data.synthetic.fields import log_uniform
 
-F32 = NDArray[np.float32]
 Stored = NDArray[np.uint8] | NDArray[np.uint16]
 
 

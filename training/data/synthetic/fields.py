@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-F32 = NDArray[np.float32]
+from runtime.types import F32
+
 F64 = NDArray[np.float64]
 
 

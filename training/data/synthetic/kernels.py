@@ -7,11 +7,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.compiled import compiled
+from runtime.ops.compiled import compiled
+from runtime.types import F32, I32
 
-F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
-I32 = NDArray[np.int32]
 
 
 @compiled

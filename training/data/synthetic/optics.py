@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-F32 = NDArray[np.float32]
+from runtime.types import F32
+
 C64 = NDArray[np.complex64]
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from training.data.errors import DataError
 from training.data.format import Sample, write_index, write_summary, write_tile
 from training.data.records import SPLITS, TileRecord, tile_stem
-from training.data.synthetic.groups import SYNTHETIC_GROUPS, SyntheticGroup, group_of, make_image
+from training.data.synthetic.groups import group_of, make_image
+from training.data.synthetic.registry import PREFIX, SYNTHETIC_GROUPS, SyntheticGroup
 from training.data.tiles import TILE_PX, Tile, filter_labels, normalize_field
 
 SOURCE = "made by cellsam-engine"
@@ -27,7 +28,7 @@ class MadeSamples:
     """Groups to draw made images from.
 
     Args:
-        weights: factor of how often a group is drawn, by its full name; 1 if absent.
+        weights: factor of how often a group is drawn, by its name; 1 if absent.
 
     Raises:
         ValueError: there is no such group, or no weight is above 0.
@@ -96,7 +97,7 @@ def write_datasets(
     chosen = [group_of(name) for name in dict.fromkeys(groups)] or list(SYNTHETIC_GROUPS.values())
     if count < 1 or seed < 0:
         raise DataError(f"count is {count} and seed {seed}; expected 1 or more images and a seed from 0.")
-    directories = [out / group.name.rpartition("/")[2] for group in chosen]
+    directories = [out / group.name for group in chosen]
     for directory in directories:
         if directory.exists():
             raise DataError(f"{directory} exists; expected a new directory. Remove it or choose another --out.")
@@ -142,8 +143,8 @@ def _record(group: SyntheticGroup, image_id: str, objects: int) -> TileRecord:
         height=TILE_PX,
         width=TILE_PX,
         objects=objects,
-        dataset=group.name,
-        group=group.kind,
+        dataset=PREFIX + group.name,
+        group=group.setting.kind,
     )
 
 
@@ -151,8 +152,8 @@ def _summary(group: SyntheticGroup, records: list[TileRecord], seed: int) -> dic
     counts = {"images": len(records), "tiles": len(records), "objects": sum(record.objects for record in records)}
     none = dict.fromkeys(counts, 0)
     return {
-        "name": group.name,
-        "group": group.kind,
+        "name": PREFIX + group.name,
+        "group": group.setting.kind,
         "seed": seed,
         "source": SOURCE,
         "licence": LICENCE,

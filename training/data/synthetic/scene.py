@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from runtime.types import F32, I32
 from training.data.synthetic import kernels
 
-F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
-I32 = NDArray[np.int32]
 
 LEAST_PX = 9
 """A shape of which fewer pixels show is not placed."""
@@ -90,6 +89,20 @@ def stroke(starts: F64, ends: F64, blend_px: float, size_hw: tuple[int, int]) ->
         return None
     origin, size = window
     return Stamp(kernels.stroke_distance(starts, ends, float(blend_px), origin, size), *origin)
+
+
+def roughened(stamp: Stamp | None, relief: F32) -> Stamp | None:
+    """A shape whose outline moves in and out by a relief of the whole field, (H, W) pixels; one part of it is kept."""
+    if stamp is None:
+        return None
+    height, width = stamp.distance.shape
+    window = relief[stamp.y0 : stamp.y0 + height, stamp.x0 : stamp.x0 + width]
+    distance = np.where(stamp.distance > -MOST_REACH_PX, stamp.distance + window, stamp.distance)
+    parts, count = ndimage.label(distance > 0)
+    if count > 1:
+        largest = 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
+        distance[(parts != largest) & (parts > 0)] = -MOST_REACH_PX
+    return Stamp(distance, stamp.y0, stamp.x0)
 
 
 def _window(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.types import F32, I32
 from training.data.synthetic import kernels
 from training.data.synthetic.fields import log_uniform, smooth_field, texture
 from training.data.synthetic.scene import Scene, scene_of
 
-F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
-I32 = NDArray[np.int32]
 
 
 def packed(
@@ -49,7 +50,7 @@ def packed(
     gap = rng.uniform(*gap_px)
     if gap > 0:
         labels[kernels.inner_distance(labels) < gap / 2] = 0
-    return scene_of(one_part_each(labels), np.minimum(1, labels).astype(np.float32), diameter_px)
+    return _domed(rng, one_part_each(labels), diameter_px)
 
 
 def tissue(rng: np.random.Generator, size_hw: tuple[int, int], diameter_px: float) -> Scene:
@@ -61,7 +62,16 @@ def tissue(rng: np.random.Generator, size_hw: tuple[int, int], diameter_px: floa
     lonely = rng.random(scene.count) < 0.2
     kept = (ground[at[:, 0], at[:, 1]] >= cut) | lonely
     labels = np.where(np.concatenate(([False], kept))[scene.labels], scene.labels, 0).astype(np.int32)
-    return scene_of(one_part_each(labels), np.minimum(1, labels).astype(np.float32), diameter_px)
+    return _domed(rng, one_part_each(labels), diameter_px)
+
+
+def _domed(rng: np.random.Generator, labels: I32, diameter_px: float) -> Scene:
+    """A scene of cells of height 1 that slope down to a part of it at their outlines."""
+    scene = scene_of(labels, np.zeros(labels.shape, np.float32), diameter_px)
+    low, reach = np.float32(rng.uniform(0.3, 0.9)), np.float32(rng.uniform(0.1, 0.45) * diameter_px)
+    rest = 1 - np.minimum(scene.depth / reach, 1)
+    thickness = scene.inside * (low + (1 - low) * np.sqrt(1 - rest * rest))
+    return replace(scene, thickness=thickness.astype(np.float32))
 
 
 def _seeds(

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.synthetic.fields import ellipse_radii, near, wobble
+from training.data.synthetic.fields import ellipse_radii, near, texture, wobble
 from training.data.synthetic.layouts.places import draw_count, draw_places
-from training.data.synthetic.scene import Canvas, Scene, Stamp, blob, stroke
+from training.data.synthetic.scene import Canvas, Scene, Stamp, blob, roughened, stroke
 
 F64 = NDArray[np.float64]
 
@@ -39,6 +39,8 @@ def culture(
     habit = Habit(spindle=float(parts[0]), ramified=float(parts[1]), rounded=float(rng.uniform(0, 0.25)))
     covered = hidden * float(rng.random() < 0.5)
     direction, aligned = rng.uniform(0, np.pi), rng.choice([0.15, 0.6, 3.0])
+    relief = np.float32(rng.uniform(0, min(2.5, 0.05 * diameter_px))) * texture(rng, size_hw, rng.uniform(5, 14), 2)
+    edge = rng.uniform(0.3, 1.0)
     for y, x in draw_places(rng, size_hw, 4 * number):
         if canvas.count >= number:
             break
@@ -50,12 +52,13 @@ def culture(
             stamp = blob((y, x), 0.62 * radius * wobble(rng, 0.02)[0], size_hw)
             canvas.add(stamp, height=float(rng.uniform(2.5, 5)), gap_px=1.0)
             continue
-        stamp = spread_cell((y, x), radius, angle, habit, rng, size_hw)
-        canvas.add(stamp, height=float(rng.uniform(0.8, 1.3)), edge=0.9, gap_px=1.0, hidden=covered)
+        stamp = _spread_cell((y, x), radius, angle, habit, rng, size_hw)
+        stamp = roughened(stamp, relief)
+        canvas.add(stamp, height=near(rng, 0.35), edge=edge, gap_px=1.0, hidden=covered)
     return canvas.scene(diameter_px)
 
 
-def spread_cell(
+def _spread_cell(
     centre_yx: tuple[float, float],
     radius: float,
     angle: float,

@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from runtime.types import F32
 from training.data.synthetic import kernels
 from training.data.synthetic.fields import log_uniform, smooth_field, wobble
 from training.data.synthetic.scene import Canvas, blob
-
-F32 = NDArray[np.float32]
 
 
 def illumination(rng: np.random.Generator, size_hw: tuple[int, int], most: float = 0.35) -> F32:

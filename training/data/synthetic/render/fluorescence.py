@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.types import F32
 from training.data.synthetic import kernels
 from training.data.synthetic.camera import Stored, expose
 from training.data.synthetic.fields import ellipse_radii, log_uniform, smooth_field, texture, wobble
@@ -12,7 +13,6 @@ from training.data.synthetic.optics import blurred
 from training.data.synthetic.render.clutter import debris, illumination, spots_in
 from training.data.synthetic.scene import Scene
 
-F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 ELECTRONS = (60.0, 8000.0)
@@ -49,16 +49,17 @@ def tissue(scene: Scene, rng: np.random.Generator) -> Stored:
     The section is thin: some cells show no nucleus, some nuclei little membrane, and pieces of cells from other planes
     shine through.
     """
-    nucleus = nucleus_distance(scene, rng, share=(0.45, 0.85), present=(0.75, 1.0))
-    nuclear = _chromatin(np.clip(nucleus / 2.5, 0, 1), scene, rng)
+    nucleus = nucleus_distance(scene, rng, share=(0.5, 0.9), present=(0.75, 1.0), aspect=(1.0, 1.8))
+    envelope = 1 + np.float32(rng.uniform(0, 1.2)) * np.exp(-((nucleus / np.float32(1.8)) ** 2))
+    nuclear = _chromatin(np.clip(nucleus / 2.5, 0, 1) * envelope, scene, rng)
     width = log_uniform(rng, 0.8, 2.5)
     membrane = np.exp(-((scene.depth / np.float32(width)) ** 2)) * scene.inside
     filled = np.float32(rng.uniform(0.0, 0.8) * float(rng.random() < 0.8))
     stain = membrane + filled * (nucleus <= 0) * scene.inside
-    stain = stain * _expression(scene, rng, float(rng.uniform(0.2, 0.9)))
+    stain = stain * _expression(scene, rng, float(rng.uniform(0.15, 0.6))) * _compartments(scene, rng)
     patches = np.exp(np.float32(rng.uniform(0, 0.5)) * texture(rng, scene.size_hw, 6.0, 2))
     grain = np.exp(np.float32(rng.uniform(0, 0.5)) * smooth_field(rng, scene.size_hw, 1.7))
-    matrix = np.float32(rng.uniform(0, 0.25)) * np.clip(texture(rng, scene.size_hw, scene.diameter_px, 3), 0, None)
+    matrix = np.float32(rng.uniform(0, 0.15)) * np.clip(texture(rng, scene.size_hw, scene.diameter_px, 3), 0, None)
     cell = (stain * patches + matrix) * grain
     planes = [_microscope(part.astype(np.float32), scene.diameter_px, rng) for part in (nuclear, cell)]
     return expose(np.stack(planes, axis=-1), rng, electrons=ELECTRONS, fill=FILL)
@@ -120,6 +121,7 @@ def nucleus_distance(
     *,
     share: tuple[float, float] = (0.35, 0.65),
     present: tuple[float, float] = (0.95, 1.0),
+    aspect: tuple[float, float] = (1.0, 1.5),
 ) -> F32:
     """Distance to the outline of each cell's nucleus, (H, W), positive inside.
 
@@ -128,10 +130,11 @@ def nucleus_distance(
         rng: source of all randomness.
         share: range of the nuclear radius as a share of the cell's depth, of which an image takes a part.
         present: range of the share of cells whose nucleus is in the image.
+        aspect: range of long by short axis.
     """
     number = scene.count
     size = rng.uniform(*share) * np.exp(0.12 * rng.standard_normal(number)) * scene.cells[:, 2]
-    aspects = rng.uniform(1.0, 1.5, number)
+    aspects = rng.uniform(*aspect, number)
     radii = ellipse_radii(np.minimum(size, 0.95 * scene.cells[:, 2]), aspects, rng.uniform(0, np.pi, number))
     radii *= wobble(rng, 0.03, count=max(number, 1))[:number]
     radii[rng.random(number) > rng.uniform(*present)] = 0
@@ -142,6 +145,16 @@ def nucleus_distance(
 def _expression(scene: Scene, rng: np.random.Generator, spread: float) -> F32:
     """How bright each cell is: a log-normal factor."""
     return scene.per_cell(np.exp(spread * np.clip(rng.standard_normal(scene.count), -2.5, 2)))
+
+
+def _compartments(scene: Scene, rng: np.random.Generator) -> F32:
+    """Where a tissue marker is expressed: everywhere, or in nests beside a stroma whose cells show little of it."""
+    if rng.random() < 0.4:
+        return np.ones(scene.size_hw, np.float32)
+    form = smooth_field(rng, scene.size_hw, float(rng.uniform(4, 12)) * scene.diameter_px)
+    at = scene.cells[:, :2].astype(int)
+    nest = form[at[:, 0], at[:, 1]] > rng.uniform(-1.5, 0.5)
+    return scene.per_cell(np.where(nest, 1.0, rng.uniform(0.02, 0.3)))
 
 
 def _chromatin(form: F32, scene: Scene, rng: np.random.Generator) -> F32:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from runtime.types import F32
 from training.data.synthetic.camera import Stored, expose
 from training.data.synthetic.fields import log_uniform, smooth_field, texture
 from training.data.synthetic.optics import PhaseOptics, blurred, bright_field, interference_contrast, phase_contrast
 from training.data.synthetic.render.clutter import debris, dust, illumination, posts, spots_in
 from training.data.synthetic.render.fluorescence import nucleus_distance
 from training.data.synthetic.scene import Scene
-
-F32 = NDArray[np.float32]
 
 ELECTRONS = (1500.0, 40000.0)
 FILL = (0.5, 1.0)
@@ -26,6 +24,8 @@ class Body:
 
     phase: tuple[float, float]
     """Shift by the middle of a cell of height 1."""
+    spread: float = 0.12
+    """Standard deviation of the logarithm of the shift, between cells."""
     nucleus: tuple[float, float] = (0.0, 0.0)
     """Further shift by the nucleus."""
     grain: tuple[float, float] = (0.0, 0.1)
@@ -37,7 +37,9 @@ class Body:
     """Further shift by a wall or membrane at the outline, as a share of ``phase``."""
 
 
-MAMMALIAN = Body(phase=(0.5, 1.6), nucleus=(0.1, 0.7), grain=(0.04, 0.25), vesicles=(0.001, 0.012), rim=(0.0, 0.25))
+MAMMALIAN = Body(
+    phase=(0.12, 0.9), spread=0.25, nucleus=(0.03, 0.4), grain=(0.05, 0.35), vesicles=(0.001, 0.015), rim=(0.0, 0.6)
+)
 BACTERIA = Body(phase=(0.6, 1.5), grain=(0.0, 0.08))
 YEAST = Body(phase=(1.0, 3.5), nucleus=(-0.6, 0.5), grain=(0.02, 0.12), vesicles=(0.0, 0.006), rim=(0.0, 0.5))
 
@@ -83,7 +85,7 @@ def object_of(scene: Scene, rng: np.random.Generator, body: Body) -> tuple[F32, 
     """Phase shift and amplitude absorption of a field, both (H, W)."""
     inside = scene.inside
     middle = np.float32(log_uniform(rng, *body.phase))
-    per_cell = scene.per_cell(np.exp(0.12 * rng.standard_normal(scene.count)))
+    per_cell = scene.per_cell(np.exp(body.spread * np.clip(rng.standard_normal(scene.count), -2, 2)))
     phase = middle * scene.thickness * np.where(inside, per_cell, 1)
     if body.nucleus != (0.0, 0.0):
         nucleus = nucleus_distance(scene, rng)
@@ -98,7 +100,7 @@ def object_of(scene: Scene, rng: np.random.Generator, body: Body) -> tuple[F32, 
     vesicles = rng.uniform(*body.vesicles)
     if vesicles > 0:
         sign = float(rng.choice([-1, 1, 1]))
-        deep = inside & (scene.depth > 2)
+        deep = (scene.thickness > 0.7) & (scene.depth > 2)
         phase = phase + sign * spots_in(deep, rng, vesicles, rng.uniform(0.8, 1.4), 0.5 * float(middle))
     rim = np.float32(rng.uniform(*body.rim)) * middle
     if rim > 0:
@@ -125,7 +127,7 @@ def _phase(scene: Scene, rng: np.random.Generator, body: Body, *, positive: bool
     phase, absorption = object_of(scene, rng, body)
     optics = PhaseOptics(
         positive=positive,
-        ring_px=float(np.clip(scene.diameter_px * rng.uniform(0.12, 0.4), 2.5, 16)),
+        ring_px=float(np.clip(scene.diameter_px * rng.uniform(0.08, 0.3), 2.0, 12)),
         transmission=float(rng.uniform(0.35, 0.75)),
         sigma_px=log_uniform(rng, 0.55, 1.3),
     )
