@@ -43,6 +43,20 @@ def texture(rng: np.random.Generator, size_hw: tuple[int, int], scale_px: float,
     return _enlarged(knots / np.float32(np.sqrt(weight)), size_hw, scale_px, rng)
 
 
+def fibres(rng: np.random.Generator, size_hw: tuple[int, int], scale_px: float, ratio: float) -> F32:
+    """A surface like ``texture`` whose features are ``ratio`` times as long as wide, at one angle."""
+    angle = rng.uniform(0, np.pi)
+    c, s = math.cos(angle) / (scale_px * ratio), math.sin(angle) / (scale_px * ratio)
+    side = math.hypot(*size_hw)
+    knots = rng.standard_normal((int(side / scale_px) + 6, int(side / scale_px / ratio) + 6), np.float32)
+    middle_x, middle_y = knots.shape[1] / 2, knots.shape[0] / 2
+    y, x = size_hw[0] / 2, size_hw[1] / 2
+    turn = (c, s, middle_x - c * x - s * y, -s * ratio, c * ratio, middle_y + s * ratio * x - c * ratio * y)
+    sampled = Image.fromarray(knots).transform(size_hw[::-1], Image.Transform.AFFINE, turn, Image.Resampling.BICUBIC)
+    out: F32 = np.asarray(sampled, np.float32) / np.float32(_INTERPOLATED)
+    return out
+
+
 _INTERPOLATED = 0.82
 """Standard deviation of bicubic interpolation between independent knots of standard deviation 1, over the plane."""
 

@@ -13,6 +13,10 @@ from runtime.types import F32, I32
 F64 = NDArray[np.float64]
 
 
+FAR_PX = 4
+"""Distances beyond an outline are needed no farther than this."""
+
+
 @compiled
 def blob_distance(
     centre_yx: tuple[float, float], radii: F64, origin_yx: tuple[int, int], size_hw: tuple[int, int]
@@ -56,13 +60,21 @@ def stroke_distance(
         size_hw: size of the window.
 
     Returns:
-        (h, w) float32.
+        (h, w) float32; far outside a capsule it is not looked at, and -1e9 far from all of them.
     """
     out = np.empty((size_hw[0], size_hw[1]), np.float32)
+    lows, highs = np.empty((len(starts), 2)), np.empty((len(starts), 2))
+    for n in range(len(starts)):
+        reach = max(starts[n, 2], ends[n, 2]) + blend_px + FAR_PX
+        for axis in range(2):
+            lows[n, axis] = min(starts[n, axis], ends[n, axis]) - reach - origin_yx[axis]
+            highs[n, axis] = max(starts[n, axis], ends[n, axis]) + reach - origin_yx[axis]
     for y in range(size_hw[0]):
         for x in range(size_hw[1]):
             best = -1e9
             for n in range(len(starts)):
+                if y < lows[n, 0] or y > highs[n, 0] or x < lows[n, 1] or x > highs[n, 1]:
+                    continue
                 ay, ax = y + origin_yx[0] - starts[n, 0], x + origin_yx[1] - starts[n, 1]
                 by, bx = ends[n, 0] - starts[n, 0], ends[n, 1] - starts[n, 1]
                 length = by * by + bx * bx
@@ -89,6 +101,28 @@ def overlap(labels: I32, distance: F32, y0: int, x0: int, gap_px: float) -> tupl
             if used and distance[y, x] > -gap_px:
                 near += 1
     return inside, taken, near
+
+
+@compiled
+def main_part(mask: NDArray[np.bool_], y: int, x: int) -> NDArray[np.bool_]:
+    """The part of a mask that holds a pixel of it; corners do not connect."""
+    height, width = mask.shape
+    out = np.zeros(mask.shape, np.bool_)
+    stack = np.empty((mask.size, 2), np.int64)
+    stack[0, 0], stack[0, 1] = y, x
+    out[y, x] = True
+    count = 1
+    while count > 0:
+        count -= 1
+        cy, cx = stack[count, 0], stack[count, 1]
+        for step in range(4):
+            ny = cy + (step == 0) - (step == 1)
+            nx = cx + (step == 2) - (step == 3)
+            if 0 <= ny < height and 0 <= nx < width and mask[ny, nx] and not out[ny, nx]:
+                out[ny, nx] = True
+                stack[count, 0], stack[count, 1] = ny, nx
+                count += 1
+    return out
 
 
 @compiled

@@ -92,12 +92,18 @@ _BRIGHT_FIELD, _RELIEF = transmitted.focus_series, transmitted.relief
 _CELL, _RODLIKE, _WALLED = transmitted.MAMMALIAN, transmitted.BACTERIA, transmitted.YEAST
 
 
+_CONTRASTS: Mapping[Callable[..., Stored], Contrast] = {
+    _POSITIVE: "dark",
+    _NEGATIVE: "bright",
+    transmitted.phase_map: "bright",
+}
+
+
 def _unstained(name: str, setting: Setting, show: Callable[..., Stored], body: transmitted.Body) -> SyntheticGroup:
     contrast: Contrast = "mixed"
-    if body is _RODLIKE and setting is not _CHANNELS:
-        contrast = {_POSITIVE: "dark", _NEGATIVE: "bright"}.get(show, "mixed")  # type: ignore[assignment]
-    if show is transmitted.phase_map:
-        contrast = "bright"
+    # Walls may be brighter or darker than the cells between them, and yeast is thick enough to turn the contrast.
+    if setting is not _CHANNELS and body is not _WALLED:
+        contrast = _CONTRASTS.get(show, "mixed")
     return SyntheticGroup(name, setting, partial(show, body=body), "whole-cell", contrast)
 
 

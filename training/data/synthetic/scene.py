@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from runtime.types import F32, I32
 from training.data.synthetic import kernels
@@ -15,9 +14,6 @@ F64 = NDArray[np.float64]
 
 LEAST_PX = 9
 """A shape of which fewer pixels show is not placed."""
-
-MOST_REACH_PX = 4
-"""How far beyond a shape its distances are known: the widest gap between cells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,20 +93,20 @@ def roughened(stamp: Stamp | None, relief: F32) -> Stamp | None:
         return None
     height, width = stamp.distance.shape
     window = relief[stamp.y0 : stamp.y0 + height, stamp.x0 : stamp.x0 + width]
-    distance = np.where(stamp.distance > -MOST_REACH_PX, stamp.distance + window, stamp.distance)
-    parts, count = ndimage.label(distance > 0)
-    if count > 1:
-        largest = 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
-        distance[(parts != largest) & (parts > 0)] = -MOST_REACH_PX
+    distance = stamp.distance + window
+    inside = distance > 0
+    y, x = divmod(int(distance.argmax()), width)
+    if inside[y, x]:
+        distance[inside & ~kernels.main_part(inside, y, x)] = -kernels.FAR_PX
     return Stamp(distance, stamp.y0, stamp.x0)
 
 
 def _window(
     low_y: float, low_x: float, high_y: float, high_x: float, size_hw: tuple[int, int]
 ) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    top, left = max(0, int(low_y) - MOST_REACH_PX), max(0, int(low_x) - MOST_REACH_PX)
-    bottom = min(size_hw[0], int(high_y) + MOST_REACH_PX + 2)
-    right = min(size_hw[1], int(high_x) + MOST_REACH_PX + 2)
+    top, left = max(0, int(low_y) - kernels.FAR_PX), max(0, int(low_x) - kernels.FAR_PX)
+    bottom = min(size_hw[0], int(high_y) + kernels.FAR_PX + 2)
+    right = min(size_hw[1], int(high_x) + kernels.FAR_PX + 2)
     return ((top, left), (bottom - top, right - left)) if bottom > top and right > left else None
 
 
@@ -137,7 +133,7 @@ class Canvas:
             stamp: its shape; None is not placed.
             height: thickness in its middle.
             edge: share of its largest depth over which the thickness rises: 1 a lens, less a pancake.
-            gap_px: least distance to other cells, at most ``MOST_REACH_PX``.
+            gap_px: least distance to other cells, at most ``kernels.FAR_PX``.
             hidden: largest share that may lie under others; what shows must be one part.
 
         Returns:
@@ -159,7 +155,9 @@ class Canvas:
     def _shows_as_one(self, stamp: Stamp) -> bool:
         height, width = stamp.distance.shape
         free = self.labels[stamp.y0 : stamp.y0 + height, stamp.x0 : stamp.x0 + width] == 0
-        return int(ndimage.label((stamp.distance > 0) & free)[1]) == 1
+        shown = (stamp.distance > 0) & free
+        y, x = divmod(int(shown.argmax()), width)
+        return np.array_equal(kernels.main_part(shown, y, x), shown)
 
     def scene(self, diameter_px: float, walls: F32 | None = None) -> Scene:
         """The field as it is now."""

@@ -40,29 +40,49 @@ def packed(
         missing: range of the share of cells that are left out.
         size_range: factor between the smallest and largest cells of different places.
     """
-    local = np.exp(np.log(size_range) / 2 * np.clip(smooth_field(rng, size_hw, 0.35 * min(size_hw)) / 1.5, -1, 1))
-    factor, angle = log_uniform(rng, *stretch), rng.uniform(0, np.pi)
-    seeds, sizes = _seeds(rng, size_hw, diameter_px, rng.uniform(*order), local)
-    labels = _regions(rng, seeds, sizes, size_hw, (diameter_px, rng.uniform(*bend), factor, angle))
-    share = rng.uniform(*missing)
-    kept = rng.random(len(seeds)) >= share
-    labels = np.where(np.concatenate(([False], kept))[labels], labels, 0).astype(np.int32)
-    gap = rng.uniform(*gap_px)
-    if gap > 0:
-        labels[kernels.inner_distance(labels) < gap / 2] = 0
-    return _domed(rng, one_part_each(labels), diameter_px)
+    labels, seeds = _regions_of_seeds(
+        rng,
+        size_hw,
+        diameter_px,
+        order=rng.uniform(*order),
+        bend=rng.uniform(*bend),
+        stretch=log_uniform(rng, *stretch),
+        size_range=size_range,
+    )
+    kept = rng.random(len(seeds)) >= rng.uniform(*missing)
+    return _domed(rng, _apart(_only(labels, kept), rng.uniform(*gap_px)), diameter_px)
 
 
 def tissue(rng: np.random.Generator, size_hw: tuple[int, int], diameter_px: float) -> Scene:
     """Packed cells with vessels, loose stroma and empty ground between nests."""
-    scene = packed(rng, size_hw, diameter_px, order=(0.5, 0.8), bend=(0.15, 0.45), gap_px=(0, 1.5), missing=(0, 0.25))
+    labels, seeds = _regions_of_seeds(
+        rng,
+        size_hw,
+        diameter_px,
+        order=rng.uniform(0.5, 0.8),
+        bend=rng.uniform(0.15, 0.45),
+        stretch=log_uniform(rng, 1.0, 1.6),
+        size_range=1.0,
+    )
     ground = texture(rng, size_hw, float(rng.uniform(3, 9)) * diameter_px, 2)
-    cut = np.quantile(ground, rng.uniform(0.0, 0.5)) if rng.random() < 0.7 else -np.inf
-    at = scene.cells[:, :2].astype(int)
-    lonely = rng.random(scene.count) < 0.2
-    kept = (ground[at[:, 0], at[:, 1]] >= cut) | lonely
-    labels = np.where(np.concatenate(([False], kept))[scene.labels], scene.labels, 0).astype(np.int32)
-    return _domed(rng, one_part_each(labels), diameter_px)
+    cut = np.quantile(ground[::4, ::4], rng.uniform(0.0, 0.5)) if rng.random() < 0.7 else -np.inf
+    lonely = rng.random(len(seeds)) < 0.2
+    kept = (ground[tuple(seeds.astype(int).T)] >= cut) | lonely
+    kept &= rng.random(len(seeds)) >= rng.uniform(0, 0.25)
+    return _domed(rng, _apart(_only(labels, kept), rng.uniform(0, 1.5)), diameter_px)
+
+
+def _only(labels: I32, kept: NDArray[np.bool_]) -> I32:
+    """Labels without those of regions that are not kept."""
+    table = np.concatenate(([0], np.where(kept, np.arange(1, len(kept) + 1), 0))).astype(np.int32)
+    return table[labels]
+
+
+def _apart(labels: I32, gap_px: float) -> I32:
+    """Labels that leave a gap between each other, each of them one part."""
+    if gap_px > 0:
+        labels[kernels.inner_distance(labels) < gap_px / 2] = 0
+    return one_part_each(labels)
 
 
 def _domed(rng: np.random.Generator, labels: I32, diameter_px: float) -> Scene:
@@ -72,6 +92,23 @@ def _domed(rng: np.random.Generator, labels: I32, diameter_px: float) -> Scene:
     rest = 1 - np.minimum(scene.depth / reach, 1)
     thickness = scene.inside * (low + (1 - low) * np.sqrt(1 - rest * rest))
     return replace(scene, thickness=thickness.astype(np.float32))
+
+
+def _regions_of_seeds(
+    rng: np.random.Generator,
+    size_hw: tuple[int, int],
+    diameter_px: float,
+    *,
+    order: float,
+    bend: float,
+    stretch: float,
+    size_range: float,
+) -> tuple[I32, F64]:
+    """Regions, (H, W) 1..n, and the seed of each, (n, 2); see ``packed``."""
+    local = np.exp(np.log(size_range) / 2 * np.clip(smooth_field(rng, size_hw, 0.35 * min(size_hw)) / 1.5, -1, 1))
+    seeds, sizes = _seeds(rng, size_hw, diameter_px, order, local)
+    labels = _regions(rng, seeds, sizes, size_hw, (diameter_px, bend, stretch, rng.uniform(0, np.pi)))
+    return labels, seeds
 
 
 def _seeds(

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.synthetic.fields import ellipse_radii, near, texture, wobble
+from training.data.synthetic.fields import ellipse_radii, log_uniform, near, texture, wobble
 from training.data.synthetic.layouts.places import draw_count, draw_places
 from training.data.synthetic.scene import Canvas, Scene, Stamp, blob, roughened, stroke
 
 F64 = NDArray[np.float64]
+
+
+_AROUND = ((0.45, 0.0), (-0.45, 0.0), (0.0, 0.45), (0.0, -0.45))
+"""Places that nearly every spread cell covers, as shares of its radius: tried before its outline is worked out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +34,7 @@ def culture(
     *,
     coverage: tuple[float, float] = (0.06, 0.6),
     hidden: float = 0.15,
-    most: int = 260,
+    most: int = 200,
 ) -> Scene:
     """Spread cells of one habit, sparse to nearly confluent."""
     canvas = Canvas(size_hw)
@@ -41,7 +45,7 @@ def culture(
     direction, aligned = rng.uniform(0, np.pi), rng.choice([0.15, 0.6, 3.0])
     relief = np.float32(rng.uniform(0, min(2.5, 0.05 * diameter_px))) * texture(rng, size_hw, rng.uniform(5, 14), 2)
     edge = rng.uniform(0.3, 1.0)
-    for y, x in draw_places(rng, size_hw, 4 * number):
+    for y, x in draw_places(rng, size_hw, 5 * number // 2):
         if canvas.count >= number:
             break
         if canvas.taken(y, x):
@@ -50,7 +54,9 @@ def culture(
         angle = direction + aligned * rng.standard_normal()
         if rng.random() < habit.rounded:
             stamp = blob((y, x), 0.62 * radius * wobble(rng, 0.02)[0], size_hw)
-            canvas.add(stamp, height=float(rng.uniform(2.5, 5)), gap_px=1.0)
+            canvas.add(stamp, height=log_uniform(rng, 2.5, 12), gap_px=1.0)
+            continue
+        if not covered and any(canvas.taken(y + dy * radius, x + dx * radius) for dy, dx in _AROUND):
             continue
         stamp = _spread_cell((y, x), radius, angle, habit, rng, size_hw)
         stamp = roughened(stamp, relief)

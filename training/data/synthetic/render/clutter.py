@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
 from runtime.types import F32
 from training.data.synthetic import kernels
@@ -83,7 +84,12 @@ def posts(rng: np.random.Generator, size_hw: tuple[int, int], free: NDArray[np.b
         dy = (y + np.float32(shift[0])) % pitch - pitch / 2
         dx = (x + np.float32(shift[1])) % pitch - pitch / 2
         shape = np.hypot(dy, dx) < rng.uniform(0.08, 0.28) * pitch
-    return (shape & free).astype(np.float32)
+    parts, count = ndimage.label(shape)
+    touched = np.unique(parts[shape & ~free])
+    whole = np.ones(count + 1, np.float32)
+    whole[touched] = whole[0] = 0
+    out: F32 = whole[parts]
+    return out
 
 
 def _off_line(y: F32, x: F32, rng: np.random.Generator) -> F32:
@@ -106,7 +112,7 @@ def annotated(image: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     length, thick = int(rng.uniform(0.08, 0.25) * width), int(rng.integers(2, 7))
     right, low = width - int(rng.integers(6, 24)), height - int(rng.integers(6, 24))
     draw.rectangle((right - length, low - thick, right, low), fill=255)
-    text = f"{int(rng.choice([5, 10, 20, 25, 50, 100, 200]))} µm"
+    text = f"{int(rng.choice([5, 10, 20, 25, 50, 100, 200]))} um"
     draw.text((right - length, low - thick - 18), text, fill=255, font=_font(int(rng.integers(11, 17))))
     if rng.random() < 0.5:
         words = rng.choice(["t = 03:20 h", "A", "B", "DAPI", "DIC", "ctrl", "00:12:40", "z 04", "D8 20x"])

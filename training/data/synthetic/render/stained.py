@@ -7,18 +7,21 @@ from numpy.typing import NDArray
 
 from runtime.types import F32
 from training.data.synthetic.camera import compressed
-from training.data.synthetic.fields import log_uniform, texture
+from training.data.synthetic.fields import fibres, log_uniform, texture
 from training.data.synthetic.optics import blurred
 from training.data.synthetic.render.clutter import illumination
 from training.data.synthetic.render.fluorescence import nucleus_distance
 from training.data.synthetic.scene import Scene
 
-HAEMATOXYLIN = (0.65, 0.70, 0.29)
-EOSIN = (0.07, 0.99, 0.11)
-DAB = (0.27, 0.57, 0.78)
-"""Optical density of red, green and blue, unit length. Source: Ruifrok and Johnston 2001, AQCH 23:291."""
-
 Colour = tuple[float, float, float]
+
+HAEMATOXYLIN: tuple[Colour, Colour] = ((0.65, 0.70, 0.29), (0.56, 0.72, 0.41))
+EOSIN: tuple[Colour, Colour] = ((0.07, 0.99, 0.11), (0.22, 0.80, 0.56))
+"""Optical density of red, green and blue, unit length; batches lie between the two. Sources: Ruifrok and Johnston
+2001, Anal Quant Cytol Histol 23:291; Macenko et al. 2009, ISBI:1107."""
+DAB: tuple[Colour, Colour] = ((0.27, 0.57, 0.78), (0.30, 0.55, 0.78))
+AZURE: tuple[Colour, Colour] = ((0.62, 0.75, 0.20), (0.50, 0.82, 0.28))
+ERYTHROCYTE: tuple[Colour, Colour] = ((0.15, 0.88, 0.45), (0.30, 0.80, 0.52))
 
 
 def haematoxylin_eosin(scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -59,7 +62,7 @@ def blood_smear(scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
     lumps = np.clip(1 + np.float32(0.3) * texture(rng, scene.size_hw, scene.diameter_px / 5, 3), 0.2, None)
     purple = np.float32(rng.uniform(0.6, 1.3)) * nucleus * lumps
     purple = purple + np.float32(rng.uniform(0.05, 0.3)) * scene.per_cell(white.astype(float))
-    return _picture([(purple, (0.55, 0.80, 0.25)), (pink, (0.25, 0.85, 0.45))], scene, rng)
+    return _picture([(purple, AZURE), (pink, ERYTHROCYTE)], scene, rng)
 
 
 def _stained_nuclei(scene: Scene, rng: np.random.Generator, marked: NDArray[np.float64]) -> F32:
@@ -67,39 +70,38 @@ def _stained_nuclei(scene: Scene, rng: np.random.Generator, marked: NDArray[np.f
     tone = log_uniform(rng, 0.45, 1.3) * np.exp(0.25 * np.clip(rng.standard_normal(scene.count), -2, 2)) * marked
     size = max(2.0, scene.diameter_px / float(rng.uniform(3, 7)))
     lumps = np.clip(1 + np.float32(rng.uniform(0.1, 0.45)) * texture(rng, scene.size_hw, size, 3), 0.15, None)
-    rim = np.float32(rng.uniform(0, 0.8)) * np.exp(-((scene.depth / np.float32(1.5)) ** 2))
+    rim = np.float32(rng.uniform(-0.2, 0.45)) * np.exp(-((scene.depth / np.float32(1.5)) ** 2))
     out: F32 = scene.per_cell(tone) * (np.float32(rng.uniform(0.5, 1.0)) * lumps + rim)
     return out
 
 
 def _matrix(scene: Scene, rng: np.random.Generator) -> F32:
-    """Tissue between nuclei, around 1: cytoplasm of uneven density, fibres in one direction."""
+    """Tissue between nuclei, around 1: cytoplasm of uneven density, cell borders, fibres in one direction."""
     base = np.exp(np.float32(rng.uniform(0.1, 0.4)) * texture(rng, scene.size_hw, 2 * scene.diameter_px, 4))
-    height, width = scene.size_hw
-    thin = texture(rng, (height, max(16, width // 6)), float(rng.uniform(3, 8)), 2)
-    columns = np.linspace(0, thin.shape[1] - 1.001, width)
-    left = columns.astype(int)
-    share = (columns - left).astype(np.float32)
-    stretched = thin[:, left] * (1 - share) + thin[:, np.minimum(left + 1, thin.shape[1] - 1)] * share
-    fibres = stretched.T[:height, :width] if rng.random() < 0.5 and height == width else stretched
-    out: F32 = base * np.exp(np.float32(rng.uniform(0, 0.4)) * fibres)
+    folds = np.abs(texture(rng, scene.size_hw, 1.6 * scene.diameter_px, 2))
+    borders = np.float32(rng.uniform(-0.5, 0.6)) * np.exp(-((folds / np.float32(0.12)) ** 2))
+    strands = fibres(rng, scene.size_hw, float(rng.uniform(2.5, 7)), float(rng.uniform(4, 12)))
+    out: F32 = np.clip(base + borders, 0.05, None) * np.exp(np.float32(rng.uniform(0, 0.3)) * strands)
     return out
 
 
 def _gaps(scene: Scene, rng: np.random.Generator) -> F32:
-    """Where there is tissue, (H, W) from 0 to 1; lumina, fat and tears are 0, nuclei never."""
+    """Where there is tissue, (H, W) from 0 to 1; lumina, fat and tears are 0, but not at nuclei and around them."""
     if rng.random() < 0.35:
         return np.ones(scene.size_hw, np.float32)
-    form = texture(rng, scene.size_hw, float(rng.uniform(3, 8)) * scene.diameter_px, 2)
+    form = texture(rng, scene.size_hw, float(rng.uniform(3, 8)) * scene.diameter_px, 3)
     solid = np.clip((form + np.float32(rng.uniform(0.3, 1.8))) * 6, 0, 1)
-    out: F32 = np.maximum(solid, scene.inside)
+    around = np.clip(rng.uniform(1.5, 3) - scene.depth / np.float32(0.25 * scene.diameter_px), 0, 1)
+    out: F32 = np.maximum(np.maximum(solid, around), scene.inside).astype(np.float32)
     return out
 
 
-def _picture(stains: list[tuple[F32, Colour]], scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _picture(
+    stains: list[tuple[F32, tuple[Colour, Colour]]], scene: Scene, rng: np.random.Generator
+) -> NDArray[np.uint8]:
     """RGB image behind layers of stain: light falls by a factor of 10 for a density of 1."""
     sigma = log_uniform(rng, 0.5, 1.5)
-    soft = [(blurred(layer.astype(np.float32), sigma), _near(colour, rng)) for layer, colour in stains]
+    soft = [(blurred(layer.astype(np.float32), sigma), _between(*ends, rng)) for layer, ends in stains]
     lamp = rng.uniform(0.82, 1.0) * np.exp(0.02 * rng.standard_normal(3))
     field = illumination(rng, scene.size_hw, 0.12)
     noise = np.float32(rng.uniform(0.5, 4.0))
@@ -112,8 +114,8 @@ def _picture(stains: list[tuple[F32, Colour]], scene: Scene, rng: np.random.Gene
     return compressed(stored, int(rng.integers(55, 97))) if rng.random() < 0.8 else stored
 
 
-def _near(colour: Colour, rng: np.random.Generator) -> Colour:
-    """A stain of another batch: its colour shifted a little, unit length."""
-    shifted = np.array(colour) * np.exp(0.15 * rng.standard_normal(3)) + rng.uniform(0, 0.06, 3)
-    red, green, blue = shifted / np.linalg.norm(shifted)
+def _between(first: Colour, second: Colour, rng: np.random.Generator) -> Colour:
+    """A stain of some batch, unit length."""
+    mixed = np.array(first) + rng.uniform(-0.1, 1.1) * (np.array(second) - np.array(first))
+    red, green, blue = mixed * np.exp(0.08 * rng.standard_normal(3)) / np.linalg.norm(mixed)
     return float(red), float(green), float(blue)

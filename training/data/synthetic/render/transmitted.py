@@ -117,7 +117,7 @@ def _surroundings(scene: Scene, rng: np.random.Generator, middle: float) -> F32:
     if rng.random() < 0.3:
         out = out + np.float32(0.06 * middle * rng.random()) * texture(rng, scene.size_hw, 9, 3)
     if scene.walls is not None:
-        out = out + np.float32(rng.choice([-1, 1]) * rng.uniform(0.3, 1.2)) * scene.walls
+        out = out + np.float32(rng.choice([-1, 1]) * rng.uniform(0.1, 0.9)) * scene.walls
     elif rng.random() < 0.08:
         out = out + np.float32(rng.uniform(0.5, 2.0)) * posts(rng, scene.size_hw, scene.labels == 0)
     return out.astype(np.float32)
