@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from runtime.types import I32
 from training.data.errors import DataError
 from training.data.records import Group
+from training.data.synthetic import kernels
 from training.data.synthetic.fields import log_uniform
 from training.data.synthetic.registry import PREFIX, SYNTHETIC_GROUPS, Channels, SyntheticGroup
 from training.data.synthetic.render.clutter import annotated
@@ -74,15 +75,7 @@ def make_image(group: str, seed: int, size_hw: tuple[int, int] = (512, 512)) -> 
     image: NDArray[Any] = np.ascontiguousarray(chosen.render(scene, rng)[inner])
     if rng.random() < ANNOTATED:
         image = annotated(image, rng)
-    labels = _parts(scene.labels[inner])
+    labels = kernels.parts(scene.labels[inner])  # the edge of the image may cut a cell in two
     areas = np.bincount(labels.ravel())[1:]
     median = float(2 * np.sqrt(np.median(areas) / np.pi)) if len(areas) else 0.0
     return MadeImage(image, labels, chosen.name, chosen.setting.kind, chosen.channels, median)
-
-
-def _parts(labels: I32) -> I32:
-    """Number every connected part: the edge of an image may cut a cell in two."""
-    from skimage.measure import label
-
-    parts: I32 = label(labels, background=0, connectivity=2).astype(np.int32)  # type: ignore[no-untyped-call]
-    return parts

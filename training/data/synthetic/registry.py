@@ -43,7 +43,7 @@ class SyntheticGroup:
     render: Render
     channels: Channels
     contrast: Contrast
-    """Cells against ground: brighter, darker, dark with bright outlines, or either."""
+    """Cells against ground in most images: brighter, darker, with bright outlines; or either."""
 
 
 _NUCLEI = Setting(kind="Nuclear", diameter_px=(10.0, 70.0), cells=(1, 520), arrange=round.scattered)

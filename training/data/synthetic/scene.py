@@ -145,7 +145,7 @@ class Canvas:
         inside, taken, near = kernels.overlap(self.labels, distance, y0, x0, gap_px)
         if inside - taken < LEAST_PX or taken > hidden * inside or (near and not hidden):
             return False
-        if taken and not self._shows_as_one(stamp):
+        if not self._shows_as_one(stamp):
             return False
         self.count += 1
         reach = max(edge * float(distance.max()), 1.0)

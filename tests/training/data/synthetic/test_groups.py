@@ -75,7 +75,7 @@ def test_the_median_diameter_is_in_the_range_of_the_group(group: str) -> None:
 
 
 @pytest.mark.parametrize("group", [n for n in WITH_CELLS if SYNTHETIC_GROUPS[n].contrast in ("bright", "dark")])
-def test_cells_are_brighter_or_darker_than_the_ground_as_stated(group: str) -> None:
+def test_cells_of_most_images_are_brighter_or_darker_than_the_ground_as_stated(group: str) -> None:
     sign = 1 if SYNTHETIC_GROUPS[group].contrast == "bright" else -1
     contrasts = []
     for item in made(group):
@@ -83,7 +83,7 @@ def test_cells_are_brighter_or_darker_than_the_ground_as_stated(group: str) -> N
         inside = item.labels > 0
         if inside.any():
             contrasts.append(sign * (gray[inside].mean() - gray[~inside].mean()) / gray.std())
-    assert min(contrasts) > 0
+    assert np.median(contrasts) > 0.3
 
 
 @pytest.mark.parametrize("group", [n for n in NAMES if SYNTHETIC_GROUPS[n].contrast == "outline"])

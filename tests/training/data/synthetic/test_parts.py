@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+from skimage.measure import label
 
 from training.data.synthetic import kernels
 from training.data.synthetic.camera import expose
@@ -43,7 +44,7 @@ def test_an_ellipse_has_its_area(minor: float, aspect: float, angle: float) -> N
     assert (stamp.distance > 0).sum() == pytest.approx(np.pi * minor**2 * aspect, rel=0.05)
 
 
-@given(st.floats(8, 40), st.floats(1.2, 8), st.floats(0, np.pi), st.floats(-1, 1))
+@given(st.floats(16, 40), st.floats(1.2, 6), st.floats(0, np.pi), st.floats(-1, 1))
 @settings(max_examples=20, deadline=None)
 def test_a_rod_has_the_area_of_its_disc(diameter: float, ratio: float, angle: float, bend: float) -> None:
     radius = rod_radius(diameter, ratio)
@@ -98,6 +99,13 @@ def test_regions_are_those_of_the_nearest_seed() -> None:
     found = kernels.regions(seeds, seeds, np.ones(30), y, x)
     nearest = np.argmin((y[..., None] - seeds[:, 0]) ** 2 + (x[..., None] - seeds[:, 1]) ** 2, axis=-1) + 1
     assert (found != nearest).mean() < 0.002
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=30, deadline=None)
+def test_parts_are_those_of_skimage(seed: int) -> None:
+    labels = np.random.default_rng(seed).integers(0, 3, (24, 31)).astype(np.int32)
+    np.testing.assert_array_equal(kernels.parts(labels), label(labels, background=0, connectivity=2))
 
 
 def test_the_largest_part_of_a_label_is_kept() -> None:

@@ -145,9 +145,7 @@ def _regions(
 
 def one_part_each(labels: I32) -> I32:
     """Keep the largest part of every label, and number them 1..n; parts that touch at a corner are one."""
-    from skimage.measure import label
-
-    parts = label(labels, background=0, connectivity=2)  # type: ignore[no-untyped-call]
+    parts = kernels.parts(labels)
     areas = np.bincount(parts.ravel())
     owner = np.zeros(len(areas), np.int64)
     owner[parts] = labels
