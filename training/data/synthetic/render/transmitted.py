@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,6 +40,8 @@ class Body:
 MAMMALIAN = Body(
     phase=(0.12, 0.9), spread=0.25, nucleus=(0.03, 0.4), grain=(0.05, 0.35), vesicles=(0.001, 0.015), rim=(0.0, 0.6)
 )
+MONOLAYER = replace(MAMMALIAN, phase=(0.2, 0.8), spread=0.2, grain=(0.03, 0.15), rim=(0.2, 0.9))
+"""Cells without ground between them are told apart by their rims alone, so that organelles must not drown those."""
 BACTERIA = Body(phase=(0.6, 1.5), grain=(0.0, 0.08))
 YEAST = Body(phase=(1.0, 3.5), nucleus=(-0.6, 0.5), grain=(0.02, 0.12), vesicles=(0.0, 0.006), rim=(0.0, 0.5))
 
@@ -57,7 +59,9 @@ def negative_phase(scene: Scene, rng: np.random.Generator, *, body: Body) -> Sto
 def focus_series(scene: Scene, rng: np.random.Generator, *, body: Body) -> Stored:
     """Bright field at a random focus: bright or dark rims, fringes, or next to nothing."""
     phase, absorption = object_of(scene, rng, body)
-    defocus = float(rng.choice([-1, 1])) * log_uniform(rng, 2.0, 60.0)
+    # Fringes as wide as a cell would leave nothing of its outline.
+    farthest = float(np.clip(0.04 * scene.diameter_px**2, 5.0, 60.0))
+    defocus = float(rng.choice([-1, 1])) * log_uniform(rng, 2.0, farthest)
     light = bright_field(phase, absorption, defocus, float(rng.uniform(0.02, 0.08)), log_uniform(rng, 0.6, 1.4))
     return _record(light, rng)
 
