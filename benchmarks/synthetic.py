@@ -1,7 +1,8 @@
 """How fast made training images come: images of 512 x 512 pixels a second, and the time of each group.
 
 Processes make images of all groups in turn, as the workers of a training loader do. The time of a group is CPU time of
-one process, which other work on the machine changes less than time by the clock.
+one process, which other work on the machine changes less than time by the clock; ``images_per_second_of_free_cores`` is
+what its mean makes of as many cores as there are workers, ``load_1min`` how busy the machine was.
 """
 
 from __future__ import annotations
@@ -61,12 +62,14 @@ def main() -> None:
     options = parser.parse_args()
     speed = images_per_second(options.images * len(SYNTHETIC_GROUPS), options.workers)
     groups = {group: round(cpu_ms(group, options.images), 1) for group in SYNTHETIC_GROUPS}
+    mean = sum(groups.values()) / len(groups)
     content: dict[str, Any] = {
         "side_px": SIDE_PX,
         "images_per_group": options.images,
         "workers": options.workers,
         "images_per_second": round(speed, 1),
-        "cpu_ms_mean": round(sum(groups.values()) / len(groups), 1),
+        "cpu_ms_mean": round(mean, 1),
+        "images_per_second_of_free_cores": round(1000 * options.workers / mean, 1),
         "cpu_ms": groups,
         "load_1min": round(os.getloadavg()[0], 1),
     }

@@ -116,7 +116,7 @@ def _seeds(
 ) -> tuple[F64, F64]:
     # Dart throwing at a least distance of ``order`` diameters fills up to 0.7 of the densest packing.
     dense = int(size_hw[0] * size_hw[1] / (np.pi / 4 * diameter_px**2) * 1.15 * float(np.mean(1 / local**2))) + 1
-    candidates = rng.uniform(0, size_hw, (12 * dense, 2))
+    candidates = rng.uniform(0, size_hw, (7 * dense, 2))
     scale = local[tuple(candidates.astype(int).T)].astype(np.float64)
     chosen = kernels.scatter(candidates, scale * diameter_px * order / 2, dense)
     return candidates[chosen], scale[chosen] * np.exp(0.08 * rng.standard_normal(len(chosen)))

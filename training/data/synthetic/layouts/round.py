@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -57,6 +59,13 @@ def scattered(
     return canvas.scene(diameter_px)
 
 
+_OUTLINES = 64
+"""Shapes of yeast in one image; each cell has one of them at its own size."""
+
+_WITHIN = tuple((0.75 * math.sin(angle), 0.75 * math.cos(angle)) for angle in np.arange(0, 2 * np.pi, np.pi / 4))
+"""Places inside every yeast cell, as shares of its radius: tried before its outline is worked out."""
+
+
 def budding(
     rng: np.random.Generator,
     size_hw: tuple[int, int],
@@ -71,11 +80,14 @@ def budding(
     seeds = draw_places(rng, size_hw, max(1, int(number * rng.uniform(0.03, 0.7))))
     longest, buds = rng.uniform(1.05, 1.35), rng.uniform(0.05, 0.4)
     placed: list[tuple[float, float, float]] = []
+    aspects = rng.uniform(1, longest, _OUTLINES)
+    outlines = ellipse_radii(1 / np.sqrt(aspects), aspects, rng.uniform(0, np.pi, _OUTLINES))
+    outlines *= wobble(rng, 0.015, orders=4, count=_OUTLINES)
 
     def add(cy: float, cx: float, radius: float) -> bool:
-        aspects = rng.uniform(1, longest, 1)
-        outline = ellipse_radii(radius / np.sqrt(aspects), aspects, rng.uniform(0, np.pi, 1))[0]
-        outline = outline * wobble(rng, 0.015, orders=4)[0]
+        if any(canvas.taken(cy + dy * radius, cx + dx * radius) for dy, dx in _WITHIN):
+            return False
+        outline = radius * outlines[int(rng.integers(_OUTLINES))]
         kept = canvas.add(blob((cy, cx), outline, size_hw), height=radius / diameter_px * 2, gap_px=-0.7)
         if kept:
             placed.append((cy, cx, radius))
@@ -93,9 +105,7 @@ def budding(
         radius = size() * (rng.uniform(0.35, 0.7) if rng.random() < buds else 1.0)
         angle = rng.uniform(0, 2 * np.pi)
         reach = (mother + radius) * rng.uniform(0.97, 1.1)
-        y, x = my + reach * np.sin(angle), mx + reach * np.cos(angle)
-        if not canvas.taken(y, x):
-            add(y, x, radius)
+        add(my + reach * math.sin(angle), mx + reach * math.cos(angle), radius)
     return canvas.scene(diameter_px)
 
 
