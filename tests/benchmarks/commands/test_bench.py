@@ -13,8 +13,8 @@ import pytest
 from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
-from benchmarks.arithmetic import engine_flop, matrix_product_rate
 from benchmarks.commands import bench
+from benchmarks.arithmetic import engine_flop, matrix_product_rate
 from benchmarks.commands.bench import STAGES, Case
 from runtime import BackendOptions, SegmentConfig
 from runtime.commands.main import app
