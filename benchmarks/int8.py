@@ -1,7 +1,7 @@
 r"""Encoders in 8-bit integers on the CPU: their time beside float32 and bfloat16, and how far features and labels move.
 
     python -m benchmarks.int8
-    python -m benchmarks.int8 --engines engines --calibrate nuclei.png --calibrate tissue.png --without-labels
+    python -m benchmarks.int8 --model engines --calibrate nuclei.png --calibrate tissue.png --without-labels
 
 The encoders are quantised into a temporary directory, as ``export --precision int8`` does; box detector and mask
 decoder stay as they are. What is measured on, the sample images, is not what the ranges are taken from, unless
@@ -23,11 +23,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from benchmarks.commands.bench import measure_agreement
+from benchmarks.agreement import measure_agreement
 from benchmarks.measure import percentiles_ms, write_record
 from export.quantised import constant_products, encoder_inputs, quantise_encoders
 from export.sample_image import verification_image
 from runtime import BackendOptions, Segmenter
+from runtime.commands.settings import model_directory
 from runtime.engines.backends.base import CpuPrecision
 from runtime.engines.backends.load import load_engine
 from runtime.engines.builtin import builtin_engine, sample_images
@@ -130,7 +131,7 @@ def measure_encoder(
 
 
 def measure_labels(ways: Mapping[str, Way], directories: Mapping[bool, Path]) -> list[dict[str, Any]]:
-    """How the cells of each way compare with the first one's, see ``benchmarks.commands.bench.measure_agreement``."""
+    """Compare the cells of each way with those of the first, see ``benchmarks.agreement.measure_agreement``."""
     segmenters = {
         name: Segmenter(directories[way.int8], backend=way.backend, options=BackendOptions(cpu_precision=way.rest))
         for name, way in ways.items()
@@ -170,7 +171,9 @@ def content_of(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Measure, print a table and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engines", type=Path, default=builtin_engine(), help="float32 engines; default: built-in")
+    parser.add_argument(
+        "--model", dest="engines", type=model_directory, default=builtin_engine(), metavar="nano|DIR", help="in float32"
+    )
     parser.add_argument("--backend", nargs="+", choices=("cpu", "openvino"), default=("cpu", "openvino"))
     parser.add_argument(
         "--calibrate", type=Path, action="append", default=[], metavar="FILE", help="image that ranges are taken from"

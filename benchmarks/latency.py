@@ -1,7 +1,7 @@
 r"""Latency of one image, all stages: the engines beside the PyTorch model run as the released code runs it.
 
-    python -m benchmarks.latency --checkpoint cellsam_general.pt --engines engines --integers engines_int8
-    python -m benchmarks.latency --checkpoint cellsam_general.pt --engines engines_fp16 --device cuda --compile \
+    python -m benchmarks.latency --checkpoint cellsam_general.pt --model engines --integers engines_int8
+    python -m benchmarks.latency --checkpoint cellsam_general.pt --model engines_fp16 --device cuda --compile \
         --warmup 5 --runs 30
 
 The baseline runs the ViT once per branch, decodes one box at a time and resizes each mask to the whole image, as the
@@ -21,10 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.agreement import compare_cells
 from benchmarks.arithmetic import engine_flop, matrix_product_rate
 from benchmarks.baselines import KEEP_ALL, Case, Clock, batched_bfloat16, cellpose_network, released_procedure
-from benchmarks.measure import Measured, Stages, Variant, compare_cells, measure_in_turn, write_record
+from benchmarks.measure import Measured, Stages, Variant, measure_in_turn, write_record
 from runtime import BackendOptions, Segmenter
+from runtime.commands.settings import model_directory
 from runtime.config import MaskWindow
 from runtime.engines.manifest import Precision, read_manifest
 from runtime.errors import EngineError
@@ -74,9 +76,9 @@ def engines(directory: Path, case: Case, way: Engines) -> Variant:
 
     def run() -> tuple[Stages, NDArray[np.int32]]:
         clock = Clock()  # the labels are on the host: the sum is whole, whatever is still queued between stages
-        encoded = clock.time("encode", lambda: segmenter.encode(image))
+        encoded = clock.time("encode", lambda: segmenter.encode(image, config=config))
         clock.time("detect", lambda: segmenter.detect(encoded))
-        result = clock.time("decode", lambda: segmenter.decode(encoded, boxes, config=config))
+        result = clock.time("decode", lambda: segmenter.decode(encoded, boxes=boxes, config=config))
         return clock.stages, result.labels
 
     return run
@@ -187,7 +189,14 @@ def main() -> None:
     """Measure and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="the weights the engines were made from")
-    parser.add_argument("--engines", type=Path, required=True, help="engine directory; with TensorRT plans on a GPU")
+    parser.add_argument(
+        "--model",
+        dest="engines",
+        type=model_directory,
+        required=True,
+        metavar="nano|DIR",
+        help="engines of the checkpoint; with TensorRT plans on a GPU",
+    )
     parser.add_argument(
         "--integers", type=Path, help="the same exported with --precision int8, to be timed, too; with --device cpu"
     )
@@ -207,7 +216,7 @@ def main() -> None:
         parser.error("--integers goes with --device cpu")
     precision = read_manifest(options.engines).precision
     if precision == "int8":
-        parser.error("--engines are in integers: give those to --integers, and here the same without")
+        parser.error("--model is in integers: give it to --integers, and here the same without")
     if options.integers is not None:
         check_integers(options.engines, options.integers)
     ways = engine_variants(options.device, precision, integers=options.integers is not None)

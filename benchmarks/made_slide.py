@@ -16,8 +16,8 @@ from scipy import ndimage
 
 from runtime.config import SegmentConfig
 from runtime.jobs.slides.engines import OriginTile, TileSegmenter
-from runtime.ops.masks import relabel
-from runtime.results import Segmentation
+from runtime.ops.masks import label_crops, relabel
+from runtime.results import DETECTED, Segmentation
 from runtime.types import F32, F64, I32, I64
 from runtime.views.merge_rules import TileCells
 from runtime.views.scale import CellSizes
@@ -245,6 +245,11 @@ def result_of(labels: I32) -> Segmentation:
     """Dense labels as a result, sure of every cell."""
     extents = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(labels)]
     count = len(extents)
-    one = np.ones(count, np.float32)
-    ids = np.arange(1, count + 1, dtype=np.int32)
-    return Segmentation(labels, np.array(extents, float).reshape(-1, 4), one, one, ids, ())
+    return Segmentation(
+        labels=labels,
+        boxes=np.array(extents, np.float64).reshape(-1, 4),
+        scores=np.ones(count, np.float32),
+        iou_predictions=np.ones(count, np.float32),
+        masks=label_crops(labels),
+        prompts=np.full(count, DETECTED),
+    )

@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import resource
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from multiprocessing.connection import Connection
@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.evaluation.environment import describe_environment, portable_command
-from training.evaluation.matching import find_overlaps
 
 SCHEMA = 1
 
@@ -123,29 +122,6 @@ def _serve(make: Callable[[], Variant], pipe: Connection) -> None:
                 pipe.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, gpu_peak_mib()))
     except BaseException as error:
         pipe.send(error)
-
-
-def compare_cells(pairs: Iterable[tuple[NDArray[np.int32], NDArray[np.int32]]]) -> dict[str, Any]:
-    """How the cells of label maps compare with those of others, pair by pair.
-
-    Args:
-        pairs: reference and other label map of the same image, (H, W) int32.
-
-    Returns:
-        ``cells`` of all maps, ``mean_iou`` of those that match at 0.5 (None: none does), ``matched``: their share,
-        2 matched / cells.
-    """
-    ious: list[float] = []
-    cells = 0
-    for reference, other in pairs:
-        overlaps = find_overlaps(reference, other)
-        ious += [iou for iou in overlaps.iou if iou > 0.5]
-        cells += len(overlaps.truth_ids) + len(overlaps.predicted_ids)
-    return {
-        "cells": cells,
-        "mean_iou": round(float(np.mean(ious)), 4) if ious else None,
-        "matched": round(2 * len(ious) / max(cells, 1), 4),
-    }
 
 
 def gpu_peak_mib() -> float | None:

@@ -14,7 +14,8 @@ from PIL import Image
 from runtime import Segmenter
 from runtime.engines.builtin import sample_images
 from runtime.files.outputs.overlay import draw_overlay
-from runtime.files.plain import read_image, write_whole
+from runtime.files.placing import write_whole
+from runtime.files.plain import read_image
 
 PICTURE = Path(__file__).parent / "results" / "overlay.png"
 PANEL_PX = 448

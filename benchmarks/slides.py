@@ -4,7 +4,7 @@
     python -m benchmarks.slides --sides 500 1000 --tiles 4   # a try
 
 Memory: made slides with known cells, segmented by a double that takes no time, each in a process of its own. Speed:
-the built-in model (or ``--engine``) on a made slide, against ``Segmenter`` on single tiles of the same size.
+the built-in model (or ``--model``) on a made slide, against ``Segmenter`` on single tiles of the same size.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy as np
 from benchmarks.made_slide import MadeSlide, PerfectEngines
 from benchmarks.measure import write_record
 from runtime import Segmenter
+from runtime.commands.settings import engine_directory
 from runtime.jobs.slides import ArrayReader, EngineSpec, SlideSettings, segment_slide
 
 TILE_PX = 512
@@ -104,7 +105,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sides", type=int, nargs="+", default=[10_000, 40_000], help="sides of the slides, pixels")
     parser.add_argument("--pitch", type=int, default=40, help="distance of the cells, pixels")
-    parser.add_argument("--engine", type=Path, help="engine directory for the speed; default: the built-in model")
+    parser.add_argument(
+        "--model", dest="engine", type=engine_directory, metavar="nano|DIR", help="model for the speed; default: nano"
+    )
     parser.add_argument("--tiles", type=int, default=6, help="tiles along each side of the slide whose speed is taken")
     parser.add_argument("--runs", type=int, default=3, help="runs of the speed; the median counts")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))

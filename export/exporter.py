@@ -19,7 +19,7 @@ from export.errors import ExportError, VerificationError
 from export.gates import BFLOAT16, INTEGERS, GateCheck, HalfTolerance
 from export.half_range import RangeCheck
 from export.onnx_file import write_onnx
-from export.placing import check_target, move_into_place
+from export.placing import check_target, place_engines
 from export.quantised import quantise_encoders
 from export.verify import OutputCheck, Tolerance, verify_engines
 from export.verify_half import verify_half_engines
@@ -125,11 +125,7 @@ def export_engines(
     loaded = _load(Path(checkpoint))
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=_existing_parent(out)))
     try:
-        engines = {}
-        for stage in stages_of(loaded.model, config.precision, config.attention):
-            progress(f"writing {stage.file}")
-            engines[stage.name] = _write_stage(stage, partial)
-        manifest = _manifest(loaded, sha256_file(Path(checkpoint)), config, engines)
+        manifest = write_engines(loaded, sha256_file(Path(checkpoint)), partial, config, progress)
         if config.precision == "int8":
             progress("writing encoders in 8-bit integers")
             replace(manifest, precision="fp32").write(partial)  # as the files still are
@@ -137,10 +133,36 @@ def export_engines(
         checks = _verified(partial, manifest, loaded, image, progress)
         manifest = replace(manifest, verification=_verification(checks, image, config.precision, calibration))
         manifest.write(partial)
-        move_into_place(partial, out, force=config.force)
+        place_engines(partial, out, force=config.force)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest
+
+
+def write_engines(
+    loaded: Checkpoint,
+    checkpoint_sha256: str,
+    directory: Path,
+    config: ExportConfig,
+    progress: Progress = lambda message: None,
+) -> Manifest:
+    """Write the engine files of a checkpoint, unverified; those of ``int8`` still in float32.
+
+    Args:
+        loaded: the checkpoint.
+        checkpoint_sha256: of its file.
+        directory: exists.
+        config: profile, precision and the like.
+        progress: called with a line before each file.
+
+    Returns:
+        Their manifest, which is not written.
+    """
+    engines = {}
+    for stage in stages_of(loaded.model, config.precision, config.attention):
+        progress(f"writing {stage.file}")
+        engines[stage.name] = _write_stage(stage, directory)
+    return _manifest(loaded, checkpoint_sha256, config, engines)
 
 
 def verify_directory(
@@ -155,7 +177,7 @@ def verify_directory(
 
     Args:
         directory: the engines.
-        checkpoint: PyTorch computes the reference from it, in float32 on the CPU.
+        checkpoint: PyTorch computes the reference from it on the CPU, in float64 or, for the gates, in float32.
         image: as for ``export_engines``.
         backend: what runs the engines, as ``Segmenter`` takes it. Only float32 engines on ``cpu`` are compared element
             by element; all others are held to the gates of half precision.
@@ -294,7 +316,7 @@ def _verification(
 ) -> dict[str, object]:
     found: dict[str, object] = {
         "image": "built-in" if image is None else f"given, {list(image.shape)}",
-        "backend": "onnxruntime CPU against PyTorch float32",
+        "backend": f"onnxruntime CPU against PyTorch {'float64' if precision == 'fp32' else 'float32'}",
         "tolerance": asdict(Tolerance() if precision == "fp32" else _limits(precision)),
         "outputs": [asdict(check) for check in checks],
     }

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 from export.errors import ExportError
 from runtime.engines.backends.plan_record import BUILT_BY_ORT, PLANS
 from runtime.engines.manifest import MANIFEST_NAME, read_manifest
 from runtime.errors import EngineError
+from runtime.files.placing import move_into_place
 
 
 def check_target(out: Path, *, force: bool) -> None:
@@ -46,42 +45,27 @@ def check_target(out: Path, *, force: bool) -> None:
         raise ExportError(f"{out} exists. Replace it with --force, or give another --out.")
 
 
-def move_into_place(partial: Path, out: Path, *, force: bool) -> None:
+def place_engines(partial: Path, out: Path, *, force: bool) -> None:
     """Rename ``partial`` to ``out``; engines that stood there are removed only once the new ones do.
 
     Both lie on one file system. What stands at ``out`` is checked again: an export takes minutes.
 
     Raises:
-        ExportError: ``out`` may not be replaced, or the earlier engines could not be put back after a failure; they
-            are then named and kept.
+        ExportError: ``out`` may not be replaced.
+        SegmenterError: as ``runtime.files.placing.move_into_place``.
     """
     check_target(out, force=force)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.is_dir() and not any(out.iterdir()):
         out.rmdir()
-    replace_directory(partial, out)
+    publish(partial, out)
 
 
-def replace_directory(partial: Path, out: Path) -> None:
-    """Rename ``partial``, made as a temporary directory, to ``out``; what stood there goes only once the new one does.
+def publish(partial: Path, out: Path) -> None:
+    """Open a temporary directory, which is private, to other users, and move it to ``out``.
 
     Raises:
-        ExportError: it could not be put back after a failure; it is then named and kept.
+        SegmenterError: as ``runtime.files.placing.move_into_place``.
     """
-    partial.chmod(0o755)  # temporary directories are private
-    if not out.exists():
-        partial.rename(out)
-        return
-    old = out.with_name(f".{out.name}-old-{os.getpid()}")
-    out.rename(old)
-    try:
-        partial.rename(out)
-    except BaseException as error:  # Ctrl-C too
-        try:
-            old.rename(out)
-        except OSError as second:
-            raise ExportError(
-                f"{out} could not be replaced ({second}); its earlier content is kept in {old}."
-            ) from error
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    partial.chmod(0o755)
+    move_into_place(partial, out)

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from export.gates import GateCheck, HalfTolerance, check_detections, check_masks, check_relative, run_cast
 from export.half_range import RangeCheck, check_range
+from export.references import mask_decoder_feeds, references, stage_outputs
 from export.sample_image import verification_image
-from export.verify import load_stage, mask_decoder_reference, references
+from export.verify import load_stage
 from runtime.engines.manifest import Manifest
 from runtime.ops.boxes import select_boxes
 from runtime.ops.preprocess import normalize_contrast
@@ -57,30 +57,29 @@ def verify_half_engines(
     checks: list[GateCheck | RangeCheck] = []
     prompts = np.zeros((0, 4), np.float32)
     features: Arrays = {}
-    with torch.inference_mode():
-        for stage, feeds, expected in references(model, manifest, normalized):
-            on_stage(stage)
-            cases = [(feeds, expected)]
-            if stage == "mask_decoder":
-                cases += _of_detected(model, feeds, prompts)
-            cases = [({**inputs, **_instead(features, inputs)}, wanted) for inputs, wanted in cases]
-            engine = load_stage(directory, manifest, stage, backend)
-            runs = [(run_cast(engine, inputs), wanted) for inputs, wanted in cases]
-            del engine  # the next one needs its memory
-            if stage == "cellfinder":
-                checks += check_detections(runs[0][0], expected, manifest.config, limits)
-                boxes = select_boxes(expected["boxes_cxcywh_norm"][0], expected["logits"][0], manifest.config)[0]
-                prompts = boxes[:MOST_MASKS] * np.float32(manifest.image_size)
-            elif stage == "mask_decoder":
-                checks += check_masks(runs, manifest.config, limits)
-            else:
-                found = runs[0][0]
-                checks += [check_relative(stage, name, found[name], expected[name], limits) for name in expected]
-            if manifest.engines[stage].integers:
-                features |= runs[0][0]
-            if manifest.precision == "fp16":
-                path = directory / manifest.engines[stage].file
-                checks.append(check_range(stage, path, [inputs for inputs, _ in cases]))
+    for stage, feeds, expected in references(model, manifest, normalized):
+        on_stage(stage)
+        cases = [(feeds, expected)]
+        if stage == "mask_decoder":
+            cases += _of_detected(model, feeds, prompts)
+        cases = [({**inputs, **_instead(features, inputs)}, wanted) for inputs, wanted in cases]
+        engine = load_stage(directory, manifest, stage, backend)
+        runs = [(run_cast(engine, inputs), wanted) for inputs, wanted in cases]
+        del engine  # the next one needs its memory
+        if stage == "cellfinder":
+            checks += check_detections(runs[0][0], expected, manifest.config, limits)
+            boxes = select_boxes(expected["boxes_cxcywh_norm"][0], expected["logits"][0], manifest.config)[0]
+            prompts = boxes[:MOST_MASKS] * np.float32(manifest.image_size)
+        elif stage == "mask_decoder":
+            checks += check_masks(runs, manifest.config, limits)
+        else:
+            found = runs[0][0]
+            checks += [check_relative(stage, name, found[name], expected[name], limits) for name in expected]
+        if manifest.engines[stage].integers:
+            features |= runs[0][0]
+        if manifest.precision == "fp16":
+            path = directory / manifest.engines[stage].file
+            checks.append(check_range(stage, path, [inputs for inputs, _ in cases]))
     return checks
 
 
@@ -97,6 +96,6 @@ def _of_detected(model: CellSAM, feeds: Arrays, prompts: F32) -> list[tuple[Arra
     """Inputs of the mask decoder for detected boxes of the first image, and PyTorch's outputs; none without boxes."""
     if not len(prompts):
         return []
-    embedding = torch.from_numpy(feeds["image_embedding"][:1])
-    index = torch.zeros(len(prompts), dtype=torch.long)
-    return [mask_decoder_reference(model, embedding, torch.from_numpy(prompts), index)[1:]]
+    index = np.zeros(len(prompts), np.int64)
+    inputs = mask_decoder_feeds(feeds["image_embedding"][:1], prompts, index)
+    return [(inputs, stage_outputs(model, "mask_decoder", inputs))]

@@ -8,8 +8,10 @@
 from runtime.config import SegmentConfig
 from runtime.engines.backends.base import BackendOptions
 from runtime.errors import BackendError, ConfigError, EngineError, InputError, SegmenterError
+from runtime.files.save import save
 from runtime.ops.masks import MaskCrop
-from runtime.results import Detections, EncodedImage, MaskLogits, Segmentation
+from runtime.pipeline.encoded import EncodedViews
+from runtime.results import Detections, Instances, Segmentation
 from runtime.segmenter import Segmenter
 
 __all__ = [
@@ -17,13 +19,14 @@ __all__ = [
     "BackendOptions",
     "ConfigError",
     "Detections",
-    "EncodedImage",
+    "EncodedViews",
     "EngineError",
     "InputError",
+    "Instances",
     "MaskCrop",
-    "MaskLogits",
     "SegmentConfig",
     "Segmentation",
     "Segmenter",
     "SegmenterError",
+    "save",
 ]

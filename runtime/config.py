@@ -188,6 +188,20 @@ def _check_positive(name: str, value: object) -> None:
         raise ConfigError(f"{name} is {value!r}; expected a number above 0, or None.")
 
 
+def check_pixel_size(value: object) -> None:
+    """Check the side of a pixel in micrometres; None, an unknown size, is valid.
+
+    Raises:
+        ConfigError: it is not a positive number.
+    """
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < math.inf:
+        raise ConfigError(
+            f"pixel_size_um is {value!r}; expected a positive number of micrometres, or None if it is unknown."
+        )
+
+
 def check_whole(name: str, value: object, *, least: int) -> None:
     """Check a setting that counts something.
 

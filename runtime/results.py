@@ -1,52 +1,47 @@
-"""What the stages and the whole chain return: frozen dataclasses of numpy arrays."""
+"""Values that the pipeline passes on and ``Segmenter`` returns: frozen dataclasses of numpy arrays."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import NoReturn
 
+import numpy as np
+from numpy.typing import ArrayLike
+
+from runtime.config import check_pixel_size
+from runtime.errors import InputError
+from runtime.ops import measure
+from runtime.ops.boxes import clip_boxes
+from runtime.ops.compiled import looked_up
 from runtime.ops.masks import MaskCrop
-from runtime.types import F32, F64, I32, Tensor
+from runtime.types import F32, F64, I32, I64, Arrays
+
+DETECTED = -1
+"""Entry of ``Instances.prompts`` for an instance that the detector found."""
+
+Rows = slice | ArrayLike
+"""A choice of instances: a slice, a boolean mask with an entry for each, or indices."""
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedImage:
-    """One image after the encoder; feeds ``detect`` and any number of ``decode`` calls.
-
-    The tensors are float16 where the engines compute in it, else float32. On a GPU they stay there; ``numpy.asarray``
-    copies them. Images that were encoded together share them.
-    """
-
-    size_hw: tuple[int, int]
-    """Size of the caller's image."""
-    image_embedding: Tensor
-    """(B, 256, 64, 64) for the ViT-B: input of the mask decoder."""
-    patch_features: Tensor | None
-    """(B, 768, 64, 64) for the ViT-B: input of CellFinder; None when encoded for the user's own boxes only."""
-    index: int = 0
-    """The image's place among the B that were encoded together."""
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedView:
-    """A square part of an image, encoded."""
-
-    origin_yx: tuple[int, int]
-    """The view's first pixel in the image."""
-    image: EncodedImage
-    """The view; its size is in image pixels."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Detections:
-    """Boxes of one image that passed the score cut, best first."""
+    """Boxes of one view that passed the score cut, best first."""
 
     boxes: F64
-    """(K, 4) xyxy, image pixels. A box may reach beyond the image. Given back as prompts they decode to the same
-    masks, bit for bit."""
+    """(K, 4) float64 xyxy, pixels of the view. A box may reach beyond the view."""
     scores: F32
-    """(K), in [0, 1], from high to low."""
+    """(K,) float32 in [0, 1], from high to low."""
     threshold: float
     """The cut that was applied."""
+    origin_yx: tuple[int, int] = (0, 0)
+    """Image pixel of the view's first pixel."""
+
+    @property
+    def boxes_xyxy_image(self) -> F64:
+        """(K, 4) float64 xyxy, image pixels."""
+        y, x = self.origin_yx
+        return self.boxes + np.array([x, y, x, y], np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +56,207 @@ class MaskLogits:
     """The decoder's own estimate of the mask's IoU, not clamped."""
 
 
-@dataclass(frozen=True, slots=True)
-class Segmentation:
-    """All cells of one image: the label map, and the N instances behind it."""
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Instances:
+    """N instances of one image. Row i of every array, and ``masks[i]``, belong to the same instance.
+
+    ``len`` gives N. ``instances[rows]`` takes a slice, a boolean mask of length N or indices without repetition, and
+    gives the chosen instances in that order. As for a pandas DataFrame, the truth value is ambiguous and raises.
+    """
+
+    boxes: F64
+    """(N, 4) float64 xyxy, image pixels: the boxes that the masks were decoded from. A box may reach beyond the image;
+    an instance joined from several tiles has the box around the boxes of its parts."""
+    scores: F32
+    """(N,) float32 box scores in [0, 1]; NaN for boxes that the caller gave without scores."""
+    iou_predictions: F32
+    """(N,) float32: the mask decoder's own estimate of each mask's IoU, not clamped."""
+    masks: tuple[MaskCrop, ...]
+    """N masks before overlaps are resolved, each a crop and its offset in the image; they may overlap."""
+    prompts: I64
+    """(N,) int64: index of the caller's box that the instance was decoded from, -1 for a detected instance."""
+
+    def __post_init__(self) -> None:
+        count = len(self.masks)
+        expected = {"boxes": (count, 4)} | dict.fromkeys(("scores", "iou_predictions", "prompts"), (count,))
+        for name, shape in expected.items():
+            if getattr(self, name).shape != shape:
+                raise InputError(
+                    f"{name} has shape {getattr(self, name).shape}; expected {shape}, as there are {count} masks. Give "
+                    "one entry per instance in every array."
+                )
+
+    @classmethod
+    def empty(cls) -> Instances:
+        """No instances: arrays of length 0."""
+        none = np.zeros(0, np.float32)
+        return Instances(
+            boxes=np.zeros((0, 4)), scores=none, iou_predictions=none, masks=(), prompts=np.zeros(0, np.int64)
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Instances]) -> Instances:
+        """The instances of all parts, in order."""
+        parts = [Instances.empty(), *parts]
+        return Instances(
+            boxes=np.concatenate([part.boxes for part in parts]),
+            scores=np.concatenate([part.scores for part in parts]),
+            iou_predictions=np.concatenate([part.iou_predictions for part in parts]),
+            masks=tuple(mask for part in parts for mask in part.masks),
+            prompts=np.concatenate([part.prompts for part in parts]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    __iter__ = None  # an instance is a row of the arrays, not an object of its own
+
+    def __bool__(self) -> NoReturn:
+        raise InputError(
+            f"the truth value of a {type(self).__name__} is ambiguous; expected a comparison of its length. Write "
+            "len(result) > 0, or result is not None."
+        )
+
+    def __getitem__(self, rows: Rows) -> Instances:
+        chosen = checked_rows(rows, len(self))
+        return Instances(
+            boxes=self.boxes[chosen],
+            scores=self.scores[chosen],
+            iou_predictions=self.iou_predictions[chosen],
+            masks=tuple(self.masks[row] for row in chosen.tolist()),
+            prompts=self.prompts[chosen],
+        )
+
+    def columns(self, size_hw: tuple[int, int]) -> Arrays:
+        """What a table says of each instance, as columns of length N.
+
+        Args:
+            size_hw: size of the image, which boxes are cut to.
+
+        Returns:
+            ``x0``, ``y0``, ``x1``, ``y1`` (float64 pixels), ``score``, ``iou_prediction`` (float32) and
+            ``mask_area_px`` (int64 pixels).
+        """
+        boxes = dict(zip(("x0", "y0", "x1", "y1"), clip_boxes(self.boxes, size_hw).T, strict=True))
+        areas = np.array([mask.area_px for mask in self.masks], np.int64)
+        scores = {"score": self.scores.copy(), "iou_prediction": self.iou_predictions.copy()}
+        return {**boxes, **scores, "mask_area_px": areas}
+
+    def __repr__(self) -> str:
+        return f"Instances({len(self)})"
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Segmentation(Instances):
+    """The cells of one image: n instances with a label map. Row i belongs to label ``i + 1``.
+
+    ``result[rows]`` keeps some cells and numbers them 1..m in the order of ``rows``; the pixels of the others become
+    background.
+    """
 
     labels: I32
-    """(H, W), 0 background, 1..n the cells, dense."""
-    boxes: F64
-    """(N, 4) xyxy, image pixels: the prompts of the instances whose IoU estimate passed the cut."""
-    scores: F32
-    """(N) box scores in [0, 1]; NaN for boxes that the user gave."""
-    iou_predictions: F32
-    """(N): the mask decoder's own estimate of each mask's IoU, not clamped."""
-    ids: I32
-    """(N): label of each instance, 0 where the label map kept no pixel of it."""
-    masks: tuple[MaskCrop, ...]
-    """The N masks before overlaps are resolved, each a crop and its offset."""
+    """(H, W) int32, 0 background, 1..n the cells, without gaps."""
+    hidden: Instances = field(default_factory=Instances.empty)
+    """Instances of which the label map shows no pixel: others own all of them, or too few were left. Where tiles are
+    stitched, duplicates and fragments that the stitching dropped are not among them."""
 
-    @property
-    def count(self) -> int:
-        """Number of cells in the label map."""
-        return int(self.labels.max(initial=0))
+    @classmethod
+    def of(cls, labels: I32, cells: Instances, hidden: Instances) -> Segmentation:
+        """The result with this label map, whose cells ``cells`` lists in the order of their labels."""
+        arrays = {one.name: getattr(cells, one.name) for one in fields(Instances)}
+        return cls(labels=labels, hidden=hidden, **arrays)
+
+    def __getitem__(self, rows: Rows) -> Segmentation:
+        chosen = checked_rows(rows, len(self))
+        numbers = np.zeros(len(self) + 1, np.int32)
+        numbers[chosen + 1] = np.arange(1, len(chosen) + 1)
+        return Segmentation.of(looked_up(self.labels, numbers), Instances.__getitem__(self, chosen), self.hidden)
+
+    def table(
+        self,
+        image: ArrayLike | None = None,
+        pixel_size_um: float | None = None,
+        *,
+        channels: Sequence[str] | None = None,
+        shapes: bool = True,
+    ) -> Arrays:
+        """Measure the cells: a dict of columns, (n,) each, in the order of the labels.
+
+        ``pandas.DataFrame(result.table())`` makes a data frame of it. Everything is measured in the label map, but for
+        ``mask_area_px``, which counts the pixels of the mask before overlaps are resolved.
+
+        Args:
+            image: (H, W) or (H, W, C), any real dtype and number of channels; adds the columns of intensities.
+            pixel_size_um: side of a pixel in micrometres; adds ``area_um2``.
+            channels: names of the image's channels for the columns of intensities; default, numbers from 0.
+            shapes: measure ``perimeter_px`` and ``eccentricity``, which takes about half a millisecond per cell.
+
+        Returns:
+            - ``label``: int64, 1..n.
+            - ``x0``, ``y0``, ``x1``, ``y1``: float64, the detector's box cut to the image, pixels from edge to edge.
+            - ``score``, ``iou_prediction``: float32; see ``scores`` and ``iou_predictions``.
+            - ``mask_area_px``, ``label_area_px``: int64, pixels.
+            - ``centroid_y``, ``centroid_x``: float64 pixels; 0 is the centre of the first pixel.
+            - ``area_um2``: float64, ``label_area_px`` in square micrometres.
+            - ``perimeter_px``, ``eccentricity``: float64; see ``runtime.ops.measure.shapes``.
+            - ``intensity_mean``, ``intensity_median``, ``intensity_min``, ``intensity_max``: float64, in the units of
+              the image; followed by ``_NAME`` for each channel of an (H, W, C) image or with ``channels``.
+
+        Raises:
+            InputError: an image of another size or dtype, or another number of names.
+            ConfigError: a pixel size that is not a positive number.
+
+        Source: scikit-image, ``skimage.measure.regionprops_table``, for shapes and intensities.
+        """
+        check_pixel_size(pixel_size_um)
+        if image is not None:
+            image = measure.check_measured(image, self.labels.shape)
+        height, width = self.labels.shape
+        table: Arrays = {"label": np.arange(1, len(self) + 1), **self.columns((height, width))}
+        table |= measure.areas(self.labels)
+        if pixel_size_um is not None:
+            table["area_um2"] = table["label_area_px"] * float(pixel_size_um) ** 2
+        if shapes:
+            table |= measure.shapes(self.labels)
+        if image is not None:
+            table |= measure.intensities(self.labels, image, channels)
+        return table
+
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        cells = "1 cell" if len(self) == 1 else f"{len(self)} cells"
+        return f"Segmentation({cells}, {height} x {width} pixels, {len(self.hidden)} hidden)"
+
+
+def checked_rows(rows: Rows, count: int) -> I64:
+    """Indices (M,) int64 in [0, count) of the rows that a slice, a boolean mask or indices choose.
+
+    Raises:
+        InputError: a mask of another length, an index that is out of range or given twice, or anything else.
+    """
+    if isinstance(rows, slice):
+        return np.arange(count)[rows]
+    try:
+        given = np.asarray(rows)
+    except ValueError as error:  # sequences of several lengths
+        raise InputError(f"index cannot be read as an array ({error}); {_INDEX_HELP}") from error
+    if given.ndim != 1 or (given.size and given.dtype.kind not in "biu"):
+        raise InputError(f"index has shape {given.shape} and dtype {given.dtype}; {_INDEX_HELP}")
+    if given.dtype.kind == "b":
+        if len(given) != count:
+            raise InputError(f"mask has {len(given)} entries; expected {count}, one per cell. {_MASK_HELP}")
+        return np.flatnonzero(given)
+    indices = given.astype(np.int64)
+    if (wrong := indices[(indices < -count) | (indices >= count)]).size:
+        raise InputError(
+            f"index {wrong[0]} is out of range; expected {-count} to {count - 1} for {count} cells. The cell "
+            "with label n has index n - 1."
+        )
+    indices[indices < 0] += count
+    if len(np.unique(indices)) < len(indices):
+        raise InputError("an index is given twice; expected each cell once. Pass the indices through numpy.unique.")
+    return indices
+
+
+_INDEX_HELP = "expected a slice, a boolean mask or a list of indices. For cell i alone, write result[[i]]."
+_MASK_HELP = "Build the mask from arrays of this result, such as result.scores > 0.5."

@@ -1,8 +1,7 @@
-"""Rules that hold across packages: who imports whom, and what the base install needs."""
+"""Rules of the layout: who imports whom, across packages and inside them, and what the base install needs."""
 
 from __future__ import annotations
 
-import ast
 import os
 import subprocess
 import sys
@@ -10,6 +9,8 @@ import venv
 from pathlib import Path
 
 import pytest
+
+from tests import layers
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,14 +24,7 @@ FORBIDDEN = {
 
 def imported(path: Path) -> set[str]:
     """Top-level names of everything a file imports, anywhere in it."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
-            names.add((node.module or "").split(".")[0])
-    return names
+    return {module.split(".")[0] for module, _, _ in layers.imported_names(path)}
 
 
 @pytest.mark.parametrize("package", sorted(FORBIDDEN))
@@ -41,6 +35,68 @@ def test_imports_go_one_way(package: str) -> None:
         if (bad := imported(path) & FORBIDDEN[package])
     }
     assert wrong == {}
+
+
+@pytest.mark.parametrize("folder", sorted(layers.LEVELS))
+def test_no_import_goes_up(folder: str) -> None:
+    wrong = layers.find_upward(folder, layers.read_imports(folder.split("/")[0]), layers.LEVELS[folder])
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("package", layers.PACKAGES)
+def test_no_circle_of_imports(package: str) -> None:
+    circles = layers.find_circles(layers.read_imports(package))
+    assert not circles, "\n".join(circles)
+
+
+def test_every_package_has_levels() -> None:
+    assert sorted(layers.PACKAGES) == sorted(FORBIDDEN)
+    assert len(layers.LEVELS["runtime"]) - 1 <= 11, "beside the level of the applications"
+
+
+@pytest.fixture
+def wrong_package(tmp_path: Path) -> Path:
+    """A package of two levels that breaks every rule."""
+    files = {
+        "house/__init__.py": "from house.high.top import A",
+        "house/high/top.py": "import house.low.first\nimport house.low",
+        "house/low/__init__.py": "",
+        "house/low/first.py": "def f() -> None:\n    from house.low import second",
+        "house/low/second.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from house.low.first import f",
+        "house/low/third.py": "import numpy\nfrom house.high import top\nfrom house import A",
+        "house/elsewhere.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    return tmp_path
+
+
+def test_circles_and_upward_imports_are_found(wrong_package: Path) -> None:
+    graph = layers.read_imports("house", wrong_package)
+    assert graph["house.high.top"] == {"house.low.first": 1, "house.low": 2}
+    (circle,) = layers.find_circles(graph)
+    assert circle in (
+        "house.low.first -> house.low.second -> house.low.first",
+        "house.low.second -> house.low.first -> house.low.second",
+    )
+    assert layers.find_upward("house", graph, (("high",), ("low",))) == [
+        "house/elsewhere stands on no level; add it to LEVELS['house'] in tests/layers.py",
+        "house.low.third, line 2, imports house.high.top; low may import nothing of house",
+        "house.low.third, line 3, imports house; low may import nothing of house",
+    ]
+    assert layers.find_upward("house", graph, (("high", "low", "elsewhere"),))[0].startswith(
+        "house.high.top, line 1, imports house.low.first"
+    ), "folders of one level are apart"
+
+
+def test_levels_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert layers.main(["runtime", "runtime/files"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("runtime: 1")
+    assert "  2  config" in shown
+    assert shown.count("no circle, no upward import") == 2
+    assert layers.main(["elsewhere"]) == 2
 
 
 def test_importing_runtime_loads_no_backend() -> None:

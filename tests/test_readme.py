@@ -63,7 +63,8 @@ def test_readme(tmp_path: Path, small_checkpoint: Path, image: Any) -> None:
 def test_slides_page(tmp_path: Path) -> None:
     assert run_blocks(ROOT / "docs" / "slides.md", tmp_path) == {"python": 2, "bash": 5}
     endings = ("_labels.tif", "_cells.csv", "_cells.geojson", "_labels.ome.tif", ".zarr", "_overlay.png")
-    assert {path.name for path in (tmp_path / "all").iterdir()} == {f"slide{ending}" for ending in endings}
+    names = {f"slide{ending}" for ending in endings}
+    assert {path.name for path in (tmp_path / "all").iterdir()} == {*names, "segmented.jsonl"}
 
 
 def test_folders_page(tmp_path: Path) -> None:

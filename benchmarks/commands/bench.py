@@ -19,18 +19,22 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import Stages, compare_cells, percentiles_ms, write_record
+from benchmarks.agreement import measure_agreement
+from benchmarks.measure import Stages, percentiles_ms, write_record
 from runtime import BackendOptions, SegmentConfig, Segmenter
 from runtime.commands.console import fail
-from runtime.commands.options import CpuPrecisionOption, EngineOption, ThreadsOption, fail_of_usage
+from runtime.commands.options import CpuPrecisionOption, ModelOption, ThreadsOption
+from runtime.commands.settings import engine_directory, fail_of_usage
 from runtime.engines.backends.base import BACKENDS, ON_GPU
-from runtime.engines.builtin import sample_images
+from runtime.engines.builtin import BUILTIN_NAME, sample_images
 from runtime.errors import ConfigError, SegmenterError
 from runtime.files.plain import read_image
 from runtime.ops.boxes import LOGITS_PER_TOKEN, select_boxes
 from runtime.ops.preprocess import branch_inputs, normalize_contrast
 from runtime.pipeline.assembly import Assembly
-from runtime.results import Detections, EncodedImage
+from runtime.pipeline.encoded import EncodedView
+from runtime.pipeline.pipeline import Pipeline
+from runtime.results import Detections
 
 STAGES = ("contrast", "input", "encode", "detect", "choose", "decode", "assemble")
 """Contrast; model input; image encoder; CellFinder; choice of boxes; mask decoder; label map."""
@@ -68,18 +72,24 @@ class Case:
         return np.concatenate((centres - half, centres + half), axis=1).reshape(-1, 4)
 
 
-class Measured(Segmenter):
-    """A segmenter whose detector can be made to find given cells, after it has done its work."""
+class GivenCells(Pipeline):
+    """A pipeline whose detector finds given cells, after it has done its work."""
 
-    given: NDArray[np.float64] | None = None
-    """(K, 4) xyxy, image pixels; None: what it finds."""
+    def __init__(self, base: Pipeline, boxes: NDArray[np.float64]) -> None:
+        """Args: base: whose engines are run. boxes: (K, 4) xyxy, pixels of every view."""
+        super().__init__(
+            base.engines,
+            base.manifest,
+            backend=base.backend,
+            images_per_call=base.images_per_call,
+            boxes_per_call=base.boxes_per_call,
+        )
+        self._given = boxes
 
-    def _detect(self, encoded: Sequence[EncodedImage], config: SegmentConfig) -> list[Detections]:
-        found = super()._detect(encoded, config)
-        if self.given is None:
-            return found
-        sure = np.ones(len(self.given), np.float32)
-        return [Detections(self.given, sure, one.threshold) for one in found]
+    def detect(self, views: Sequence[EncodedView], config: SegmentConfig) -> list[Detections]:
+        """See ``Pipeline``."""
+        sure = np.ones(len(self._given), np.float32)
+        return [replace(one, boxes=self._given, scores=sure) for one in super().detect(views, config)]
 
 
 def time_stages(segmenter: Segmenter, case: Case) -> Stages:
@@ -93,30 +103,30 @@ def time_stages(segmenter: Segmenter, case: Case) -> Stages:
         now = time.perf_counter()
         stages[stage], last = now - last, now
 
-    detector = segmenter.manifest.has_detector
+    calls, detector = segmenter.pipeline.calls, segmenter.manifest.has_detector
     normalized = normalize_contrast(image)
     done("contrast")
     inputs = branch_inputs(normalized, segmenter.manifest, detector=detector)
     done("input")
-    (encoded,) = segmenter.chain.encode([inputs], [(case.side, case.side)])
+    (encoded,) = calls.encode([inputs], [(case.side, case.side)])
     done("encode")
-    candidates = segmenter.chain.detect([encoded]) if detector else []
+    candidates = calls.detect([encoded]) if detector else []
     done("detect")
-    for found, logits in candidates:
-        select_boxes(found, logits, config)
+    for one in candidates:
+        select_boxes(one.boxes_cxcywh_norm, one.logits, config)
     done("choose")
-    masks = [part for _, part in segmenter.chain.decode([encoded], [boxes], full=config.mask_window == "full")]
+    masks = [part for _, part in calls.decode([encoded], [boxes], full=config.mask_window == "full")]
     done("decode")
     sides = (LOGITS_PER_TOKEN * segmenter.manifest.grid_size, segmenter.manifest.image_size)
     assembly = Assembly(encoded.size_hw, sides, len(boxes), config)
     for part in masks:
         assembly.add(part)
-    assembly.finish(boxes, np.ones(len(boxes), np.float32))
+    assembly.finish(boxes, np.ones(len(boxes), np.float32), np.arange(len(boxes)))
     done("assemble")
     return stages
 
 
-def images_per_second(segmenter: Measured, side: int, images: int, cells: int | None = None) -> tuple[float, float]:
+def images_per_second(segmenter: Segmenter, side: int, images: int, cells: int | None = None) -> tuple[float, float]:
     """Images and cells per second of ``Segmenter.stream``.
 
     Each image is the sample turned and mirrored another way. A run that is not counted goes before: of one image or,
@@ -131,18 +141,16 @@ def images_per_second(segmenter: Measured, side: int, images: int, cells: int | 
     case = Case(side, cells or 0)
     image, config = case.image(), whole_views(segmenter.config)
     if cells is not None:
-        segmenter.given, config = case.boxes(), replace(config, iou_threshold=-1e9)
-    together = max(IMAGES_TOGETHER, segmenter.chain.images_per_call)
+        config = replace(config, iou_threshold=-1e9)
+        segmenter = Segmenter.from_pipeline(GivenCells(segmenter.pipeline, case.boxes()), config)
+    together = max(IMAGES_TOGETHER, segmenter.pipeline.images_per_call)
     views = [np.rot90(image if n % 8 < 4 else image[:, ::-1], n % 4) for n in range(images)]
-    try:
-        before = views if segmenter.backend in ON_GPU else views[:1]
-        for _ in segmenter.stream(before, config=config, images_together=together):
-            pass
-        start = time.perf_counter()
-        found = sum(result.count for result in segmenter.stream(views, config=config, images_together=together))
-        seconds = time.perf_counter() - start
-    finally:
-        segmenter.given = None
+    before = views if segmenter.backend in ON_GPU else views[:1]
+    for _ in segmenter.stream(before, config=config, images_together=together):
+        pass
+    start = time.perf_counter()
+    found = sum(len(result) for result in segmenter.stream(views, config=config, images_together=together))
+    seconds = time.perf_counter() - start
     return images / seconds, found / seconds
 
 
@@ -159,7 +167,7 @@ def _known(backends: list[str] | None) -> list[str] | None:
 
 
 def bench_command(
-    engine: EngineOption = None,
+    model: ModelOption = BUILTIN_NAME,
     backend: Annotated[
         list[str] | None, typer.Option(help="As in 'segment'; repeatable; default: auto.", callback=_known)
     ] = None,
@@ -186,13 +194,15 @@ def bench_command(
     warmup: Annotated[int, typer.Option(help="Runs of every case that are not counted.", min=0)] = 1,
     runs: Annotated[int, typer.Option(help="Counted runs of every case.", min=1)] = 5,
     images: Annotated[int, typer.Option(help="Images of a throughput run; 0 for none.", min=0)] = 16,
-    out: Annotated[Path | None, typer.Option(help="Directory for the record and plots.", metavar="DIR")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Directory for the record and plots.", metavar="DIR")
+    ] = None,
 ) -> None:
     """Measure latency by stage and throughput of an engine directory on this machine."""
     names = backend or ["auto"]
     options = BackendOptions(threads=threads, cpu_precision=cpu_precision)
     try:
-        segmenters = load(engine, names, options, cuda_graphs=cuda_graphs)
+        segmenters = load(engine_directory(model), names, options, cuda_graphs=cuda_graphs)
         sizes, counts = size or [512], cells or [0, 10, 100, 300, 1000]
         latency = measure_latency(segmenters, sizes, counts, warmup, runs)
         given = [count for count in counts if 0 < count <= MOST_IN_STREAMS]
@@ -223,7 +233,7 @@ def bench_command(
         typer.echo(path)
 
 
-def load(engine: Path | None, names: list[str], options: BackendOptions, *, cuda_graphs: bool) -> dict[str, Measured]:
+def load(engine: Path | None, names: list[str], options: BackendOptions, *, cuda_graphs: bool) -> dict[str, Segmenter]:
     """What is measured, by name.
 
     Args:
@@ -237,10 +247,10 @@ def load(engine: Path | None, names: list[str], options: BackendOptions, *, cuda
     """
     found = {}
     for name in names:
-        found[name] = Measured(engine, backend=name, options=options)
+        found[name] = Segmenter(engine, backend=name, options=options)
         if cuda_graphs and found[name].backend == "cuda":
             with_graphs = replace(options, cuda_graphs=True)
-            found[f"{name}, CUDA graphs"] = Measured(engine, backend="cuda", options=with_graphs)
+            found[f"{name}, CUDA graphs"] = Segmenter(engine, backend="cuda", options=with_graphs)
     if cuda_graphs and len(found) == len(set(names)):
         raise ConfigError(f"--cuda-graphs is for the backend 'cuda'; measured are {', '.join(map(repr, found))}.")
     return found
@@ -273,7 +283,7 @@ def measure_latency(
 
 
 def measure_throughput(
-    segmenters: Mapping[str, Measured], sizes: list[int], images: int, cells: list[int], batches: list[int]
+    segmenters: Mapping[str, Segmenter], sizes: list[int], images: int, cells: list[int], batches: list[int]
 ) -> list[dict[str, Any]]:
     """Images, megapixels and cells per second of a stream, for every backend and size.
 
@@ -288,15 +298,15 @@ def measure_throughput(
     with_detector = {name: one for name, one in segmenters.items() if one.manifest.has_detector}
     for side in sizes if images else []:
         for name, segmenter in with_detector.items():
-            usual, measured = segmenter.chain.images_per_call, set()
-            for batch in batches or [usual]:
-                segmenter.chain.limit_images(batch)
-                together = segmenter.chain.images_per_call
+            measured = set()
+            for batch in batches or [segmenter.pipeline.images_per_call]:
+                limited = with_images_per_call(segmenter, batch)
+                together = limited.pipeline.images_per_call
                 if together in measured:
                     continue
                 measured.add(together)
                 for given in (None, *cells):
-                    rate, cell_rate = images_per_second(segmenter, side, images, given)
+                    rate, cell_rate = images_per_second(limited, side, images, given)
                     records.append(
                         {
                             "backend": name,
@@ -309,20 +319,20 @@ def measure_throughput(
                             "cells_per_s": round(cell_rate, 1),
                         }
                     )
-            segmenter.chain.limit_images(usual)
     return records
 
 
-def measure_agreement(segmenters: Mapping[str, Segmenter]) -> list[dict[str, Any]]:
-    """How the cells of each backend compare with the first one's, over the sample images (``compare_cells``)."""
-    first, *others = segmenters
-    images = [read_image(path) for path in sample_images()]
-    expected = [segmenters[first](image).labels for image in images] if others else []
-    records = []
-    for name in others:
-        found = (segmenters[name](image).labels for image in images)
-        records.append({"backend": name, "against": first, **compare_cells(zip(expected, found, strict=True))})
-    return records
+def with_images_per_call(segmenter: Segmenter, count: int) -> Segmenter:
+    """The same engines with another number of images in an encoder call, or as many as the engines take."""
+    base = segmenter.pipeline
+    limited = Pipeline(
+        base.engines,
+        base.manifest,
+        backend=base.backend,
+        images_per_call=count,
+        boxes_per_call=base.boxes_per_call,
+    )
+    return Segmenter.from_pipeline(limited, segmenter.config)
 
 
 def _show(latency: list[dict[str, Any]], throughput: list[dict[str, Any]], agreement: list[dict[str, Any]]) -> None:

@@ -33,7 +33,7 @@ def export_command(
             help="Weights: released CellSAM, SAM ViT-B or our own; nano: the built-in model's.", metavar="FILE"
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Engine directory to make.", metavar="DIR")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Engine directory to make.", metavar="DIR")],
     profile: Annotated[
         Profile | None,
         typer.Option(
@@ -134,11 +134,14 @@ def verify_command(
         BackendName,
         typer.Option(
             help="What runs the engines, as in 'segment'. Only float32 engines on cpu are compared number by number; "
-            "others are held to gates. PyTorch stays on the CPU in float32."
+            "others are held to gates. PyTorch stays on the CPU."
         ),
     ] = "cpu",
 ) -> None:
-    """Compare every engine of a directory with PyTorch in float32: names, shapes, values. Every image must pass.
+    """Compare every engine of a directory with PyTorch: names, shapes, values. Every image must pass.
+
+    Float32 engines are compared with PyTorch in float64: to 1e-3 and 1e-3 of the value or, if weights amplify rounding
+    beyond that, to four times the error of PyTorch in float32.
 
     Of half-precision engines, also the largest magnitude of everything they compute: beyond 65504 it fails.
     """

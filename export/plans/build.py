@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from export.errors import ExportError, VerificationError
 from export.gates import GateCheck
-from export.placing import replace_directory
+from export.placing import publish
 from export.plans.builder import BuildOptions, build_plan
 from export.plans.check import check_plans
 from export.plans.layers import LayerTypes, check_half, read_layers
@@ -24,7 +24,7 @@ from runtime.engines.backends.input_shapes import profile_ranges
 from runtime.engines.backends.plan_record import PLANS, PlanFile, PlanRecord, Ranges
 from runtime.engines.backends.tensorrt import TensorRtEngine, load_tensorrt, machine_key
 from runtime.engines.manifest import EngineFile, EngineName, Manifest, check_files, read_manifest, sha256_file
-from runtime.files.plain import write_whole
+from runtime.files.placing import write_whole
 from runtime.ops.preprocess import check_image
 
 Progress = Callable[[str], None]
@@ -120,7 +120,7 @@ def build_plans(
         )
         record.write(partial)
         place = directory / PLANS / name
-        replace_directory(partial, place)
+        publish(partial, place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return place, record

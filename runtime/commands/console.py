@@ -1,18 +1,54 @@
-"""Where commands talk to the user: errors, progress and remarks on stderr."""
+"""Where commands talk to the user: errors, warnings, progress and remarks on stderr."""
 
 from __future__ import annotations
 
+import logging
 from typing import NoReturn
 
 import typer
 from rich.console import Console
 
 from runtime.errors import reason_of
+from runtime.jobs.step import IMAGES_AT_WORK
 
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
+
+NAMED_IMAGES = 3
+"""Images of one engine call that a warning names; the others are counted."""
 
 
 def fail(error: Exception, code: int = 1) -> NoReturn:
     """Print an error and leave with this exit code."""
     errors.print(f"error: {reason_of(error)}", style="bold red", markup=False)
     raise typer.Exit(code)
+
+
+class ConsoleHandler(logging.Handler):
+    """Shows log records on stderr, above a progress bar if there is one, with the file that they are about."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        try:
+            errors.print(f"{record.levelname.lower()}: {with_file(self.format(record))}", markup=False)
+        except Exception:  # as every handler: what cannot be shown stops no work
+            self.handleError(record)
+
+
+def with_file(message: str) -> str:
+    """A message of this thread, preceded by the images that the thread is at work on unless it names one."""
+    names = [str(path) for path in IMAGES_AT_WORK.get()]
+    if not names or any(name in message for name in names):
+        return message
+    shown, more = names[:NAMED_IMAGES], len(names) - NAMED_IMAGES
+    several = "one of " if len(names) > 1 else ""
+    return f"{several}{', '.join(shown)}{f' and {more} more' if more > 0 else ''}: {message}"
+
+
+def log_to_console(*, verbose: bool) -> None:
+    """Show what the program logs, and warnings of Python, on the console."""
+    handler = ConsoleHandler()
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s" if verbose else "%(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
+    logging.captureWarnings(True)
+    # What it says of a damaged file is of use beside our own message only to those who look closer.
+    logging.getLogger("tifffile").setLevel(logging.NOTSET if verbose else logging.CRITICAL)

@@ -1,184 +1,392 @@
-"""Options that ``segment`` and ``segment-slide`` share, and errors about settings in the words of the command line."""
+"""The options of the commands, each defined once: groups for ``with_groups``, and single ones that commands share.
+
+Fields have the names of the settings that they set, in ``SegmentConfig``, ``FileOptions``, ``SlideSettings`` and the
+like; ``runtime.commands.settings`` makes those of them, and ``FLAGS`` translates the names in errors.
+"""
 
 from __future__ import annotations
 
-import os
-import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, TypeVar
 
 import typer
 
-from runtime.commands.console import fail
-from runtime.engines.backends.base import BackendName, BackendOptions, CpuPrecision
-from runtime.errors import ConfigError
-from runtime.jobs.cluster import ClusterOptions
+from runtime.commands.groups import flags_of
+from runtime.config import BoxThresholdMode, MaskWindow, Overlap
+from runtime.engines.backends.base import BackendName, CpuPrecision
+from runtime.engines.builtin import BUILTIN_NAME
 
-if TYPE_CHECKING:
-    from runtime.files.image_results import FileOptions
-    from runtime.jobs.segmenter_spec import Spec
+Number = TypeVar("Number", int, float)
 
-FROM_MANIFEST = "default: the manifest's"
+INPUT, MODEL, SCALE = "Input", "Model", "Scale"
+THRESHOLDS = "Thresholds (default: the model's)"
+SLIDES = "Slides: images that are read and segmented tile by tile"
+OUTPUT, MACHINE = "Output", "Machine"
+
+NO_VALUE = ""
+"""Shown in place of the type of a flag."""
 
 
-def _no_file(path: Path) -> Path:
+def at_least(least: int) -> Callable[[Number | None], Number | None]:
+    """A check that an option, if it is given, is not below a number."""
+
+    def check(value: Number | None) -> Number | None:
+        if value is not None and value < least:
+            raise typer.BadParameter(f"{value} is too small; expected {least} or more.")
+        return value
+
+    return check
+
+
+def no_file(path: Path) -> Path:
+    """A check that a directory to be made is not a file."""
     if path.exists() and not path.is_dir():
         raise typer.BadParameter(f"{path} is a file; expected a directory.")
     return path
 
 
-OutOption = Annotated[
-    Path, typer.Option(help="Directory for the results; made if need be.", metavar="DIR", callback=_no_file)
-]
-EngineOption = Annotated[
-    Path | None,
-    typer.Option(help="Engine directory, made by 'export'; default: the built-in nano model.", metavar="DIR"),
-]
-FormatOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--format",
-        help="What is written, several with commas or repeated: tiff and csv (the default), ome-tiff, ome-zarr, "
-        "geojson (QuPath), parquet.",
-        metavar="NAME,...",
-    ),
+ModelOption = Annotated[
+    str, typer.Option("--model", help="Built in, or made by 'export'.", metavar=f"{BUILTIN_NAME}|DIR")
 ]
 BackendOption = Annotated[
     BackendName,
     typer.Option(
-        help="What runs the engines: cpu (onnxruntime), openvino (CPU), cuda (onnxruntime, NVIDIA GPU), tensorrt "
-        "(NVIDIA GPU, with plans that 'build' made on this machine), tensorrt-ort (the same through onnxruntime, which "
-        "builds when it first loads), or auto, the fastest of the others here."
+        help="cpu, openvino, cuda, tensorrt, tensorrt-ort, or auto: the fastest here.",
+        metavar="NAME",
+        rich_help_panel=MODEL,
     ),
 ]
 CpuPrecisionOption = Annotated[
     CpuPrecision,
-    typer.Option(
-        help="openvino: compute in fp32 or bf16; auto, bf16 for encoder and detector where the processor has it."
-    ),
+    typer.Option(help="Of openvino: fp32, bf16, or auto: bf16 if available.", metavar="NAME", rich_help_panel=MODEL),
 ]
 ThreadsOption = Annotated[
-    int | None, typer.Option(help="CPU threads of each process; default: one per physical core.", min=1)
-]
-NuclearOption = Annotated[
-    str | None, typer.Option(help="Channel of the nuclei, by name or number from 0.", metavar="CHANNEL")
-]
-MembraneOption = Annotated[
-    str | None, typer.Option(help="Channel of whole cells (membrane, cytoplasm).", metavar="CHANNEL")
-]
-RgbOption = Annotated[
-    bool, typer.Option("--rgb", help="Colour image: all three planes as they are; files that say so need it not.")
-]
-TimeOption = Annotated[int | None, typer.Option(help="Time point of a series, from 0.", min=0)]
-ZOption = Annotated[int | None, typer.Option("--z", help="Plane of a stack, from 0.", min=0)]
-SeriesOption = Annotated[str | None, typer.Option(help="Image of a file that holds several, by name or number from 0.")]
-PixelSizeOption = Annotated[
-    float | None, typer.Option(help="Side of a pixel, micrometres; default: what the file says.")
-]
-DiameterUmOption = Annotated[
-    float | None,
-    typer.Option(
-        "--diameter-um",
-        help="The same in micrometres, by the pixel size of each image: what its file says, or --pixel-size.",
-        min=0.001,
-    ),
-]
-BoxThresholdOption = Annotated[
-    float | None,
-    typer.Option(help=f"Base cut on box scores, in [0, 1]; up to 1.5 in adaptive mode; {FROM_MANIFEST}."),
-]
-NmsIouOption = Annotated[
-    float | None,
-    typer.Option(help=f"Drop boxes that overlap a better one by more than this IoU; 1 keeps all; {FROM_MANIFEST}."),
-]
-IouThresholdOption = Annotated[
-    float | None, typer.Option(help=f"Least IoU estimate of a mask, about 0 to 1 but not clamped; {FROM_MANIFEST}.")
-]
-MaskThresholdOption = Annotated[
-    float | None, typer.Option(help=f"Least probability of a mask's pixel, in (0, 1); {FROM_MANIFEST}.")
-]
-MinAreaOption = Annotated[
-    int | None, typer.Option(help=f"Least area of a cell, pixels; 0 keeps all; {FROM_MANIFEST}.", min=0)
-]
-
-ClusterOption = Annotated[
-    str | None,
-    typer.Option(
-        help="'local': worker processes here, each with a GPU of its own where the backend runs on GPUs; else the "
-        "address of a Dask scheduler."
-    ),
-]
-WorkersOption = Annotated[
     int | None,
     typer.Option(
-        help="Processes of a local cluster; default: one a GPU where the backend runs on GPUs, else one a core. More "
-        "than GPUs share them in turn.",
-        min=1,
+        help="CPU threads of each process; default: physical cores.",
+        metavar="N",
+        callback=at_least(1),
+        rich_help_panel=MACHINE,
     ),
 ]
-CudaGraphsOption = Annotated[
-    bool, typer.Option("--cuda-graphs", help="cuda: replay CUDA graphs for sizes that come again; see the README.")
-]
-InvertOption = Annotated[
-    bool, typer.Option("--invert", help="The cells are dark on a bright ground, and the model knows bright ones.")
-]
 
 
-def engine_spec(
-    kind: type[Spec],
-    engine: Path | None,
-    where: ClusterOptions,
-    *,
-    backend: str,
-    threads: int | None,
-    cpu_precision: CpuPrecision,
-    cuda_graphs: bool,
-) -> Spec:
-    """The engines that every process of a job loads. What ``auto`` stands for, each process of a cluster finds out.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelOptions:
+    """Which model, and what runs it."""
 
-    Raises:
-        BackendError, EngineError: as ``resolve_backend``.
-    """
-    if where.remote and engine is not None:
-        engine = Path(os.path.abspath(engine))
-    options = BackendOptions(threads=threads, cpu_precision=cpu_precision, cuda_graphs=cuda_graphs)
-    spec = kind(engine_dir=engine, backend=backend, options=options)
-    return spec.here() if where.cluster is None else spec
+    model: ModelOption = BUILTIN_NAME
+    backend: BackendOption = "auto"
+    cpu_precision: CpuPrecisionOption = "auto"
+    cuda_graphs: Annotated[
+        bool,
+        typer.Option(
+            "--cuda-graphs",
+            help="Of cuda: replay CUDA graphs for recurring sizes.",
+            metavar=NO_VALUE,
+            rich_help_panel=MODEL,
+        ),
+    ] = False
 
 
-def file_options(
-    *, time: int | None, z: int | None, nuclear: str | None, membrane: str | None, pixel_size: float | None, **more: Any
-) -> FileOptions:
-    """What is read of a file, and written; ``more`` are fields of ``FileOptions``.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MachineOptions:
+    """Where a job runs."""
 
-    Raises:
-        ConfigError: as ``FileOptions``.
-    """
-    from runtime.files.formats import Plane
-    from runtime.files.image_results import FileOptions
-
-    plane = Plane(time=time, z=z, pages_are_channels=nuclear is not None or membrane is not None)
-    return FileOptions(plane=plane, nuclear=nuclear, membrane=membrane, pixel_size_um=pixel_size, **more)
-
-
-_OPTIONS = {
-    "diameter_px": "--diameter",
-    "diameter_um": "--diameter-um",
-    "view_diameter_px": "--view-diameter",
-    "min_area_px": "--min-area",
-    "pixel_size_um": "--pixel-size",
-    "tile_px": "--tile",
-    "overlap_px": "--overlap",
-    "box_threshold": "--box-threshold",
-    "nms_iou": "--nms-iou",
-    "iou_threshold": "--iou-threshold",
-    "mask_threshold": "--mask-threshold",
-    "min_contrast": "--min-contrast",
-}
-"""By the names of the settings that they set."""
+    threads: ThreadsOption = None
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="'local', or the address of a Dask scheduler; default: this process alone.",
+            metavar="WHERE",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes of a local cluster; default: 1 per GPU or core.",
+            metavar="N",
+            callback=at_least(1),
+            rich_help_panel=MACHINE,
+        ),
+    ] = None
 
 
-def fail_of_usage(error: ConfigError) -> NoReturn:
-    """Print an error about a setting, with the options in place of the settings' names, and leave with exit code 2."""
-    said = re.sub(r"\b[a-z]+(_[a-z]+)+\b", lambda name: _OPTIONS.get(name[0], name[0]), str(error))
-    fail(ConfigError(said), code=2)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputOptions:
+    """What is read of the image files."""
+
+    nuclear: Annotated[
+        str | None, typer.Option(help="Channel of the nuclei: name or number from 0.", metavar="CHANNEL")
+    ] = None
+    membrane: Annotated[
+        str | None, typer.Option(help="Channel of the cells: name or number from 0.", metavar="CHANNEL")
+    ] = None
+    invert: Annotated[
+        bool | None, typer.Option("--invert", help="Cells are dark on a bright background.", metavar=NO_VALUE)
+    ] = None
+    recursive: Annotated[
+        bool, typer.Option("--recursive", help="Also search the folders inside folders.", metavar=NO_VALUE)
+    ] = False
+    rgb: Annotated[
+        bool,
+        typer.Option(
+            "--rgb",
+            help="Use the three channels as colour; not needed if the file declares RGB.",
+            metavar=NO_VALUE,
+            rich_help_panel=INPUT,
+        ),
+    ] = False
+    time: Annotated[
+        int | None,
+        typer.Option(help="Time point of a series, from 0.", metavar="N", callback=at_least(0), rich_help_panel=INPUT),
+    ] = None
+    z: Annotated[
+        int | None,
+        typer.Option("--z", help="Plane of a stack, from 0.", metavar="N", callback=at_least(0), rich_help_panel=INPUT),
+    ] = None
+    series: Annotated[
+        str | None,
+        typer.Option(
+            help="Image of a file with several: name or number from 0.", metavar="IMAGE", rich_help_panel=INPUT
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScaleOptions:
+    """How large the cells are, and how large the model sees them."""
+
+    diameter_px: Annotated[
+        float | None,
+        typer.Option("--diameter", help="Cell diameter, pixels; default: measured.", metavar="PX"),
+    ] = None
+    diameter_um: Annotated[
+        float | None,
+        typer.Option(
+            "--diameter-um",
+            help="Cell diameter, micrometres; default: measured.",
+            metavar="UM",
+            rich_help_panel=SCALE,
+        ),
+    ] = None
+    pixel_size_um: Annotated[
+        float | None,
+        typer.Option(
+            "--pixel-size",
+            help="Side of a pixel, micrometres; default: the file's.",
+            metavar="UM",
+            rich_help_panel=SCALE,
+        ),
+    ] = None
+    view_diameter_px: Annotated[
+        float | None,
+        typer.Option(
+            "--view-diameter",
+            help="Diameter at which the model sees cells, model pixels; 0: whole images; default: the model's.",
+            metavar="PX",
+            callback=at_least(0),
+            rich_help_panel=SCALE,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ThresholdOptions:
+    """Which boxes, masks and pixels become cells."""
+
+    box_threshold: Annotated[
+        float | None,
+        typer.Option(help="Lowest box score, 0 to 1 (1.5 if adaptive).", metavar="SCORE", rich_help_panel=THRESHOLDS),
+    ] = None
+    box_threshold_mode: Annotated[
+        BoxThresholdMode | None,
+        typer.Option(
+            help="adaptive: blended with the image's own scores; or fixed.", metavar="NAME", rich_help_panel=THRESHOLDS
+        ),
+    ] = None
+    nms_iou: Annotated[
+        float | None,
+        typer.Option(help="Highest IoU of two boxes, 0 to 1; 1 keeps all.", metavar="IOU", rich_help_panel=THRESHOLDS),
+    ] = None
+    iou_threshold: Annotated[
+        float | None,
+        typer.Option(help="Lowest IoU estimate of a mask, about 0 to 1.", metavar="IOU", rich_help_panel=THRESHOLDS),
+    ] = None
+    mask_threshold: Annotated[
+        float | None,
+        typer.Option(help="Lowest probability of a mask's pixel, 0 to 1.", metavar="P", rich_help_panel=THRESHOLDS),
+    ] = None
+    mask_window: Annotated[
+        MaskWindow | None,
+        typer.Option(
+            help="Where masks are computed: box or full image.",
+            metavar="NAME",
+            rich_help_panel=THRESHOLDS,
+        ),
+    ] = None
+    overlap: Annotated[
+        Overlap | None,
+        typer.Option(
+            "--overlap-rule",
+            help="Who gets a contested pixel: argmax, the most probable cell, or last, that of the highest index.",
+            metavar="NAME",
+            rich_help_panel=THRESHOLDS,
+        ),
+    ] = None
+    min_area_px: Annotated[
+        int | None,
+        typer.Option(
+            "--min-area",
+            help="Smallest cell, pixels; 0 keeps all.",
+            metavar="PX",
+            callback=at_least(0),
+            rich_help_panel=THRESHOLDS,
+        ),
+    ] = None
+    fill_holes: Annotated[
+        bool | None,
+        typer.Option(
+            "--fill-holes/--keep-holes",
+            help="Fill holes inside cells, or keep them.",
+            metavar=NO_VALUE,
+            rich_help_panel=THRESHOLDS,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlideOptions:
+    """Which images are segmented as slides, and how."""
+
+    as_slide: Annotated[
+        bool,
+        typer.Option("--as-slide", help="Treat all images as slides.", metavar=NO_VALUE, rich_help_panel=SLIDES),
+    ] = False
+    slide_over: Annotated[
+        float,
+        typer.Option(
+            help="Treat images of more megapixels as slides.",
+            metavar="MPX",
+            callback=at_least(0),
+            rich_help_panel=SLIDES,
+        ),
+    ] = 100.0
+    tile_px: Annotated[
+        int | None,
+        typer.Option(
+            "--tile-size",
+            help="Side of a slide's tiles, pixels; default: by the diameter.",
+            metavar="PX",
+            callback=at_least(16),
+            rich_help_panel=SLIDES,
+        ),
+    ] = None
+    overlap_px: Annotated[
+        int | None,
+        typer.Option(
+            "--tile-overlap",
+            help="Least overlap of a slide's tiles, pixels; default: 2.5 diameters.",
+            metavar="PX",
+            callback=at_least(0),
+            rich_help_panel=SLIDES,
+        ),
+    ] = None
+    min_contrast: Annotated[
+        float | None,
+        typer.Option(
+            help="Skip a slide's tiles that vary by less than this share of its range; default: 1/128.",
+            metavar="SHARE",
+            rich_help_panel=SLIDES,
+        ),
+    ] = None
+    partial: Annotated[
+        bool,
+        typer.Option(
+            "--partial", help="Write a slide's results even if tiles failed.", metavar=NO_VALUE, rich_help_panel=SLIDES
+        ),
+    ] = False
+    keep_job: Annotated[
+        bool,
+        typer.Option(
+            "--keep-job",
+            help="Keep the tiles of a slide that is done, to write further formats.",
+            metavar=NO_VALUE,
+            rich_help_panel=SLIDES,
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputOptions:
+    """What is written where, and what may be replaced."""
+
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the results.", metavar="DIR", callback=no_file)
+    ] = Path("segmented")
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="tiff, csv (default: both), ome-tiff, ome-zarr, geojson, parquet, imagej.",
+            metavar="NAME,...",
+        ),
+    ] = None
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Also write a picture with outlined cells.", metavar=NO_VALUE)
+    ] = False
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Also measure each cell: shape, intensity.", metavar=NO_VALUE)
+    ] = False
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace results of other settings or origin.", metavar=NO_VALUE)
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunOptions:
+    """How a job is run and reported."""
+
+    restart: Annotated[
+        bool,
+        typer.Option(
+            "--restart",
+            help="Segment everything anew instead of resuming.",
+            metavar=NO_VALUE,
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only tell what would be done, how long it takes and how much memory.",
+            metavar=NO_VALUE,
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one line of JSON for each image.", metavar=NO_VALUE, rich_help_panel=OUTPUT),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentOptions:
+    """All options of ``segment``, those that are used most first."""
+
+    output: OutputOptions
+    model: ModelOptions
+    scale: ScaleOptions
+    read: InputOptions
+    thresholds: ThresholdOptions
+    slides: SlideOptions
+    run: RunOptions
+    machine: MachineOptions
+
+
+FLAGS = flags_of(SegmentOptions)
+"""Options by the names of the settings that they set."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 
 import typer
 from rich.markup import escape
@@ -21,22 +20,17 @@ from rich.progress import (
 from runtime.commands.console import errors
 
 SECONDS_BETWEEN_LINES = 10.0
-"""Where stderr is no terminal, progress comes as lines, this far apart."""
+"""If stderr is not a terminal, progress comes as lines, this far apart."""
 
 
 class JobProgress:
-    """Progress of a job in one or more passes."""
+    """Progress of a job in one or more passes; ``step`` is the callback of jobs."""
 
-    def __init__(self, rate: Callable[[float, int], str]) -> None:
-        """Show nothing yet.
-
-        Args:
-            rate: the speed in words, from steps a second and the steps there are.
-        """
-        self._rate = rate
+    def __init__(self) -> None:
+        """Show nothing yet."""
         self._begun: dict[str, tuple[float, int]] = {}
         self._tasks: dict[str, TaskID] = {}
-        self._said = 0.0
+        self._printed = 0.0
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -45,7 +39,7 @@ class JobProgress:
             TimeRemainingColumn(),
             TextColumn("{task.fields[rate]}"),
         )
-        # ``say`` decides where lines go; Rich would take stdout to this console even where it is redirected.
+        # ``say`` decides where lines go; Rich would take stdout to this console even if it is redirected.
         self._bar = Progress(*columns, console=errors, disable=not errors.is_terminal, redirect_stdout=False)
 
     def __enter__(self) -> JobProgress:
@@ -55,32 +49,44 @@ class JobProgress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def step(self, what: str, done: int, steps: int) -> None:
-        """Show that this many steps of a pass are done."""
+    def step(self, what: str, done: int, steps: int, megapixels: float | None = None) -> None:
+        """Show that this many steps of a pass are done; see ``Step``."""
         now = time.monotonic()
         new = what not in self._begun
         begun, before = self._begun.setdefault(what, (now, done))
         # What an earlier run did says nothing about this one's speed.
         per_second = (done - before) / max(now - begun, 1e-9)
-        rate = self._rate(per_second, steps) if done > before else ""
+        rate = _rate(per_second, steps, megapixels) if done > before else ""
         if not self._bar.disable:
-            if new:
-                self._tasks[what] = self._bar.add_task(escape(what), total=steps, rate="")
-            self._bar.update(self._tasks[what], completed=done, rate=rate)
-        elif new or done == steps or now - self._said >= SECONDS_BETWEEN_LINES:
-            self._said = now
-            left = f", {rate}, {duration((steps - done) / per_second)} left" if rate else ""
-            print(f"{what}: {done} of {steps}{left}", file=sys.stderr, flush=True)  # noqa: T201
+            self._show(what, done, steps, rate)
+        elif new or done == steps or now - self._printed >= SECONDS_BETWEEN_LINES:
+            self._printed = now
+            left = f", {rate}, {duration((steps - done) / per_second)} left" if rate and done < steps else ""
+            print(f"{what}: {done} of {steps}{left or (rate and f', {rate}')}", file=sys.stderr, flush=True)  # noqa: T201
+
+    def _show(self, what: str, done: int, steps: int, rate: str) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(escape(what), total=steps, rate="")
+        self._bar.update(self._tasks[what], completed=done, rate=rate)
+        # The passes of one image of many would fill the screen.
+        if done == steps and len(self._tasks) > 1 and self._tasks[what] != min(self._tasks.values()):
+            self._bar.update(self._tasks[what], visible=False)
 
     def say(self, line: str) -> None:
-        """Print to stdout; where it and the bar share a terminal, above the bar."""
+        """Print to stdout; if it and the bar share a terminal, above the bar."""
         if sys.stdout.isatty() and not self._bar.disable:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             typer.echo(line)
 
 
+def _rate(per_second: float, steps: int, megapixels: float | None) -> str:
+    return f"{per_second:.2f}/s" if megapixels is None else f"{per_second * megapixels / steps:.1f} Mpx/s"
+
+
 def duration(seconds: float) -> str:
-    """Hours and minutes, or minutes and seconds."""
+    """Hours and minutes, or minutes and seconds, or seconds."""
     minutes, hours = int(seconds // 60), int(seconds // 3600)
-    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min {int(seconds % 60)} s"
+    if hours:
+        return f"{hours} h {minutes % 60} min"
+    return f"{minutes} min {int(seconds % 60)} s" if minutes else f"{seconds:.1f} s"

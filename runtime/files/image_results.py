@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,13 +12,17 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from runtime.config import check_pixel_size
 from runtime.errors import ConfigError, ImageTooLargeError
 from runtime.files.formats import Plane, choose_channels, open_image, without_copies
-from runtime.files.formats.base import RGB
+from runtime.files.formats.base import RGB, distinct_names
 from runtime.files.formats.channels import ChosenChannels
-from runtime.files.outputs.formats import DEFAULT_FORMATS, OUTPUT_FORMATS, output_path
-from runtime.files.plain import PARTIAL, move_into_place
+from runtime.files.formats.slides import SLIDE_SUFFIXES
+from runtime.files.outputs.formats import DEFAULT_FORMATS, OUTPUT_FORMATS, ImageOutput, check_measure, output_path
+from runtime.files.placing import PARTIAL, move_into_place
+from runtime.ops.measure import intensities, shapes
 from runtime.results import Segmentation
+from runtime.types import I32, Arrays
 
 OVERLAY_ENDING = "_overlay.png"
 
@@ -47,14 +50,16 @@ class FileOptions:
     """Names of ``OUTPUT_FORMATS``."""
     overlay: bool = False
     """Also a picture of the image with outlined cells."""
+    measure: bool = False
+    """Also perimeter, eccentricity and the intensities of each channel, in the tables."""
     largest_px: int = LARGEST_IMAGE_PX
-    """Pixels of the largest image that is segmented as a whole."""
+    """Number of pixels of the largest image that is segmented whole; larger ones, and whole-slide files, are slides."""
 
     def __post_init__(self) -> None:
         if self.rgb and (self.nuclear is not None or self.membrane is not None):
             raise ConfigError("--rgb takes all three planes of an image; expected either it or --nuclear, --membrane.")
-        if self.pixel_size_um is not None and not 0 < self.pixel_size_um < float("inf"):
-            raise ConfigError(f"pixel_size_um is {self.pixel_size_um}; expected a positive number of micrometres.")
+        check_pixel_size(self.pixel_size_um)
+        check_measure(self.measure, self.formats)
 
     @property
     def endings(self) -> tuple[str, ...]:
@@ -77,6 +82,8 @@ class ReadImage:
     """(H, W) or (H, W, C), as ``Segmenter`` takes it."""
     pixel_size_um: float | None
     """Side of a pixel; None where neither the options nor the file say it."""
+    path: Path
+    """The file."""
 
 
 @contextmanager
@@ -94,15 +101,15 @@ def read_file(path: Path, options: FileOptions) -> ReadImage:
     """Read what is to be segmented of an image file.
 
     Raises:
-        ImageTooLargeError: more pixels than ``options.largest_px``.
+        ImageTooLargeError: a slide, see ``is_slide``.
         InputError: an image that cannot be read.
     """
     with opened(path, options) as chosen:
-        check_size(path, chosen.size_hw, options.largest_px)
+        _check_size(path, chosen.size_hw, options.largest_px)
         pixels = chosen.read(0, 0, *chosen.size_hw)
         if chosen.channels == RGB and not options.rgb:
             pixels = without_copies(pixels)
-        return ReadImage(pixels, options.pixel_size_um or chosen.pixel_size_um)
+        return ReadImage(pixels, options.pixel_size_um or chosen.pixel_size_um, path)
 
 
 def write_results(result: Segmentation, image: ReadImage, stem: Path, options: FileOptions) -> None:
@@ -119,24 +126,52 @@ def write_results(result: Segmentation, image: ReadImage, stem: Path, options: F
     """
     from runtime.files.outputs.overlay import write_overlay
 
+    measured = measure_file(result.labels, image.path, options) if options.measure else None
+    output = ImageOutput(result=result, pixel_size_um=image.pixel_size_um, plane=options.plane, measured=measured)
     with _staged(stem) as aside:
         for name in options.formats:
-            OUTPUT_FORMATS[name].write(output_path(aside, name), result, image.pixel_size_um, options.plane)
+            OUTPUT_FORMATS[name].write(output_path(aside, name), output)
         if options.overlay:
             write_overlay(Path(f"{aside}{OVERLAY_ENDING}"), image.pixels, result.labels)
         for ending in options.endings:
             move_into_place(Path(f"{aside}{ending}"), Path(f"{stem}{ending}"))
 
 
-def check_size(path: Path, size_hw: tuple[int, int], largest_px: int) -> None:
-    """Raises:
-    ImageTooLargeError: more pixels than this.
+def measure_file(labels: I32, path: Path, options: FileOptions) -> Arrays:
+    """Measure cells in every channel of an image file, those that were not segmented too, one channel at a time.
+
+    Args:
+        labels: (H, W), 0 background, 1..n the cells.
+        path: the image.
+        options: which image and plane of the file.
+
+    Returns:
+        The columns of ``runtime.ops.measure.shapes``, then those of ``intensities``, each (n,).
+
+    Raises:
+        InputError: the file cannot be read.
     """
-    height, width = size_hw
-    if height * width > largest_px:
+    columns = shapes(labels)
+    with open_image(path, series=options.series, plane=options.plane) as reader:
+        for number, name in enumerate(distinct_names(reader.channels)):
+            pixels = reader.read(0, 0, *reader.size_hw, (number,))
+            columns |= intensities(labels, pixels, (name,))
+    return columns
+
+
+def is_slide(path: Path, size_hw: tuple[int, int], largest_px: int) -> bool:
+    """Whether an image is segmented tile by tile: it has more pixels than this, or is a whole-slide file."""
+    return size_hw[0] * size_hw[1] > largest_px or path.suffix.lower() in SLIDE_SUFFIXES
+
+
+def _check_size(path: Path, size_hw: tuple[int, int], largest_px: int) -> None:
+    """Raises:
+    ImageTooLargeError: a slide.
+    """
+    if is_slide(path, size_hw, largest_px):
         raise ImageTooLargeError(
-            f"{path} has {width} x {height} pixels; expected at most {largest_px / 1e6:g} million to segment it as a "
-            f"whole. Segment it in tiles: cellsam-engine segment-slide {shlex.quote(str(path))} --out DIR"
+            f"{path} has {size_hw[1]} x {size_hw[0]} pixels; expected at most {largest_px / 1e6:g} million, and no "
+            "whole-slide file, to segment it whole. Segment it as a slide (runtime.jobs.slides.segment_slide)."
         )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 from runtime.errors import InputError
 from runtime.files.formats import IMAGE_SUFFIXES, VENDOR_HINT, VENDOR_SUFFIXES, is_zarr
@@ -26,6 +27,9 @@ NO_IMAGES = (
     *(".pdf", ".py", ".toml", ".tsv", ".txt", ".xls", ".xlsx", ".xml", ".yaml", ".yml", ".zip"),
 )
 """Files that lie beside images and are none."""
+
+MASK, OF_IMAGE = "_mask", "_img"
+"""What follows a name in those of a true mask and of its image, as in training data."""
 
 SHOWN_GROUPS = 10
 
@@ -54,8 +58,8 @@ class ImageFile:
 def find_images(arguments: Iterable[Path], *, recursive: bool = False, out: Path | None = None) -> list[ImageFile]:
     """The images that are named, in order; those of a directory sorted by name.
 
-    In a directory, and among what fits a pattern, a file named as the result of another image there is no input. Files
-    of a directory that are left out for their type are counted in the log.
+    In a directory, and among what fits a pattern, a file named as the result of another image there is no input, nor is
+    ``NAME_mask`` beside ``NAME_img``. Files of a directory that are left out for their type are counted in the log.
 
     Args:
         arguments: image files, OME-Zarr directories, directories of images, or patterns (``*.tif``, ``**/*.tif``).
@@ -66,20 +70,28 @@ def find_images(arguments: Iterable[Path], *, recursive: bool = False, out: Path
         InputError: a directory without images, or a pattern that nothing fits.
     """
     images: list[ImageFile] = []
-    others: list[Path] = []
+    left_out = _LeftOut([], [])
     try:
         for argument in arguments:
             if argument.exists() or not _PATTERN & set(str(argument)):
-                images += _named_by(argument, recursive, out, others)
+                images += _named_by(argument, recursive, out, left_out)
             else:
-                images += _fitting(argument)
+                images += _fitting(argument, left_out)
     finally:
-        _tell_left_out(others)
+        _tell_left_out(left_out)
     return images
 
 
-def _named_by(path: Path, recursive: bool, out: Path | None, others: list[Path]) -> list[ImageFile]:
-    """A file, or the images of a directory; what it holds of other types goes to ``others``."""
+class _LeftOut(NamedTuple):
+    """Files that are not segmented."""
+
+    others: list[Path]
+    """Of types that are not read."""
+    masks: list[Path]
+
+
+def _named_by(path: Path, recursive: bool, out: Path | None, left_out: _LeftOut) -> list[ImageFile]:
+    """A file, or the images of a directory; what else it holds is added to ``left_out``."""
     if not path.is_dir() or is_zarr(path):
         return [ImageFile(path)]
     skipped = None if out is None or os.path.realpath(out) == os.path.realpath(path) else os.path.realpath(out)
@@ -87,16 +99,18 @@ def _named_by(path: Path, recursive: bool, out: Path | None, others: list[Path])
     for folder, inner in _walk(path, recursive, skipped):
         images = _images_among(inner)
         owners = _owners(images)
-        found += [ImageFile(image, folder) for image in images if not _is_result(image, owners)]
-        others += [entry for entry in inner if _is_left_out(entry)]
+        masks = {image for image in images if _is_mask(image, owners)}
+        found += [ImageFile(image, folder) for image in images if image not in masks and not _is_result(image, owners)]
+        left_out.masks.extend(masks)
+        left_out.others.extend(entry for entry in inner if _is_left_out(entry))
     if not found:
-        more = "" if recursive else "; --recursive looks into its directories, too"
+        more = "" if recursive else "; recursive=True also searches the directories inside it"
         raise InputError(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)} or OME-Zarr){more}.")
     return found
 
 
-def _fitting(pattern: Path) -> list[ImageFile]:
-    """What fits a pattern, without results of images beside it."""
+def _fitting(pattern: Path, left_out: _LeftOut) -> list[ImageFile]:
+    """What fits a pattern, without results and masks of images beside it."""
     matches = [Path(match) for match in sorted(glob.glob(str(pattern), recursive=True))]
     fitting = [path for path in matches if is_zarr(path) or path.is_file()]
     if not fitting:
@@ -104,9 +118,13 @@ def _fitting(pattern: Path) -> list[ImageFile]:
     owners = {folder: _owners(_images_among(_entries(folder))) for folder in {path.parent for path in fitting}}
     # '*_labels.tif' asks for them.
     endings = [ending for ending in RESULT_ENDINGS if not pattern.name.casefold().endswith(ending)]
-    found = [ImageFile(path) for path in fitting if not _is_result(path, owners[path.parent], endings)]
+    masks = set() if MASK in pattern.name else {path for path in fitting if _is_mask(path, owners[path.parent])}
+    left_out.masks.extend(masks)
+    found = [
+        ImageFile(path) for path in fitting if path not in masks and not _is_result(path, owners[path.parent], endings)
+    ]
     if not found:
-        raise InputError(f"what fits {pattern} are results of other images; check the pattern.")
+        raise InputError(f"all files that fit {pattern} are results of other images; check the pattern.")
     return found
 
 
@@ -149,7 +167,11 @@ def _is_left_out(path: Path) -> bool:
     return _suffix(path) not in ("", *IMAGE_SUFFIXES, *NO_IMAGES) and path.is_file()
 
 
-def _tell_left_out(others: Sequence[Path]) -> None:
+def _tell_left_out(left_out: _LeftOut) -> None:
+    others, masks = left_out
+    if masks:
+        count = f"{len(masks)} masks" if len(masks) > 1 else "1 mask"
+        _log.warning("%s left out (NAME%s beside NAME%s).", count, MASK, OF_IMAGE)
     if not others:
         return
     types = sorted({_suffix(path) for path in others})
@@ -163,6 +185,12 @@ def _owners(images: Iterable[Path]) -> Owners:
     for image in images:
         owners.setdefault(result_name(image).casefold(), []).append(image)
     return owners
+
+
+def _is_mask(path: Path, owners: Owners) -> bool:
+    """Whether a file is named as the true mask of an image of its directory."""
+    name = result_name(path).casefold()
+    return name.endswith(MASK) and f"{name[: -len(MASK)]}{OF_IMAGE}" in owners
 
 
 def _is_result(path: Path, owners: Owners, endings: Sequence[str] = RESULT_ENDINGS) -> bool:
@@ -201,7 +229,9 @@ def result_stems(images: Iterable[ImageFile], out: Path, endings: Sequence[str])
         for ending in endings:
             replaced = folded.get(os.path.realpath(f"{stem}{ending}").casefold())
             if replaced is not None:
-                raise InputError(f"the result of {path} would replace the image {replaced}; choose another --out.")
+                raise InputError(
+                    f"the result of {path} would replace the image {replaced}; choose another output directory."
+                )
     return stems
 
 
@@ -220,7 +250,7 @@ def _check_names(groups: Sequence[Sequence[ImageFile]], out: Path, ending: str) 
     ]
     if len(groups) > SHOWN_GROUPS:
         lines.append(f"and {len(groups) - SHOWN_GROUPS} more")
-    way_out = "rename them, or segment each directory into an --out of its own."
+    way_out = "rename them, or segment each directory into an output directory of its own."
     if (pattern := next(filter(None, map(_pattern_for_one, groups)), None)) is not None:
         way_out = f"choose with a pattern, such as {shlex.quote(pattern)} (with the quotes), or rename them."
     raise InputError("several images would write the same files:\n  " + "\n  ".join(lines) + f"\nTo go on, {way_out}")

@@ -15,7 +15,7 @@ from runtime.engines.backends.load import resolve_backend
 from runtime.engines.builtin import builtin_engine
 from runtime.engines.manifest import MANIFEST_NAME, read_manifest
 from runtime.errors import ConfigError, EngineError
-from runtime.pipeline.stages import per_call
+from runtime.pipeline.engine_calls import per_call
 from runtime.segmenter import Segmenter
 
 Spec = TypeVar("Spec", bound="SegmenterSpec")

@@ -34,6 +34,13 @@ def scale_xyxy(boxes: F32 | F64, from_hw: tuple[int, int], to_hw: tuple[int, int
     return scaled
 
 
+def clip_boxes(boxes_xyxy_image: F64, size_hw: tuple[int, int]) -> F64:
+    """Cut boxes, (K, 4) image pixels, to an image of the given size; a box beyond it keeps a width or height of 0."""
+    height, width = size_hw
+    clipped: F64 = np.clip(boxes_xyxy_image, 0.0, np.array([width, height, width, height], np.float64))
+    return clipped
+
+
 def two_means(values: F32) -> tuple[float, float]:
     """Centres of the optimal split of one-dimensional values into two clusters.
 

@@ -7,6 +7,7 @@ without the interpreter's lock: threads overlap.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -15,6 +16,10 @@ from numpy.typing import NDArray
 
 Function = TypeVar("Function", bound=Callable[..., object])
 Entry = TypeVar("Entry", bound=np.generic)
+
+
+_LOOPS: list[Any] = []
+"""All compiled functions of the modules that were imported."""
 
 
 def compiled(function: Function) -> Function:
@@ -26,7 +31,24 @@ def compiled(function: Function) -> Function:
         loop = njit(nogil=True, cache=True)(function)
     except RuntimeError:  # nowhere to keep it: compiled once per process
         loop = njit(nogil=True)(function)
+    _LOOPS.append(loop)
     return cast(Function, loop)
+
+
+def loops_to_compile() -> bool:
+    """Whether most loops of the imported modules are neither compiled nor kept from an earlier process."""
+    return sum(map(_is_compiled, _LOOPS)) < len(_LOOPS) / 2
+
+
+def _is_compiled(loop: Any) -> bool:
+    if not hasattr(loop, "signatures"):  # numba is switched off
+        return True
+    kept = loop.stats.cache_path
+    code, function = loop.py_func.__code__, loop.py_func
+    # Numba names the index of a function's compiled forms so; one from before a change of the source is of no use.
+    source = Path(code.co_filename)
+    indices = Path(kept).glob(f"{source.stem}.{function.__qualname__}-{code.co_firstlineno}.*.nbi") if kept else ()
+    return bool(loop.signatures) or any(index.stat().st_mtime >= source.stat().st_mtime for index in indices)
 
 
 @compiled

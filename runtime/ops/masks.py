@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy import sparse
+from numpy.typing import NDArray
+from scipy import ndimage, sparse
 
 from runtime.config import SegmentConfig
 from runtime.ops.compiled import looked_up
@@ -15,9 +17,9 @@ from runtime.ops.mask_kernels import (
     areas_of,
     beside_holes,
     clean_cells,
-    enter,
-    enter_windows,
     extents,
+    paint_mask,
+    paint_windows,
     window_pixels,
 )
 from runtime.types import F32, I32, I64, Bool
@@ -46,6 +48,51 @@ class MaskCrop:
         (y, x), (h, w) = self.offset_yx, self.mask.shape
         full[y : y + h, x : x + w] = self.mask
         return full
+
+    def in_image(self, origin_yx: tuple[int, int], size_hw: tuple[int, int]) -> MaskCrop:
+        """The mask of a tile as a mask of the image.
+
+        Args:
+            origin_yx: the tile's first pixel in the image.
+            size_hw: size of the image; pixels beyond it are cut off.
+        """
+        y, x = self.offset_yx[0] + origin_yx[0], self.offset_yx[1] + origin_yx[1]
+        if y + self.mask.shape[0] <= size_hw[0] and x + self.mask.shape[1] <= size_hw[1]:
+            return MaskCrop(self.mask, (y, x))
+        return cut_to_pixels(self.mask[: max(0, size_hw[0] - y), : max(0, size_hw[1] - x)], (y, x))
+
+
+def label_crops(labels: NDArray[np.integer]) -> tuple[MaskCrop, ...]:
+    """The cells of an (H, W) label map as crops, by ascending label."""
+    found = enumerate(ndimage.find_objects(labels), start=1)
+    return tuple(
+        MaskCrop(labels[box] == label, (box[0].start, box[1].start)) for label, box in found if box is not None
+    )
+
+
+def cut_to_pixels(mask: Bool, offset_yx: tuple[int, int]) -> MaskCrop:
+    """A mask (h, w) without the rows and columns at its edges that have no pixel; (0, 0) if it has none."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return MaskCrop(np.zeros((0, 0), np.bool_), offset_yx)
+    inside = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return MaskCrop(inside, (offset_yx[0] + int(rows[0]), offset_yx[1] + int(columns[0])))
+
+
+def join_masks(crops: Sequence[MaskCrop]) -> MaskCrop:
+    """The union of masks of the same image; at least one."""
+    if len(crops) == 1:
+        return crops[0]
+    crops = [crop for crop in crops if crop.mask.size] or crops[:1]
+    tops, lefts = zip(*(crop.offset_yx for crop in crops), strict=True)
+    top, left = min(tops), min(lefts)
+    bottom = max(y + crop.mask.shape[0] for y, crop in zip(tops, crops, strict=True))
+    right = max(x + crop.mask.shape[1] for x, crop in zip(lefts, crops, strict=True))
+    union = np.zeros((bottom - top, right - left), np.bool_)
+    for y, x, crop in zip(tops, lefts, crops, strict=True):
+        height, width = crop.mask.shape
+        union[y - top : y - top + height, x - left : x - left + width] |= crop.mask
+    return MaskCrop(union, (top, left))
 
 
 @lru_cache(maxsize=16)
@@ -120,7 +167,7 @@ class LabelCanvas:
         return self._owner
 
     def add(self, index: int, logits: F32, offset_yx: tuple[int, int]) -> MaskCrop:
-        """Enter one mask.
+        """Paint one mask.
 
         Args:
             index: its place among the image's masks, from 0.
@@ -131,12 +178,12 @@ class LabelCanvas:
             The thresholded mask, before overlaps.
         """
         settled = (self._threshold, self._argmax, self._owner, self._best)
-        top, bottom, left, right = enter(index + 1, logits, offset_yx, *settled)
+        top, bottom, left, right = paint_mask(index + 1, logits, offset_yx, *settled)
         inside = logits[top:bottom, left:right] > np.float32(self._threshold)
         return MaskCrop(inside, (offset_yx[0] + top, offset_yx[1] + left))
 
     def add_windows(self, indices: I64, windows: F32, origins: I64, axes: Axes) -> list[MaskCrop]:
-        """Resize and enter the masks of several windows.
+        """Resize and paint the masks of several windows.
 
         Args:
             indices: (K), as in ``add``.
@@ -148,7 +195,7 @@ class LabelCanvas:
             The thresholded masks, before overlaps.
         """
         settled = (self._threshold, self._argmax, self._owner, self._best)
-        offsets, masks = enter_windows(indices + 1, windows, origins, axes, *settled)
+        offsets, masks = paint_windows(indices + 1, windows, origins, axes, *settled)
         return [MaskCrop(mask, (y, x)) for mask, (y, x) in zip(masks, offsets.tolist(), strict=True)]
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from runtime.config import SegmentConfig
 from runtime.ops.masks import LabelCanvas, MaskCrop, finish_labels, resize_axis
 from runtime.pipeline.engine_calls import DecodedMasks
-from runtime.results import Segmentation
-from runtime.types import F32, F64
+from runtime.results import Instances, Segmentation
+from runtime.types import F32, F64, I64
 
 
 class Assembly:
@@ -36,20 +36,24 @@ class Assembly:
         crops = self._canvas.add_windows(passed.index, passed.logits, passed.origins, self._axes)
         self._crops.update(zip(passed.index.tolist(), crops, strict=True))
 
-    def finish(self, boxes: F64, scores: F32) -> Segmentation:
+    def finish(self, boxes: F64, scores: F32, prompts: I64) -> Segmentation:
         """The label map, and the instances that passed the IoU cut.
 
         Args:
             boxes: (K, 4) xyxy, image pixels.
             scores: (K)
+            prompts: (K), see ``Instances``.
         """
         labels, ids = finish_labels(self._canvas.owner, len(boxes), self._config)
-        kept = np.array(sorted(self._crops), np.int64)
-        return Segmentation(
-            labels=labels,
-            boxes=boxes[kept].reshape(-1, 4),
-            scores=scores[kept],
-            iou_predictions=self._iou[kept],
-            ids=ids[kept],
-            masks=tuple(self._crops[k] for k in kept),
+        passed = np.array(sorted(self._crops), np.int64)
+
+        instances = Instances(
+            boxes=boxes[passed].reshape(-1, 4),
+            scores=scores[passed],
+            iou_predictions=self._iou[passed],
+            masks=tuple(self._crops[k] for k in passed.tolist()),
+            prompts=prompts[passed],
         )
+        # Labels are numbered in the order of the boxes, so that the rows of the cells are in that of the labels.
+        shown = ids[passed] > 0
+        return Segmentation.of(labels, instances[shown], instances[~shown])

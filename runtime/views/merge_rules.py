@@ -206,20 +206,14 @@ class JoinedCells:
     def _find_cells(self, place: int) -> tuple[Cell, ...]:
         """The cells of one tile with their extents in the image."""
         tile = self.tile(place)
-        top, left, bottom, right = tile.extent
+        top, left = tile.extent[:2]
         if not len(tile.scores):
             return ()
         areas = np.bincount(tile.labels.ravel())
-        far = max(self._size_hw)  # an edge of the image cuts nothing off
         cells = []
         for n, (y, x) in enumerate(ndimage.find_objects(tile.labels)):
             extent = (top + y.start, left + x.start, top + y.stop, left + x.stop)
-            margins = (
-                extent[0] - top if top > 0 else far,
-                extent[1] - left if left > 0 else far,
-                bottom - extent[2] if bottom < self._size_hw[0] else far,
-                right - extent[3] if right < self._size_hw[1] else far,
-            )
+            margins = edge_margins(extent, tile.extent, self._size_hw)
             cells.append(Cell((place, n), int(areas[n + 1]), extent, min(margins)))
         return tuple(cells)
 
@@ -258,6 +252,18 @@ class JoinedCells:
             elif pixels > COVERED * min(cells_a[i].area, cells_b[j].area):
                 covers.append((i, j))
         return same, covers
+
+
+def edge_margins(extent: Extent, tile: Extent, size_hw: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Pixels from an extent to the four edges of a tile; an edge of the image is far away, as it cuts nothing off."""
+    top, left, bottom, right = tile
+    far = max(size_hw)
+    return (
+        extent[0] - top if top > 0 else far,
+        extent[1] - left if left > 0 else far,
+        bottom - extent[2] if bottom < size_hw[0] else far,
+        right - extent[3] if right < size_hw[1] else far,
+    )
 
 
 def view(tile: TileCells, extent: Extent) -> I32:

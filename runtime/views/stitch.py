@@ -8,53 +8,96 @@ outline. A cell that no tile sees whole is put together from its parts. The orde
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
-from runtime.ops.masks import MaskCrop, relabel
-from runtime.results import Segmentation
-from runtime.types import I32
-from runtime.views.merge_rules import Group, JoinedCells, TileCells, group_box, paint
+from runtime.ops.masks import MaskCrop, join_masks, relabel
+from runtime.results import Instances, Segmentation
+from runtime.types import F64, I64, Bool, Extent
+from runtime.views.merge_rules import EDGE_PX, Group, JoinedCells, TileCells, edge_margins, group_box, paint
 
-__all__ = ["TileCells", "stitch", "tile_cells"]
+__all__ = ["TileCells", "ViewCells", "stitch", "tile_cells", "view_cells"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ViewCells:
+    """The cells of one view as ``stitch`` takes them."""
+
+    tile: TileCells
+    masks: tuple[MaskCrop, ...]
+    """Masks of the tile's N cells before overlaps are resolved, in the image."""
+    prompts: I64
+    """(N,), see ``Instances``."""
+    hidden: Instances
+    """Instances of which the tile's label map shows no pixel, in the image."""
 
 
 def tile_cells(result: Segmentation, origin_yx: tuple[int, int], size_hw: tuple[int, int]) -> TileCells:
-    """The part of a tile's result that is stitched.
+    """The cells of a tile without their masks, which the label map of a slide does not need.
 
     Args:
         result: of the tile.
         origin_yx: its first pixel in the image.
-        size_hw: the image; labels beyond it are left out.
+        size_hw: size of the image; cells beyond it are left out.
     """
-    y, x = origin_yx
-    labels, ids = relabel(result.labels[: size_hw[0] - y, : size_hw[1] - x], result.count)
-    instance_ids = np.concatenate((np.zeros(1, np.int32), ids))[result.ids]
-    rows = np.flatnonzero(instance_ids)
-    rows = rows[np.argsort(instance_ids[rows])]
-    return TileCells(
-        extent=(y, x, y + labels.shape[0], x + labels.shape[1]),
-        labels=labels,
-        boxes=result.boxes[rows] + np.array([x, y, x, y]),
-        scores=result.scores[rows],
-        iou_predictions=result.iou_predictions[rows],
+    return _tile_and_rows(result, origin_yx, size_hw)[0]
+
+
+def view_cells(result: Segmentation, origin_yx: tuple[int, int], size_hw: tuple[int, int]) -> ViewCells:
+    """``tile_cells`` with the masks and the hidden instances of the tile."""
+    tile, rows = _tile_and_rows(result, origin_yx, size_hw)
+    hidden = result.hidden
+    return ViewCells(
+        tile=tile,
+        masks=tuple(result.masks[row].in_image(origin_yx, size_hw) for row in rows.tolist()),
+        prompts=result.prompts[rows],
+        hidden=Instances(
+            boxes=hidden.boxes + _shift(origin_yx),
+            scores=hidden.scores,
+            iou_predictions=hidden.iou_predictions,
+            masks=tuple(mask.in_image(origin_yx, size_hw) for mask in hidden.masks),
+            prompts=hidden.prompts,
+        ),
     )
 
 
-def stitch(tiles: Sequence[TileCells], size_hw: tuple[int, int], *, min_area_px: int = 0) -> Segmentation:
-    """One result from those of the tiles.
+def _tile_and_rows(result: Segmentation, origin_yx: tuple[int, int], size_hw: tuple[int, int]) -> tuple[TileCells, I64]:
+    """The cells of a tile, and their rows in the result."""
+    y, x = origin_yx
+    labels, ids = relabel(result.labels[: size_hw[0] - y, : size_hw[1] - x], len(result))
+    rows = np.flatnonzero(ids)
+    tile = TileCells(
+        extent=(y, x, y + labels.shape[0], x + labels.shape[1]),
+        labels=labels,
+        boxes=result.boxes[rows] + _shift(origin_yx),
+        scores=result.scores[rows],
+        iou_predictions=result.iou_predictions[rows],
+    )
+    return tile, rows
+
+
+def _shift(origin_yx: tuple[int, int]) -> F64:
+    """What is added to xyxy boxes of a tile to have them in the image."""
+    y, x = origin_yx
+    return np.array([x, y, x, y], np.float64)
+
+
+def stitch(views: Sequence[ViewCells], size_hw: tuple[int, int], *, min_area_px: int = 0) -> Segmentation:
+    """Combine the cells of overlapping tiles into one result.
 
     Args:
-        tiles: in any order.
-        size_hw: the image.
-        min_area_px: cells with fewer pixels are left out.
+        views: the tiles, in any order.
+        size_hw: size of the image.
+        min_area_px: cells with fewer pixels are hidden.
 
     Returns:
-        The cells from top to bottom and left to right of their first row and column; each one's mask is what the label
-        map shows of it.
+        The cells from top to bottom and left to right of their first row and column. The mask of a cell that was joined
+        from several tiles is the union of its parts. An instance that is hidden in its tile stays so if no other tile
+        sees its place from further inside, and its mask does not reach the tile's edge.
     """
-    tiles = sorted(tiles, key=lambda tile: tile.extent)
+    views = sorted(views, key=lambda view: view.tile.extent)
+    tiles = [view.tile for view in views]
     joined = JoinedCells([tile.extent for tile in tiles], size_hw, tiles.__getitem__)
     shown = [(cell, group) for place in range(len(tiles)) for cell, group in joined.shown(place)]
     ordered = sorted((g for cell, g in shown if cell.key == g.key), key=lambda group: (group.extent, group.rank))
@@ -68,21 +111,43 @@ def stitch(tiles: Sequence[TileCells], size_hw: tuple[int, int], *, min_area_px:
     if small.any():
         labels[small[labels]] = 0
     labels, ids = relabel(labels, len(ordered))
-    return _result(labels, [group for group, label in zip(ordered, ids, strict=True) if label], tiles)
+    instances, shown_rows = _instances(ordered, views), ids > 0
+    apart = [
+        instances[~shown_rows],
+        *(view.hidden[_own_hidden(place, views, size_hw)] for place, view in enumerate(views)),
+    ]
+    return Segmentation.of(labels, instances[shown_rows], Instances.joined(apart))
 
 
-def _result(labels: I32, groups: list[Group], tiles: Sequence[TileCells]) -> Segmentation:
-    """The label map with what the tiles say about its cells."""
-    masks = tuple(
-        MaskCrop(labels[region] == n, (region[0].start, region[1].start))
-        for n, region in enumerate(ndimage.find_objects(labels), start=1)
+def _instances(groups: Sequence[Group], views: Sequence[ViewCells]) -> Instances:
+    """What the tiles say about joined cells."""
+    first = [(views[place], n) for place, n in (group.key for group in groups)]
+    return Instances(
+        boxes=np.array([group_box(group, lambda place: views[place].tile) for group in groups]).reshape(-1, 4),
+        scores=np.array([view.tile.scores[n] for view, n in first], np.float32),
+        iou_predictions=np.array([view.tile.iou_predictions[n] for view, n in first], np.float32),
+        masks=tuple(
+            join_masks([views[place].masks[n] for place, n in (part.key for part in group.parts)]) for group in groups
+        ),
+        prompts=np.array([view.prompts[n] for view, n in first], np.int64),
     )
-    first = [group.key for group in groups]
-    return Segmentation(
-        labels=labels,
-        boxes=np.array([group_box(group, tiles.__getitem__) for group in groups]).reshape(-1, 4),
-        scores=np.array([tiles[place].scores[n] for place, n in first], np.float32),
-        iou_predictions=np.array([tiles[place].iou_predictions[n] for place, n in first], np.float32),
-        ids=np.arange(1, len(groups) + 1, dtype=np.int32),
-        masks=masks,
-    )
+
+
+def _own_hidden(place: int, views: Sequence[ViewCells], size_hw: tuple[int, int]) -> Bool:
+    """(M,): the hidden instances of a tile that lie whole in it and of which no other tile has a better view."""
+    hidden, extent = views[place].hidden, views[place].tile.extent
+    centres_yx = (hidden.boxes[:, 1::-1] + hidden.boxes[:, :1:-1]) / 2
+    starts, stops = np.hsplit(np.array([view.tile.extent for view in views]), 2)
+    # Edges of the image cut nothing off.
+    before = np.where(starts > 0, centres_yx[:, None] - starts, np.inf)
+    after = np.where(stops < size_hw, stops - centres_yx[:, None], np.inf)
+    best = np.minimum(before, after).min(axis=-1).argmax(axis=1)  # the first of equal ones
+    inside = ((centres_yx >= 0) & (centres_yx <= size_hw)).all(axis=1)
+    whole = [not mask.area_px or min(edge_margins(_extent(mask), extent, size_hw)) >= EDGE_PX for mask in hidden.masks]
+    own: Bool = (best == place) & inside & np.array(whole, np.bool_)
+    return own
+
+
+def _extent(mask: MaskCrop) -> Extent:
+    (top, left), (height, width) = mask.offset_yx, mask.mask.shape
+    return top, left, top + height, left + width

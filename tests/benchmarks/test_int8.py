@@ -18,7 +18,7 @@ def test_the_command_measures_every_way(
     small_engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        sys, "argv", ["int8", "--engines", str(small_engines), "--runs", "2", "--threads", "1", "--out", str(tmp_path)]
+        sys, "argv", ["int8", "--model", str(small_engines), "--runs", "2", "--threads", "1", "--out", str(tmp_path)]
     )
     int8.main()
     (path,) = tmp_path.glob("int8-*px_*.json")

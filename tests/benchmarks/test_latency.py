@@ -17,7 +17,7 @@ from runtime.errors import EngineError
 
 def test_record(calm_checkpoint: Path, calm_engines: Path, integer_engines: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.latency", "--checkpoint", str(calm_checkpoint)]
-    command += ["--engines", str(calm_engines), "--integers", str(integer_engines), "--runs", "2"]
+    command += ["--model", str(calm_engines), "--integers", str(integer_engines), "--runs", "2"]
     command += ["--boxes", "5", "--size", "96", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr

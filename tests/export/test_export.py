@@ -19,7 +19,7 @@ from export import exporter
 from export.errors import ExportError, VerificationError
 from export.exporter import ExportConfig, export_engines, verify_directory
 from export.graphs import CellFinderGraph, EncoderGraph, Form, MaskDecoderGraph
-from export.verify import Tolerance, compare
+from export.verify import Tolerance, Truth, compare
 from runtime import EngineError, InputError, SegmentConfig, Segmenter
 from runtime.engines.backends.ort import OrtEngine
 from runtime.engines.manifest import read_manifest
@@ -149,6 +149,8 @@ def test_manifest_tells_what_was_made(small_engines: Path) -> None:
     for check in checks:
         assert check["passed"]
         assert 0 <= check["max_abs_error"] < 1e-3
+        assert 0 <= check["pytorch_tail_error"] <= check["pytorch_max_abs_error"] < 1e-3
+        assert check["rounding_error"] is None, "not needed"
         assert len(check["at"]) == len(check["shape"])
 
 
@@ -299,19 +301,21 @@ def test_separate_trunks_are_verified_stage_by_stage(tmp_path: Path) -> None:
 
 
 def test_compare_reports_the_largest_error_and_where() -> None:
-    reference = np.zeros((10, 100), np.float32)
-    found = reference.copy()
+    exact = np.zeros((10, 100))
+    truth = Truth(exact, exact.astype(np.float32), lambda: 0.0)
+    found = truth.pytorch.copy()
     found[3, 7] = 0.5
-    check = compare("stage", "output", reference, found, Tolerance())
+    check = compare("stage", "output", truth, found, Tolerance())
     assert (check.max_abs_error, check.at, check.found) == (0.5, (3, 7), 0.5)
     assert check.mismatches_per_million == 1000
     assert not check.passed
-    assert compare("stage", "output", reference, found, Tolerance(mismatches_per_million=1000)).passed
+    assert compare("stage", "output", truth, found, Tolerance(mismatches_per_million=1000)).passed
     found[3, 7] = np.nan
-    assert not compare("stage", "output", reference, found, Tolerance()).passed
-    assert compare("stage", "output", reference + 100, reference + 100.05, Tolerance()).passed
+    assert not compare("stage", "output", truth, found, Tolerance()).passed
+    hundred = Truth(exact + 100, truth.pytorch + 100, lambda: 0.0)
+    assert compare("stage", "output", hundred, hundred.pytorch + np.float32(0.05), Tolerance()).passed
     with pytest.raises(VerificationError, match="shape"):
-        compare("stage", "output", reference, found[:5], Tolerance())
+        compare("stage", "output", truth, found[:5], Tolerance())
 
 
 def test_settings_go_into_the_manifest(small_checkpoint: Path, tmp_path: Path) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from tests.golden.seeded_weights import released_checkpoint
+from benchmarks.seeded_weights import save_released
 
 HERE = Path(__file__).parent
 NAMES = ("upstream_shared_vit_seed0", "upstream_separate_vit_seed1")
@@ -33,11 +31,6 @@ class GoldenCase:
         return str(self.arrays["mode"])
 
 
-def released_keys() -> dict[str, list[Any]]:
-    """Key to [shape, dtype] of the released checkpoint."""
-    return json.loads((HERE / "released_keys.json").read_text())
-
-
 def load_arrays(name: str) -> dict[str, NDArray[Any]]:
     with np.load(HERE / f"{name}.npz") as file:
         return dict(file)
@@ -46,9 +39,7 @@ def load_arrays(name: str) -> dict[str, NDArray[Any]]:
 def make_case(name: str, directory: Path) -> GoldenCase:
     """Rebuild the weights (1.1 GB) into ``directory``."""
     arrays = load_arrays(name)
-    weights = released_checkpoint(released_keys(), arrays)
-    path = directory / f"{name}.pt"
-    torch.save({key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in weights.items()}, path)
+    path = save_released(directory / f"{name}.pt", arrays)
     return GoldenCase(name, arrays, path)
 
 

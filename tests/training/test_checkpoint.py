@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.golden.cases import released_keys
+from benchmarks.seeded_weights import released_keys
 from tests.small import SEPARATE, SMALL, save_small, small_model
 from training.checkpoint import (
     CELLSAM_LICENCE,

@@ -37,7 +37,9 @@ data_app = typer.Typer(
 def build(
     name: Annotated[DatasetName, typer.Argument(help=f"One of: {', '.join(DATASETS)}.", metavar="NAME")],
     source: Annotated[Path, typer.Option(help="Directory with the unpacked download.", metavar="DIR")],
-    out: Annotated[Path, typer.Option(help="Directory to write; an interrupted build there goes on.", metavar="DIR")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Directory to write; an interrupted build there goes on.", metavar="DIR")
+    ],
     seed: Annotated[int, typer.Option(help="Seed of the 80-10-10 draw, where no split is published.")] = 0,
     test: Annotated[
         bool, typer.Option(help="Draw a test split; --no-test where the test images come from elsewhere.")

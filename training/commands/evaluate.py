@@ -15,7 +15,9 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from runtime.commands.console import errors, fail
-from runtime.commands.options import BackendOption, CpuPrecisionOption, EngineOption, ThreadsOption
+from runtime.commands.groups import with_groups
+from runtime.commands.options import ModelOptions, ThreadsOption
+from runtime.commands.settings import backend_options, engine_directory, model_directory
 from runtime.errors import InputError, SegmenterError
 from training.evaluation.baseline import segment_classical
 from training.evaluation.coco_metrics import require_library
@@ -39,20 +41,19 @@ evaluate_app = typer.Typer(
 )
 
 DataDir = Annotated[Path, typer.Option(help="Images and true labels: a folder per dataset.", metavar="DIR")]
-OutDir = Annotated[Path, typer.Option(help="Directory for the results.", metavar="DIR")]
+OutDir = Annotated[Path, typer.Option("--out", "-o", help="Directory for the results.", metavar="DIR")]
 Ious = Annotated[list[float] | None, typer.Option("--iou", help="IoU of a match; default, 0.5 to 0.95 by 0.05.")]
 Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="Dataset or subset to take; default, all.")]
 Split = Annotated[str, typer.Option(help="Part of a 'data build' output.")]
 
 
 @evaluate_app.command()
+@with_groups
 def run(
     data: DataDir,
     out: OutDir,
-    engine: EngineOption = None,
+    model: ModelOptions,
     name: Annotated[str, typer.Option(help="Name of the model in tables.")] = "CellSAM",
-    backend: BackendOption = "auto",
-    cpu_precision: CpuPrecisionOption = "auto",
     threads: ThreadsOption = None,
     baseline: Annotated[Path | None, typer.Option(help="Report to show beside, from 'evaluate baseline'.")] = None,
     held_out: Annotated[
@@ -66,8 +67,6 @@ def run(
 
     An image that fails is listed with its error and enters no figure; the exit code is then 1.
     """
-    from runtime.engines.backends.base import BackendOptions
-    from runtime.engines.builtin import builtin_engine
     from runtime.engines.manifest import read_manifest
     from runtime.segmenter import Segmenter
 
@@ -78,10 +77,10 @@ def run(
         select(samples, held_out or ())  # a name that does not occur is an error
         samples = hold_out(samples, held_out or ())
         # The contrast of built tiles is equalised already; doing it twice would change them.
-        engine = engine or builtin_engine()
+        engine = model_directory(model.model)
         config = replace(read_manifest(engine).config, normalize=samples[0].tile_hw is None)
-        options = BackendOptions(threads=threads, cpu_precision=cpu_precision)
-        segmenter = Segmenter(engine, backend=backend, config=config, options=options)
+        options = backend_options(model, threads)
+        segmenter = Segmenter(engine, backend=model.backend, config=config, options=options)
         about = {
             "manifest": asdict(segmenter.manifest),
             "config": asdict(segmenter.config),
@@ -96,21 +95,25 @@ def run(
 
 
 @evaluate_app.command()
+@with_groups
 def tune(
-    engine: Annotated[Path, typer.Option(help="Engine directory, made by 'export'.", metavar="DIR")],
     data: DataDir,
-    out: Annotated[Path, typer.Option(help="JSON file of settings to write, for 'export --settings'.", metavar="FILE")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="JSON file of settings to write, for 'export --settings'.", metavar="FILE"),
+    ],
+    model: ModelOptions,
     dataset: Datasets = None,
     split: Split = "val",
     iou: Annotated[float, typer.Option(help="IoU of the F1 that is raised.")] = PRIMARY_IOU,
-    backend: BackendOption = "auto",
+    threads: ThreadsOption = None,
     scale: Annotated[
         bool, typer.Option(help="Also choose the diameter at which cells are shown: whole images or tiles.")
     ] = False,
 ) -> None:
-    """Choose an engine directory's settings on images it was not trained on, by the mean F1 over the subsets."""
+    """Choose a model's settings on images it was not trained on, by the mean F1 over the subsets."""
     from runtime.config import SegmentConfig
-    from runtime.files.plain import write_whole
+    from runtime.files.placing import write_whole
     from runtime.segmenter import Segmenter
     from training.evaluation.engine_tuning import VIEWS, tune_settings
 
@@ -118,10 +121,11 @@ def tune(
         samples = select(find_samples(data, split=split), dataset or ())
         start = SegmentConfig(box_threshold_mode="fixed", normalize=samples[0].tile_hw is None)
         views = VIEWS if scale else ()
+        segmenter = Segmenter(
+            engine_directory(model.model), backend=model.backend, options=backend_options(model, threads)
+        )
         with _progress("encoding", len(samples) * (1 + len(views))) as step:
-            tuned = tune_settings(
-                Segmenter(engine, backend=backend), samples, start, views=views, iou=iou, on_image=step
-            )
+            tuned = tune_settings(segmenter, samples, start, views=views, iou=iou, on_image=step)
         chosen = asdict(replace(tuned.config, normalize=True))
         write_whole(out, lambda temporary: temporary.write_text(json.dumps(chosen, indent=2) + "\n", encoding="utf-8"))
         for subset, f1 in tuned.f1.items():

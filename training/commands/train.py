@@ -16,7 +16,8 @@ def train_command(
     ],
     data: Annotated[Path, typer.Option(help="Built dataset, or a directory of them ('data build').", metavar="DIR")],
     out: Annotated[
-        Path, typer.Option(help="Checkpoints, logs and pictures; goes on where it left off.", metavar="DIR")
+        Path,
+        typer.Option("--out", "-o", help="Checkpoints, logs and pictures; goes on where it left off.", metavar="DIR"),
     ],
     recipe: Annotated[str, typer.Option(help="Preset (vit_b, nano) or a JSON file with changes to one.")] = "vit_b",
     init: Annotated[

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.files.plain import PARTIAL
+from runtime.files.placing import PARTIAL
 from training.data.errors import DataError
 from training.data.format import (
     COCO,

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.files.plain import write_whole
+from runtime.files.placing import write_whole
 from runtime.types import F32, I32
 from training.data.coco_format import write_coco
 from training.data.errors import DataError

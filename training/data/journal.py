@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from runtime.files.plain import write_whole
+from runtime.files.placing import write_whole
 from training.data.errors import DataError
 from training.data.records import Split, TileRecord
 

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from runtime.errors import InputError
-from runtime.ops.masks import MaskCrop
+from runtime.ops.masks import MaskCrop, label_crops
 from runtime.types import F32
 
 MAX_DETECTIONS = 10_000
@@ -56,14 +55,6 @@ def require_library() -> None:
             f"COCO metrics need faster-coco-eval, which cannot be imported ({error}). "
             "Install it: pip install 'cellsam-engine[training]'."
         ) from error
-
-
-def label_crops(labels: NDArray[np.integer]) -> tuple[MaskCrop, ...]:
-    """The cells of an (H, W) label map as crops, by ascending label."""
-    found = enumerate(ndimage.find_objects(labels), start=1)
-    return tuple(
-        MaskCrop(labels[box] == label, (box[0].start, box[1].start)) for label, box in found if box is not None
-    )
 
 
 def encode_image(truth: NDArray[np.integer], detections: Sequence[MaskCrop], scores: F32) -> CocoImage:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import SegmenterError
-from runtime.ops.masks import MaskCrop
-from runtime.results import Segmentation
+from runtime.ops.masks import MaskCrop, label_crops
+from runtime.results import Instances, Segmentation
 from runtime.types import F32, I32
-from training.evaluation.coco_metrics import CocoAp, CocoImage, coco_ap, encode_image, label_crops
+from training.evaluation.coco_metrics import CocoAp, CocoImage, coco_ap, encode_image
 from training.evaluation.dataset import Sample, read_sample
 from training.evaluation.matching import check_iou, find_overlaps
 from training.evaluation.metrics import DEFAULT_IOUS, counts_at
@@ -58,8 +58,9 @@ class Evaluation:
 
 
 def from_segmentation(result: Segmentation) -> Prediction:
-    """What ``Segmenter`` returned, with the model's own box scores."""
-    return Prediction(result.labels, result.masks, result.scores)
+    """What ``Segmenter`` returned, with the model's own box scores; hidden instances count for COCO AP."""
+    every = Instances.joined([result, result.hidden])
+    return Prediction(result.labels, every.masks, every.scores)
 
 
 def from_labels(labels: NDArray[np.integer]) -> Prediction:

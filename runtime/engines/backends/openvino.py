@@ -70,6 +70,11 @@ class OpenVinoEngine(Engine):
             shapes = ", ".join(f"{name} {array.shape}" for name, array in contiguous.items())
             raise BackendError(f"OpenVINO failed in {self._name} with {shapes}: {error}") from error
 
+    def close(self) -> None:
+        """See ``Engine``."""
+        self._requests = threading.local()
+        self._model = None
+
 
 def _spec(port: Any) -> TensorSpec:
     """Dimensions that may vary have no names in OpenVINO."""

@@ -80,6 +80,10 @@ class OrtEngine(Engine):
         except Exception as error:
             raise failure(self._name, arrays, error) from error
 
+    def close(self) -> None:
+        """See ``Engine``."""
+        self._session = None
+
 
 class OnDevice:
     """An output in the device's memory."""

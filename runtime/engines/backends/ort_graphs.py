@@ -169,6 +169,12 @@ class OrtCudaGraphEngine(OrtCudaEngine):
         except Exception as error:
             raise failure(self._name, feeds, error) from error
 
+    def close(self) -> None:
+        """See ``Engine``."""
+        self._thread.shutdown()
+        self._captures.clear()  # graphs go before their session
+        super().close()
+
     def _run(self, feeds: Mapping[str, Tensor], keep: Collection[str]) -> Tensors:
         """``run``, in the session's thread."""
         if not self._graphs:

@@ -95,7 +95,7 @@ class OrtTensorRtEngine(OrtCudaEngine):
             _check_assignment(path.name, session)
         return session
 
-    def most(self, name: str) -> int | None:
+    def max_size(self, name: str) -> int | None:
         """See ``Engine``: as the profile has it."""
         return self._ranges[name][2][0] if name in self._ranges else None
 

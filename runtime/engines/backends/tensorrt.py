@@ -220,7 +220,7 @@ class TensorRtEngine(Engine):
         modes = self._tensorrt.TensorIOMode
         return [*((spec, modes.INPUT) for spec in self.inputs), *((spec, modes.OUTPUT) for spec in self.outputs)]
 
-    def most(self, name: str) -> int | None:
+    def max_size(self, name: str) -> int | None:
         """See ``Engine``: as the plan's profile has it."""
         return self._plan.ranges[name][2][0] if name in self._plan.ranges else None
 
@@ -239,6 +239,11 @@ class TensorRtEngine(Engine):
                 f"the GPU's memory is full: {self._name} with {_shapes(feeds)}: {error} "
                 "Lower images_per_call or boxes_per_call."
             ) from error
+
+    def close(self) -> None:
+        """See ``Engine``. Contexts go before their engine, and the engine before its runtime."""
+        for name in ("_lanes", "_free", "_engine", "_runtime"):
+            self.__dict__.pop(name, None)
 
     def _run(self, lane: Lane, feeds: Mapping[str, Tensor], keep: Collection[str]) -> Tensors:
         waiting = self._set_inputs(lane, feeds)

@@ -10,7 +10,7 @@ from runtime.files.formats.base import FileReader
 from runtime.files.formats.channels import ChosenChannels, choose_channels, without_copies
 from runtime.files.formats.choices import check_level
 from runtime.files.formats.ngff import NgffReader, is_zarr
-from runtime.files.formats.pictures import ArrayReader
+from runtime.files.formats.pictures import PictureReader
 from runtime.files.formats.slides import SLIDE_SUFFIXES, SlideReader
 from runtime.files.formats.tiff import TiffReader
 
@@ -72,7 +72,7 @@ def open_image(
     if suffix in SLIDE_SUFFIXES:
         return SlideReader(path, level=level)
     check_level(path, level, 1)
-    return ArrayReader(path)
+    return PictureReader(path)
 
 
 def check_file(path: Path, suffixes: tuple[str, ...]) -> None:

@@ -136,6 +136,11 @@ def channel_names(count: int, given: Sequence[str]) -> tuple[str, ...]:
     return tuple(given) if len(given) == count else tuple(str(number) for number in range(count))
 
 
+def distinct_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of channels as they are, with the channel's number behind those that several channels have."""
+    return tuple(f"{name}_{number}" if names.count(name) > 1 else name for number, name in enumerate(names))
+
+
 def check_opaque(alpha: Array, path: Path) -> None:
     """Raise an ``InputError`` unless an alpha channel hides nothing."""
     opaque = (1 << 8 * alpha.dtype.itemsize) - 1 if alpha.dtype.kind == "u" else 1

@@ -29,7 +29,7 @@ _PILLOW_LIMIT = threading.Lock()
 """Held while Pillow's limit, a global of its module, is off."""
 
 
-class ArrayReader(FileReader):
+class PictureReader(FileReader):
     """An image that is one array: of a picture, decoded as a whole, or an npy file, of which parts are read."""
 
     def __init__(self, path: Path) -> None:

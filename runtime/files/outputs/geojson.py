@@ -19,23 +19,25 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
-
 from runtime.files.formats.axes import Plane
 from runtime.files.outputs.polygons import mask_polygons
-from runtime.files.plain import TABLE_COLUMNS, table_rows, write_whole
+from runtime.files.outputs.tables import TABLE_COLUMNS, table_columns, table_rows
+from runtime.files.placing import write_whole
+from runtime.ops.masks import MaskCrop, label_crops
 from runtime.results import Segmentation
+from runtime.types import Arrays
 
 CLASS_NAME = "Cell"
 CLASS_COLOUR = (255, 200, 0)
 MEASURED = ("label", "score", "iou_prediction", "label_area_px", "area_um2", "centroid_y", "centroid_x")
-"""Columns of the table that each cell carries as measurements."""
+"""Columns of the plain table that each cell carries as measurements; it carries all further ones too."""
 
 
 def cell_features(
-    result: Segmentation, pixel_size_um: float | None = None, plane: Plane | None = None
+    result: Segmentation,
+    pixel_size_um: float | None = None,
+    plane: Plane | None = None,
+    measured: Arrays | None = None,
 ) -> Iterator[dict[str, Any]]:
     """A GeoJSON feature for each cell of the label map, in the order of the labels.
 
@@ -43,32 +45,28 @@ def cell_features(
         result: of an image.
         pixel_size_um: side of a pixel; None where it is not known.
         plane: of the stack that was segmented.
+        measured: further columns of the table; see ``table_rows``.
 
     Yields:
         A polygon, or several where the cell lies in parts, in image pixels from the upper left corner of the first
         one, along the edges of the cell's pixels.
     """
-    named = (dict(zip(TABLE_COLUMNS, row, strict=True)) for row in table_rows(result, pixel_size_um))
-    measured = {row["label"]: row for row in named if row["label"]}
-    for label, region in enumerate(ndimage.find_objects(result.labels), start=1):
-        if region is not None:
-            row = measured.get(label, {"label": label})
-            yield cell_feature(row, result.labels[region] == label, (region[0].start, region[1].start), plane)
+    columns, rows = table_columns(measured), table_rows(result, pixel_size_um, measured)
+    for row, crop in zip(rows, label_crops(result.labels), strict=False):  # rows of hidden instances come last
+        yield cell_feature(dict(zip(columns, row, strict=True)), crop, plane)
 
 
-def cell_feature(
-    row: Mapping[str, Any], mask: NDArray[np.bool_], offset_yx: tuple[int, int], plane: Plane | None = None
-) -> dict[str, Any]:
+def cell_feature(row: Mapping[str, Any], crop: MaskCrop, plane: Plane | None = None) -> dict[str, Any]:
     """The feature of one cell.
 
     Args:
         row: what the table says of it, by column.
-        mask: (h, w).
-        offset_yx: image pixel of ``mask[0, 0]``.
+        crop: its pixels.
         plane: of the stack that was segmented.
     """
-    polygons = mask_polygons(mask, offset_yx)
+    polygons = mask_polygons(crop.mask, crop.offset_yx)
     several = len(polygons) > 1
+    measured = [*MEASURED, *(name for name in row if name not in TABLE_COLUMNS)]
     geometry: dict[str, Any] = {
         "type": "MultiPolygon" if several else "Polygon",
         "coordinates": polygons if several else polygons[0],
@@ -82,19 +80,24 @@ def cell_feature(
             "objectType": "cell",
             "name": str(row["label"]),
             "classification": {"name": CLASS_NAME, "color": list(CLASS_COLOUR)},
-            # JSON has no NaN, the score of boxes that the user gave.
+            # JSON has neither NaN, such as the score of boxes that the user gave, nor infinity.
             "measurements": {
-                name: value for name in MEASURED if (value := row.get(name)) is not None and not math.isnan(value)
+                name: value for name in measured if (value := row.get(name)) is not None and math.isfinite(value)
             },
         },
     }
 
 
 def write_geojson(
-    path: Path, result: Segmentation, pixel_size_um: float | None = None, plane: Plane | None = None
+    path: Path,
+    result: Segmentation,
+    pixel_size_um: float | None = None,
+    plane: Plane | None = None,
+    measured: Arrays | None = None,
 ) -> None:
     """Write ``cell_features`` as a FeatureCollection; the file appears whole."""
-    write_whole(path, lambda temporary: write_features(temporary, cell_features(result, pixel_size_um, plane)))
+    features = cell_features(result, pixel_size_um, plane, measured)
+    write_whole(path, lambda temporary: write_features(temporary, features))
 
 
 def write_features(path: Path, features: Iterable[Mapping[str, Any]]) -> None:

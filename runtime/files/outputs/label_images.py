@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from runtime.files.formats.base import optional_package
 from runtime.files.outputs.pyramid import label_dtype, label_levels, level_count, level_shape
-from runtime.files.plain import resolution_tags, write_whole
+from runtime.files.placing import write_whole
+from runtime.files.plain import resolution_tags
 
 TILE_PX = 512
 """Side of OME-TIFF's tiles and OME-Zarr's chunks."""

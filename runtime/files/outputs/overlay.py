@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from runtime.errors import InputError
-from runtime.files.plain import write_whole
+from runtime.files.outputs.shrink import shrink_factor, shrunk
+from runtime.files.placing import write_whole
 from runtime.ops.preprocess import check_image
-from runtime.types import F32, U8
+from runtime.types import F32, U8, Extent
 
 SHOWN_PERCENTILES = (0.5, 99.8)
 """Range of a channel's values that is shown from black to white."""
@@ -20,6 +21,8 @@ _GOLDEN_RATIO = 0.618034
 _COLOURS = 64
 _LEAST_SIDE = 512
 """Smaller images are enlarged by a whole factor, so that outlines do not hide the cells."""
+
+_Image = NDArray[np.generic]
 
 
 def draw_overlay(image: ArrayLike, labels: NDArray[np.integer]) -> U8:
@@ -31,7 +34,8 @@ def draw_overlay(image: ArrayLike, labels: NDArray[np.integer]) -> U8:
         labels: (H, W), 0 background.
 
     Returns:
-        (k H, k W, 3) uint8, k a whole number that brings small images to about 512 pixels.
+        (k H, k W, 3) uint8, k a whole number that brings small images to about 512 pixels; images of more than
+        ``LARGEST_SIDE_PX`` pixels a side are shrunk by a whole factor instead.
 
     Raises:
         InputError: an image that cannot be used, or labels of another size.
@@ -41,6 +45,7 @@ def draw_overlay(image: ArrayLike, labels: NDArray[np.integer]) -> U8:
     checked = check_image(image)
     if labels.shape != checked.shape[:2]:
         raise InputError(f"labels have shape {labels.shape}; expected {checked.shape[:2]}, as the image.")
+    checked, labels = _fitted(checked, labels)
     factor = max(1, round(_LEAST_SIDE / max(labels.shape)))
     picture = np.kron(_shown(checked), np.ones((factor, factor, 1), np.float32))
     large = np.kron(labels, np.ones((factor, factor), labels.dtype))
@@ -59,6 +64,20 @@ def write_overlay(path: Path, image: ArrayLike, labels: NDArray[np.integer]) -> 
 
     drawn = Image.fromarray(draw_overlay(image, labels))
     write_whole(path, lambda temporary: drawn.save(temporary, format="PNG", optimize=True))
+
+
+def _fitted(image: _Image, labels: NDArray[np.integer]) -> tuple[_Image, NDArray[np.integer]]:
+    """Shrink an (H, W, C) image and its labels to at most ``LARGEST_SIDE_PX`` a side; labels cannot be averaged."""
+    height, width, channels = image.shape
+    factor = shrink_factor((height, width))
+    if factor == 1:
+        return image, labels
+
+    def read(extent: Extent) -> _Image:
+        top, left, bottom, right = extent
+        return image[top:bottom, left:right]
+
+    return shrunk(read, (height, width, channels), image.dtype, factor), labels[::factor, ::factor]
 
 
 def _shown(image: NDArray[np.generic]) -> F32:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from runtime.config import SegmentConfig
-from runtime.errors import CAUGHT, ImageTooLargeError, reason_of
-from runtime.files.image_results import FileOptions, check_size, opened, read_file
+from runtime.errors import CAUGHT, reason_of
+from runtime.files.image_results import FileOptions, is_slide, opened, read_file
 from runtime.jobs.folders.records import Records
 from runtime.jobs.folders.run import FolderOptions
-from runtime.jobs.folders.work import ImageWork, Target
+from runtime.jobs.folders.work import ImageWork, Target, kind_of
 from runtime.jobs.memory import peak_mib
 from runtime.jobs.segmenter_spec import loaded_segmenter
 from runtime.segmenter import Segmenter
@@ -32,16 +32,22 @@ class Planned:
     size_hw: tuple[int, int] | None = None
     """None for an image that cannot be opened, or is not looked into."""
     tiles: int | None = None
-    """None where the diameter of its cells is yet to be measured, or the slide to be planned."""
+    """None if the diameter of its cells is yet to be measured, or the slide to be planned."""
+    tile_px: int | None = None
+    """Side of the tiles of a slide that is planned, pixels."""
+    diameter_px: float | None = None
+    """Median cell diameter, pixels, if it is known."""
     already: bool = False
-    too_large: bool = False
+    as_slide: bool = False
     """It will be segmented as a slide."""
     failure: str | None = None
+    kind: str | None = None
+    """Kind of the error behind ``failure``."""
 
     @property
     def to_do(self) -> bool:
         """Whether it will be segmented as an image."""
-        return not (self.already or self.too_large or self.failure)
+        return not (self.already or self.as_slide or self.failure)
 
     @property
     def pixels(self) -> int:
@@ -54,7 +60,9 @@ class SlidesEstimate:
     """Time and memory of the slides of a job in one process."""
 
     seconds: float
-    """At most, no tile being empty."""
+    """At most: no tile is empty."""
+    seconds_per_tile: float
+    """Of the slowest slide."""
     memory_mib: float | None
 
 
@@ -82,21 +90,21 @@ def plan_folder(
 
 
 def _planned(target: Target, work: ImageWork, records: Records, options: FolderOptions, model_size: int) -> Planned:
-    judged = records.judge(target, resume=options.resume, overwrite=options.overwrite)
+    judged = records.judge(target, restart=options.restart, overwrite=options.overwrite)
     if judged is not None:
-        return Planned(target=target, already=judged.already, failure=judged.failure)
+        return Planned(target=target, already=judged.already, failure=judged.failure, kind=judged.kind)
     files = work.files
     try:
         with opened(target[0], files) as reader:
             size_hw = reader.size_hw
             config = work.config.at_pixel_size(files.pixel_size_um or reader.pixel_size_um, str(target[0]))
     except CAUGHT as error:
-        return Planned(target=target, failure=reason_of(error, target[0]))
-    try:
-        check_size(target[0], size_hw, files.largest_px)
-    except ImageTooLargeError:
-        return Planned(target=target, size_hw=size_hw, too_large=True)
-    return Planned(target=target, size_hw=size_hw, tiles=_tiles(size_hw, config, model_size))
+        return Planned(target=target, failure=reason_of(error, target[0]), kind=kind_of(error))
+    if is_slide(target[0], size_hw, files.largest_px):
+        return Planned(target=target, size_hw=size_hw, as_slide=True)
+    return Planned(
+        target=target, size_hw=size_hw, tiles=_tiles(size_hw, config, model_size), diameter_px=config.diameter_px
+    )
 
 
 def _tiles(size_hw: tuple[int, int], config: SegmentConfig, model_size: int) -> int | None:
@@ -126,7 +134,7 @@ def estimate_folder(planned: Sequence[Planned], work: ImageWork) -> tuple[list[P
             seconds = _seconds(sample, segmenter, work.config, work.files)
         except CAUGHT as error:
             waiting.remove(sample)
-            known[sample.target] = replace(sample, failure=reason_of(error, sample.target[0]))
+            known[sample.target] = replace(sample, failure=reason_of(error, sample.target[0]), kind=kind_of(error))
             continue
         share = sum(
             one.tiles / sample.tiles if one.tiles and sample.tiles else one.pixels / sample.pixels for one in waiting
@@ -147,23 +155,25 @@ def estimate_slides(planned: Sequence[Planned], work: ImageWork) -> tuple[list[P
     """
     from runtime.jobs.slides.engines import for_tiles
     from runtime.jobs.slides.estimate import Estimate, estimate
-    from runtime.jobs.slides.settings import SlideSettings
     from runtime.jobs.slides.slide_file import open_slide
 
     known, found = list(planned), list[Estimate]()
     for place, one in enumerate(planned):
-        if not one.too_large or one.failure is not None:
+        if not one.as_slide or one.failure is not None:
             continue
         try:
             reader = open_slide(one.target[0], work.files)
-            found.append(estimate(reader, for_tiles(work.engines), work.config, SlideSettings()))
-            known[place] = replace(one, tiles=found[-1].tiles)
+            found.append(estimate(reader, for_tiles(work.engines), work.config, work.slides))
+            plan = found[-1].plan
+            known[place] = replace(one, tiles=found[-1].tiles, tile_px=plan.grid.side, diameter_px=plan.diameter_px)
         except CAUGHT as error:
-            known[place] = replace(one, failure=reason_of(error, one.target[0]))
+            known[place] = replace(one, failure=reason_of(error, one.target[0]), kind=kind_of(error))
     if not found:
         return known, None
     peaks = [one.memory_mib for one in found if one.memory_mib is not None]
-    return known, SlidesEstimate(sum(one.seconds for one in found), max(peaks, default=None))
+    return known, SlidesEstimate(
+        sum(one.seconds for one in found), max(one.seconds_per_tile for one in found), max(peaks, default=None)
+    )
 
 
 def _seconds(sample: Planned, segmenter: Segmenter, config: SegmentConfig, files: FileOptions) -> float:

@@ -1,7 +1,10 @@
 """What is known of the images of an output directory: ``segmented.jsonl``, one line for each step.
 
-A line says which settings a run has, that an image is begun, or that it is done, with the sizes of its files. The last
-line of an image counts. Lines are only added; one that a kill cut short is passed over.
+A line gives the settings of a run, or says of an image that it was begun, done or failed; "done" comes with the sizes
+of its files. Lines are only added; one that a kill cut short is passed over.
+
+An image whose last line says that it was begun was interrupted: its files may be in any state, and a run with the same
+settings replaces them. A failed image has the files that it had before.
 """
 
 from __future__ import annotations
@@ -10,7 +13,8 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -21,31 +25,56 @@ from runtime.jobs.folders.work import ImageDone, Target
 RECORD_NAME = "segmented.jsonl"
 SCHEMA = 1
 
+RESULTS_EXIST = "results_exist"
+"""``ImageDone.kind`` of an image whose results may not be replaced."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What the results of an image depend on, beside the image."""
+
+    shared: Mapping[str, Any]
+    """Of all images, as JSON takes it."""
+    slides: Mapping[str, Any]
+    """Of slides."""
+    is_slide: Callable[[Path, tuple[int, int]], bool]
+    """Whether an image of this size is segmented as a slide."""
+
 
 class Records:
     """The record of one output directory, and what this run adds to it."""
 
-    def __init__(self, out: Path, settings: Mapping[str, Any], endings: Sequence[str]) -> None:
+    def __init__(self, out: Path, settings: Settings, endings: Sequence[str]) -> None:
         """Read what is there; nothing is written yet.
 
         Args:
             out: the output directory.
-            settings: all that results depend on but the image, as JSON takes it.
+            settings: those of this run.
             endings: how the names of the results end.
         """
-        self._out, self._endings = out, tuple(endings)
-        text = json.dumps(settings, sort_keys=True)
-        self._settings: dict[str, Any] = json.loads(text)
+        self._out, self._endings, self._settings = out, tuple(endings), settings
+        text = json.dumps(settings.shared, sort_keys=True)
+        self._shared: dict[str, Any] = json.loads(text)
+        self._slides: dict[str, Any] = json.loads(json.dumps(settings.slides))
         self._digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         self._of_digest: dict[str, dict[str, Any]] = {}
-        self._last: dict[str, dict[str, Any]] = {}
+        self._done: dict[str, dict[str, Any]] = {}
+        self._begun: dict[str, dict[str, Any]] = {}
         self._file: FileIO | None = None
         self._torn = False
         for line in _lines(out / RECORD_NAME):
-            if "settings" in line:
-                self._of_digest[str(line.get("digest"))] = line["settings"]
-            elif "image" in line:
-                self._last[str(line["image"])] = line
+            self._read(line)
+
+    def _read(self, line: dict[str, Any]) -> None:
+        if "settings" in line:
+            self._of_digest[str(line.get("digest"))] = line["settings"]
+        elif "image" in line:
+            image = str(line["image"])
+            self._begun.pop(image, None)
+            if "done" in line:
+                self._done[image] = line
+            elif "failed" not in line:
+                self._begun[image] = line
 
     def __enter__(self) -> Records:
         return self
@@ -54,51 +83,76 @@ class Records:
         if self._file is not None:
             self._file.close()
 
-    def judge(self, target: Target, *, resume: bool, overwrite: bool) -> ImageDone | None:
+    def judge(self, target: Target, *, restart: bool, overwrite: bool) -> ImageDone | None:
         """An image that is done, or whose results may not be replaced; None for one to be segmented.
 
         Args:
             target: the image and its results.
-            resume: pass over what is done; do again what an earlier run began and did not finish.
-            overwrite: replace results that exist.
+            restart: also segment images that are done.
+            overwrite: replace results that this run would not have made: of other settings, of an image that changed,
+                edited, or of unknown origin.
         """
-        last = self._last.get(self._key(target))
         there = {ending: _bytes(Path(f"{target[1]}{ending}")) for ending in self._endings}
         existing = {ending: size for ending, size in there.items() if size is not None}
-        if resume and last is not None and "done" in last:
-            wrong = self._wrong(target, last, existing)
-            if not wrong and len(existing) == len(there):
-                return ImageDone(target=target, cells=last["done"], already=True)
-            if wrong and existing and not overwrite:
-                return ImageDone(target=target, failure=f"{wrong}; pass --overwrite to replace its results")
+        if not existing:
             return None
-        if not existing or overwrite or (resume and last is not None):
+        done, begun = self._done.get(self._key(target)), self._begun.get(self._key(target))
+        if begun is not None:
+            wrong = self._other_settings(begun)
+        elif done is None:
+            wrong = "is not in the record of its directory, but has results: "
+            wrong += " and ".join(f"{target[1]}{ending}" for ending in existing)
+        else:
+            wrong = self._wrong(target, done, existing)
+            if wrong is None and len(existing) == len(there) and not restart and not done.get("failed_tiles"):
+                return _already(target, done)
+        if wrong is None or overwrite:
             return None
-        names = " and ".join(f"{target[1]}{ending}" for ending in existing)
-        advice = "" if resume else "; --resume passes over images that are done"
-        return ImageDone(target=target, failure=f"{names} exist; pass --overwrite to replace them{advice}.")
+        return ImageDone(target=target, failure=f"{wrong}; pass overwrite=True to replace them", kind=RESULTS_EXIST)
 
     def begin(self, target: Target) -> None:
         """Note that the results of an image may be in any state from now on."""
         self._add({"image": self._key(target), "digest": self._digest})
 
     def finish(self, done: ImageDone) -> None:
-        """Note that all results of an image are in place."""
+        """Note that all results of an image are in place, or that it failed."""
+        line: dict[str, Any] = {"image": self._key(done.target), "digest": self._digest}
+        if done.failure is not None:
+            self._add({**line, "failed": done.failure})
+            return
         sizes = {ending: _bytes(Path(f"{done.target[1]}{ending}")) for ending in self._endings}
-        of = {"image": self._key(done.target), "digest": self._digest, "done": done.cells}
-        self._add({**of, "of": _mark(done.target[0]), "bytes": sizes})
+        line |= {"done": done.cells, "of": _mark(done.target[0]), "bytes": sizes, "size_hw": done.size_hw}
+        line |= {"diameter_px": done.diameter_px}
+        if done.slide is not None:
+            line |= {"slide": dict(done.slide.settings), "failed_tiles": len(done.slide.failed)}
+        self._add(line)
 
-    def _wrong(self, target: Target, last: Mapping[str, Any], existing: Mapping[str, int]) -> str | None:
+    def _wrong(self, target: Target, done: Mapping[str, Any], existing: Mapping[str, int]) -> str | None:
         """Why results are not those that this run would make."""
-        if last.get("digest") != self._digest:
-            begun = self._of_digest.get(str(last.get("digest")), {})
-            named = [f"{name} is {now!r}, was {was!r}" for name, now, was in differences(self._settings, begun)]
-            return f"was segmented otherwise ({'; '.join(named)})"
-        if last.get("of") != _mark(target[0]):
-            return "has changed since it was segmented"
-        written = last.get("bytes") or {}
+        written = done.get("bytes") or {}
         altered = [f"{target[1]}{ending}" for ending, size in existing.items() if written.get(ending) != size]
+        other = self._other_settings(done) or self._other_slide(target, done)
+        if other is not None:
+            return other
+        # A slide with tiles that failed may be mended; its job compares the pixels.
+        if done.get("of") != _mark(target[0]) and not done.get("failed_tiles"):
+            return "has changed since it was segmented, and has results"
         return f"has results that are not as they were written, {' and '.join(altered)}" if altered else None
+
+    def _other_settings(self, line: Mapping[str, Any]) -> str | None:
+        if line.get("digest") == self._digest:
+            return None
+        return _differing(self._shared, self._of_digest.get(str(line.get("digest")), {}))
+
+    def _other_slide(self, target: Target, done: Mapping[str, Any]) -> str | None:
+        """How an image was cut otherwise: as a slide or whole, or in other tiles."""
+        before, size_hw = done.get("slide"), done.get("size_hw")
+        now = self._slides if size_hw and self._settings.is_slide(target[0], tuple(size_hw)) else None
+        if not size_hw or now == before:
+            return None
+        if now is None or before is None:
+            return f"was segmented {'whole' if before is None else 'as a slide'}, and has results"
+        return _differing({"slide": now}, {"slide": before})
 
     def _key(self, target: Target) -> str:
         return target[1].relative_to(self._out).as_posix()
@@ -108,7 +162,7 @@ class Records:
             path = self._out / RECORD_NAME
             self._torn = path.exists() and not path.read_bytes().endswith(b"\n")
             self._file = path.open("ab", buffering=0)
-            self._write({"schema": SCHEMA, "digest": self._digest, "settings": self._settings})
+            self._write({"schema": SCHEMA, "digest": self._digest, "settings": self._shared})
         self._write(line)
 
     def _write(self, line: Mapping[str, Any]) -> None:
@@ -121,6 +175,22 @@ class Records:
         if self._file.write(data) != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._out / RECORD_NAME))
         self._torn = False
+
+
+def _differing(now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
+    named = [f"{name} is {asked!r}, was {begun!r}" for name, asked, begun in differences(now, before)]
+    return f"has results of other settings ({'; '.join(named)})"
+
+
+def _already(target: Target, done: Mapping[str, Any]) -> ImageDone:
+    size_hw = done.get("size_hw")
+    return ImageDone(
+        target=target,
+        cells=done["done"],
+        already=True,
+        size_hw=None if size_hw is None else (size_hw[0], size_hw[1]),
+        diameter_px=done.get("diameter_px"),
+    )
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -138,13 +208,13 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _bytes(path: Path) -> int | None:
-    """Of a file, or of all files of a directory; None where there is neither."""
+    """Size of a file, or of all files of a directory; None if there is neither."""
     mark = _mark(path)
     return None if mark is None else mark["bytes"]
 
 
 def _mark(path: Path) -> dict[str, int] | None:
-    """Size and time of the last change of a file, or of what is in a directory; None where there is neither."""
+    """Size and time of the last change of a file, or of what is in a directory; None if there is neither."""
     if not path.exists():
         return None
     files = [path]

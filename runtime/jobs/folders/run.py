@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from runtime.errors import CAUGHT, reason_of
-from runtime.files.image_results import remove_leftovers
+from runtime.files.image_results import is_slide, remove_leftovers
 from runtime.jobs.cluster import ClusterOptions, run_on_cluster
-from runtime.jobs.folders.records import Records
-from runtime.jobs.folders.work import ImageDone, ImageWork, Target
-from runtime.jobs.step import Step
+from runtime.jobs.folders.records import Records, Settings
+from runtime.jobs.folders.work import ImageDone, ImageWork, Target, TilesDone, failed_by
+from runtime.jobs.step import Step, at_work_on, no_step
 from runtime.pipeline.ordered import in_order
 
 
@@ -21,22 +22,28 @@ from runtime.pipeline.ordered import in_order
 class FolderOptions(ClusterOptions):
     """How a job is run; its results do not depend on it."""
 
-    resume: bool = False
-    """Pass over images that are done."""
+    restart: bool = False
+    """Segment images anew that are done, and slides that were interrupted."""
     overwrite: bool = False
-    """Replace results that exist."""
+    """Replace results that this job would not have made."""
+    partial: bool = False
+    """Write the results of slides even if tiles failed."""
+    keep_job: bool = False
+    """Keep the results of a slide's tiles when all is done."""
 
 
-def settings_of(work: ImageWork, options: FolderOptions) -> dict[str, Any]:
+def settings_of(work: ImageWork, options: FolderOptions) -> Settings:
     """All that the results of an image depend on but the image itself."""
     # What 'auto' stands for on other machines is not known here.
     backend = {"backend": work.engines.backend} if options.remote else {}
-    files = ("series", "plane", "nuclear", "membrane", "rgb", "pixel_size_um")
-    return {
+    files = ("series", "plane", "nuclear", "membrane", "rgb", "pixel_size_um", "measure")
+    shared = {
         "engines": work.engines.identity() | backend,
         "config": asdict(work.config),
         "files": {name: value for name, value in asdict(work.files).items() if name in files},
     }
+    goes_as_slide = partial(is_slide, largest_px=work.files.largest_px)
+    return Settings(shared=shared, slides=work.slides.of_tiles(), is_slide=goes_as_slide)
 
 
 def segment_folder(
@@ -44,19 +51,19 @@ def segment_folder(
     work: ImageWork,
     records: Records,
     options: FolderOptions,
-    progress: Step = lambda *_: None,
+    progress: Step = no_step,
 ) -> Iterator[ImageDone]:
-    """Segment images; yields what became of each, in any order: those that are done or refused first, slides last.
+    """Segment images; yield what became of each, in any order: those that are done or refused first, slides last.
 
-    Every image's results appear together, when all are written. A run that is killed loses the images that were in
-    work; ``options.resume`` goes on.
+    All results of an image appear together, once they are written. A run that is killed loses the images that it was
+    at work on; the same call resumes it.
 
     Args:
         targets: images and where their results go.
         work: how they are segmented.
         records: of the output directory.
         options: how the job is run.
-        progress: told of images, and of the tiles of slides.
+        progress: told of images, of large ones, and of the tiles of slides.
 
     Raises:
         ConfigError: as ``check_cluster``.
@@ -64,7 +71,7 @@ def segment_folder(
     """
     waiting = []
     for target in targets:
-        judged = records.judge(target, resume=options.resume, overwrite=options.overwrite)
+        judged = records.judge(target, restart=options.restart, overwrite=options.overwrite)
         if judged is None:
             waiting.append(target)
         else:
@@ -73,8 +80,8 @@ def segment_folder(
     settled = len(targets) - len(waiting)
     progress("images", settled, len(targets))
     slides = []
-    for done in _results(waiting, work, records, options):
-        if done.too_large:
+    for done in _results(waiting, work, records, options, progress):
+        if done.as_slide:
             slides.append(done.target)
             continue
         settled += 1
@@ -88,17 +95,17 @@ def segment_folder(
 
 def _recorded(done: ImageDone, records: Records) -> ImageDone:
     """What became of an image, once that is noted."""
-    if done.failure is None:
-        try:
-            records.finish(done)
-        except OSError as error:
-            failure = f"its results are written, but not noted ({reason_of(error, done.target[0])})"
-            return replace(done, failure=failure)
+    try:
+        records.finish(done)
+    except OSError as error:
+        if done.failure is None:
+            reason = f"its results are written, but not noted ({reason_of(error, done.target[0])})"
+            return replace(done, failure=reason, kind=type(error).__name__)
     return done
 
 
 def _results(
-    targets: Sequence[Target], work: ImageWork, records: Records, options: FolderOptions
+    targets: Sequence[Target], work: ImageWork, records: Records, options: FolderOptions, progress: Step
 ) -> Iterator[ImageDone]:
     given = {_sent(target, options): target for target in targets}
 
@@ -107,12 +114,18 @@ def _results(
             records.begin(target)
             yield sent
 
+    def tell_large(target: Target, size_hw: tuple[int, int], done: bool) -> None:
+        progress(f"{target[0].name}, {size_hw[1]} x {size_hw[0]} px", int(done), 1)
+
     if not targets:
         return
     if options.cluster is None:
         engines = work.engines.resolved()
         found: Iterator[ImageDone] = in_order(
-            work.run_together, begun(), together=engines.images_per_call, workers=engines.threads
+            partial(work.run_together, large=tell_large),
+            begun(),
+            together=engines.images_per_call,
+            workers=engines.threads,
         )
     else:
         found = run_on_cluster(work.run, begun(), failed=work.failed, options=options, engines=work.engines)
@@ -131,34 +144,55 @@ def _sent(target: Target, options: FolderOptions) -> Target:
 
 
 def _as_slide(target: Target, work: ImageWork, options: FolderOptions, progress: Step) -> ImageDone:
-    """Segment an image in tiles, as ``segment-slide`` does."""
+    """Segment an image tile by tile."""
+    image, stem = _sent(target, options)
+    try:
+        with at_work_on([target[0]]):
+            done = _segment_slide(image, stem, work, options, progress)
+    except CAUGHT as error:
+        failed = failed_by(target, error)
+        return replace(failed, failure=str(failed.failure).replace(str(image), str(target[0])))
+    return replace(done, target=target)
+
+
+def _segment_slide(image: Path, stem: Path, work: ImageWork, options: FolderOptions, progress: Step) -> ImageDone:
     from runtime.jobs.slides.engines import for_tiles
     from runtime.jobs.slides.run import RunOptions, segment_slide
-    from runtime.jobs.slides.settings import SlideSettings
     from runtime.jobs.slides.slide_file import open_slide
 
-    image, stem = _sent(target, options)
-    files, engines = work.files, work.engines
-    try:
-        reader = open_slide(image, files)
-        run = RunOptions(
+    start = time.perf_counter()
+    reader = open_slide(image, work.files)
+    size = reader.size_hw[0] * reader.size_hw[1] / 1e6
+
+    def tell(what: str, done: int, steps: int, megapixels: float | None = size) -> None:
+        progress(f"{image.name}: {what}", done, steps, megapixels)
+
+    found = segment_slide(
+        reader,
+        stem.parent,
+        engines=for_tiles(work.engines),
+        config=work.config,
+        settings=work.slides,
+        options=RunOptions(
             cluster=options.cluster,
             workers=options.workers,
-            restart=options.overwrite and not options.resume,
-            overwrite=True,
-            batches_at_once=engines.resolved().batches_at_once,
-            progress=lambda what, done, steps: progress(f"{image.name}: {what}", done, steps),
-        )
-        settings = SlideSettings(formats=files.formats, overlay=files.overlay)
-        found = segment_slide(
-            reader,
-            stem.parent,
-            engines=for_tiles(engines),
-            config=work.config,
-            settings=settings,
-            options=run,
-            name=stem.name,
-        )
-    except CAUGHT as error:
-        return ImageDone(target=target, failure=reason_of(error, target[0]).replace(str(image), str(target[0])))
-    return ImageDone(target=target, cells=found.cells)
+            restart=options.restart,
+            overwrite=True,  # the record was asked
+            partial=options.partial,
+            keep_job=options.keep_job,
+            batches_at_once=work.engines.resolved().batches_at_once,
+            progress=tell,
+        ),
+        name=stem.name,
+    )
+    tiles = TilesDone(
+        settings=work.slides.of_tiles(), tiles=found.tiles, skipped=found.skipped, failed=tuple(found.failed)
+    )
+    return ImageDone(
+        target=(image, stem),
+        cells=found.cells,
+        size_hw=reader.size_hw,
+        seconds=time.perf_counter() - start,
+        diameter_px=found.diameter_px,
+        slide=tiles,
+    )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from runtime.config import SegmentConfig
 from runtime.errors import CAUGHT, ImageTooLargeError, reason_of
 from runtime.files.image_results import FileOptions, ReadImage, read_file, write_results
 from runtime.jobs.segmenter_spec import SegmenterSpec, loaded_segmenter
+from runtime.jobs.slides.settings import SlideSettings
+from runtime.jobs.step import at_work_on
 from runtime.results import Segmentation
 
 Target = tuple[Path, Path]
@@ -24,25 +27,59 @@ _ONE_LARGE = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TilesDone:
+    """How a slide was segmented."""
+
+    settings: Mapping[str, Any]
+    """Those that its tiles depend on."""
+    tiles: int
+    skipped: int
+    """Tiles without signal that this run skipped."""
+    failed: tuple[str, ...] = ()
+    """Tiles that have no result, and why."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ImageDone:
     """What became of one image."""
 
     target: Target
     cells: int = 0
-    too_large: bool = False
-    """It is not segmented yet: its pixels are those of a slide."""
+    size_hw: tuple[int, int] | None = None
+    """Height and width in pixels; None if the image was not opened."""
+    seconds: float = 0.0
+    """Time of reading, segmenting and writing it; images that share an engine call share its time."""
+    diameter_px: float | None = None
+    """Median diameter of the cells; None if unknown."""
+    slide: TilesDone | None = None
+    """None for an image that was segmented whole."""
+    as_slide: bool = False
+    """It is a slide, and not segmented yet."""
     already: bool = False
     """An earlier run did it."""
     failure: str | None = None
     """Why it has no result."""
+    kind: str | None = None
+    """Kind of the error behind ``failure``."""
+
+
+def failed_by(target: Target, error: BaseException) -> ImageDone:
+    """What became of an image at which an error was raised."""
+    return ImageDone(target=target, failure=reason_of(error, target[0]), kind=kind_of(error))
+
+
+def kind_of(error: BaseException) -> str:
+    """What kind of error this is, in one word."""
+    return str(getattr(error, "kind", None) or type(error).__name__)
 
 
 class _Waiting(NamedTuple):
-    """An image that was read, and the settings for its pixel size."""
+    """An image that was read, the settings for its pixel size, and the seconds that reading took."""
 
     target: Target
     image: ReadImage
     config: SegmentConfig
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,14 +89,23 @@ class ImageWork:
     engines: SegmenterSpec
     config: SegmentConfig
     files: FileOptions
+    slides: SlideSettings = field(default_factory=SlideSettings)
+    """How slides among the images are cut."""
 
     def run(self, target: Target) -> ImageDone:
         """Segment an image and write its results; the engines are loaded at the first."""
         (done,) = self.run_together([target])
         return done
 
-    def run_together(self, targets: Sequence[Target]) -> list[ImageDone]:
-        """``run`` for several images, which share engine calls where they are small; one that fails harms no other."""
+    def run_together(
+        self, targets: Sequence[Target], *, large: Callable[[Target, tuple[int, int], bool], None] | None = None
+    ) -> list[ImageDone]:
+        """``run`` for several images, which share engine calls if they are small; one that fails harms no other.
+
+        Args:
+            targets: the images.
+            large: told of each large image, with its size, before it is segmented (False) and after (True).
+        """
         done: list[ImageDone] = []
         waiting: dict[SegmentConfig, list[_Waiting]] = {}
         for target in targets:
@@ -70,39 +116,62 @@ class ImageWork:
                 waiting.setdefault(one.config, []).append(one)
             else:
                 with _ONE_LARGE:
+                    tell = large or (lambda *_: None)
+                    tell(target, _size_hw(one), False)
                     done += self._segmented([one], one.config)
+                    tell(target, _size_hw(one), True)
         for config, images in waiting.items():
             done += self._segmented(images, config)
         return done
 
     def _read(self, target: Target) -> _Waiting | ImageDone:
+        start = time.perf_counter()
         try:
-            image = read_file(target[0], self.files)
-            return _Waiting(target, image, self.config.at_pixel_size(image.pixel_size_um, str(target[0])))
+            with at_work_on([target[0]]):
+                image = read_file(target[0], self.files)
+            config = self.config.at_pixel_size(image.pixel_size_um, str(target[0]))
         except ImageTooLargeError:
-            return ImageDone(target=target, too_large=True)
+            return ImageDone(target=target, as_slide=True)
         except CAUGHT as error:
-            return ImageDone(target=target, failure=reason_of(error, target[0]))
+            return failed_by(target, error)
+        return _Waiting(target, image, config, time.perf_counter() - start)
 
     def _segmented(self, images: Sequence[_Waiting], config: SegmentConfig) -> list[ImageDone]:
-        """Segment images together; where that fails, one by one."""
+        """Segment images together; if that fails, one by one."""
+        start = time.perf_counter()
         try:
             segmenter = loaded_segmenter(self.engines)
-            results = segmenter.batch([one.image.pixels for one in images], config=config)
+            with at_work_on([one.target[0] for one in images]):
+                results = segmenter.batch([one.image.pixels for one in images], config=config)
         except CAUGHT as error:
             if len(images) > 1:
                 return [done for one in images for done in self._segmented([one], config)]
-            return [ImageDone(target=one.target, failure=reason_of(error, one.target[0])) for one in images]
-        return [self._written(one, result) for one, result in zip(images, results, strict=True)]
+            return [failed_by(one.target, error) for one in images]
+        each = (time.perf_counter() - start) / len(images)
+        return [
+            self._written(one._replace(seconds=one.seconds + each), result)
+            for one, result in zip(images, results, strict=True)
+        ]
 
     def _written(self, one: _Waiting, result: Segmentation) -> ImageDone:
-        image, stem = one.target
+        start = time.perf_counter()
         try:
-            write_results(result, one.image, stem, self.files)
+            write_results(result, one.image, one.target[1], self.files)
         except CAUGHT as error:
-            return ImageDone(target=one.target, failure=reason_of(error, image))
-        return ImageDone(target=one.target, cells=result.count)
+            return failed_by(one.target, error)
+        return ImageDone(
+            target=one.target,
+            cells=len(result),
+            size_hw=_size_hw(one),
+            diameter_px=one.config.diameter_px,
+            seconds=one.seconds + time.perf_counter() - start,
+        )
 
     def failed(self, target: Target, error: BaseException) -> ImageDone:
         """What became of an image that a cluster could not do."""
-        return ImageDone(target=target, failure=f"{type(error).__name__}: {error}")
+        return ImageDone(target=target, failure=f"{type(error).__name__}: {error}", kind=kind_of(error))
+
+
+def _size_hw(one: _Waiting) -> tuple[int, int]:
+    height, width = one.image.pixels.shape[:2]
+    return height, width

@@ -18,7 +18,7 @@ import numpy as np
 
 from runtime.config import SegmentConfig
 from runtime.errors import InputError, JobError
-from runtime.files.plain import PARTIAL, write_whole
+from runtime.files.placing import PARTIAL, write_whole
 from runtime.files.readers import ImageReader
 from runtime.jobs.differences import differences
 from runtime.jobs.slides.contrast import PART_PX, read_extent
@@ -168,10 +168,11 @@ def existing_job(directory: Path, request: Mapping[str, Any]) -> Job | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise JobError(f"{path} is damaged ({error}); pass --restart to begin anew.") from error
+        raise JobError(f"{path} is damaged ({error}); pass restart=True to begin anew.") from error
     if content.get("schema") != SCHEMA:
         raise JobError(
-            f"{path} has schema {content.get('schema')!r}; this version reads {SCHEMA}. Pass --restart to begin anew."
+            f"{path} has schema {content.get('schema')!r}; this version reads {SCHEMA}. Pass restart=True to "
+            "begin anew."
         )
     differ = [
         f"{name} is {asked!r}, was {begun!r}"
@@ -181,8 +182,8 @@ def existing_job(directory: Path, request: Mapping[str, Any]) -> Job | None:
     ]
     if differ:
         raise JobError(
-            f"{directory} holds a job that was begun otherwise: {'; '.join(differ)}. Go on with what it was begun "
-            "with, choose another --out, or begin anew: 'segment-slide --restart', 'segment --overwrite'."
+            f"{directory} holds an interrupted job with other settings: {'; '.join(differ)}. Give its settings to "
+            "resume it, choose another output directory, or pass restart=True to begin anew."
         )
     return Job(directory, SlidePlan.from_json(content["plan"]))
 
@@ -214,7 +215,8 @@ def locked(directory: Path) -> Iterator[None]:
             _lock(file)
         except OSError as error:
             raise JobError(
-                f"{directory} is being worked on by another process; wait for it to end, or choose another --out."
+                f"{directory} is being worked on by another process; wait for it to end, or choose another "
+                "output directory."
             ) from error
         for leftover in directory.rglob(f".*{PARTIAL}"):
             leftover.unlink(missing_ok=True)

@@ -145,7 +145,7 @@ class SlideJoin:
 
     def _number(self) -> None:
         """Sort the cells of each row by extent and rank, which numbers them in reading order."""
-        with _mapped(self._directory / "numbers", np.uint32, int(self._first[-1])) as numbers:
+        with mapped(self._directory / "numbers", np.uint32, int(self._first[-1])) as numbers:
             for path, cells in self._rows():
                 extent = cells["extent"]
                 order = np.lexsort(
@@ -168,12 +168,12 @@ class SlideJoin:
             numbers = np.array(sorted({number for _, number, _, _ in claims}), np.uint32)
             local = {number: n for n, number in enumerate(numbers.tolist(), start=1)}
             block = paint(extent, ((rank, local[number], cell, tile) for rank, number, cell, tile in claims))
-            with _mapped(self._directory / "areas", np.int64, self._count + 1) as areas:
+            with mapped(self._directory / "areas", np.int64, self._count + 1) as areas:
                 areas[numbers] += np.bincount(block.ravel(), minlength=len(numbers) + 1)[1:]
             for axis, name in enumerate(_PLACES):
                 places = np.arange(extent[axis], extent[axis + 2], dtype=np.float64)
                 spread = np.broadcast_to(places[:, None] if axis == 0 else places, block.shape)
-                with _mapped(self._directory / name, np.float64, self._count + 1) as sums:
+                with mapped(self._directory / name, np.float64, self._count + 1) as sums:
                     sums[numbers] += np.bincount(block.ravel(), spread.ravel(), minlength=len(numbers) + 1)[1:]
             self.blocks.add(numbers, block)
             yield done
@@ -187,7 +187,7 @@ class SlideJoin:
             if not len(shown):
                 continue
             keys = lines[shown]
-            with _mapped(self._directory / "numbers", np.uint32, int(self._first[-1])) as numbers:
+            with mapped(self._directory / "numbers", np.uint32, int(self._first[-1])) as numbers:
                 number_of = numbers[self._first[keys["place"]] + keys["n"]].tolist()
             cells = self._joined.cells(place)
             for n, key, number in zip(shown.tolist(), keys.tolist(), number_of, strict=True):
@@ -199,8 +199,8 @@ class SlideJoin:
         """Leave out the cells that are too small; what a number becomes."""
         upto, step = 0, 1 << 20
         with (
-            _mapped(self._directory / "areas", np.int64, self._count + 1) as areas,
-            _mapped(self._directory / "labels", np.uint32, self._count + 1) as labels,
+            mapped(self._directory / "areas", np.int64, self._count + 1) as areas,
+            mapped(self._directory / "labels", np.uint32, self._count + 1) as labels,
         ):
             for start in range(1, self._count + 1, step):
                 kept = areas[start : start + step] >= max(self._min_area_px, 1)
@@ -227,10 +227,10 @@ class SlideJoin:
         start = 1
         for _, cells in self._rows():
             with (
-                _mapped(self._directory / "areas", np.int64, self._count + 1) as areas,
-                _mapped(self._directory / "labels", np.uint32, self._count + 1) as labels,
-                _mapped(self._directory / _PLACES[0], np.float64, self._count + 1) as rows,
-                _mapped(self._directory / _PLACES[1], np.float64, self._count + 1) as columns,
+                mapped(self._directory / "areas", np.int64, self._count + 1) as areas,
+                mapped(self._directory / "labels", np.uint32, self._count + 1) as labels,
+                mapped(self._directory / _PLACES[0], np.float64, self._count + 1) as rows,
+                mapped(self._directory / _PLACES[1], np.float64, self._count + 1) as columns,
             ):
                 part = slice(start, start + len(cells))
                 pixels = np.maximum(areas[part], 1)
@@ -250,7 +250,7 @@ class SlideJoin:
 
 
 @contextmanager
-def _mapped(path: Path, dtype: type[np.generic], count: int) -> Iterator[NDArray[Any]]:
+def mapped(path: Path, dtype: type[np.generic], count: int) -> Iterator[NDArray[Any]]:
     """A file of ``count`` numbers, zero at first, mapped while it is used: what is not mapped takes no memory."""
     size = max(1, count) * np.dtype(dtype).itemsize
     if not path.exists():

@@ -188,7 +188,7 @@ def _measured(
         return found[0], one_view
     if not diameters:
         _log.warning(
-            "no cell was found to measure in %s; its tiles are shown at the model's own size. Give --diameter if it "
+            "no cell was found to measure in %s; its tiles are shown at the model's own size. Give diameter_px if it "
             "has cells.",
             reader.name,
         )

@@ -13,15 +13,21 @@ from runtime.files.formats.axes import Plane
 from runtime.files.image_results import OVERLAY_ENDING
 from runtime.files.outputs.formats import OUTPUT_FORMATS, output_path
 from runtime.files.outputs.geojson import cell_feature, write_features
+from runtime.files.outputs.imagej import write_roi_entries
 from runtime.files.outputs.label_images import BUFFER_BYTES, make_ome_zarr, write_levels
 from runtime.files.outputs.parquet import write_parquet_rows
 from runtime.files.outputs.pyramid import level_count
-from runtime.files.plain import TABLE_COLUMNS, Row, move_into_place, resolution_tags, write_rows
+from runtime.files.outputs.tables import TABLE_COLUMNS, Row, write_rows
+from runtime.files.placing import move_into_place
+from runtime.files.plain import resolution_tags
 from runtime.files.readers import ImageReader
 from runtime.jobs.slides.blocks import BLOCK_PX
 from runtime.jobs.slides.join import SlideCell, SlideJoin
+from runtime.jobs.slides.measured import SlideMeasurements
 from runtime.jobs.slides.overview import write_overview
 from runtime.jobs.slides.settings import SlideSettings
+from runtime.ops.boxes import clip_boxes
+from runtime.ops.masks import MaskCrop
 
 OVERLAY = "overlay"
 """What the picture is called among the formats."""
@@ -36,17 +42,26 @@ class SlideOutput:
     reader: ImageReader
     plane: Plane
     """Of the stack that was segmented."""
+    measured: SlideMeasurements | None = None
+    """Further columns of tables."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of ``rows``."""
+        return (*TABLE_COLUMNS, *(() if self.measured is None else self.measured.columns))
 
     def rows(self) -> Iterator[Row]:
         """A row of the table for each cell."""
         return (self.row(cell) for cell in self.join.cells())
 
     def row(self, cell: SlideCell) -> Row:
-        """What the table says of a cell, with the columns that images have too."""
+        """What the table says of a cell, by ``columns``."""
         um = self.reader.pixel_size_um
         um2 = None if um is None else cell.area_px * um**2
         areas = cell.area_px, cell.area_px
-        return (cell.label, *cell.box, cell.score, cell.iou_prediction, *areas, *cell.centroid_yx, um2)
+        box = clip_boxes(np.array(cell.box), self.reader.size_hw).tolist()
+        measured = () if self.measured is None else self.measured.row(cell.label)
+        return (cell.label, *box, cell.score, cell.iou_prediction, *areas, *cell.centroid_yx, um2, *measured)
 
 
 def result_paths(stem: Path, settings: SlideSettings) -> dict[str, Path]:
@@ -116,19 +131,25 @@ def _write_zarr(path: Path, output: SlideOutput) -> None:
 
 def _write_geojson(path: Path, output: SlideOutput) -> None:
     features = (
-        cell_feature(dict(zip(TABLE_COLUMNS, output.row(cell), strict=True)), mask, offset_yx, output.plane)
+        cell_feature(dict(zip(output.columns, output.row(cell), strict=True)), MaskCrop(mask, offset_yx), output.plane)
         for cell, mask, offset_yx in output.join.outlined()
     )
     write_features(path, features)
 
 
+def _write_imagej(path: Path, output: SlideOutput) -> None:
+    cells = ((cell.label, MaskCrop(mask, offset_yx)) for cell, mask, offset_yx in output.join.outlined())
+    write_roi_entries(path, cells, output.plane)
+
+
 _WRITERS: dict[str, Callable[[Path, SlideOutput], None]] = {
     "tiff": _write_tiff,
-    "csv": lambda path, output: write_rows(path, output.rows()),
+    "csv": lambda path, output: write_rows(path, output.rows(), output.columns),
     "ome-tiff": _write_ome_tiff,
     "ome-zarr": _write_zarr,
     "geojson": _write_geojson,
-    "parquet": lambda path, output: write_parquet_rows(path, output.rows()),
+    "parquet": lambda path, output: write_parquet_rows(path, output.rows(), output.columns),
+    "imagej": _write_imagej,
     OVERLAY: lambda path, output: write_overview(path, output.reader, output.join.blocks),
 }
 """By the names of ``OUTPUT_FORMATS``."""

@@ -28,6 +28,7 @@ from runtime.jobs.slides.jobs import (
 )
 from runtime.jobs.slides.join import SlideJoin
 from runtime.jobs.slides.layout import make_plan
+from runtime.jobs.slides.measured import SlideMeasurements
 from runtime.jobs.slides.outputs import SlideOutput, result_paths, write_results
 from runtime.jobs.slides.settings import SlideSettings
 from runtime.jobs.slides.slide_file import SlideFile
@@ -73,6 +74,8 @@ class SlideResult:
     """Tiles without signal that this run skipped."""
     failed: tuple[str, ...]
     """With ``partial``: tiles without a result, and why."""
+    diameter_px: float | None = None
+    """Median diameter of the cells that the tiles were cut for, slide pixels; None if unknown."""
 
     @property
     def labels(self) -> Path:
@@ -94,8 +97,8 @@ def segment_slide(
 ) -> SlideResult:
     """Segment a slide of any size into ``NAME_labels.tif`` and ``NAME_cells.csv``, or what ``settings`` name.
 
-    Each tile's result is kept in ``NAME_job``: the same call goes on where an earlier one was stopped, and ends with
-    the same files, byte for byte.
+    Each tile's result is kept in ``NAME_job``: the same call resumes a job that was interrupted, and ends with the
+    same files, byte for byte.
 
     Args:
         reader: the slide. For a cluster it must be possible to pickle it.
@@ -128,7 +131,8 @@ def segment_slide(
             _check_failed(failed, job, options)
             join = _join(job, {place for place, _ in failed}, config, options)
             plane = reader.plane if isinstance(reader, SlideFile) else Plane()
-            write_results(files, SlideOutput(join, reader, plane), job.results)
+            measured = _measured(join, reader, job) if settings.measure else None
+            write_results(files, SlideOutput(join, reader, plane, measured), job.results)
             if not options.keep_job and not failed:
                 job.remove()
             else:
@@ -136,14 +140,14 @@ def segment_slide(
     if not join.cell_count:
         _log.warning("no cells in %s: %d of %d tiles have no signal", reader.name, skipped, len(job.plan.grid))
     lines = tuple(_described(job, place, reason) for place, reason in failed)
-    return SlideResult(files, join.cell_count, len(job.plan.grid), skipped, lines)
+    return SlideResult(files, join.cell_count, len(job.plan.grid), skipped, lines, job.plan.diameter_px)
 
 
 def _check_results(results: Iterable[Path], directory: Path, options: RunOptions) -> None:
     """Results may be replaced by the job that is writing them, or where the caller says so."""
     existing = [str(path) for path in results if path.exists()]
     if existing and not options.overwrite and not (directory / JOB_NAME).exists():
-        raise InputError(f"{' and '.join(existing)} exist; pass --overwrite to replace them.")
+        raise InputError(f"{' and '.join(existing)} exist; pass overwrite=True to replace them.")
 
 
 def _opened(
@@ -211,7 +215,7 @@ def _check_failed(failed: list[tuple[int, str]], job: Job, options: RunOptions) 
         lines.append(f"and {len(failed) - SHOWN_FAILURES} more")
     raise JobError(
         f"{len(failed)} of {len(job.plan.grid)} tiles failed, so that no result is written; the others are kept. Run "
-        "the same command again to try these once more, or pass --partial to leave their places out.\n  "
+        "the same job again to try these once more, or pass partial=True to leave their places out.\n  "
         + "\n  ".join(lines)
     )
 
@@ -229,3 +233,9 @@ def _join(job: Job, missing: set[int], config: SegmentConfig, options: RunOption
     for done in join.run():
         _tell(options, "stitching", done, join.steps)
     return join
+
+
+def _measured(join: SlideJoin, reader: ImageReader, job: Job) -> SlideMeasurements:
+    """Measure every channel of the slide, not those alone that were segmented."""
+    whole = reader.every_channel if isinstance(reader, SlideFile) else reader
+    return SlideMeasurements(join, whole, job.stitching / "measured")

@@ -7,9 +7,9 @@ from typing import Any
 
 from runtime.config import check_whole
 from runtime.errors import ConfigError
-from runtime.files.outputs.formats import DEFAULT_FORMATS, parse_formats
+from runtime.files.outputs.formats import DEFAULT_FORMATS, check_measure, parse_formats
 
-_OF_RESULTS = ("retries", "formats", "overlay")
+_OF_RESULTS = ("retries", "formats", "overlay", "measure")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,10 +42,13 @@ class SlideSettings:
     """What is written: names of ``outputs.formats.OUTPUT_FORMATS``."""
 
     overlay: bool = False
-    """Also a picture of the slide with outlined cells, shrunk to 2048 pixels a side at most."""
+    """Also a picture of the slide with outlined cells, shrunk to at most 4096 pixels a side."""
+
+    measure: bool = False
+    """Also perimeter, eccentricity and the intensities of each channel, in the tables."""
 
     def __post_init__(self) -> None:
-        parse_formats(self.formats)
+        check_measure(self.measure, parse_formats(self.formats))
         check_whole("tiles_together", self.tiles_together, least=1)
         check_whole("retries", self.retries, least=0)
         if self.tile_px is not None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from runtime.files.formats import Plane, choose_channels, open_image
 from runtime.files.image_results import FileOptions
+from runtime.files.readers import ImageReader
 
 
 class SlideFile:
@@ -70,6 +71,11 @@ class SlideFile:
     def pixel_size_um(self) -> float | None:
         """As it was given, else as the file says."""
         return self._pixel_size_um or self._reader.pixel_size_um
+
+    @property
+    def every_channel(self) -> ImageReader:
+        """The image with all its channels, those that are not wanted too."""
+        return self._reader.reader
 
     @property
     def plane(self) -> Plane:

@@ -19,11 +19,12 @@ import tifffile
 from PIL import Image
 from typer.testing import CliRunner
 
+import runtime.commands.info
 import runtime.commands.main
 import runtime.jobs.folders.work
 from export.exporter import export_engines
 from runtime import InputError, Segmenter
-from runtime.files.plain import TABLE_COLUMNS
+from runtime.files.outputs.tables import TABLE_COLUMNS
 from runtime.jobs.folders.records import RECORD_NAME
 from tests.small import PROMPTED, save_small
 
@@ -75,7 +76,7 @@ def folder(tmp_path: Path, image: Any) -> Path:
 def test_segment_writes_labels_and_tables(folder: Path, small_engines: Path, image: Any) -> None:
     out = folder / "out"
     images = [folder / name for name in ("a.png", "b.tif", "c.npy")]
-    done = run("segment", *images, "--engine", small_engines, "--out", out, *OPEN)
+    done = run("segment", *images, "--model", small_engines, "--out", out, *OPEN)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in out.iterdir()) == [
         *(f"{stem}_{kind}" for stem in "abc" for kind in ("cells.csv", "labels.tif")),
@@ -101,13 +102,14 @@ def test_segment_writes_labels_and_tables(folder: Path, small_engines: Path, ima
 
 
 def test_overlays_are_written_when_asked_for(folder: Path, small_engines: Path) -> None:
-    command = ("segment", folder / "a.png", "--engine", small_engines, "--out", folder / "out", *OPEN)
+    command = ("segment", folder / "a.png", "--model", small_engines, "--out", folder / "out", *OPEN)
     assert run(*command, "--overlay").returncode == 0
     with Image.open(folder / "out" / "a_overlay.png") as picture:
         assert (picture.width, picture.height) == (253, 519)
+    (folder / "out" / RECORD_NAME).unlink()
     again = run(*command, "--overlay")
     assert again.returncode == 1
-    assert "a_overlay.png exist" in again.stderr
+    assert "a_overlay.png; pass --overwrite to replace them" in again.stderr
 
 
 def test_the_samples_are_segmented_by_the_built_in_engines(tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ def test_bad_images_are_reported_and_good_ones_written(folder: Path, small_engin
     bad = [folder / name for name in ("empty.png", "cut.png", "nan.npy", "stack.tif", "none.png")]
     out = folder / "out"
     done = run(
-        "segment", *bad[:2], folder / "a.png", *bad[2:], folder / "c.npy", "--engine", small_engines, "--out", out
+        "segment", *bad[:2], folder / "a.png", *bad[2:], folder / "c.npy", "--model", small_engines, "--out", out
     )
     assert done.returncode == 1
     assert "5 of 7 images failed" in done.stderr
@@ -150,19 +152,29 @@ def test_bad_images_are_reported_and_good_ones_written(folder: Path, small_engin
 
 def test_results_are_not_replaced_unasked(folder: Path, small_engines: Path) -> None:
     out = folder / "out"
-    command = ("segment", folder / "a.png", "--engine", small_engines, "--out", out)
+    command = ("segment", folder / "a.png", "--model", small_engines, "-o", out)
     assert run(*command).returncode == 0
     again = run(*command)
-    assert again.returncode == 1
-    assert "pass --overwrite" in again.stderr
-    assert run(*command, "--overwrite").returncode == 0
+    assert (again.returncode, again.stdout) == (0, ""), "the same command again has nothing to do"
+    assert "1 of 1 images were already done" in again.stderr
+    other = run(*command, "--min-area", 7)
+    assert other.returncode == 1
+    assert "pass --overwrite" in other.stderr
+    assert run(*command, "--min-area", 7, "--overwrite").returncode == 0
+
+
+def test_the_model_and_the_output_directory_have_defaults(folder: Path) -> None:
+    assert run("segment", "a.png", cwd=folder).returncode == 0
+    done = run("segment", "a.png", "--model", "nano", cwd=folder)
+    assert "1 of 1 images were already done" in done.stderr, done.stderr
+    assert (folder / "segmented" / "a_labels.tif").is_file()
 
 
 def test_two_images_of_one_name_are_refused(folder: Path, small_engines: Path) -> None:
     (folder / "other").mkdir()
     np.save(folder / "other" / "a.npy", np.zeros((5, 5)))
     done = run(
-        "segment", folder / "a.png", folder / "other" / "a.npy", "--engine", small_engines, "--out", folder / "out"
+        "segment", folder / "a.png", folder / "other" / "a.npy", "--model", small_engines, "--out", folder / "out"
     )
     assert done.returncode == 1
     assert "would both write" in done.stderr
@@ -171,18 +183,18 @@ def test_two_images_of_one_name_are_refused(folder: Path, small_engines: Path) -
 
 def test_names_that_differ_in_case_are_refused(folder: Path, small_engines: Path) -> None:
     (folder / "A.npy").touch()
-    done = run("segment", folder / "a.png", folder / "A.npy", "--engine", small_engines, "--out", folder / "out")
+    done = run("segment", folder / "a.png", folder / "A.npy", "--model", small_engines, "--out", folder / "out")
     assert done.returncode == 1
     assert "would both write" in done.stderr
 
 
 def test_an_image_given_twice_is_named(folder: Path, small_engines: Path) -> None:
     image = folder / "a.png"
-    done = run("segment", image, image, "--engine", small_engines, "--out", folder / "out")
+    done = run("segment", image, image, "--model", small_engines, "--out", folder / "out")
     assert (done.returncode, f"{image} is given twice" in done.stderr) == (1, True)
     link = folder / "link.png"
     link.symlink_to(image)
-    done = run("segment", image, link, "--engine", small_engines, "--out", folder / "out")
+    done = run("segment", image, link, "--model", small_engines, "--out", folder / "out")
     assert (done.returncode, "are one file, given twice" in done.stderr) == (1, True)
 
 
@@ -191,7 +203,7 @@ def test_no_image_is_replaced_by_a_result(folder: Path, small_engines: Path, nam
     (folder / "b.tif").rename(folder / "a_labels.tif")
     before = (folder / "a_labels.tif").read_bytes()
     images = [folder / name for name in names]
-    done = run("segment", *images, "--engine", small_engines, "--out", folder, "--overwrite")
+    done = run("segment", *images, "--model", small_engines, "--out", folder, "--overwrite")
     assert done.returncode == 1
     assert "would replace the image" in done.stderr
     assert (folder / "a_labels.tif").read_bytes() == before
@@ -215,7 +227,7 @@ def test_an_image_that_may_not_be_read_fails_alone(
     images = [str(folder / "a.png"), str(folder / "c.npy")]
     out = folder / "out"
     done = CliRunner().invoke(
-        runtime.commands.main.app, ["segment", *images, "--engine", str(small_engines), "--out", str(out)]
+        runtime.commands.main.app, ["segment", *images, "--model", str(small_engines), "--out", str(out)]
     )
     assert done.exit_code == 1, done.output
     assert f"{images[0]}: Permission denied\n" in done.stderr
@@ -232,7 +244,7 @@ def test_an_interrupt_still_reports_what_failed(
 
     monkeypatch.setattr(runtime.jobs.folders.work, "read_file", stop)
     images = [str(folder / name) for name in ("a.png", "b.tif", "c.npy")]
-    arguments = ["segment", *images, "--engine", str(small_engines), "--out", str(folder / "out")]
+    arguments = ["segment", *images, "--model", str(small_engines), "--out", str(folder / "out")]
     done = CliRunner().invoke(runtime.commands.main.app, arguments)
     assert done.exit_code == 130
     assert "1 of 3 images failed" in done.stderr
@@ -243,7 +255,7 @@ def test_an_interrupt_still_reports_what_failed(
 def test_result_lines_and_the_progress_bar(folder: Path, small_engines: Path, share_stdout: bool) -> None:
     """Lines stand alone in a terminal, and all reach a file that stdout is sent to."""
     images = [folder / name for name in ("a.png", "c.npy")]
-    arguments = ("segment", *images, "--engine", small_engines, "--out", folder / "out")
+    arguments = ("segment", *images, "--model", small_engines, "--out", folder / "out")
     shown, redirected = run_in_terminal(*arguments, share_stdout=share_stdout)
     assert "2/2" in shown
     if not share_stdout:
@@ -258,7 +270,7 @@ def test_result_lines_and_the_progress_bar(folder: Path, small_engines: Path, sh
 
 def test_engines_without_a_detector_are_refused_at_once(folder: Path) -> None:
     export_engines(save_small(folder / "sam.pt", PROMPTED), folder / "sam")
-    done = run("segment", folder / "a.png", folder / "c.npy", "--engine", folder / "sam", "--out", folder / "out")
+    done = run("segment", folder / "a.png", folder / "c.npy", "--model", folder / "sam", "--out", folder / "out")
     assert done.returncode == 1
     assert done.stderr.count("has no detector") == 1
     assert "image, boxes=" in done.stderr
@@ -332,18 +344,18 @@ def test_a_missing_package_is_named_for_the_command_that_lacks_it(plugins: Path)
 
 
 def test_wrong_usage_is_exit_code_2(folder: Path, small_engines: Path) -> None:
-    assert run("segment", folder / "a.png").returncode == 2
-    assert (
-        run("segment", folder / "a.png", "--engine", small_engines, "--out", folder, "--overlap", "x").returncode == 2
-    )
+    command = ("segment", folder / "a.png", "--model", small_engines, "--out", folder)
+    for wrong in (("--overlap-rule", "x"), ("--tile-size", 9), ("--threads", 0), ("--nonsense",)):
+        assert run(*command, *wrong).returncode == 2, wrong
+    assert run("segment").returncode == 2
     assert run("nonsense").returncode == 2
 
 
 def test_settings_out_of_range_and_missing_engines(folder: Path, small_engines: Path) -> None:
-    done = run("segment", folder / "a.png", "--engine", small_engines, "--out", folder, "--mask-threshold", "2")
+    done = run("segment", folder / "a.png", "--model", small_engines, "--out", folder, "--mask-threshold", "2")
     assert done.returncode == 2
     assert "--mask-threshold is 2.0; expected a value in (0, 1)" in done.stderr
-    done = run("segment", folder / "a.png", "--engine", folder / "none", "--out", folder)
+    done = run("segment", folder / "a.png", "--model", folder / "none", "--out", folder)
     assert done.returncode == 1
     assert "is not a directory" in done.stderr
     assert "Traceback" not in done.stderr
@@ -352,9 +364,22 @@ def test_settings_out_of_range_and_missing_engines(folder: Path, small_engines: 
 def test_info(small_engines: Path) -> None:
     done = run("info", small_engines)
     assert done.returncode == 0
-    for part in ("paper", "fp32", "test weights", "encoder.onnx", "unaltered", "mask_logits", "mismatches per million"):
+    for part in ("paper", "fp32", "test weights", "encoder.onnx", "unaltered", "mismatches per million"):
         assert part in done.stdout
-    assert json.loads(run("info", small_engines, "--json").stdout)["image_size"] == 160
+    assert run("info", "--model", small_engines).stdout == done.stdout
+    assert run("info", small_engines, "--model", small_engines).returncode == 2
+    manifest = run("info", small_engines, "--json").stdout
+    assert json.loads(manifest)["image_size"] == 160
+    assert "mask_logits" in manifest
+
+
+def test_info_fits_one_screen() -> None:
+    done = run("info", "nano")
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 100
+    for name in ("view diameter", "trained on", "licence", "verified", "boxes", "masks"):
+        assert any(line.startswith(name) for line in lines), name
 
 
 @pytest.mark.parametrize(
@@ -376,7 +401,7 @@ def test_info_of_files_that_cannot_be_opened(small_engines: Path, monkeypatch: p
     def refuse(path: Path) -> Any:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(runtime.commands.main, "read_manifest", refuse)
+    monkeypatch.setattr(runtime.commands.info, "read_manifest", refuse)
     done = CliRunner().invoke(runtime.commands.main.app, ["info", str(small_engines)])
     assert done.exit_code == 1
     assert "Permission denied" in done.stderr
@@ -418,7 +443,7 @@ def test_python_messages_never_reach_the_user(tmp_path: Path, small_engines: Pat
     """A file where the output directory should be."""
     (tmp_path / "out").touch()
     np.save(tmp_path / "a.npy", np.zeros((5, 5)))
-    done = run("segment", tmp_path / "a.npy", "--engine", small_engines, "--out", tmp_path / "out")
+    done = run("segment", tmp_path / "a.npy", "--model", small_engines, "--out", tmp_path / "out")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
 

@@ -65,11 +65,11 @@ def test_results_are_no_images_of_a_directory(tmp_path: Path, seen: list[Any]) -
     write(tmp_path / "a.tif")
     everything = ("--overlay", "--format", "tiff,csv,ome-tiff,ome-zarr,geojson,parquet")
     for _ in range(2):
-        done = run(tmp_path, "--out", tmp_path, "--overwrite", "--recursive", *everything)
+        done = run(tmp_path, "--out", tmp_path, "--restart", "--recursive", *everything)
         assert done.exit_code == 0, done.output
     assert len(seen) == 2
     inside = run(tmp_path, "--out", tmp_path / "out", "--recursive", *everything)
-    again = run(tmp_path, "--out", tmp_path / "out", "--recursive", "--overwrite", *everything)
+    again = run(tmp_path, "--out", tmp_path / "out", "--recursive", "--restart", *everything)
     assert (inside.exit_code, again.exit_code, len(seen)) == (0, 0, 4)
     # A label image that belongs to no image of the directory is one.
     write(tmp_path / "c_labels.tif")
@@ -162,7 +162,7 @@ def test_images_of_one_name_are_all_listed(tmp_path: Path) -> None:
     assert [image.path.name for image in find_images([Path(pattern)])] == [f"{number:02}.png" for number in range(12)]
     for name in ("x/a.tif", "y/a.tif"):
         write(tmp_path / name)
-    with pytest.raises(InputError, match="rename them, or segment each directory into an --out of its own"):
+    with pytest.raises(InputError, match="rename them, or segment each directory into an output directory of its own"):
         result_stems(find_images([tmp_path / "x", tmp_path / "y"]), tmp_path / "out", ("_labels.tif",))
 
 
@@ -181,7 +181,7 @@ def test_patterns(tmp_path: Path, seen: list[Any]) -> None:
 
 def test_directories_without_images_and_names_that_collide(tmp_path: Path) -> None:
     (tmp_path / "none" / "deep").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"none holds no image .*--recursive looks into"):
+    with pytest.raises(InputError, match=r"none holds no image .*recursive=True also searches"):
         find_images([tmp_path / "none"])
     for name in ("one/a.tif", "two/a.ome.tif", "two/deep/a.tif"):
         write(tmp_path / name)
@@ -271,15 +271,17 @@ def test_formats(tmp_path: Path, seen: list[Any]) -> None:
         area = (labels == int(row["label"])).sum()
         assert float(row["area_um2"]) == pytest.approx(area * 0.25)  # 0.5 um, from the file
         assert feature["properties"]["measurements"]["label_area_px"] == area
-    refused = run(path, "--out", out, *options)
+    already = run(path, "--out", out, *options)
+    assert (already.exit_code, "1 of 1 images were already done" in already.stderr) == (0, True)
+    refused = run(path, "--out", out, *options, "--pixel-size", "2")
     assert refused.exit_code == 1
-    assert "m.zarr" in refused.output
+    assert "pixel_size_um is 2.0, was None" in refused.output
     assert "pass --overwrite" in refused.output
     done = run(path, "--out", out, *options, "--overwrite", "--pixel-size", "2")
     assert done.exit_code == 0, done.output
     with (out / "m_cells.csv").open(newline="") as file:
         assert float(next(csv.DictReader(file))["area_um2"]) == pytest.approx(4 * (labels == 1).sum())
-    assert run(path, "--out", out, "--membrane", "membrane").exit_code == 1, "the table is there"
+    assert run(path, "--out", out, "--membrane", "membrane").exit_code == 1, "the table is that of another pixel size"
     assert run(path, "--out", out, "--membrane", "membrane", "--overwrite").exit_code == 0
     with open_image(out / "m_labels.tif") as reader:
         assert reader.pixel_size_um == pytest.approx(0.5), "also in the default label image"
@@ -309,24 +311,25 @@ def test_formats_that_cannot_be_written(tmp_path: Path, seen: list[Any], monkeyp
         (("--nms-iou", "-1"), "--nms-iou is -1.0; expected"),
         (("--iou-threshold", "nan"), "--iou-threshold is nan; expected"),
         (("--backend", "gpu"), "'gpu' is not one of 'auto', 'cpu'"),
+        (("--min-contrast", "3"), "--min-contrast is 3.0; expected"),
+        (("--tile-size", "90", "--tile-overlap", "80"), "--tile-overlap is 80 and --tile-size 90; expected"),
+        (("--z", "-1"), "-1 is too small; expected 0 or more"),
     ],
 )
-@pytest.mark.parametrize("command", ["segment", "segment-slide"])
 def test_errors_of_usage_name_the_option(
-    tmp_path: Path, seen: list[Any], command: str, options: tuple[str, str], message: str
+    tmp_path: Path, seen: list[Any], options: tuple[str, str], message: str
 ) -> None:
-    arguments = [command, str(write(tmp_path / "a.tif")), "--out", str(tmp_path / "out"), *options]
+    arguments = ["segment", str(write(tmp_path / "a.tif")), "--out", str(tmp_path / "out"), *options]
     done = CliRunner().invoke(runtime.commands.main.app, arguments, env={"COLUMNS": "300"})
     assert done.exit_code == 2, done.output
     assert message in done.stderr
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("command", ["segment", "segment-slide"])
-def test_a_file_in_place_of_the_output_directory(tmp_path: Path, seen: list[Any], command: str) -> None:
+def test_a_file_in_place_of_the_output_directory(tmp_path: Path, seen: list[Any]) -> None:
     (tmp_path / "taken").touch()
     for out, code, message in (("taken", 2, "is a file; expected a directory"), ("taken/in", 1, "Not a directory: ")):
-        arguments = [command, str(write(tmp_path / "a.tif")), "--out", str(tmp_path / out)]
+        arguments = ["segment", str(write(tmp_path / "a.tif")), "--out", str(tmp_path / out)]
         done = CliRunner().invoke(runtime.commands.main.app, arguments, env={"COLUMNS": "300"})
         assert done.exit_code == code, done.output
         assert message in done.stderr

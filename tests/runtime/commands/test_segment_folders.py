@@ -66,14 +66,14 @@ def test_images_that_are_done_are_passed_over(folder: Path, tmp_path: Path, seen
     first = results(out)
     assert len(first) == 8
     tifffile.imwrite(folder / "4.tif", spots())
-    again = run(folder, "--out", out, "--resume")
+    again = run(folder, "--out", out)
     assert again.exit_code == 0, again.output
     assert len(seen) == 5
     assert "4 of 5 images were already done" in again.stderr
     assert again.stdout.splitlines() == [f"{folder / '4.tif'}\t1 cells\t{out / '4_labels.tif'}"]
     assert first.items() <= results(out).items()
     (out / "2_cells.csv").unlink()
-    assert run(folder, "--out", out, "--resume").exit_code == 0
+    assert run(folder, "--out", out).exit_code == 0
     assert len(seen) == 6, "one result was gone"
     assert first.items() <= results(out).items()
 
@@ -81,17 +81,17 @@ def test_images_that_are_done_are_passed_over(folder: Path, tmp_path: Path, seen
 def test_other_settings_images_and_results_are_named(folder: Path, tmp_path: Path, seen: list[Any]) -> None:
     out = tmp_path / "out"
     assert run(folder, "--out", out).exit_code == 0
-    other = run(folder, "--out", out, "--resume", "--min-area", 7)
+    other = run(folder, "--out", out, "--min-area", 7)
     assert other.exit_code == 1
-    assert "0.tif: was segmented otherwise (config.min_area_px is 7, was " in other.stderr
+    assert "0.tif: has results of other settings (config.min_area_px is 7, was " in other.stderr
     tifffile.imwrite(folder / "0.tif", spots((90, 80)))
     (out / "1_cells.csv").write_text("corrected by hand")
-    changed = run(folder, "--out", out, "--resume")
+    changed = run(folder, "--out", out)
     assert changed.exit_code == 1
-    assert "0.tif: has changed since it was segmented; pass --overwrite" in changed.stderr
+    assert "0.tif: has changed since it was segmented, and has results; pass --overwrite" in changed.stderr
     assert "1.tif: has results that are not as they were written" in changed.stderr
     assert (len(seen), (out / "1_cells.csv").read_text()) == (4, "corrected by hand")
-    assert run(folder, "--out", out, "--resume", "--overwrite").exit_code == 0
+    assert run(folder, "--out", out, "--overwrite").exit_code == 0
     assert len(seen) == 6, "the two that differ"
 
 
@@ -99,9 +99,9 @@ def test_results_without_a_record_are_not_replaced(folder: Path, tmp_path: Path,
     out = tmp_path / "out"
     out.mkdir()
     (out / "1_labels.tif").write_text("somebody's")
-    done = run(folder, "--out", out, "--resume")
+    done = run(folder, "--out", out)
     assert done.exit_code == 1
-    assert "1_labels.tif exist; pass --overwrite" in done.stderr
+    assert "1_labels.tif; pass --overwrite" in done.stderr
     assert (len(seen), (out / "1_labels.tif").read_text()) == (3, "somebody's")
 
 
@@ -121,22 +121,22 @@ def test_a_set_of_files_that_was_cut_short_is_made_again(
     with monkeypatch.context() as patch:
         patch.setattr(runtime.files.image_results, "move_into_place", stops)
         stopped = run(folder, "--out", out)
-    assert (stopped.exit_code, "--resume goes on from here" in stopped.stderr) == (130, True)
+    assert (stopped.exit_code, "give the same command again to resume" in stopped.stderr) == (130, True)
     written = ["0_cells.csv", "0_labels.tif", "1_cells.csv", "1_labels.tif", "2_labels.tif"]
     assert sorted(name for name in results(out) if name[0] != "3") == written, "the last one may be in work too"
     (out / ".3.77.partial").mkdir()
-    refused = run(folder / "2.tif", "--out", out)
-    assert (refused.exit_code, "2_labels.tif exist; pass --overwrite" in refused.stderr) == (1, True)
-    done = run(folder, "--out", out, "--resume")
+    refused = run(folder / "2.tif", "--out", out, "--min-area", 7)
+    assert (refused.exit_code, "2.tif: has results of other settings" in refused.stderr) == (1, True)
+    done = run(folder, "--out", out)
     assert done.exit_code == 0, done.output
     assert "2 of 4 images were already done" in done.stderr
     assert results(out) == results(expected)
     assert not list(out.glob(".*"))
     record = out / RECORD_NAME
     record.write_bytes(record.read_bytes()[:-9])
-    once_more = run(folder, "--out", out, "--resume")
+    once_more = run(folder, "--out", out)
     assert "3 of 4 images were already done" in once_more.stderr
-    last = run(folder, "--out", out, "--resume")
+    last = run(folder, "--out", out)
     assert "4 of 4 images were already done" in last.stderr
     assert results(out) == results(expected)
 
@@ -158,15 +158,15 @@ def test_a_full_disk_loses_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(runtime.files.outputs.overlay, "write_overlay", full)
-        done = run(folder, "--out", out, "--overlay", "--overwrite")
+        done = run(folder, "--out", out, "--overlay", "--restart")
     assert done.exit_code == 1
     assert "2 of 4 images failed" in done.stderr
     assert f"{folder / '1.tif'}: No space left on device" in done.stderr
-    assert "make room and give the same command with --resume" in done.stderr
+    assert "make room and give the same command again" in done.stderr
     assert before.items() <= results(out).items()
     assert {name[0] for name in results(out)} == {"0", "2", "3"}
     assert not list(out.glob(".*"))
-    assert run(folder, "--out", out, "--overlay", "--resume").exit_code == 0
+    assert run(folder, "--out", out, "--overlay").exit_code == 0
     assert len(results(out)) == 12
 
 
@@ -199,9 +199,9 @@ def test_dry_run(folder: Path, tmp_path: Path, seen: list[Any]) -> None:
     out = tmp_path / "out"
     assert run(folder / "0.tif", "--out", out).exit_code == 0
     before = results(tmp_path)
-    arguments = ("--out", out, "--dry-run", "--resume")
+    arguments = ("--out", out, "--dry-run")
     done = run(folder, *arguments, "--view-diameter", 0)
-    assert "was segmented otherwise" in done.stderr
+    assert "has results of other settings" in done.stderr
     assert done.exit_code == 1
     done = run(folder, *arguments)
     assert done.exit_code == 0, done.stderr
@@ -280,10 +280,12 @@ def test_slides_among_images_are_segmented_in_tiles(tmp_path: Path) -> None:
     planned = run(*arguments, cut, "--dry-run")
     assert planned.exit_code == 1, "one of them is cut off"
     lines = dict(line.split("\t", 1) for line in planned.stdout.splitlines() if "\t" in line)
-    assert re.fullmatch(r"256 x 256 px\tas a slide, \d+ tiles?", lines[str(slide)])
+    assert re.fullmatch(
+        r"256 x 256 px\tas a slide, \d+ tiles? of (\d+) x \1 px, median diameter [\d.]+ px", lines[str(slide)]
+    )
     assert lines[str(cut)] == "fails"
     assert "images   1 to segment, 0 already done, 1 as slides" in planned.stdout
-    assert re.search(r"^slides   at most about .* in one process$", planned.stdout, re.MULTILINE)
+    assert re.search(r"^slides   at most about .* in one process \(.* s a tile\)$", planned.stdout, re.MULTILINE)
     assert not (tmp_path / "out").exists()
 
     done = run(*arguments)
@@ -294,7 +296,7 @@ def test_slides_among_images_are_segmented_in_tiles(tmp_path: Path) -> None:
     assert labels.dtype == np.uint32
     assert labels.max() > 5
     assert len(results(tmp_path / "out")) == 4
-    again = run(*arguments, "--resume")
+    again = run(*arguments)
     assert "2 of 2 images were already done" in again.stderr
 
 
@@ -310,7 +312,7 @@ def test_slides_are_written_in_every_format(tmp_path: Path) -> None:
     labels = tifffile.imread(tmp_path / "out" / "slide_labels.ome.tif")
     features = json.loads((tmp_path / "out" / "slide_cells.geojson").read_text())["features"]
     assert len(features) == labels.max() > 5
-    again = run(*arguments, "--out", tmp_path / "out", "--resume")
+    again = run(*arguments, "--out", tmp_path / "out")
     assert "1 of 1 images were already done" in again.stderr
 
 
@@ -342,7 +344,7 @@ def test_a_killed_process_is_gone_on_with(nuclei: Path, tmp_path: Path, expected
         wait_until(lambda: (out / RECORD_NAME).exists() and (out / RECORD_NAME).read_text().count(DONE) >= 2)
         process.kill()
     finished = (out / RECORD_NAME).read_text().count(DONE)
-    again = run(*arguments[1:], "--resume")
+    again = run(*arguments[1:])
     assert again.exit_code == 0, again.output
     assert f"{finished} of 6 images were already done" in again.stderr
     assert len(again.stdout.splitlines()) == 6 - finished
@@ -393,7 +395,7 @@ def test_a_cluster_gives_the_same_files_though_a_worker_dies(
     assert "cannot be read" in str(done["bad.npy"].failure)
     assert results(out) == expected
     assert not [line for line in caplog.records if line.name.startswith("distributed") and line.levelname == "INFO"]
-    alone = run(nuclei, "--out", out, "--threads", 1, "--resume", "--cluster", "local", "--workers", 1)
+    alone = run(nuclei, "--out", out, "--threads", 1, "--cluster", "local", "--workers", 1)
     assert "6 of 6 images were already done" in alone.stderr, alone.output
 
 
@@ -465,7 +467,7 @@ def test_an_image_that_cannot_be_noted_is_done_again(
     assert done.exit_code == 1
     assert "1.tif: its results are written, but not noted (No space left on device" in done.stderr
     before = results(out)
-    again = run(folder, "--out", out, "--resume")
+    again = run(folder, "--out", out)
     assert again.exit_code == 0, again.output
     assert "3 of 4 images were already done" in again.stderr
     assert results(out) == before

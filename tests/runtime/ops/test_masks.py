@@ -10,11 +10,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from runtime import SegmentConfig
 from runtime.ops.mask_kernels import enclosed, extents
-from runtime.ops.masks import LabelCanvas, finish_labels, relabel, resize_axis, upsample_window
+from runtime.ops.masks import (
+    LabelCanvas,
+    MaskCrop,
+    cut_to_pixels,
+    finish_labels,
+    join_masks,
+    relabel,
+    resize_axis,
+    upsample_window,
+)
 
 ARGMAX = SegmentConfig()
 LAST = SegmentConfig(overlap="last")
@@ -256,3 +266,38 @@ def test_finishing_equals_cell_by_cell(overlap: Any, min_area_px: int, fill_hole
         found, expected = finish_labels(owner, count, config), cell_by_cell(owner, count, config)
         for a, b in zip(found, expected, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@given(
+    masks=st.lists(
+        st.tuples(
+            hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=5)),
+            st.tuples(st.integers(0, 7), st.integers(0, 7)),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_joined_masks_are_the_union(masks: list[tuple[NDArray[np.bool_], tuple[int, int]]]) -> None:
+    crops = [cut_to_pixels(mask, offset) for mask, offset in masks]
+    for (mask, offset), crop in zip(masks, crops, strict=True):
+        np.testing.assert_array_equal(crop.paste((12, 12)), MaskCrop(mask, offset).paste((12, 12)))
+        assert not crop.mask.size or (crop.mask.any(0)[[0, -1]].all() and crop.mask.any(1)[[0, -1]].all())
+    union = np.any([crop.paste((12, 12)) for crop in crops], axis=0)
+    np.testing.assert_array_equal(join_masks(crops).paste((12, 12)), union)
+
+
+@given(
+    mask=hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=5)),
+    offset=st.tuples(st.integers(0, 7), st.integers(0, 7)),
+    origin=st.tuples(st.integers(0, 5), st.integers(0, 5)),
+)
+def test_a_mask_of_a_tile_in_the_image(
+    mask: NDArray[np.bool_], offset: tuple[int, int], origin: tuple[int, int]
+) -> None:
+    """A tile of 12 x 12 pixels in an image of 10 x 9."""
+    expected = np.pad(MaskCrop(mask, offset).paste((12, 12)), ((origin[0], 0), (origin[1], 0)))[:10, :9]
+    found = cut_to_pixels(mask, offset).in_image(origin, (10, 9))
+    assert found.area_px == expected.sum()
+    if found.area_px:
+        np.testing.assert_array_equal(found.paste((10, 9)), expected)

@@ -39,7 +39,7 @@ def small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("command", ["run", "tune"])
 def test_an_unknown_backend_is_wrong_usage(command: str, tmp_path: Path) -> None:
-    result = call(command, "--engine", "e", "--data", "d", "--out", tmp_path / "out", "--backend", "gpu")
+    result = call(command, "--model", "e", "--data", "d", "--out", tmp_path / "out", "--backend", "gpu")
     assert (result.exit_code, "'gpu' is not one of" in result.output) == (2, True), result.output
 
 
@@ -63,7 +63,7 @@ def test_baseline_then_engines_beside_it(data: Path, small_engines: Path, tmp_pa
 
     ours = tmp_path / "ours"
     result = call(
-        *("run", "--engine", small_engines, "--data", data / "test", "--out", ours, "--name", "small"),
+        *("run", "--model", small_engines, "--data", data / "test", "--out", ours, "--name", "small"),
         *("--baseline", out / "evaluation.json", "--held-out", "made"),
     )
     assert result.exit_code == 0, result.output
@@ -85,7 +85,7 @@ def test_a_damaged_image_makes_the_command_fail_after_the_others(
 ) -> None:
     (data / "test" / "made" / "d_img.png").write_bytes(b"\x89PNG")
     out = tmp_path / "out"
-    result = call("run", "--engine", small_engines, "--data", data / "test", "--out", out, "--iou", "0.5")
+    result = call("run", "--model", small_engines, "--data", data / "test", "--out", out, "--iou", "0.5")
     assert result.exit_code == 1
     assert "1 of 2 images failed" in result.stderr
     assert "made/d: d_img.png cannot be read" in result.stderr
@@ -104,10 +104,10 @@ def test_prompts_of_three_kinds(data: Path, small_checkpoint: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("run", "--engine", "{tmp}", "--data", "{data}/test", "--out", "{tmp}/o"), "has no manifest.json"),
-        (("run", "--engine", "{tmp}", "--data", "{tmp}/none", "--out", "{tmp}/o"), "is not a directory"),
+        (("run", "--model", "{tmp}", "--data", "{data}/test", "--out", "{tmp}/o"), "has no manifest.json"),
+        (("run", "--model", "{tmp}", "--data", "{tmp}/none", "--out", "{tmp}/o"), "is not a directory"),
         (
-            ("run", "--engine", "{tmp}", "--data", "{data}/test", "--out", "{tmp}/o", "--held-out", "livecell"),
+            ("run", "--model", "{tmp}", "--data", "{data}/test", "--out", "{tmp}/o", "--held-out", "livecell"),
             "no image belongs to livecell",
         ),
         (("prompts", "--checkpoint", "{tmp}/no.pt", "--data", "{data}/test", "--out", "{tmp}/o"), "is not a file"),
@@ -128,7 +128,7 @@ def test_mistakes_are_named(arguments: tuple[str, ...], message: str, data: Path
 def test_tiles_are_segmented_as_they_are(small_engines: Path, tmp_path: Path) -> None:
     image, labels = bright_image(discs()), discs()
     write_tile(tmp_path / "built", "t", image, labels)
-    result = call("run", "--engine", small_engines, "--data", tmp_path / "built", "--out", tmp_path / "o")
+    result = call("run", "--model", small_engines, "--data", tmp_path / "built", "--out", tmp_path / "o")
     assert result.exit_code == 0, result.output
     (score,) = read_report(tmp_path / "o" / "evaluation.json").evaluation.images
     assert (score.group, score.truth, score.size_hw) == ("Yeast", 5, (64, 64))

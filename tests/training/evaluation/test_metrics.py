@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from runtime.errors import InputError
-from runtime.ops.masks import MaskCrop
+from runtime.ops.masks import MaskCrop, label_crops
 from tests.training.evaluation.made import row_of_squares
-from training.evaluation.coco_metrics import coco_ap, encode_image, label_crops
+from training.evaluation.coco_metrics import coco_ap, encode_image
 from training.evaluation.matching import Counts, count_matches, find_overlaps
 from training.evaluation.metrics import DEFAULT_IOUS, f1_at, mean_average_precision, shown_iou
 

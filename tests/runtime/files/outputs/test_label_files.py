@@ -19,7 +19,8 @@ from runtime.files.outputs.formats import OUTPUT_FORMATS, check_packages, parse_
 from runtime.files.outputs.label_images import write_ome_tiff, write_ome_zarr
 from runtime.files.outputs.parquet import write_parquet
 from runtime.files.outputs.pyramid import label_levels, level_count
-from runtime.files.plain import TABLE_COLUMNS, table_rows, write_table, write_whole
+from runtime.files.outputs.tables import TABLE_COLUMNS, table_rows, write_table
+from runtime.files.placing import write_whole
 from tests.runtime.files.outputs.made import made_result
 
 SMALL = np.zeros((30, 40), np.int32)
@@ -173,7 +174,7 @@ def test_names_of_formats() -> None:
     assert len(set(endings)) == len(endings)
 
 
-@pytest.mark.parametrize(("name", "module"), [("ome-zarr", "zarr"), ("parquet", "pyarrow")])
+@pytest.mark.parametrize(("name", "module"), [("ome-zarr", "zarr"), ("parquet", "pyarrow"), ("imagej", "roifile")])
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, name: str, module: str) -> None:
     check_packages([name])
     monkeypatch.setitem(sys.modules, module, None)

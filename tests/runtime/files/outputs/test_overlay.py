@@ -49,6 +49,18 @@ def test_small_images_are_enlarged(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
 
 
+def test_large_images_are_shrunk() -> None:
+    """To 4096 pixels a side, and gray levels are those of the image."""
+    image = np.tile(np.arange(8193) % 2 * 100, (20, 1)).astype(np.uint8)
+    labels = np.zeros(image.shape, np.int32)
+    labels[:, 3000:6000] = 1
+    drawn = draw_overlay(np.stack([image] * 3, axis=-1), labels)
+    assert drawn.shape == (7, 2731, 3)
+    coloured = drawn.max(axis=2) != drawn.min(axis=2)
+    np.testing.assert_array_equal(coloured, labels[::3, ::3] > 0)
+    assert set(np.unique(drawn[0, :999])) == {33, 67}
+
+
 def test_labels_of_another_size_are_refused() -> None:
     with pytest.raises(InputError, match=r"labels have shape \(600, 500\); expected \(10, 10\)"):
         draw_overlay(np.zeros((10, 10)), LABELS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,9 +20,8 @@ from shapely.ops import unary_union
 from runtime.files.formats import Plane
 from runtime.files.outputs.geojson import write_geojson
 from runtime.files.outputs.polygons import mask_polygons
-from runtime.files.plain import TABLE_COLUMNS, table_rows
+from runtime.files.outputs.tables import TABLE_COLUMNS, table_rows
 from runtime.ops.masks import relabel
-from runtime.results import Segmentation
 from tests.runtime.files.outputs.made import made_result
 
 masks = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=9))
@@ -73,7 +73,7 @@ def test_geojson_holds_every_cell(labels: Any) -> None:
         collection = json.loads(path.read_text())
     assert collection["type"] == "FeatureCollection"
     assert [feature["properties"]["name"] for feature in collection["features"]] == [
-        str(n) for n in range(1, result.count + 1)
+        str(n) for n in range(1, len(result) + 1)
     ]
     for n, feature in enumerate(collection["features"], start=1):
         geometry = shape(feature["geometry"])
@@ -95,9 +95,7 @@ def test_geojson_without_cells_or_scores(tmp_path: Path) -> None:
     write_geojson(tmp_path / "none.geojson", made_result(np.zeros((4, 5), np.int32)))
     assert json.loads((tmp_path / "none.geojson").read_text()) == {"type": "FeatureCollection", "features": []}
     one = made_result(np.ones((2, 2), np.int32))
-    prompted = Segmentation(
-        one.labels, one.boxes, np.full(1, np.nan, np.float32), one.iou_predictions, one.ids, one.masks
-    )
+    prompted = replace(one, scores=np.full(1, np.nan, np.float32))
     write_geojson(tmp_path / "one.geojson", prompted)
     (feature,) = json.loads((tmp_path / "one.geojson").read_text())["features"]
     assert set(feature["properties"]["measurements"]) == {
@@ -127,7 +125,7 @@ def test_geojson_says_which_plane_of_a_stack(tmp_path: Path) -> None:
 def test_rows_tell_centroids_and_areas(labels: Any, pixel_size_um: float | None) -> None:
     result = made_result(labels, lost=2)
     rows = [dict(zip(TABLE_COLUMNS, row, strict=True)) for row in table_rows(result, pixel_size_um)]
-    assert [row["label"] for row in rows] == result.ids.tolist()
+    assert [row["label"] for row in rows] == [*range(1, len(result) + 1), 0, 0]
     for row in rows:
         if not row["label"]:
             assert (row["label_area_px"], row["centroid_y"], row["area_um2"]) == (0, None, None)

@@ -164,7 +164,7 @@ def test_a_damaged_tile_is_made_again(tmp_path: Path, expected: dict[str, bytes]
 
 def test_a_job_is_not_gone_on_with_otherwise(tmp_path: Path, expected: dict[str, bytes]) -> None:
     run(tmp_path, keep_job=True)
-    with pytest.raises(JobError, match=r"begun otherwise: config\.min_area_px is 7, was 0\. .*--restart"):
+    with pytest.raises(JobError, match=r"with other settings: config\.min_area_px is 7, was 0\. .*restart=True"):
         run(tmp_path, config=replace(AS_MADE, min_area_px=7))
     with pytest.raises(JobError, match=r"settings\.overlap_px is 45, was 44"):
         run(tmp_path, settings=replace(CUT, overlap_px=45))
@@ -181,7 +181,7 @@ def test_a_job_is_not_gone_on_with_otherwise(tmp_path: Path, expected: dict[str,
 
 def test_results_are_not_replaced_unasked(tmp_path: Path) -> None:
     run(tmp_path)
-    with pytest.raises(InputError, match="exist; pass --overwrite"):
+    with pytest.raises(InputError, match="exist; pass overwrite=True"):
         run(tmp_path)
     assert run(tmp_path, overwrite=True).cells
 

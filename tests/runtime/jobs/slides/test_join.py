@@ -10,29 +10,30 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+import roifile
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
-from shapely.geometry import shape
+from shapely.geometry import Polygon, shape
 
 from benchmarks.made_slide import AS_MADE, MadeSlide, PerfectEngines
 from runtime.files.formats import open_image
 from runtime.files.outputs.formats import OUTPUT_FORMATS
 from runtime.files.outputs.pyramid import label_levels
-from runtime.files.plain import TABLE_COLUMNS
+from runtime.files.outputs.tables import TABLE_COLUMNS
 from runtime.jobs.slides import ArrayReader, SlideResult, SlideSettings, segment_slide
 from runtime.jobs.slides.blocks import LabelBlocks
 from runtime.jobs.slides.join import SlideJoin
 from runtime.jobs.slides.layout import SlidePlan
 from runtime.jobs.slides.outputs import OVERLAY
-from runtime.jobs.slides.overview import shrunk
-from runtime.ops.masks import relabel
+from runtime.ops.masks import MaskCrop, label_crops, relabel
+from runtime.results import Instances
 from runtime.views.grid import tile_grid
 from runtime.views.merge_rules import TileCells
-from runtime.views.stitch import stitch
+from runtime.views.stitch import ViewCells, stitch
 from tests.runtime.files.outputs.test_label_files import assert_valid_labels
 
 
@@ -62,7 +63,11 @@ def test_streamed_and_in_memory_agree(
     grid = tile_grid((250, 230), side, side * share)
     plan = SlidePlan(grid, (None,), None, False, 0)
     tiles = [rough_tile(rng, plan.extent(place)) for place in range(len(grid))]
-    expected = stitch(tiles, grid.size_hw, min_area_px=min_area)
+    views = [
+        ViewCells(tile, in_image(label_crops(tile.labels), tile), np.full(len(tile.scores), -1), Instances.empty())
+        for tile in tiles
+    ]
+    expected = stitch(views, grid.size_hw, min_area_px=min_area)
 
     join = SlideJoin(plan, tiles.__getitem__, tmp_path_factory.mktemp("join"), min_area_px=min_area)
     assert list(join.run())[-1] == join.steps
@@ -71,11 +76,15 @@ def test_streamed_and_in_memory_agree(
         labels[top:bottom, left:right] = block
     np.testing.assert_array_equal(labels, expected.labels)
     cells = list(join.cells())
-    assert [cell.label for cell in cells] == list(range(1, expected.count + 1))
-    assert join.cell_count == expected.count
+    assert [cell.label for cell in cells] == list(range(1, len(expected) + 1))
+    assert join.cell_count == len(expected)
     np.testing.assert_array_equal(np.array([cell.box for cell in cells]).reshape(-1, 4), expected.boxes)
     np.testing.assert_array_equal(np.array([cell.score for cell in cells], np.float32), expected.scores)
-    assert [cell.area_px for cell in cells] == [mask.area_px for mask in expected.masks]
+    assert [cell.area_px for cell in cells] == np.bincount(labels.ravel())[1:].tolist()
+
+
+def in_image(masks: tuple[MaskCrop, ...], tile: TileCells) -> tuple[MaskCrop, ...]:
+    return tuple(mask.in_image(tile.extent[:2], (250, 230)) for mask in masks)
 
 
 def same_cells(labels: NDArray[np.integer], truth: NDArray[np.integer]) -> bool:
@@ -127,7 +136,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> SlideResult:
     slide = MadeSlide((1130, 2070), pixel_size_um=0.5)
     cut = SlideSettings(tile_px=500, overlap_px=60, formats=tuple(OUTPUT_FORMATS), overlay=True)
     out = tmp_path_factory.mktemp("written")
-    done = segment_slide(slide, out, engines=PerfectEngines(), settings=cut)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("runtime.files.outputs.shrink.LARGEST_SIDE_PX", 2000)
+        done = segment_slide(slide, out, engines=PerfectEngines(), settings=cut)
     assert set(done.files) == {*OUTPUT_FORMATS, OVERLAY}
     assert sorted(out.iterdir()) == sorted(done.files.values())
     return done
@@ -177,6 +188,16 @@ def test_outlines_are_valid_and_of_the_cells_areas(written: SlideResult) -> None
     assert many > 100, "cells of several blocks"
 
 
+def test_imagej_rois_are_those_of_the_outlines(written: SlideResult) -> None:
+    features = json.loads(written.files["geojson"].read_text())["features"]
+    rois = roifile.roiread(written.files["imagej"])
+    assert isinstance(rois, list)
+    assert [roi.name for roi in rois] == [feature["properties"]["name"] for feature in features]
+    for roi, feature in zip(rois, features, strict=True):
+        (ring, *_) = roi.coordinates(multi=True) if roi.composite else [roi.coordinates()]
+        assert Polygon(ring).bounds == shape(feature["geometry"]).bounds
+
+
 def test_tables_of_a_slide_agree(written: SlideResult) -> None:
     import pyarrow.parquet
 
@@ -197,11 +218,6 @@ def test_the_picture_is_small_and_shows_every_part(written: SlideResult) -> None
     coloured = drawn.max(axis=2) != drawn.min(axis=2)
     assert coloured[labels > 0].mean() > 0.99
     assert not coloured[labels == 0].any()
-    image = ArrayReader(np.arange(35 * 27 * 2, dtype=np.uint16).reshape(35, 27, 2))
-    means = shrunk(image, 4)
-    assert (means.shape, means.dtype) == ((9, 7, 2), np.float32)
-    assert means[1, 2, 0] == image.read(4, 8, 4, 4)[..., 0].mean()
-    assert means[-1, -1, 1] == image.read(32, 24, 3, 3)[..., 1].mean()
 
 
 @settings(max_examples=20)

@@ -1,4 +1,4 @@
-"""``segment-slide`` with the built-in model, and that a small image is segmented as ``Segmenter`` does it."""
+"""``segment`` of slides with the built-in model, and that a small image is segmented as ``Segmenter`` does it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from typer.testing import CliRunner
 from benchmarks.made_slide import AS_MADE, PerfectEngines, PerfectTiles
 from runtime import Segmenter
 from runtime.commands.main import app
-from runtime.commands.options import engine_spec
+from runtime.commands.options import MachineOptions, ModelOptions
+from runtime.commands.settings import segmenter_spec
 from runtime.engines.backends import load
 from runtime.engines.backends.choice import BackendChoice
 from runtime.engines.builtin import sample_images
 from runtime.files.formats import open_image
 from runtime.files.outputs.label_images import write_ome_zarr
 from runtime.files.plain import read_image
-from runtime.jobs.cluster import ClusterOptions
 from runtime.jobs.segmenter_spec import forget_loaded
-from runtime.jobs.slides import ArrayReader, EngineSpec, SlideSettings, segment_slide
+from runtime.jobs.slides import ArrayReader, SlideSettings, segment_slide
 from runtime.jobs.slides.estimate import estimate
 
 
@@ -45,18 +45,22 @@ def slide(tmp_path_factory: pytest.TempPathFactory, nuclei: NDArray[np.generic])
     return path
 
 
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["segment", "--as-slide", *map(str, arguments)])
+
+
 def test_a_small_image_is_segmented_as_an_image(tmp_path: Path, nuclei: NDArray[np.generic]) -> None:
     done = segment_slide(ArrayReader(nuclei, "small"), tmp_path)
     labels, expected = tifffile.imread(done.labels), Segmenter()(nuclei)
     assert done.tiles == 1
-    assert done.cells == expected.count > 5
+    assert done.cells == len(expected) > 5
     pairs = np.unique(np.stack((labels.ravel(), expected.labels.ravel())), axis=1)
-    assert pairs.shape[1] == expected.count + 1, "the same cells, numbered in reading order"
+    assert pairs.shape[1] == len(expected) + 1, "the same cells, numbered in reading order"
 
 
-@pytest.mark.parametrize("command", ["segment", "segment-slide"])
+@pytest.mark.parametrize("options", [(), ("--as-slide",)])
 def test_auto_is_worked_out_once(
-    command: str, tmp_path: Path, nuclei: NDArray[np.generic], monkeypatch: pytest.MonkeyPatch
+    options: tuple[str, ...], tmp_path: Path, nuclei: NDArray[np.generic], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a job of this process: a GPU that is not used is told of once."""
     asked = []
@@ -69,7 +73,7 @@ def test_auto_is_worked_out_once(
     monkeypatch.setattr(load, "choose_backend", choose)
     forget_loaded()
     np.save(tmp_path / "a.npy", nuclei[:100, :100])
-    done = CliRunner().invoke(app, [command, str(tmp_path / "a.npy"), "--out", str(tmp_path / "out")])
+    done = CliRunner().invoke(app, ["segment", str(tmp_path / "a.npy"), "--out", str(tmp_path / "out"), *options])
     assert done.exit_code == 0, done.output
     assert len(asked) == 1
 
@@ -82,28 +86,25 @@ def test_every_process_of_a_cluster_works_out_auto(monkeypatch: pytest.MonkeyPat
         ("local", "auto", engine),
         ("tcp://host:8786", "auto", engine.absolute()),
     ):
-        spec = engine_spec(
-            EngineSpec, engine, ClusterOptions(cluster=cluster), backend="auto", threads=2, cpu_precision="fp32",
-            cuda_graphs=False,
-        )  # fmt: skip
+        model = ModelOptions(model=str(engine), cpu_precision="fp32")
+        spec = segmenter_spec(model, MachineOptions(cluster=cluster, threads=2))
         assert (spec.backend, spec.engine_dir, spec.options.threads) == (backend, directory, 2)
 
 
 def test_command(tmp_path: Path, slide: Path) -> None:
-    runner = CliRunner()
-    cut = ["--tile", "400", "--overlap", "80"]
+    cut = ["--tile-size", "400", "--tile-overlap", "80"]
     scale = ["--diameter-um", "10", "--pixel-size", "0.25"]
-    planned = runner.invoke(app, ["segment-slide", str(slide), "--out", str(tmp_path), "--dry-run", *scale])
+    planned = run(slide, "--out", tmp_path, "--dry-run", *scale)
     assert "median diameter 40.0 px" in planned.stdout
 
-    planned = runner.invoke(app, ["segment-slide", str(slide), "--out", str(tmp_path), "--dry-run", *cut])
+    planned = run(slide, "--out", tmp_path, "--dry-run", *cut)
     assert planned.exit_code == 0, planned.stderr
     assert "800 x 700 px" in planned.stdout
-    assert "4 of 4" in planned.stdout
+    assert "4 tiles of 440 x 440 px" in planned.stdout
     assert "GiB a process" in planned.stdout
     assert not list(tmp_path.iterdir()), "a dry run writes nothing"
 
-    done = runner.invoke(app, ["segment-slide", str(slide), "--out", str(tmp_path), *cut])
+    done = run(slide, "--out", tmp_path, *cut)
     assert done.exit_code == 0, done.stderr
     labels = tifffile.imread(tmp_path / "made_labels.tif")
     assert f"{labels.max()} cells" in done.stdout
@@ -111,10 +112,18 @@ def test_command(tmp_path: Path, slide: Path) -> None:
     assert "tiles: 4 of 4" in done.stderr
     assert "Mpx/s" in done.stderr
 
-    again = runner.invoke(app, ["segment-slide", str(slide), "--out", str(tmp_path), *cut])
-    assert again.exit_code == 1
-    assert "pass --overwrite" in again.stderr
-    wrong = runner.invoke(app, ["segment-slide", str(slide), "--out", str(tmp_path), "--tile", "90", "--overlap", "80"])
+    again = run(slide, "--out", tmp_path, *cut)
+    assert (again.exit_code, "1 of 1 images were already done" in again.stderr) == (0, True)
+    other = run(slide, "--out", tmp_path)
+    assert other.exit_code == 1
+    assert (
+        "has results of other settings (slide.overlap_px is None, was 80; slide.tile_px is None, was 400)"
+        in other.stderr
+    )
+    assert "pass --overwrite" in other.stderr
+    whole = CliRunner().invoke(app, ["segment", str(slide), "--out", str(tmp_path)])
+    assert (whole.exit_code, "was segmented as a slide, and has results" in whole.stderr) == (1, True)
+    wrong = run(slide, "--out", tmp_path, "--tile-size", "90", "--tile-overlap", "80")
     assert wrong.exit_code == 2
 
 
@@ -142,12 +151,13 @@ def test_a_plane_of_a_stack_and_the_pixel_size(tmp_path: Path, nuclei: NDArray[n
     stack = np.stack([np.zeros_like(nuclei), nuclei])[:, :200, :200]
     path = tmp_path / "stack.ome.tif"
     tifffile.imwrite(path, stack, photometric="minisblack", metadata={"axes": "ZYX"})
-    arguments = ["segment-slide", str(path), "--out", str(tmp_path / "out")]
-    asked = CliRunner().invoke(app, arguments)
+    asked = run(path, "--out", tmp_path / "out")
     assert (asked.exit_code, "Choose it: --z 0..1" in asked.stderr) == (1, True)
-    done = CliRunner().invoke(app, [*arguments, "--z", "1", "--pixel-size", "0.5", "--series", "0", "--nms-iou", "0.9"])
+    more = ("--z", 1, "--pixel-size", "0.5", "--series", "0", "--nms-iou", "0.9")
+    done = run(path, "--out", tmp_path / "out", *more)
     assert done.exit_code == 0, done.stderr
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["stack_cells.csv", "stack_labels.tif"]
+    written = ["segmented.jsonl", "stack_cells.csv", "stack_labels.tif"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == written
     with open_image(tmp_path / "out" / "stack_labels.tif") as reader:
         assert reader.pixel_size_um == pytest.approx(0.5)
         assert reader.read_all().max() > 5
@@ -167,9 +177,9 @@ def test_a_damaged_tile_of_a_file_is_named_by_position(tmp_path: Path, nuclei: N
         page, number = tiff.pages[0], 5 * 9 + 4  # rows 1280 to 1536, columns 1024 to 1280
         offset, length = page.dataoffsets[number], page.databytecounts[number]
     path.write_bytes(whole[:offset] + bytes(length) + whole[offset + length :])
-    arguments = ["segment-slide", str(path), "--out", str(out), "--tile", "400", "--overlap", "60"]
+    arguments = [path, "--out", out, "--tile-size", 400, "--tile-overlap", 60]
 
-    failed = CliRunner().invoke(app, arguments)
+    failed = run(*arguments)
     said = " ".join(failed.stderr.split())
     assert failed.exit_code == 1
     assert "tiles failed, so that no result is written; the others are kept" in said
@@ -179,15 +189,16 @@ def test_a_damaged_tile_of_a_file_is_named_by_position(tmp_path: Path, nuclei: N
         # A tile is read with the regions of 128 pixels that its contrast needs.
         assert (top - 256 < 1536, bottom + 256 > 1280, left - 256 < 1280, right + 256 > 1024) == (True,) * 4
     assert all(place[4] == str(path) for place in named), "the reason follows, and names the file"
-    assert [left.name for left in out.iterdir()] == ["damaged_job"]
+    assert "pass --partial to leave their places out" in said
+    assert sorted(left.name for left in out.iterdir()) == ["damaged_job", "segmented.jsonl"]
 
-    partial = CliRunner().invoke(app, [*arguments, "--partial"])
+    partial = run(*arguments, "--partial")
     assert partial.exit_code == 1
     assert f"{len(named)} of " in partial.stderr
     assert tifffile.imread(out / "damaged_labels.tif").max() > 5
 
     path.write_bytes(whole)
-    done = CliRunner().invoke(app, arguments)
+    done = run(*arguments)
     assert done.exit_code == 0, done.stderr
     assert not (out / "damaged_job").exists()
 
@@ -195,10 +206,8 @@ def test_a_damaged_tile_of_a_file_is_named_by_position(tmp_path: Path, nuclei: N
 def test_no_result_replaces_the_slide(tmp_path: Path) -> None:
     slide = tmp_path / "a.zarr"
     write_ome_zarr(slide, np.ones((20, 30), np.int32))
-    refused = CliRunner().invoke(
-        app, ["segment-slide", str(slide), "--out", str(tmp_path), "--format", "ome-zarr", "--overwrite"]
-    )
+    refused = run(slide, "--out", tmp_path, "--format", "ome-zarr", "--overwrite")
     assert refused.exit_code == 1
     assert "would replace the image" in " ".join(refused.stderr.split())
-    unknown = CliRunner().invoke(app, ["segment-slide", str(slide), "--out", str(tmp_path), "--format", "png"])
+    unknown = run(slide, "--out", tmp_path, "--format", "png")
     assert (unknown.exit_code, "format 'png' is not known" in unknown.stderr) == (2, True)

@@ -1,4 +1,4 @@
-"""Deterministic weights for conformance tests.
+"""Deterministic weights in the released checkpoint's format, for conformance tests and measurements.
 
 ``fill(state_dict, seed)`` overwrites every floating-point tensor of a CellSAM state dict with values that
 depend only on (seed, key, shape), so that two independent implementations that use the same key names hold
@@ -7,17 +7,29 @@ exactly the same weights, whatever their initialisers and library versions.
 The scales are chosen so that activations neither vanish nor explode and box scores spread over (0, 1).
 """
 
+from __future__ import annotations
+
+import json
 import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+
+from runtime.types import F32
+
+Keys = dict[str, list[Any]]
+"""Key to [shape, dtype]."""
 
 
 def tensor_for(
     key: str, shape: tuple[int, ...], seed: int = 0, class_bias: float = 0.0, class_gain: float = 15.0
-) -> np.ndarray:
+) -> F32:
     """Return the float32 array for one state-dict key of the released checkpoint's naming."""
     rng = np.random.RandomState((zlib.crc32(key.encode()) + 7919 * seed) % 2**32)
-    x = rng.standard_normal(shape).astype(np.float32)
+    x: F32 = rng.standard_normal(shape).astype(np.float32)
     leaf = key.rsplit(".", 1)[-1]
     if key.endswith("transformer.position.weight"):  # anchor points, in [0, 1]
         return rng.uniform(0.02, 0.98, shape).astype(np.float32)
@@ -48,17 +60,20 @@ def tensor_for(
     ):
         return 0.5 * x
     fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else shape[0]
+    gain = 1.0
     if leaf == "in_proj_weight" or "adapt_pos" in key:  # attention that differs from query to query
         gain = 6.0 if ".cross_attn." in key else 3.0
-        return (x * (gain / np.sqrt(fan_in))).astype(np.float32)
-    if key.endswith("cross_attn.out_proj.weight"):
-        return (x * (4.0 / np.sqrt(fan_in))).astype(np.float32)
-    if "output_upscaling" in key and len(shape) == 4:  # ConvTranspose2d: (in, out, k, k)
+    elif key.endswith("cross_attn.out_proj.weight"):
+        gain = 4.0
+    elif "output_upscaling" in key and len(shape) == 4:  # ConvTranspose2d: (in, out, k, k)
         fan_in = shape[0]
-    return (x * (1.0 / np.sqrt(fan_in))).astype(np.float32)
+    scaled: F32 = (x * (gain / np.sqrt(fan_in))).astype(np.float32)
+    return scaled
 
 
-def fill(state_dict: dict, seed: int = 0, class_bias: float = 0.0, class_gain: float = 15.0) -> dict:
+def fill(
+    state_dict: Mapping[str, Any], seed: int = 0, class_bias: float = 0.0, class_gain: float = 15.0
+) -> dict[str, F32]:
     """Return ``{key: float32 array}`` for every floating-point entry of ``state_dict`` (torch tensors or arrays).
 
     Entries that share storage by design (the six ``class_embed.N`` and ``bbox_embed.N`` heads are one module)
@@ -79,23 +94,37 @@ def fill(state_dict: dict, seed: int = 0, class_bias: float = 0.0, class_gain: f
     return out
 
 
-def released_checkpoint(keys: dict, golden) -> dict:
+def released_keys() -> Keys:
+    """Key to [shape, dtype] of the released checkpoint."""
+    keys: Keys = json.loads(Path(__file__).with_name("released_keys.json").read_text(encoding="utf-8"))
+    return keys
+
+
+def released_checkpoint(keys: Keys, recipe: Mapping[str, Any]) -> dict[str, F32]:
     """Return ``{key: array}`` with the released checkpoint's keys, holding the weights a golden file was made with.
 
-    ``keys`` is the parsed ``reference/state_dict_keys.json`` (key -> [shape, dtype]); ``golden`` is the loaded npz.
-    In mode ``shared`` the ViT body of the box branch equals the one of the mask branch (``model_cp``).
+    ``keys`` is from ``released_keys``; ``recipe`` has ``seed``, ``class_bias``, ``mode`` and possibly ``class_gain``,
+    as a loaded golden file does. In mode ``shared`` the ViT body of the box branch equals the one of the mask branch
+    (``model_cp``).
     """
 
     class Entry:
-        def __init__(self, shape, dtype):
+        def __init__(self, shape: list[int], dtype: str) -> None:
             self.shape, self.dtype = tuple(shape), dtype
 
     entries = {key: Entry(*spec) for key, spec in keys.items()}
-    gain = float(golden["class_gain"]) if "class_gain" in golden else 15.0
-    weights = fill(entries, int(golden["seed"]), float(golden["class_bias"]), gain)
-    if str(golden["mode"]) == "shared":
+    gain = float(recipe["class_gain"]) if "class_gain" in recipe else 15.0
+    weights = fill(entries, int(recipe["seed"]), float(recipe["class_bias"]), gain)
+    if str(recipe["mode"]) == "shared":
         body = "cellfinder.decode_head.backbone.body."
         for key in weights:
             if key.startswith(body):
                 weights[key] = weights["model_cp.image_encoder." + key[len(body) :]]
     return weights
+
+
+def save_released(path: Path, recipe: Mapping[str, Any]) -> Path:
+    """Write such a checkpoint, 1.1 GB."""
+    weights = released_checkpoint(released_keys(), recipe)
+    torch.save({key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in weights.items()}, path)
+    return path

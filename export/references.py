@@ -1,0 +1,120 @@
+"""PyTorch's outputs of every stage on a real image: what engines are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from export.rounding import OtherRounding, double_precision
+from export.sample_image import FIXED_BOXES, FIXED_IMAGES
+from runtime.engines.manifest import EngineName, Manifest
+from runtime.ops.preprocess import branch_inputs
+from runtime.types import F32, F64, Arrays
+from training.model import CellSAM
+
+
+def references(
+    model: CellSAM, manifest: Manifest, normalized: F32
+) -> Iterator[tuple[EngineName, Arrays, dict[str, F32]]]:
+    """Each stage's input and PyTorch's outputs for it, float32; each gets PyTorch's output of the stage before.
+
+    Args:
+        model: the unreduced model, float32.
+        manifest: says how the image is prepared.
+        normalized: (H, W, 3), see ``runtime.preprocess``.
+    """
+    branches = branch_inputs(normalized, manifest)
+    assert branches.box is not None
+    feeds: Arrays = {"pixel_values": branches.mask[None]}
+    outputs = stage_outputs(model, "encoder", feeds)
+    yield "encoder", feeds, outputs
+    embedding = outputs["image_embedding"]
+    if model.detector_encoder is not None:
+        feeds = {"pixel_values": branches.box[None]}
+        outputs = stage_outputs(model, "detector_encoder", feeds)
+        yield "detector_encoder", feeds, outputs
+    if model.cellfinder is not None:
+        feeds = {"patch_features": outputs["patch_features"]}
+        yield "cellfinder", feeds, stage_outputs(model, "cellfinder", feeds)
+    mirrored = np.concatenate((embedding, embedding[..., ::-1]))  # two images, the second one mirrored
+    feeds = mask_decoder_feeds(mirrored, FIXED_BOXES * np.float32(model.config.image_size), FIXED_IMAGES)
+    yield "mask_decoder", feeds, stage_outputs(model, "mask_decoder", feeds)
+
+
+def mask_decoder_feeds(image_embedding: F32, boxes_xyxy_model: F32, image_index: NDArray[np.int64]) -> Arrays:
+    """Inputs of the mask decoder for whole masks.
+
+    Args:
+        image_embedding: (B, C, G, G).
+        boxes_xyxy_model: (K, 4), model pixels.
+        image_index: (K), the image of each box.
+    """
+    tokens = np.tile(np.arange(image_embedding.shape[-1]), (len(boxes_xyxy_model), 1))
+    return {
+        "image_embedding": image_embedding,
+        "image_index": image_index,
+        "boxes_xyxy_model": boxes_xyxy_model,
+        "window_rows": tokens,
+        "window_cols": tokens,
+    }
+
+
+@torch.inference_mode()
+def stage_outputs(model: CellSAM, stage: EngineName, feeds: Arrays) -> dict[str, F32]:
+    """PyTorch's outputs of a stage in float32, by the names of the engine's outputs; of the mask decoder, whole masks.
+
+    Args:
+        model: the unreduced model, float32.
+        stage: its name.
+        feeds: the engine's inputs.
+    """
+    inputs = {name: torch.from_numpy(array) for name, array in feeds.items()}
+    return {name: tensor.numpy() for name, tensor in _outputs(model, stage, inputs).items()}
+
+
+@torch.inference_mode()
+def exact_outputs(model: CellSAM, stage: EngineName, feeds: Arrays) -> dict[str, F64]:
+    """The same in float64, from the same float32 inputs: see ``double_precision``."""
+    inputs = {name: torch.from_numpy(array) for name, array in feeds.items()}
+    with double_precision(model):
+        return {name: tensor.numpy() for name, tensor in _outputs(model, stage, inputs).items()}
+
+
+@torch.inference_mode()
+def rerounded_outputs(model: CellSAM, stage: EngineName, feeds: Arrays, seed: int) -> dict[str, F32]:
+    """The same in float32 with inputs and weights that are off by up to one unit in the last place.
+
+    Args:
+        model: the unreduced model, float32.
+        stage: its name.
+        feeds: the engine's inputs.
+        seed: draws the last bits.
+    """
+    rounding = OtherRounding(seed)
+    inputs = {name: torch.from_numpy(array) for name, array in feeds.items()}
+    moved = {name: rounding.last_bits(x) if x.is_floating_point() else x for name, x in inputs.items()}
+    with rounding:
+        return {name: tensor.numpy() for name, tensor in _outputs(model, stage, moved).items()}
+
+
+def _outputs(model: CellSAM, stage: EngineName, feeds: dict[str, Tensor]) -> dict[str, Tensor]:
+    if stage == "encoder":
+        features, embedding = model.encode(feeds["pixel_values"])
+        shared = model.cellfinder is not None and model.detector_encoder is None
+        return {"patch_features": features, "image_embedding": embedding} if shared else {"image_embedding": embedding}
+    if stage == "detector_encoder":
+        return {"patch_features": model.detector_features(feeds["pixel_values"])}
+    if stage == "cellfinder":
+        found = model.detect(feeds["patch_features"])
+        return {"boxes_cxcywh_norm": found.boxes_cxcywh_norm, "logits": found.logits}
+    embeddings = feeds["image_embedding"]
+    boxes = zip(feeds["image_index"], feeds["boxes_xyxy_model"], strict=True)
+    decoded = [model.decode(embeddings[i : i + 1], box[None]) for i, box in boxes]
+    return {
+        "mask_logits": torch.cat([d.low_res_masks[:, 0] for d in decoded]),
+        "iou_predictions": torch.cat([d.iou_predictions[:, 0] for d in decoded]),
+    }

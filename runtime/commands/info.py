@@ -1,0 +1,114 @@
+"""The command ``info``: what an engine directory holds, on one screen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from runtime.commands.console import fail
+from runtime.commands.settings import model_directory
+from runtime.engines.builtin import BUILTIN_NAME
+from runtime.engines.manifest import EngineFile, Manifest, check_files, describe_check, read_manifest
+from runtime.errors import SegmenterError
+
+_MODEL = f"{BUILTIN_NAME}|DIR"
+
+
+def info_command(
+    model: Annotated[
+        str | None, typer.Argument(help=f"Engine directory, or {BUILTIN_NAME}, the default.", metavar=f"[{_MODEL}]")
+    ] = None,
+    named: Annotated[
+        str | None, typer.Option("--model", help="The same, as other commands take it.", metavar=_MODEL)
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the manifest as JSON, with all tensors.", metavar="")
+    ] = False,
+    check: Annotated[bool, typer.Option(help="Compare the files with their hashes.", metavar="")] = True,
+) -> None:
+    """Show what a model is and needs, and check that its files are unaltered."""
+    if None not in (model, named):
+        raise typer.BadParameter("give the model once, as an argument or as --model.")
+    directory = model_directory(model or named or BUILTIN_NAME)
+    try:
+        manifest = read_manifest(directory)
+        if check:
+            check_files(directory, manifest)
+        lines = (
+            [json.dumps(asdict(manifest), indent=2)] if as_json else list(describe(directory, manifest, checked=check))
+        )
+    except (SegmenterError, OSError) as error:
+        fail(error)
+    for line in lines:
+        typer.echo(line)
+
+
+def describe(directory: Path, manifest: Manifest, *, checked: bool) -> Iterator[str]:
+    """What ``info`` shows, line by line.
+
+    Args:
+        directory: the engine directory.
+        manifest: its manifest.
+        checked: whether the files were compared with their hashes.
+    """
+    for name, value in _rows(directory, manifest).items():
+        yield f"{name:<14} {value}"
+    for engine_name, spec in manifest.engines.items():
+        size = (directory / spec.file).stat().st_size / 1e6
+        yield f"{engine_name:<14} {spec.file}, {size:.1f} MB{_traits(spec)}{', unaltered' if checked else ''}"
+    for line in _verification(manifest.verification.get("outputs")):
+        yield f"{'verified':<14} {line}"
+
+
+def _rows(directory: Path, manifest: Manifest) -> dict[str, str]:
+    weights, config = manifest.weights, manifest.config
+    view = config.view_diameter_px
+    channels = " or ".join(map(str, manifest.trained_channels)) or "unknown"
+    return {
+        "directory": str(directory),
+        "model input": f"{manifest.image_size} x {manifest.image_size} pixels, preprocessing '{manifest.profile}'",
+        "precision": manifest.precision,
+        "detector": "CellFinder" if manifest.has_detector else "none: boxes come from the user",
+        "trunk": manifest.trunk,
+        "trained on": f"images of {channels} channels",
+        "view diameter": "none: images are shown whole"
+        if view is None
+        else f"{view:g} model pixels, median of the cells",
+        "boxes": f"score above {config.box_threshold:g} ({config.box_threshold_mode}), "
+        f"IoU of two up to {config.nms_iou:g}",
+        "masks": f"IoU estimate from {config.iou_threshold:g}, pixels above {config.mask_threshold:g}, "
+        f"window '{config.mask_window}'",
+        "cells": f"from {config.min_area_px} pixels, contested pixels by '{config.overlap}', holes "
+        f"{'filled' if config.fill_holes else 'kept'}",
+        "weights": f"{weights.get('format', '')}, sha256 {str(weights.get('sha256', ''))[:16]}",
+        "licence": weights.get("licence", ""),
+        "created": manifest.created,
+    }
+
+
+def _traits(spec: EngineFile) -> str:
+    return ", fused attention" * (spec.attention == "fused") + ", 8-bit integers" * spec.integers
+
+
+def _verification(outputs: object) -> Iterator[str]:
+    """The comparison with PyTorch: its worst figures, or an entry for each output that has a gate of its own."""
+    entries = outputs if isinstance(outputs, list | tuple) else ()
+    errors, mismatches, stages = [], [], 0
+    for entry in entries:
+        match entry:
+            case {"max_abs_error": int() | float() as error, "mismatches_per_million": int() | float() as count}:
+                errors.append(error)
+                mismatches.append(count)
+                stages += 1
+            case _:
+                yield describe_check(entry)
+    if stages:
+        yield (
+            f"{stages} outputs against PyTorch: largest error {max(errors):.2g}, at most {max(mismatches):.0f} "
+            "mismatches per million"
+        )

@@ -1,0 +1,52 @@
+"""From the arguments and options of ``segment`` to a job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.commands.options import SegmentOptions
+from runtime.commands.settings import file_options, segment_config, segmenter_spec, slide_settings
+from runtime.files.outputs.formats import check_packages
+from runtime.jobs.find_images import find_images, result_stems
+from runtime.jobs.folders.records import Records
+from runtime.jobs.folders.run import FolderOptions, settings_of
+from runtime.jobs.folders.work import ImageWork, Target
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentJob:
+    """What a command asks for."""
+
+    targets: Sequence[Target]
+    work: ImageWork
+    records: Records
+    options: FolderOptions
+
+
+def make_job(images: Sequence[Path], options: SegmentOptions) -> SegmentJob:
+    """Find the images and the engines of a job, and check its options.
+
+    Raises:
+        ConfigError: an option outside its range.
+        SegmenterError, OSError: images or engines that cannot be used.
+    """
+    out = options.output.out
+    how = FolderOptions(
+        cluster=options.machine.cluster,
+        workers=options.machine.workers,
+        restart=options.run.restart,
+        overwrite=options.output.overwrite,
+        partial=options.slides.partial,
+        keep_job=options.slides.keep_job,
+    )
+    files = file_options(options)
+    check_packages(files.formats)
+    targets = result_stems(find_images(images, recursive=options.read.recursive, out=out), out, files.endings)
+    spec = segmenter_spec(options.model, options.machine)
+    config = segment_config(spec.default_config(), options.scale, options.read, options.thresholds)
+    work = ImageWork(engines=spec, config=config, files=files, slides=slide_settings(options.slides, files))
+    return SegmentJob(
+        targets=targets, work=work, records=Records(out, settings_of(work, how), files.endings), options=how
+    )

@@ -1,0 +1,167 @@
+"""What ``segment`` prints: a line for each image on stdout, progress, failures and a summary on stderr."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from runtime.commands.console import errors
+from runtime.commands.progress import JobProgress, duration
+from runtime.commands.settings import fail_in_flags, in_flags
+from runtime.errors import SegmenterError
+from runtime.files.image_results import OVERLAY_ENDING, FileOptions
+from runtime.files.outputs.formats import OUTPUT_FORMATS
+from runtime.jobs.folders.work import ImageDone
+from runtime.jobs.step import Step
+from runtime.ops.compiled import loops_to_compile
+
+DISK_FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT)))
+
+COMPILE_SECONDS = 20
+"""About how long the loops take to compile, on one core of 2020."""
+
+
+class Report:
+    """Follows a job and reports it."""
+
+    def __init__(self, count: int, out: Path, files: FileOptions, *, as_json: bool) -> None:
+        """Report nothing yet.
+
+        Args:
+            count: images of the job.
+            out: where the results go.
+            files: what is written of each image.
+            as_json: print a line of JSON for each image instead of text.
+        """
+        self._count, self._out, self._files, self._as_json = count, out, files, as_json
+        self._cells = self._segmented = self._already = self._without_cells = 0
+        self._failed: list[ImageDone] = []
+        self._incomplete: list[ImageDone] = []
+        self._start = time.perf_counter()
+        self._announced = False
+
+    def show(self, job: Callable[[Step], Iterator[ImageDone]]) -> None:
+        """Run a job and print its results as they come, then what failed and a summary.
+
+        Raises:
+            typer.Exit: something failed, or the job was interrupted.
+        """
+        try:
+            with JobProgress() as progress:
+
+                def step(what: str, done: int, steps: int, megapixels: float | None = None) -> None:
+                    if done < steps and not self._announced:
+                        self._announced = True
+                        announce_compilation()
+                    progress.step(what, done, steps, megapixels)
+
+                for done in job(step):
+                    self._count_in(done)
+                    line = self._line(done)
+                    if line is not None:
+                        progress.say(line)
+        except KeyboardInterrupt:
+            self._print_problems()
+            self._print_summary()
+            errors.print("interrupted; give the same command again to resume", style="bold red")
+            raise typer.Exit(130) from None
+        except (SegmenterError, OSError) as error:
+            self._print_problems()
+            fail_in_flags(error)
+        self._print_problems()
+        self._print_summary()
+        if self._failed or self._incomplete:
+            raise typer.Exit(1)
+
+    def _count_in(self, done: ImageDone) -> None:
+        if done.failure is not None:
+            self._failed.append(done)
+            return
+        self._cells += 0 if done.already else done.cells
+        self._already += done.already
+        self._segmented += not done.already
+        self._without_cells += not done.cells and not done.already
+        if done.slide is not None and done.slide.failed:
+            self._incomplete.append(done)
+
+    def _line(self, done: ImageDone) -> str | None:
+        """The line of an image on stdout, if it gets one."""
+        if self._as_json:
+            return json.dumps(describe(done, self._files))
+        if done.failure is not None or done.already:
+            return None
+        image, stem = done.target
+        return f"{image}\t{done.cells} cells\t{stem}{self._files.endings[0]}"
+
+    def _print_problems(self) -> None:
+        for done in self._incomplete:
+            assert done.slide is not None, "counted in for its tiles"
+            errors.print(
+                f"{done.target[0]}: {len(done.slide.failed)} of {done.slide.tiles} tiles failed:", style="bold red"
+            )
+            for line in done.slide.failed:
+                errors.print(f"  {line}", markup=False)
+        if self._failed:
+            errors.print(f"{len(self._failed)} of {self._count} images failed:", style="bold red")
+        for done in self._failed:
+            errors.print(f"  {named_failure(done.target[0], str(done.failure))}", markup=False)
+        if any(full in str(one.failure) for one in self._failed for full in DISK_FULL):
+            errors.print("The disk is full. What was finished is kept: make room and give the same command again.")
+        if self._without_cells:
+            errors.print(
+                f"{self._without_cells} of {self._count} images have no cells; if there should be some, see "
+                "--diameter, --nuclear and --invert, and what the model was trained on"
+            )
+
+    def _print_summary(self) -> None:
+        if self._already:
+            errors.print(f"{self._already} of {self._count} images were already done")
+        images = "1 image" if self._segmented == 1 else f"{self._segmented} images"
+        seconds = duration(time.perf_counter() - self._start)
+        errors.print(f"{images} segmented, {self._cells} cells, {seconds}; results in {self._out}", markup=False)
+
+
+def announce_compilation() -> None:
+    """Say that loops are compiled first, if the machine has none of them yet."""
+    if loops_to_compile():
+        errors.print(f"Compiling loops for this machine, once: about {COMPILE_SECONDS} seconds")
+
+
+def describe(done: ImageDone, files: FileOptions) -> dict[str, Any]:
+    """What became of an image, as objects of JSON.
+
+    Returns:
+        ``path``, ``cells``, ``seconds``, ``results`` (paths by format), ``diameter_px``, ``already_done`` and ``error``
+        (None, or ``kind`` and ``message``). Of an image that failed, ``cells`` is None and ``results`` empty.
+    """
+    image, stem = done.target
+    error = None
+    if done.failure is not None:
+        error = {"kind": done.kind, "message": in_flags(done.failure)}
+    elif done.slide is not None and done.slide.failed:
+        error = {"kind": "tiles_failed", "message": "; ".join(done.slide.failed)}
+    results = {name: f"{stem}{OUTPUT_FORMATS[name].ending}" for name in files.formats}
+    if files.overlay:
+        results["overlay"] = f"{stem}{OVERLAY_ENDING}"
+    return {
+        "path": str(image),
+        "cells": None if done.failure is not None else done.cells,
+        "seconds": round(done.seconds, 3),
+        "results": results if done.failure is None else {},
+        "diameter_px": done.diameter_px,
+        "already_done": done.already,
+        "error": error,
+    }
+
+
+def named_failure(image: Path, reason: str) -> str:
+    """Why an image failed, in the words of the command line, with its path once: many reasons begin with it."""
+    reason = in_flags(reason)
+    return reason if reason.startswith(f"{image} ") else f"{image}: {reason}"

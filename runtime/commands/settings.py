@@ -1,0 +1,128 @@
+"""From the options of the command line to the settings of the library, and from its errors back to options."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from runtime.commands.console import fail
+from runtime.commands.options import FLAGS, MachineOptions, ModelOptions, SegmentOptions, SlideOptions
+from runtime.config import SegmentConfig, changed
+from runtime.engines.backends.base import BackendOptions
+from runtime.engines.builtin import BUILTIN_NAME, builtin_engine
+from runtime.errors import ConfigError, JobError, reason_of
+from runtime.jobs.cluster import ClusterOptions
+
+if TYPE_CHECKING:
+    from runtime.files.image_results import FileOptions
+    from runtime.jobs.segmenter_spec import SegmenterSpec
+    from runtime.jobs.slides.settings import SlideSettings
+
+
+def engine_directory(model: str) -> Path | None:
+    """The engine directory that ``--model`` names; None for the built-in model."""
+    return None if model == BUILTIN_NAME else Path(model)
+
+
+def model_directory(model: str) -> Path:
+    """The engine directory that ``--model`` names, that of the built-in model included."""
+    return engine_directory(model) or builtin_engine()
+
+
+def backend_options(model: ModelOptions, threads: int | None) -> BackendOptions:
+    """How the backend runs the engines."""
+    return BackendOptions(threads=threads, cpu_precision=model.cpu_precision, cuda_graphs=model.cuda_graphs)
+
+
+def segmenter_spec(model: ModelOptions, machine: MachineOptions) -> SegmenterSpec:
+    """The engines that every process of a job loads. Each process of a cluster works out what ``auto`` stands for.
+
+    Raises:
+        BackendError, EngineError: as ``resolve_backend``.
+    """
+    from runtime.jobs.segmenter_spec import SegmenterSpec
+
+    directory = engine_directory(model.model)
+    if directory is not None and ClusterOptions(cluster=machine.cluster).remote:
+        directory = Path(os.path.abspath(directory))
+    spec = SegmenterSpec(engine_dir=directory, backend=model.backend, options=backend_options(model, machine.threads))
+    return spec.here() if machine.cluster is None else spec
+
+
+def segment_config(defaults: SegmentConfig, *groups: Any) -> SegmentConfig:
+    """The model's settings, with those options of the groups that are settings of a segmentation.
+
+    Raises:
+        ConfigError: a setting outside its range.
+    """
+    known = {field.name for field in fields(SegmentConfig)}
+    return changed(defaults, {name: value for group in groups for name, value in _values(group) if name in known})
+
+
+def slide_settings(slides: SlideOptions, files: FileOptions) -> SlideSettings:
+    """How slides are cut, and what is written of them.
+
+    Raises:
+        ConfigError: a setting outside its range.
+    """
+    from runtime.jobs.slides.settings import SlideSettings
+
+    known = {field.name for field in fields(SlideSettings)}
+    given = {name: value for name, value in _values(slides) if name in known and value is not None}
+    return SlideSettings(**given, formats=files.formats, overlay=files.overlay, measure=files.measure)
+
+
+def file_options(given: SegmentOptions) -> FileOptions:
+    """What is read of each file, and written.
+
+    Raises:
+        ConfigError: as ``FileOptions`` and ``parse_formats``.
+    """
+    from runtime.files.formats import Plane
+    from runtime.files.image_results import FileOptions
+    from runtime.files.outputs.formats import parse_formats
+
+    read, output, slides = given.read, given.output, given.slides
+    pages_are_channels = read.nuclear is not None or read.membrane is not None
+    return FileOptions(
+        series=read.series,
+        plane=Plane(time=read.time, z=read.z, pages_are_channels=pages_are_channels),
+        nuclear=read.nuclear,
+        membrane=read.membrane,
+        rgb=read.rgb,
+        pixel_size_um=given.scale.pixel_size_um,
+        formats=parse_formats(output.formats or ()),
+        overlay=output.overlay,
+        measure=output.measure,
+        largest_px=0 if slides.as_slide else int(slides.slide_over * 1e6),
+    )
+
+
+def _values(group: Any) -> Iterator[tuple[str, Any]]:
+    return ((field.name, getattr(group, field.name)) for field in fields(group))
+
+
+_SETTING = re.compile(r"(?<![\w./-])([a-z]+(?:_[a-z]+)+|[a-z_]+(?==True\b))(=True\b)?(?![\w/-]|\.\w)")
+"""A name with underscores, or one that is set to True; not inside a path."""
+
+
+def in_flags(message: str) -> str:
+    """A message of the library with options in place of settings: ``diameter_px``, ``overwrite=True``."""
+    return _SETTING.sub(lambda found: FLAGS.get(found[1], found[0]), message)
+
+
+def fail_in_flags(error: Exception) -> NoReturn:
+    """Print an error in the words of the command line, and leave with exit code 1."""
+    fail(JobError(in_flags(reason_of(error))))
+
+
+def fail_of_usage(error: ConfigError) -> NoReturn:
+    """Print an error about a setting in the words of the command line, and leave with exit code 2."""
+    message, name = str(error), getattr(error, "field", None)
+    if name in FLAGS:
+        message = re.sub(rf"\b{re.escape(name)}\b(=True\b)?", FLAGS[name], message)
+    fail(ConfigError(in_flags(message)), code=2)

@@ -1,0 +1,199 @@
+"""Import levels of every package: ``python -m tests.layers [FOLDER]...`` prints them, with circles and upward imports.
+
+A module imports from its own folder and from the levels below it, never from the same level or above. Imports inside
+functions and under ``TYPE_CHECKING`` count. ``__init__`` and ``__main__`` of a folder stand above all of its levels:
+the first re-exports, so modules of the folder import a name from the module that defines it.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+Levels = tuple[tuple[str, ...], ...]
+
+LEVELS: dict[str, Levels] = {
+    "runtime": (
+        ("commands",),
+        ("correction", "server", "napari", "cellpose", "spatial"),
+        ("jobs",),
+        ("files",),
+        ("segmenter",),
+        ("pipeline",),
+        ("views",),
+        ("engines",),
+        ("results",),
+        ("ops",),
+        ("config",),
+        ("types", "errors"),
+    ),
+    "runtime/engines": (("backends",), ("manifest", "builtin")),
+    "runtime/files": (("image_results", "save"), ("outputs",), ("plain",), ("formats",), ("readers", "placing")),
+    "runtime/jobs": (
+        ("folders", "find_images"),
+        ("slides",),
+        ("segmenter_spec", "cluster", "differences", "memory", "step"),
+    ),
+    "export": (
+        ("commands",),
+        ("exporter",),
+        ("verify_half",),
+        ("onnx_file", "half_range"),
+        ("engine_files", "plans"),
+        ("graphs", "verify", "placing", "quantised"),
+        ("references",),
+        ("gates", "rounding", "sample_image", "errors"),
+    ),
+    "training": (
+        ("commands",),
+        ("train",),
+        ("stages",),
+        ("pictures", "losses"),
+        ("batches", "assignment", "weights"),
+        ("evaluation", "recipe", "checkpoint"),
+        ("data", "model"),
+    ),
+    "benchmarks": (
+        ("commands", "attention", "export_seeds", "int8", "latency", "picture", "seams", "slides", "tables"),
+        ("agreement", "baselines", "made_slide", "plots"),
+        ("measure", "arithmetic", "seeded_weights"),
+    ),
+}
+"""Levels of a folder from top to bottom: names of its modules and folders, some of which are yet to come."""
+
+PACKAGES = tuple(folder for folder in LEVELS if "/" not in folder)
+
+Graph = dict[str, dict[str, int]]
+"""Modules of a package, and the modules of it that each imports, with the line of the import."""
+
+
+def imported_names(path: Path) -> Iterator[tuple[str, str | None, int]]:
+    """Module, imported name (None for ``import module``) and line of every import of a file, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, None, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
+            for alias in node.names:
+                yield node.module or "", alias.name, node.lineno
+
+
+def read_imports(package: str, root: Path = ROOT) -> Graph:
+    """Read who imports whom inside a package; ``from a import b`` is an import of ``a.b`` if that is a module."""
+    files = {module_name(path, root): path for path in sorted((root / package).rglob("*.py"))}
+    graph: Graph = {}
+    for module, path in files.items():
+        graph[module] = {}
+        for source, name, line in imported_names(path):
+            target = f"{source}.{name}" if f"{source}.{name}" in files else source
+            if target in files and target != module:
+                graph[module].setdefault(target, line)
+    return graph
+
+
+def module_name(path: Path, root: Path = ROOT) -> str:
+    """Dotted name of a file; that of its folder for an ``__init__``."""
+    return ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+
+
+def find_circles(graph: Graph) -> list[str]:
+    """Circles of imports, each as ``a -> b -> a``; empty if there are none."""
+    rest = {module: set(targets) for module, targets in graph.items()}
+    circles = []
+    while circle := _find_circle(rest):
+        circles.append(" -> ".join(circle))
+        rest[circle[0]].discard(circle[1])
+    return circles
+
+
+def _find_circle(graph: dict[str, set[str]]) -> list[str]:
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        # The path that it gives runs from the imported module to the importing one.
+        path: list[str] = error.args[1]
+        return path[::-1]
+    return []
+
+
+def find_upward(folder: str, graph: Graph, levels: Levels) -> list[str]:
+    """Imports of a folder's modules from their own level or above, and modules that stand on no level."""
+    of = {name: level for level, names in enumerate(levels) for name in names}
+    parts = dict.fromkeys(_part(folder, module) for module in graph)
+    wrong = [
+        f"{folder}/{part} stands on no level; add it to LEVELS[{folder!r}] in tests/layers.py"
+        for part in parts
+        if part is not None and part not in of
+    ]
+    for module, targets in graph.items():
+        part = _part(folder, module)
+        for target, line in targets.items():
+            found = _part(folder, target)
+            inside = target == folder.replace("/", ".") or found is not None
+            if part not in of or not inside or found == part or of.get(found or "", -1) > of[part]:
+                continue
+            below = ", ".join(name for names in levels[of[part] + 1 :] for name in names)
+            wrong.append(f"{module}, line {line}, imports {target}; {part} may import {below or 'nothing'} of {folder}")
+    return wrong
+
+
+def _part(folder: str, module: str) -> str | None:
+    """The module or folder inside ``folder`` that a module belongs to; None outside of it and for its faces."""
+    prefix = folder.replace("/", ".") + "."
+    part = module[len(prefix) :].split(".")[0] if module.startswith(prefix) else None
+    return None if part == "__main__" else part
+
+
+def longest_chain(graph: Graph) -> int:
+    """Modules in the longest chain of imports; the graph has no circle."""
+    depth: dict[str, int] = {}
+    for module in TopologicalSorter({module: set(targets) for module, targets in graph.items()}).static_order():
+        depth[module] = 1 + max((depth[target] for target in graph[module]), default=0)
+    return max(depth.values(), default=0)
+
+
+def describe(folder: str, root: Path = ROOT) -> tuple[list[str], bool]:
+    """Describe the levels of a folder from top to bottom, and what breaks them in lines that end the list.
+
+    Returns:
+        The lines, and whether there is neither a circle nor an upward import.
+    """
+    graph = read_imports(folder.split("/")[0], root)
+    levels = [
+        {name: [module for module in graph if _part(folder, module) == name] for name in names}
+        for names in LEVELS[folder]
+    ]
+    present = [{name: modules for name, modules in level.items() if modules} for level in levels]
+    present = [level for level in present if level]
+    circles, upward = find_circles(graph), find_upward(folder, graph, LEVELS[folder])
+    chain = "" if circles or "/" in folder else f", longest chain of imports: {longest_chain(graph)} modules"
+    lines = [f"{folder}: {len(present)} levels{chain}"]
+    for number, level in zip(range(len(present), 0, -1), present, strict=True):
+        for name, modules in level.items():
+            inner = [module.removeprefix(f"{folder.replace('/', '.')}.{name}").lstrip(".") for module in modules]
+            lines.append(f"{number:>3}  {name:<15} {' '.join(filter(None, inner))}".rstrip())
+    lines += [f"  circle: {circle}" for circle in circles] + [f"  upward: {one}" for one in upward]
+    if not circles and not upward:
+        lines.append("  no circle, no upward import")
+    return lines, not circles and not upward
+
+
+def main(folders: list[str]) -> int:
+    """Print the levels of folders, of all with a table by default; 1 if one has a circle or an upward import."""
+    unknown = [folder for folder in folders if folder not in LEVELS]
+    if unknown:
+        print(f"no levels for {', '.join(unknown)}; expected one of {', '.join(LEVELS)}.", file=sys.stderr)
+        return 2
+    described = [describe(folder) for folder in folders or LEVELS]
+    print("\n\n".join("\n".join(lines) for lines, _ in described))
+    return 0 if all(right for _, right in described) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main([folder.rstrip("/") for folder in sys.argv[1:]]))

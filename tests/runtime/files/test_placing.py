@@ -1,0 +1,100 @@
+"""Files and directories appear whole, and what they replace is never lost."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime import SegmenterError
+from runtime.files.placing import move_into_place, write_whole
+
+
+def made_directory(path: Path, content: str) -> Path:
+    path.mkdir()
+    (path / "content").write_text(content)
+    return path
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    return made_directory(tmp_path / "a.zarr", "old")
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> Path:
+    return made_directory(tmp_path / "new", "new")
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def failing_rename(monkeypatch: pytest.MonkeyPatch, error: BaseException, *, fail_at: set[int]) -> None:
+    """Let the numbered calls of ``Path.rename`` raise."""
+    original, calls = Path.rename, iter(range(99))
+
+    def rename(self: Path, target: Any) -> Any:
+        if next(calls) in fail_at:
+            raise error
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+
+
+def test_a_directory_is_replaced_and_a_free_place_filled(old: Path, new: Path, tmp_path: Path) -> None:
+    move_into_place(new, old)
+    assert (old / "content").read_text() == "new"
+    move_into_place(old, tmp_path / "b.zarr")
+    assert names(tmp_path) == ["b.zarr"]
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_failed_move_keeps_the_old_directory(
+    old: Path, new: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, step: int
+) -> None:
+    failing_rename(monkeypatch, error, fail_at={step})
+    with pytest.raises(type(error)):
+        move_into_place(new, old)
+    assert (old / "content").read_text() == "old"
+    assert names(old.parent) == ["a.zarr", "new"]
+
+
+def test_where_it_is_kept_when_it_cannot_be_put_back(old: Path, new: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing_rename(monkeypatch, OSError("disk gone"), fail_at={1, 2})
+    with pytest.raises(SegmenterError, match="its earlier content is kept in") as error:
+        move_into_place(new, old)
+    kept = old.with_name(f".a.zarr.{os.getpid()}.old.partial")
+    assert str(kept) in str(error.value)
+    assert (kept / "content").read_text() == "old"
+
+
+def test_a_link_to_a_directory_is_replaced_and_its_target_kept(old: Path, new: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.zarr"
+    link.symlink_to(old, target_is_directory=True)
+    move_into_place(new, link)
+    assert not link.is_symlink()
+    assert (link / "content").read_text() == "new"
+    assert (old / "content").read_text() == "old"
+    assert names(tmp_path) == ["a.zarr", "link.zarr"]
+
+
+def test_a_file_never_replaces_a_directory(old: Path) -> None:
+    with pytest.raises(OSError, match=r"a\.zarr"):
+        write_whole(old, lambda temporary: temporary.write_text("a file"))
+    assert (old / "content").read_text() == "old"
+    assert names(old.parent) == ["a.zarr"]
+
+
+def test_a_failed_write_leaves_nothing_behind(old: Path) -> None:
+    def fail(temporary: Path) -> None:
+        made_directory(temporary, "half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_whole(old, fail)
+    assert (old / "content").read_text() == "old"
+    assert names(old.parent) == ["a.zarr"]
