@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from runtime.files.outputs.overlay import draw_overlay
-from runtime.files.plain import write_whole
+from runtime.files.placing import write_whole
 from training.data.synthetic import SYNTHETIC_GROUPS, MadeImage, make_image
 
 OUT = Path("docs/synthetic")
