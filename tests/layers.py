@@ -60,6 +60,7 @@ LEVELS: dict[str, Levels] = {
     ),
     "benchmarks": (
         ("commands", "attention", "export_seeds", "int8", "latency", "picture", "seams", "slides", "tables"),
+        ("synthetic", "synthetic_sheets"),
         ("agreement", "baselines", "made_slide", "plots"),
         ("measure", "arithmetic", "seeded_weights"),
     ),

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from runtime.ops.preprocess import paper_input
 from runtime.types import F32, I32
 from training.data.format import Sample, TileSet
+from training.data.synthetic import MadeSamples
 from training.recipe import AugmentConfig, Recipe
 
 MIN_CELL_PX = 12
@@ -63,8 +64,10 @@ class TrainingSamples(Dataset[tuple[F32, F32, I32, int]]):
     Datasets, and in them images with other channels (colour among gray ones), are drawn with the square root of their
     share, so that rare ones are seen often enough; ``Recipe.dataset_weights`` changes that.
 
+    ``Recipe.synthetic_share`` of the views show an image that is made for them.
+
     Raises:
-        ValueError: a weight is given for a dataset that is not there.
+        ValueError: a weight is given for a dataset or a group of made images that is not there.
     """
 
     def __init__(self, tiles: TileSet, recipe: Recipe) -> None:
@@ -76,6 +79,7 @@ class TrainingSamples(Dataset[tuple[F32, F32, I32, int]]):
             raise ValueError(f"dataset_weights names {', '.join(missing)}; the training data hold no such dataset.")
         weight = np.array([factors.get(kind[0], 1.0) * counts[kind] ** -0.5 for kind in kinds])
         self._cumulative = np.cumsum(weight / weight.sum())
+        self._made = MadeSamples(recipe.synthetic_weights) if recipe.synthetic_share else None
 
     def __getitem__(self, number: int) -> tuple[F32, F32, I32, int]:
         """Pixel values (3, S, S), boxes (T, 4) and labels (S, S) of sample ``number``."""
@@ -91,6 +95,8 @@ class TrainingSamples(Dataset[tuple[F32, F32, I32, int]]):
         return paper_input(image, size), boxes, labels, number
 
     def _draw(self, size: int, rng: np.random.Generator) -> tuple[F32, I32]:
+        if self._made is not None and rng.random() < self._recipe.synthetic_share:
+            return augment(self._made.draw(rng), size, self._recipe.augment, rng)
         index = min(int(np.searchsorted(self._cumulative, rng.random())), len(self._tiles) - 1)
         return augment(self._tiles[index], size, self._recipe.augment, rng)
 

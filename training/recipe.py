@@ -159,6 +159,10 @@ class Recipe:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     dataset_weights: Mapping[str, float] = field(default_factory=dict)
     """Factors by which datasets, by name, are drawn more often than by the square root of their share; 1 if absent."""
+    synthetic_share: float = 0.0
+    """Share of the views that show an image made on the fly (``training.data.synthetic``) in place of a tile."""
+    synthetic_weights: Mapping[str, float] = field(default_factory=dict)
+    """Factors by which groups of made images, by name, are drawn; 1 if absent, 0 leaves a group out."""
     mask_weight_in_stage1: float = 0.0
     """Above 0, stage 1 also trains the mask decoder on ground-truth boxes: for models that do not start from SAM."""
     train_decoder_in_stage2: bool = False
@@ -174,6 +178,18 @@ class Recipe:
                 f"dataset_weights is {dict(self.dataset_weights)}; expected values above 0.",
                 kind="out_of_range",
                 field="dataset_weights",
+            )
+        if not 0.0 <= self.synthetic_share <= 1.0:
+            raise RecipeError(
+                f"synthetic_share is {self.synthetic_share}; expected a value in [0, 1].",
+                kind="out_of_range",
+                field="synthetic_share",
+            )
+        if any(not weight >= 0 for weight in self.synthetic_weights.values()):
+            raise RecipeError(
+                f"synthetic_weights is {dict(self.synthetic_weights)}; expected values of 0 or more.",
+                kind="out_of_range",
+                field="synthetic_weights",
             )
 
     def to_json(self) -> str:

@@ -1,4 +1,4 @@
-"""Commands ``data build``, ``data layout`` and ``data info`` of ``cellsam-engine``."""
+"""Commands ``data build``, ``data layout``, ``data info`` and ``data synthesise`` of ``cellsam-engine``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from training.data.format import dataset_directories, read_summary
 from training.data.records import GROUPS, SPLITS, Skipped, SourceDataset, Split
 from training.data.scan import BuildStep
 from training.data.splits import HELD_OUT
+from training.data.synthetic import SYNTHETIC_GROUPS, write_datasets
 
 SHOWN_PROBLEMS = 20
 
@@ -117,6 +118,33 @@ def info(directory: Annotated[Path, typer.Argument(help="Output of 'data build'.
         for split in SPLITS:
             counts = summary["splits"][split]
             typer.echo(_row(split, counts["images"], counts["tiles"], counts["objects"]))
+
+
+@data_app.command()
+def synthesise(
+    out: Annotated[Path, typer.Option(help="Directory to write; a dataset per group.", metavar="DIR")],
+    count: Annotated[int, typer.Option(help="Images of each group.", min=1)],
+    group: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Group to make, once for each; default all: {', '.join(SYNTHETIC_GROUPS)}."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Equal seeds make equal images.", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that make images; 0: this one.", min=0)] = 0,
+) -> None:
+    """Make microscope images with exact labels, 512 x 512 pixels, as a training split."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=errors, disable=not errors.is_terminal) as bars:
+            task = bars.add_task("", total=count)
+
+            def show(name: str, done: int, total: int) -> None:
+                bars.update(task, description=name, completed=done, total=total)
+
+            made = write_datasets(out, count=count, groups=group or (), seed=seed, workers=workers, progress=show)
+    except (SegmenterError, OSError) as error:
+        fail(error)
+    for directory in made:
+        typer.echo(directory)
 
 
 def _groups(values: list[str]) -> dict[str, str]:
