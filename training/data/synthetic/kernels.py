@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.compiled import compiled
+from runtime.ops.compiled import compiled
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
