@@ -185,6 +185,7 @@ def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Gen
     labels = np.ascontiguousarray(sample.labels[:height, :width])
     box = _view((height, width), _view_sides(labels, size, config, rng), rng)
     planes = [np.ascontiguousarray(sample.image[c, :height, :width]) for c in used]
+    used, planes = _other_channels(used, planes, config, rng)
     if config.rotated and rng.random() < config.rotated:
         degrees = rng.uniform(-45, 45)
         planes = [np.clip(_rotated(p, degrees, box, Image.Resampling.BICUBIC), 0, 1) for p in planes]
@@ -211,6 +212,19 @@ def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Gen
         plane = ndimage.gaussian_filter(plane, sigma) if sigma > 0.3 else plane
         image[..., channel] = plane**gamma + noise * rng.standard_normal(plane.shape, np.float32)
     return np.clip(image, 0, 1), labels
+
+
+def _other_channels(
+    used: tuple[int, ...], planes: list[F32], config: AugmentConfig, rng: np.random.Generator
+) -> tuple[tuple[int, ...], list[F32]]:
+    """Draw polarity and channels. Nothing is drawn for shares of 0, so that recorded trainings keep their draws."""
+    if len(planes) == 1 and config.inverted and rng.random() < config.inverted:
+        return used, [1 - planes[0]]
+    if used == (1, 2) and config.membrane_alone and rng.random() < config.membrane_alone:
+        return (2,), planes[1:]
+    if used == (1, 2) and config.channels_swapped and rng.random() < config.channels_swapped:
+        return used, planes[::-1]
+    return used, planes
 
 
 def _turned(plane: NDArray[Any], turns: int, mirror: bool) -> NDArray[Any]:

@@ -74,6 +74,9 @@ class DetectionLossConfig:
     focal_gamma: float = 2.0
     cell_class: int = 0
     """Which logit means "cell"."""
+    score_is_iou: bool = False
+    """Train the score of a matched query towards the IoU of its box instead of towards 1, so that scores rank boxes by
+    how well they fit (Li et al. 2020, Generalized Focal Loss, quality focal loss)."""
     auxiliary_matches: int = 1
     """Queries matched to each cell in the auxiliary layers; above 1, one-to-many matching gives them denser
     supervision (Jia et al. 2023, H-DETR), while the last layer stays one-to-one and needs no suppression."""
@@ -139,12 +142,22 @@ class AugmentConfig:
     """Largest standard deviation of Gaussian noise, image units (0..1)."""
     blur_px: float = 0.0
     """Largest sigma of a Gaussian blur."""
+    inverted: float = 0.0
+    """Share of the one-channel views that are shown with dark and bright exchanged."""
+    membrane_alone: float = 0.0
+    """Share of the views of a nuclear and a whole-cell channel that show the whole-cell channel alone."""
+    channels_swapped: float = 0.0
+    """Share of the other two-channel views whose channels are exchanged."""
 
     def __post_init__(self) -> None:
         strengths = ("mosaic", "aspect", "rotated", "elastic_px", "shading", "sharpening", "gamma", "noise", "blur_px")
         wrong = {name: getattr(self, name) for name in strengths if not getattr(self, name) >= 0}
         if wrong:
             raise RecipeError(f"augmentation has {wrong}; expected 0 or more.", kind="out_of_range")
+        shares = ("inverted", "membrane_alone", "channels_swapped")
+        outside = {name: getattr(self, name) for name in shares if not 0 <= getattr(self, name) <= 1}
+        if outside:
+            raise RecipeError(f"augmentation has {outside}; expected shares in [0, 1].", kind="out_of_range")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
