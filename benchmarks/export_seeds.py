@@ -1,6 +1,6 @@
 r"""Verification over seeds: how far engines and PyTorch in float32 are from PyTorch in float64, and which faults show.
 
-    python -m benchmarks.export_seeds --shared 0 2 4 6 8 --separate 1 3 5 7 9 --faults separate 1
+    python -m benchmarks.export_seeds --shared 0 2 4 6 8 --separate 1 3 5 7 2+34 --faults separate 2+34
 
 Each checkpoint is one of seeded weights in the released format, full size. It is exported, measured on the built-in
 image and deleted. What is finished stays in the folder of ``--work``: after an interruption the same command goes on
@@ -56,12 +56,20 @@ class Case:
     """One seeded checkpoint."""
 
     trunk: str
-    seed: int
+    seed: str
+    """With ``+``, the second one is that of the mask decoder."""
 
     @property
     def name(self) -> str:
         """Also of its files."""
         return f"{self.trunk}_{self.seed}"
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """For ``benchmarks.seeded_weights``."""
+        seed, _, decoder = self.seed.partition("+")
+        recipe = {"seed": int(seed), "class_bias": 0.0, "class_gain": 15.0, "mode": self.trunk}
+        return recipe | ({"decoder_seed": int(decoder)} if decoder else {})
 
 
 def measure_case(case: Case, work: Path, *, faults: bool) -> Row:
@@ -76,8 +84,7 @@ def measure_case(case: Case, work: Path, *, faults: bool) -> Row:
     shutil.rmtree(directory, ignore_errors=True)  # of an interrupted run
     directory.mkdir(parents=True)
     try:
-        recipe = {"seed": case.seed, "class_bias": 0.0, "class_gain": 15.0, "mode": case.trunk}
-        checkpoint = save_released(directory / "checkpoint.pt", recipe)
+        checkpoint = save_released(directory / "checkpoint.pt", case.recipe)
         loaded = load_checkpoint(checkpoint)
         assert loaded.model.config.trunk == case.trunk
         sha256 = sha256_file(checkpoint)
@@ -225,14 +232,19 @@ def describe(row: Row) -> Iterator[str]:
 def main() -> None:
     """Measure, print and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shared", type=int, nargs="*", default=[0, 2, 4, 6, 8], help="seeds with a shared trunk")
-    parser.add_argument("--separate", type=int, nargs="*", default=[1, 3, 5, 7, 9], help="seeds with separate trunks")
+    parser.add_argument("--shared", nargs="*", default=["0", "2", "4", "6", "8"], help="seeds with a shared trunk")
+    parser.add_argument(
+        "--separate",
+        nargs="*",
+        default=["1", "3", "5", "7", "2+34"],
+        help="seeds with separate trunks; A+B: everything but the mask decoder of seed A, that of seed B",
+    )
     parser.add_argument("--faults", nargs=2, metavar=("TRUNK", "SEED"), help="checkpoint to look for faults on")
     parser.add_argument("--work", type=Path, default=Path("export_seeds"), help="folder for files and finished seeds")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     cases = [Case(trunk, seed) for trunk in ("shared", "separate") for seed in getattr(options, trunk)]
-    faults = [Case(options.faults[0], int(options.faults[1]))] if options.faults else []
+    faults = [Case(*options.faults)] if options.faults else []
     rows = []
     for row in measure_all(cases, options.work, faults):
         rows.append(row)

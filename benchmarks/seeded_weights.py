@@ -103,9 +103,11 @@ def released_keys() -> Keys:
 def released_checkpoint(keys: Keys, recipe: Mapping[str, Any]) -> dict[str, F32]:
     """Return ``{key: array}`` with the released checkpoint's keys, holding the weights a golden file was made with.
 
-    ``keys`` is from ``released_keys``; ``recipe`` has ``seed``, ``class_bias``, ``mode`` and possibly ``class_gain``,
-    as a loaded golden file does. In mode ``shared`` the ViT body of the box branch equals the one of the mask branch
-    (``model_cp``).
+    Args:
+        keys: from ``released_keys``.
+        recipe: ``seed``, ``class_bias``, ``mode`` and possibly ``class_gain``, as in a loaded golden file. In mode
+            ``shared`` the ViT body of the box branch equals the one of the mask branch (``model_cp``). With
+            ``decoder_seed``, prompt encoder and mask decoder are of another seed than the rest.
     """
 
     class Entry:
@@ -115,12 +117,18 @@ def released_checkpoint(keys: Keys, recipe: Mapping[str, Any]) -> dict[str, F32]
     entries = {key: Entry(*spec) for key, spec in keys.items()}
     gain = float(recipe["class_gain"]) if "class_gain" in recipe else 15.0
     weights = fill(entries, int(recipe["seed"]), float(recipe["class_bias"]), gain)
+    if "decoder_seed" in recipe:
+        decoder = {key: entry for key, entry in entries.items() if key.startswith(_DECODER)}
+        weights |= fill(decoder, int(recipe["decoder_seed"]))
     if str(recipe["mode"]) == "shared":
         body = "cellfinder.decode_head.backbone.body."
         for key in weights:
             if key.startswith(body):
                 weights[key] = weights["model_cp.image_encoder." + key[len(body) :]]
     return weights
+
+
+_DECODER = tuple(f"{branch}.{part}." for branch in ("model", "model_cp") for part in ("prompt_encoder", "mask_decoder"))
 
 
 def save_released(path: Path, recipe: Mapping[str, Any]) -> Path:
