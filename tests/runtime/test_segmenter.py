@@ -150,6 +150,24 @@ def test_three_steps_give_what_the_call_gives(segmenter: Segmenter, image: Any, 
         np.testing.assert_array_equal(one.boxes_xyxy_image[:, :2], one.boxes[:, :2] + view.origin_yx[::-1])
 
 
+@pytest.mark.parametrize("shown", STEPWISE)
+def test_a_label_lies_in_its_mask(segmenter: Segmenter, image: Any, shown: str) -> None:
+    """In one view, every pixel of a mask goes to some cell."""
+    result = segmenter(image, config=replace(STEPWISE[shown], fill_holes=False))
+    check_invariants(result, image.shape)
+    for label, mask in enumerate(result.masks, start=1):
+        won = result.labels == label
+        assert won.any()
+        assert not (won & ~mask.paste(image.shape)).any()
+    if "tiles" not in shown:
+        inside = np.any([mask.paste(image.shape) for mask in result.masks + result.hidden.masks], axis=0)
+        np.testing.assert_array_equal(result.labels > 0, inside)
+    smaller = result[result.scores > np.median(result.scores)]
+    check_invariants(smaller, image.shape)
+    for label, row in enumerate(np.flatnonzero(result.scores > np.median(result.scores)), start=1):
+        np.testing.assert_array_equal(smaller.labels == label, result.labels == row + 1)
+
+
 @pytest.mark.parametrize("shape", [(300, 340), (900, 700), (250, 260, 3)])
 def test_three_steps_with_the_built_in_model(shape: tuple[int, ...]) -> None:
     """A sample image, repeated: in one view, in tiles, and in colour."""
