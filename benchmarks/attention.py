@@ -35,7 +35,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.measure import percentiles_ms, write_record
-from export.engine_files import Stage
+from export.engine_files import EngineGraph
 from export.graphs import EncoderGraph, Form
 from export.graphs.fused import aligned
 from export.graphs.half import halve
@@ -302,7 +302,7 @@ def encoder_form(model: CellSAM, form: Form, *, half: bool = False) -> bytes:
     """The whole encoder of a model as an engine."""
     side = model.config.image_size
     graph = EncoderGraph(model.encoder, features=True, embedding=True, form=form)
-    stage = Stage(
+    engine = EngineGraph(
         name="encoder",
         graph=halve(graph) if half else graph,
         inputs={"pixel_values": torch.zeros(2, 3, side, side)},
@@ -310,8 +310,8 @@ def encoder_form(model: CellSAM, form: Form, *, half: bool = False) -> bytes:
         dynamic={"pixel_values": {0: "batch"}},
     )
     with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / stage.file
-        write_onnx(stage, path)
+        path = Path(directory) / engine.file
+        write_onnx(engine, path)
         return path.read_bytes()
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.measure import Stages, Variant
+from benchmarks.measure import StepTimes, Variant
 from export.sample_image import verification_image
 from runtime import SegmentConfig
 from runtime.engines.manifest import read_manifest
@@ -52,19 +52,19 @@ class Case:
 
 
 class Clock:
-    """Seconds by stage; work queued on a GPU is waited for."""
+    """Seconds by step; work queued on a GPU is waited for."""
 
     def __init__(self, device: str = "cpu") -> None:
-        self.stages: Stages = {}
+        self.steps: StepTimes = {}
         self._device = device
 
-    def time(self, stage: str, work: Callable[[], Any]) -> Any:
-        """Run ``work`` as a stage."""
+    def time(self, step: str, work: Callable[[], Any]) -> Any:
+        """Run ``work`` as a step."""
         start = time.perf_counter()
         result = work()
         if self._device != "cpu":
             torch.cuda.synchronize(self._device)
-        self.stages[stage] = time.perf_counter() - start
+        self.steps[step] = time.perf_counter() - start
         return result
 
 
@@ -103,35 +103,35 @@ def batched_bfloat16(checkpoint: Path, directory: Path, case: Case, device: str,
     image, size_hw, prompts = in_model_frame(case, manifest.image_size)
     prompts = prompts.to(device)
     wrap: Callable[[Any], Any] = torch.compile if compiled else lambda work: work
-    stages = {name: wrap(getattr(model, name)) for name in ("encode", "detector_features", "detect", "decode")}
+    steps = {name: wrap(getattr(model, name)) for name in ("encode", "detector_features", "detect", "decode")}
 
     def encode() -> tuple[torch.Tensor, torch.Tensor]:
         inputs = branch_inputs(normalize_contrast(image), manifest)
         assert inputs.box is not None
-        mask = stages["encode"](torch.from_numpy(inputs.mask[None]).to(device))
+        mask = steps["encode"](torch.from_numpy(inputs.mask[None]).to(device))
         if inputs.box is inputs.mask and manifest.trunk == "shared":
             return mask.image_embedding, mask.patch_features
-        return mask.image_embedding, stages["detector_features"](torch.from_numpy(inputs.box[None]).to(device))
+        return mask.image_embedding, steps["detector_features"](torch.from_numpy(inputs.box[None]).to(device))
 
     def detect(features: torch.Tensor) -> None:
-        found = stages["detect"](features)
+        found = steps["detect"](features)
         choose(found.boxes_cxcywh_norm, found.logits)
 
     def decode(embedding: torch.Tensor) -> NDArray[np.int32]:
         canvas = LabelCanvas(size_hw, KEEP_ALL)
         for start in range(0, len(prompts), TOGETHER):
-            logits = stages["decode"](embedding, prompts[start : start + TOGETHER]).low_res_masks.float()
+            logits = steps["decode"](embedding, prompts[start : start + TOGETHER]).low_res_masks.float()
             enter(canvas, start, logits, (manifest.image_size,) * 2, size_hw)
         return finish_labels(canvas.owner, len(prompts), KEEP_ALL)[0]
 
     @torch.inference_mode()
-    def run() -> tuple[Stages, NDArray[np.int32]]:
+    def run() -> tuple[StepTimes, NDArray[np.int32]]:
         clock = Clock(device)
         with torch.autocast(device, torch.bfloat16):
             embedding, features = clock.time("encode", encode)
             clock.time("detect", lambda: detect(features))
             labels = clock.time("decode", lambda: decode(embedding))
-        return clock.stages, labels
+        return clock.steps, labels
 
     return run
 
@@ -160,12 +160,12 @@ def released_procedure(checkpoint: Path, directory: Path, case: Case, device: st
         return finish_labels(canvas.owner, len(prompts), KEEP_ALL)[0]
 
     @torch.inference_mode()
-    def run() -> tuple[Stages, NDArray[np.int32]]:
+    def run() -> tuple[StepTimes, NDArray[np.int32]]:
         clock = Clock(device)
         embedding, features = clock.time("encode", encode)
         clock.time("detect", lambda: detect(features))
         labels = clock.time("decode", lambda: decode(embedding))
-        return clock.stages, labels
+        return clock.steps, labels
 
     return run
 
@@ -179,10 +179,10 @@ def cellpose_network(case: Case, device: str) -> Variant:
     image = normalize_contrast(case.image())[None]
 
     @torch.inference_mode()
-    def run() -> tuple[Stages, NDArray[np.int32]]:
+    def run() -> tuple[StepTimes, NDArray[np.int32]]:
         clock = Clock(device)
         clock.time("encode", lambda: run_net(network, image, bsize=256))
-        clock.stages.update(detect=0.0, decode=0.0)
-        return clock.stages, np.zeros((case.size_px, case.size_px), np.int32)
+        clock.steps.update(detect=0.0, decode=0.0)
+        return clock.steps, np.zeros((case.size_px, case.size_px), np.int32)
 
     return run

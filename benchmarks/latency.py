@@ -1,4 +1,4 @@
-r"""Latency of one image, all stages: the engines beside the PyTorch model run as the released code runs it.
+r"""Latency of one image, all steps: the engines beside the PyTorch model run as the released code runs it.
 
     python -m benchmarks.latency --checkpoint cellsam_general.pt --model engines --integers engines_int8
     python -m benchmarks.latency --checkpoint cellsam_general.pt --model engines_fp16 --device cuda --compile \
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from benchmarks.agreement import compare_cells
 from benchmarks.arithmetic import engine_flop, matrix_product_rate
 from benchmarks.baselines import KEEP_ALL, Case, Clock, batched_bfloat16, cellpose_network, released_procedure
-from benchmarks.measure import Measured, Stages, Variant, measure_in_turn, write_record
+from benchmarks.measure import Measured, StepTimes, Variant, measure_in_turn, write_record
 from runtime import BackendOptions, Segmenter
 from runtime.commands.settings import model_directory
 from runtime.config import MaskWindow
@@ -74,18 +74,18 @@ def engines(directory: Path, case: Case, way: Engines) -> Variant:
     segmenter = Segmenter(directory, backend=way.backend, options=options)
     image, boxes = case.image(), case.prompts()
 
-    def run() -> tuple[Stages, NDArray[np.int32]]:
-        clock = Clock()  # the labels are on the host: the sum is whole, whatever is still queued between stages
-        encoded = clock.time("encode", lambda: segmenter.encode(image))
+    def run() -> tuple[StepTimes, NDArray[np.int32]]:
+        clock = Clock()  # the labels are on the host: the sum is whole, whatever is still queued between steps
+        encoded = clock.time("encode", lambda: segmenter.encode(image, config=config))
         clock.time("detect", lambda: segmenter.detect(encoded))
-        result = clock.time("decode", lambda: segmenter.decode(encoded, boxes, config=config))
-        return clock.stages, result.labels
+        result = clock.time("decode", lambda: segmenter.decode(encoded, boxes=boxes, config=config))
+        return clock.steps, result.labels
 
     return run
 
 
 def arithmetic(directory: Path, case: Case) -> dict[str, int]:
-    """FLOP of the engines by stage; every box's window counts with its own side."""
+    """FLOP of the engines by step; every box's window counts with its own side."""
     manifest = read_manifest(directory)
     files = {name: directory / spec.file for name, spec in manifest.engines.items()}
     passes = 1 if manifest.profile == "paper" and manifest.trunk == "shared" else 2
@@ -149,7 +149,7 @@ def content_of(
         "speedup": {name: round(slow / s["total_ms"]["p50"], 2) for name, s in summaries.items()},
         "labels_equal_to_baseline_full_masks": float((baseline.labels == measured[FULL].labels).mean()),
         "agreement": agreement(ways, measured),
-        "arithmetic_gflop": {stage: round(count / 1e9, 1) for stage, count in flop.items()},
+        "arithmetic_gflop": {step: round(count / 1e9, 1) for step, count in flop.items()},
         "matrix_products_gflop_per_s": {precision: round(rate / 1e9, 1) for precision, rate in rates.items()},
         "share_of_matrix_product_rate": {
             name: round(sum(flop.values()) / summaries[name]["total_ms"]["p50"] * 1e3 / rates[way.precision], 3)
@@ -180,7 +180,7 @@ def check_integers(directory: Path, integers: Path) -> None:
     """
     one, other = read_manifest(directory), read_manifest(integers)
     if other.precision != "int8":
-        raise EngineError(f"{integers} is in {other.precision}; expected engines exported with --precision int8.")
+        raise EngineError(f"{integers} is in {other.precision}; expected engines exported with precision='int8'.")
     if one.weights["sha256"] != other.weights["sha256"]:
         raise EngineError(f"{directory} and {integers} are of different checkpoints; export both from one.")
 

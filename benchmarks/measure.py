@@ -20,30 +20,30 @@ from training.evaluation.environment import describe_environment, portable_comma
 
 SCHEMA = 1
 
-Stages = dict[str, float]
-"""Seconds by stage of one run."""
+StepTimes = dict[str, float]
+"""Seconds by step of one run."""
 
-Variant = Callable[[], tuple[Stages, NDArray[np.int32]]]
-"""One run: seconds by stage, and the labels it gave."""
+Variant = Callable[[], tuple[StepTimes, NDArray[np.int32]]]
+"""One run: seconds by step, and the labels it gave."""
 
 
 @dataclass(frozen=True)
 class Measured:
     """All counted runs of one variant."""
 
-    runs: list[Stages]
+    runs: list[StepTimes]
     labels: NDArray[np.int32]
     peak_mib: float
     gpu_peak_mib: float | None = None
     """None where PyTorch used no GPU; what others used, it cannot tell."""
 
     def summary(self) -> dict[str, Any]:
-        """p50, p90 and p99 in ms, of the whole and each stage; peak memory of the process, and of PyTorch on a GPU."""
+        """p50, p90 and p99 in ms, of the whole and each step; peak memory of the process, and of PyTorch on a GPU."""
         totals = [sum(run.values()) for run in self.runs]
         return {
             "runs": len(self.runs),
             "total_ms": percentiles_ms(totals),
-            "stages_ms": {stage: percentiles_ms([run[stage] for run in self.runs]) for stage in self.runs[0]},
+            "steps_ms": {step: percentiles_ms([run[step] for run in self.runs]) for step in self.runs[0]},
             "peak_mib": round(self.peak_mib),
         } | ({} if self.gpu_peak_mib is None else {"gpu_peak_mib": round(self.gpu_peak_mib)})
 
@@ -65,14 +65,14 @@ def measure_in_turn(variants: Mapping[str, Callable[[], Variant]], *, warmup: in
         RuntimeError: a variant failed; its own message is kept.
     """
     workers = {name: _Worker(make) for name, make in variants.items()}
-    found: dict[str, list[Stages]] = {name: [] for name in variants}
+    found: dict[str, list[StepTimes]] = {name: [] for name in variants}
     labels: dict[str, NDArray[np.int32]] = {}
     try:
         for turn in range(warmup + runs):
             for name, worker in workers.items():
-                stages, labels[name] = worker.run()
+                steps, labels[name] = worker.run()
                 if turn >= warmup:
-                    found[name].append(stages)
+                    found[name].append(steps)
         return {name: Measured(found[name], labels[name], *worker.peaks_mib()) for name, worker in workers.items()}
     finally:
         for worker in workers.values():
@@ -89,8 +89,8 @@ class _Worker:
         self._process.start()
         child.close()
 
-    def run(self) -> tuple[Stages, NDArray[np.int32]]:
-        out: tuple[Stages, NDArray[np.int32]] = self._ask("run")
+    def run(self) -> tuple[StepTimes, NDArray[np.int32]]:
+        out: tuple[StepTimes, NDArray[np.int32]] = self._ask("run")
         return out
 
     def peaks_mib(self) -> tuple[float, float | None]:

@@ -9,7 +9,7 @@ from training.evaluation.plots import COLOURS, require_matplotlib
 
 
 def plot_latency(path: Path, latency: list[dict[str, Any]]) -> None:
-    """Time against cells per image for every backend and size, and the stages of each case, as PNG.
+    """Time against cells per image for every backend and size, and the steps of each case, as PNG.
 
     Args:
         path: the file.
@@ -37,12 +37,12 @@ def plot_latency(path: Path, latency: list[dict[str, Any]]) -> None:
     left.legend(frameon=False, fontsize=8)
     bottoms = [0.0] * len(latency)
     names = [f"{row['backend']}\n{row['side_px']} px\n{row['cells']} cells" for row in latency]
-    for number, stage in enumerate(latency[0]["stages_ms"]):
-        heights = [row["stages_ms"][stage]["p50"] for row in latency]
-        right.bar(range(len(latency)), heights, bottom=bottoms, label=stage, color=COLOURS[number % len(COLOURS)])
+    for number, step in enumerate(latency[0]["steps_ms"]):
+        heights = [row["steps_ms"][step]["p50"] for row in latency]
+        right.bar(range(len(latency)), heights, bottom=bottoms, label=step, color=COLOURS[number % len(COLOURS)])
         bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
     right.set_xticks(range(len(latency)), names, fontsize=6)
-    right.set(ylabel="median time by stage, ms")
+    right.set(ylabel="median time by step, ms")
     right.legend(frameon=False, fontsize=8)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)

@@ -27,7 +27,8 @@ from runtime.files.readers import ImageReader
 from runtime.jobs.slides import EngineSpec, RunOptions, SlideFile, SlideSettings, segment_slide
 from runtime.jobs.slides.engines import EngineSource
 from runtime.jobs.slides.jobs import JOB_NAME
-from runtime.jobs.slides.layout import SlidePlan
+from runtime.jobs.slides.layout import SlideLayout
+from runtime.typed_json import convert
 from runtime.types import I64
 from runtime.views.grid import TileGrid
 from training.evaluation.matching import Counts, Overlaps, match
@@ -155,7 +156,7 @@ def seams_of(slide: MadeSlide, engines: EngineSource, settings: SlideSettings) -
     with tempfile.TemporaryDirectory() as out:
         done = segment_slide(slide, out, engines=engines, settings=settings, options=RunOptions(keep_job=True))
         begun = json.loads((Path(out) / f"{slide.name}_job" / JOB_NAME).read_text(encoding="utf-8"))
-        grid = SlidePlan.from_json(begun["plan"]).grid
+        grid = convert(begun["layout"], SlideLayout).grid
         height, width = slide.size_hw
         rows, columns = (
             shared_lines(firsts, grid.side, length) for firsts, length in ((grid.tops, height), (grid.lefts, width))

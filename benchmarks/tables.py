@@ -32,7 +32,7 @@ def newest(case: str) -> dict[str, Any]:
 
 
 def latency_table(record: dict[str, Any]) -> str:
-    """Median seconds by stage, memory and speed-up of each variant, and how the labels compare."""
+    """Median seconds by step, memory and speed-up of each variant, and how the labels compare."""
     environment = record["environment"]
     versions = environment["versions"]
     processor = f"{environment['cpu_count']} cores ({environment['cpu']})"
@@ -47,8 +47,9 @@ def latency_table(record: dict[str, Any]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name, variant in record["variants"].items():
-        stages = [variant["stages_ms"][stage]["p50"] / 1e3 for stage in ("encode", "detect", "decode")]
-        cells = [f"{value:.1f}" for value in (*stages, variant["total_ms"]["p50"] / 1e3)]
+        times = variant.get("steps_ms") or variant["stages_ms"]  # as earlier records call them
+        seconds = [times[step]["p50"] / 1e3 for step in ("encode", "detect", "decode")]
+        cells = [f"{value:.1f}" for value in (*seconds, variant["total_ms"]["p50"] / 1e3)]
         memory = f"{variant['peak_mib'] / 1024:.1f} GiB"
         lines.append(f"| {name} | {' | '.join(cells)} | {memory} | {record['speedup'][name]:.2f}x |")
     equal = record["labels_equal_to_baseline_full_masks"]

@@ -14,7 +14,7 @@ from training.model import CellSAM
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class EngineGraph:
     """One engine to be written."""
 
     name: EngineName
@@ -37,30 +37,30 @@ HANDED_ON = ("patch_features", "image_embedding")
 """What goes from engine to engine, in half precision where the engines compute in it."""
 
 
-def stages_of(model: CellSAM, precision: Precision = "fp32", attention: Attention = "plain") -> list[Stage]:
+def engine_graphs(model: CellSAM, precision: Precision = "fp32", attention: Attention = "plain") -> list[EngineGraph]:
     """The engines of a model: two for plain SAM weights, three for CellSAM, four when its trunks are separate.
 
     Boxes, logits, mask logits and IoU estimates leave in float32 at any precision; pixels come in as float32. The
     mask decoder's attentions have few queries and are plain in either case. For ``int8`` they are in float32: their
     files are quantised (``export.quantised``).
     """
-    stages = _stages(model, attention)
-    return [_halved(stage) for stage in stages] if precision == "fp16" else stages
+    engines = _graphs(model, attention)
+    return [_halved(engine) for engine in engines] if precision == "fp16" else engines
 
 
-def _halved(stage: Stage) -> Stage:
-    inputs = {name: tensor.half() if name in HANDED_ON else tensor for name, tensor in stage.inputs.items()}
-    return replace(stage, graph=halve(stage.graph), inputs=inputs)
+def _halved(engine: EngineGraph) -> EngineGraph:
+    inputs = {name: tensor.half() if name in HANDED_ON else tensor for name, tensor in engine.inputs.items()}
+    return replace(engine, graph=halve(engine.graph), inputs=inputs)
 
 
-def _stages(model: CellSAM, attention: Attention) -> list[Stage]:
+def _graphs(model: CellSAM, attention: Attention) -> list[EngineGraph]:
     config = model.config
     form: Form = "fused" if attention == "fused" else "folded"
     shared = config.detector and config.trunk == "shared"
     pixel_values = torch.zeros(2, 3, config.image_size, config.image_size)
     encoder_outputs = ("patch_features", "image_embedding") if shared else ("image_embedding",)
-    stages = [
-        Stage(
+    engines = [
+        EngineGraph(
             name="encoder",
             graph=EncoderGraph(model.encoder, features=shared, embedding=True, form=form),
             inputs={"pixel_values": pixel_values},
@@ -70,8 +70,8 @@ def _stages(model: CellSAM, attention: Attention) -> list[Stage]:
         )
     ]
     if model.detector_encoder is not None:
-        stages.append(
-            Stage(
+        engines.append(
+            EngineGraph(
                 name="detector_encoder",
                 graph=EncoderGraph(model.detector_encoder, features=True, embedding=False, form=form),
                 inputs={"pixel_values": pixel_values},
@@ -82,8 +82,8 @@ def _stages(model: CellSAM, attention: Attention) -> list[Stage]:
         )
     if model.cellfinder is not None:
         features = torch.zeros(2, config.encoder_dim, config.grid_size, config.grid_size)
-        stages.append(
-            Stage(
+        engines.append(
+            EngineGraph(
                 name="cellfinder",
                 graph=CellFinderGraph(model.cellfinder, fused=attention == "fused"),
                 inputs={"patch_features": features},
@@ -92,14 +92,14 @@ def _stages(model: CellSAM, attention: Attention) -> list[Stage]:
                 attention=attention,
             )
         )
-    return [*stages, _mask_decoder_stage(model)]
+    return [*engines, _mask_decoder(model)]
 
 
-def _mask_decoder_stage(model: CellSAM) -> Stage:
+def _mask_decoder(model: CellSAM) -> EngineGraph:
     config = model.config
     batch, boxes, rows, cols = 2, 3, 4, 5
     corners = torch.tensor([[0.1, 0.1, 0.4, 0.3], [0.2, 0.5, 0.6, 0.9], [0.5, 0.2, 0.9, 0.6]])
-    return Stage(
+    return EngineGraph(
         name="mask_decoder",
         graph=MaskDecoderGraph(model),
         inputs={

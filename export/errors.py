@@ -9,3 +9,5 @@ class ExportError(SegmenterError):
 
 class VerificationError(ExportError):
     """An engine does not compute what the PyTorch model computes."""
+
+    usual_kind = "mismatch"

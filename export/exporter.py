@@ -14,7 +14,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from export.engine_files import Stage, stages_of
+from export.engine_files import EngineGraph, engine_graphs
 from export.errors import ExportError, VerificationError
 from export.gates import BFLOAT16, INTEGERS, GateCheck, HalfTolerance
 from export.half_range import RangeCheck
@@ -72,11 +72,13 @@ class ExportConfig:
             ("attention", self.attention, get_args(Attention)),
         ):
             if value not in known:
-                raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}.")
+                raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}.", field=name)
         if self.precision == "int8" and self.attention == "fused":
             raise ConfigError(
                 "precision int8 is for CPUs, attention fused for the backend 'cuda'; one directory cannot be both. "
-                "Export with --attention plain."
+                "Export with attention='plain'.",
+                kind="conflict",
+                field="attention",
             )
 
 
@@ -91,7 +93,7 @@ def export_engines(
 ) -> Manifest:
     """Export a checkpoint.
 
-    The engines are written to a temporary directory beside ``out`` and moved there only after every stage agreed
+    The engines are written to a temporary directory beside ``out`` and moved there only after every engine agreed
     with PyTorch; a failure leaves nothing behind and an earlier directory as it was.
 
     Args:
@@ -113,7 +115,9 @@ def export_engines(
     if calibration and config.precision != "int8":
         raise ConfigError(
             f"calibration images came with precision {config.precision!r}; only int8 takes ranges from them. "
-            "Leave them out, or export with --precision int8."
+            "Leave them out, or export with precision='int8'.",
+            kind="conflict",
+            field="calibration",
         )
     if image is not None:
         check_image(image)
@@ -159,9 +163,9 @@ def write_engines(
         Their manifest, which is not written.
     """
     engines = {}
-    for stage in stages_of(loaded.model, config.precision, config.attention):
-        progress(f"writing {stage.file}")
-        engines[stage.name] = _write_stage(stage, directory)
+    for engine in engine_graphs(loaded.model, config.precision, config.attention):
+        progress(f"writing {engine.file}")
+        engines[engine.name] = _write_engine(engine, directory)
     return _manifest(loaded, checkpoint_sha256, config, engines)
 
 
@@ -199,7 +203,9 @@ def verify_directory(
     if found != manifest.weights["sha256"]:
         raise ExportError(
             f"{directory} was made from another checkpoint: sha256 {manifest.weights['sha256'][:16]}..., but "
-            f"{checkpoint} has {found[:16]}.... Give the one it was made from, or export again."
+            f"{checkpoint} has {found[:16]}.... Give the one it was made from, or export again.",
+            kind="mismatch",
+            field="checkpoint",
         )
     return _verified(directory, manifest, loaded, image, progress, backend=backend)
 
@@ -219,8 +225,8 @@ def _verified(
         VerificationError: one failed; all that did are named.
     """
 
-    def tell(stage: str) -> None:
-        progress(f"verifying {stage} against PyTorch")
+    def tell(engine: str) -> None:
+        progress(f"verifying {engine} against PyTorch")
 
     checks: Checks
     if manifest.precision == "fp32" and backend == "cpu":
@@ -235,8 +241,8 @@ def _verified(
         advice = ""
         if manifest.precision == "int8":
             advice = (
-                "\nGive images of the kinds you segment with --calibrate, one of them to check on with --image, or "
-                "export with --precision fp32."
+                "\nGive images of the kinds you segment as calibration=, one of them to check on as image=, or "
+                "export with precision='fp32'."
             )
         raise VerificationError("the engines do not agree with PyTorch:\n  " + "\n  ".join(failed) + advice)
     for check in checks:
@@ -264,19 +270,19 @@ def _existing_parent(path: Path) -> Path:
     return next(parent for parent in path.parents if parent.is_dir())
 
 
-def _write_stage(stage: Stage, directory: Path) -> EngineFile:
-    path = directory / stage.file
-    write_onnx(stage, path)
-    engine = OrtEngine(path, BackendOptions())
-    names = [tensor.name for tensor in engine.inputs], [tensor.name for tensor in engine.outputs]
-    if names != (list(stage.inputs), list(stage.outputs)):
-        raise VerificationError(f"{stage.file} has inputs and outputs {names}; the exporter renamed or dropped some.")
+def _write_engine(engine: EngineGraph, directory: Path) -> EngineFile:
+    path = directory / engine.file
+    write_onnx(engine, path)
+    written = OrtEngine(path, BackendOptions())
+    names = [tensor.name for tensor in written.inputs], [tensor.name for tensor in written.outputs]
+    if names != (list(engine.inputs), list(engine.outputs)):
+        raise VerificationError(f"{engine.file} has inputs and outputs {names}; the exporter renamed or dropped some.")
     return EngineFile(
-        file=stage.file,
+        file=engine.file,
         sha256=sha256_file(path),
-        inputs=engine.inputs,
-        outputs=engine.outputs,
-        attention=stage.attention,
+        inputs=written.inputs,
+        outputs=written.outputs,
+        attention=engine.attention,
     )
 
 

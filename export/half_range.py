@@ -68,7 +68,7 @@ class RangeCheck:
             return ""
         return (
             f"{self.stage} comes near the range of half precision ({self.limit:g}): {_named(close)}. "
-            "Verify on more images, or export with --precision fp32."
+            "Verify on more images, or export with precision='fp32'."
         )
 
     def __str__(self) -> str:
@@ -76,7 +76,7 @@ class RangeCheck:
             return f"{self.stage}.{self.output}: ok, {self.measure} {self.value:.4g} (wanted <= {self.limit:g})"
         return (
             f"{self.stage}: FAILED, beyond the range of half precision ({self.limit:g}), so infinite or NaN on a GPU: "
-            f"{_named(self._beyond(self.limit))}. Export with --precision fp32, or keep the modules in float32 "
+            f"{_named(self._beyond(self.limit))}. Export with precision='fp32', or keep the modules in float32 "
             "(float32_parts of the graphs in export/graphs)."
         )
 
@@ -104,7 +104,11 @@ def check_range(stage: str, path: Path, runs: Iterable[Mapping[str, NDArray[Any]
     model = onnx.shape_inference.infer_shapes(onnx.load(path))
     probed = list(_half_outputs(model.graph, path.name))
     if not probed:
-        raise VerificationError(f"{path.name} computes nothing in float16; export it with --precision fp16.")
+        raise VerificationError(
+            f"{path.name} computes nothing in float16; export it with precision='fp16'.",
+            kind="unsupported",
+            field="precision",
+        )
     _retype(model)
     _add_probes(model.graph, [tensor for _, tensor in probed])
     session = _session(model, path.name)

@@ -1,4 +1,4 @@
-"""Writing a stage as an ONNX file."""
+"""Writing a engine as an ONNX file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import onnx
 import torch
 from torch.export import Dim
 
-from export.engine_files import Stage
+from export.engine_files import EngineGraph
 
 OPSET = 20
 """Has LayerNormalization and Gelu as single operators; parsed by TensorRT 10 and 11 alike."""
@@ -20,25 +20,25 @@ OPSET = 20
 MAX_DIM = 1 << 16
 
 
-def write_onnx(stage: Stage, path: Path) -> None:
-    """Export one stage with its weights inside a single file, and check the file.
+def write_onnx(engine: EngineGraph, path: Path) -> None:
+    """Export one engine with its weights inside a single file, and check the file.
 
     The graph is left as exported: a backend optimises it for itself when it loads it.
     """
     dims: dict[str, Dim] = {}
     shapes = tuple(
-        {axis: dims.setdefault(name, Dim(name, min=1, max=MAX_DIM)) for axis, name in stage.dynamic[key].items()}
-        for key in stage.inputs
+        {axis: dims.setdefault(name, Dim(name, min=1, max=MAX_DIM)) for axis, name in engine.dynamic[key].items()}
+        for key in engine.inputs
     )
-    graph = stage.graph.eval().requires_grad_(False)
+    graph = engine.graph.eval().requires_grad_(False)
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             graph,
-            tuple(stage.inputs.values()),
+            tuple(engine.inputs.values()),
             dynamo=True,
             opset_version=OPSET,
-            input_names=list(stage.inputs),
-            output_names=list(stage.outputs),
+            input_names=list(engine.inputs),
+            output_names=list(engine.outputs),
             dynamic_shapes=shapes,
             verbose=False,
         )

@@ -24,14 +24,18 @@ def check_target(out: Path, *, force: bool) -> None:
         ExportError: anything else is there.
     """
     if Path.cwd().is_relative_to(out):
-        raise ExportError(f"{out} is or holds the current directory; give a directory below it as --out.")
+        raise ExportError(
+            f"{out} is or holds the current directory; give a directory below it as out=.", kind="conflict", field="out"
+        )
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
         manifest = read_manifest(out)
     except EngineError as error:
         raise ExportError(
-            f"{out} exists and is no engine directory; it will not be replaced. Give another --out."
+            f"{out} exists and is no engine directory; it will not be replaced. Give another out=.",
+            kind="exists",
+            field="out",
         ) from error
     # Plans were built from these engines, and go with them.
     own = {MANIFEST_NAME, PLANS, BUILT_BY_ORT, *(engine.file for engine in manifest.engines.values())}
@@ -39,10 +43,14 @@ def check_target(out: Path, *, force: bool) -> None:
     if others:
         raise ExportError(
             f"{out} holds files that are no engines ({', '.join(others[:5])}); it will not be replaced. "
-            "Move them, or give another --out."
+            "Move them, or give another out=.",
+            kind="exists",
+            field="out",
         )
     if not force:
-        raise ExportError(f"{out} exists. Replace it with --force, or give another --out.")
+        raise ExportError(
+            f"{out} exists. Replace it with force=True, or give another out=.", kind="exists", field="force"
+        )
 
 
 def place_engines(partial: Path, out: Path, *, force: bool) -> None:

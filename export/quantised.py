@@ -27,8 +27,8 @@ from runtime import Segmenter
 from runtime.engines.backends.base import BackendOptions, Engine
 from runtime.engines.backends.ort import session_settings
 from runtime.engines.manifest import EngineName, Manifest, read_manifest, sha256_file
-from runtime.pipeline.engine_calls import Chain
-from runtime.pipeline.stages import BOXES_ON_CPU
+from runtime.pipeline.load import load_pipeline
+from runtime.pipeline.pipeline import Pipeline
 from runtime.types import F32, Tensor, Tensors
 
 Range = tuple[float, float]
@@ -57,7 +57,9 @@ def quantise_encoders(directory: Path, images: Sequence[NDArray[np.generic]]) ->
     if manifest.precision != "fp32":
         raise ExportError(
             f"{directory} has engines in {manifest.precision}; integers are made of float32 ones. Export with "
-            "--precision fp32, or at once with --precision int8."
+            "precision='fp32', or at once with precision='int8'.",
+            kind="unsupported",
+            field="precision",
         )
     engines = dict(manifest.engines)
     for name, inputs in encoder_inputs(directory, images).items():
@@ -77,15 +79,12 @@ def encoder_inputs(directory: Path, images: Sequence[NDArray[np.generic]]) -> di
 
     The engines run on the CPU as they are, in the views and the preprocessing that the manifest says.
     """
-    segmenter = Segmenter(directory, backend="cpu")
-    manifest, engines = segmenter.manifest, dict(segmenter.chain.engines)
+    loaded = load_pipeline(directory, backend="cpu")
+    manifest, engines = loaded.manifest, dict(loaded.engines)
     seen: dict[EngineName, list[F32]] = {name: [] for name in engines if name.endswith("encoder")}
     engines |= {name: _Watched(engines[name], inputs) for name, inputs in seen.items()}
-    segmenter.chain = Chain(engines, manifest, images_per_call=1, boxes_per_call=BOXES_ON_CPU)
-    for image in images:
-        if manifest.has_detector and manifest.config.view_diameter_px is not None:
-            segmenter.encode_views(image)
-        else:
+    with Segmenter.from_pipeline(Pipeline(engines, manifest, images_per_call=1)) as segmenter:
+        for image in images:
             segmenter.encode(image, detector=manifest.has_detector)
     return seen
 

@@ -10,7 +10,8 @@ from runtime.engines.backends.base import BackendOptions
 from runtime.errors import BackendError, ConfigError, EngineError, InputError, SegmenterError
 from runtime.files.save import save
 from runtime.ops.masks import MaskCrop
-from runtime.results import Detections, EncodedImage, Instances, MaskLogits, Segmentation
+from runtime.pipeline.encoded import EncodedViews
+from runtime.results import Detections, Instances, Segmentation
 from runtime.segmenter import Segmenter
 
 __all__ = [
@@ -18,12 +19,11 @@ __all__ = [
     "BackendOptions",
     "ConfigError",
     "Detections",
-    "EncodedImage",
+    "EncodedViews",
     "EngineError",
     "InputError",
     "Instances",
     "MaskCrop",
-    "MaskLogits",
     "SegmentConfig",
     "Segmentation",
     "Segmenter",

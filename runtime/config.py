@@ -92,19 +92,28 @@ class SegmentConfig:
             _check_number(name, getattr(self, name))
         for name in ("normalize", "invert", "fill_holes"):
             if not isinstance(getattr(self, name), bool | np.bool_):
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected True or False.")
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r}; expected True or False.", kind="wrong_type", field=name
+                )
         if self.invert and not self.normalize:
-            raise ConfigError("invert is True and normalize False; expected an image that is inverted already.")
+            raise ConfigError(
+                "invert is True and normalize False; expected an image that is inverted already.",
+                kind="conflict",
+                field="invert",
+            )
         highest = 1.5 if self.box_threshold_mode == "adaptive" else 1.0
         if not 0.0 <= self.box_threshold <= highest:
             raise ConfigError(
                 f"box_threshold is {self.box_threshold}; expected a value in [0, {highest}] in "
-                f"{self.box_threshold_mode!r} mode."
+                f"{self.box_threshold_mode!r} mode.",
+                field="box_threshold",
             )
         if not 0.0 <= self.nms_iou <= 1.0:
-            raise ConfigError(f"nms_iou is {self.nms_iou}; expected a value in [0, 1].")
+            raise ConfigError(f"nms_iou is {self.nms_iou}; expected a value in [0, 1].", field="nms_iou")
         if not 0.0 < self.mask_threshold < 1.0:
-            raise ConfigError(f"mask_threshold is {self.mask_threshold}; expected a value in (0, 1).")
+            raise ConfigError(
+                f"mask_threshold is {self.mask_threshold}; expected a value in (0, 1).", field="mask_threshold"
+            )
         for name in ("view_diameter_px", *_DIAMETERS):
             if getattr(self, name) is not None:
                 _check_positive(name, getattr(self, name))
@@ -113,11 +122,15 @@ class SegmentConfig:
             if getattr(self, name) is not None and self.view_diameter_px is None:
                 raise ConfigError(
                     f"{name} is {getattr(self, name)}, but images are shown whole without view_diameter_px; give the "
-                    f"diameter at which the model should see cells, too, or leave {name} out."
+                    f"diameter at which the model should see cells, too, or leave {name} out.",
+                    kind="conflict",
+                    field=name,
                 )
         if self.diameter_px is not None and self.diameter_um is not None:
             raise ConfigError(
-                f"diameter_px is {self.diameter_px} and diameter_um {self.diameter_um}; expected one of them."
+                f"diameter_px is {self.diameter_px} and diameter_um {self.diameter_um}; expected one of them.",
+                kind="conflict",
+                field="diameter_um",
             )
         check_whole("min_area_px", self.min_area_px, least=0)
 
@@ -141,7 +154,9 @@ class SegmentConfig:
         if pixel_size_um is None:
             raise InputError(
                 f"{name} does not say how large its pixels are, and the diameter of the cells is given in micrometres "
-                f"({self.diameter_um:g}). Give the pixel size (--pixel-size), or the diameter in pixels (--diameter)."
+                f"({self.diameter_um:g}). Give pixel_size_um, or the diameter in pixels, diameter_px.",
+                kind="missing",
+                field="pixel_size_um",
             )
         return replace(self, diameter_px=self.diameter_um / pixel_size_um, diameter_um=None)
 
@@ -161,31 +176,37 @@ def read_settings(path: str | Path) -> SegmentConfig:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}); expected a JSON file of settings.") from error
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}); expected a JSON file of settings.", kind="unreadable"
+        ) from error
     except ValueError as error:
-        raise ConfigError(f"{path} is not JSON ({error}); expected names and values of settings.") from error
+        raise ConfigError(
+            f"{path} is not JSON ({error}); expected names and values of settings.", kind="damaged"
+        ) from error
     known = [f.name for f in fields(SegmentConfig)]
     unknown = sorted(set(content) - set(known)) if isinstance(content, dict) else ["no object"]
     if unknown:
-        raise ConfigError(f"{path} has {', '.join(unknown)}; expected an object with some of {', '.join(known)}.")
+        raise ConfigError(
+            f"{path} has {', '.join(unknown)}; expected an object with some of {', '.join(known)}.", kind="invalid"
+        )
     return SegmentConfig(**content)
 
 
 def _check_choice(name: str, value: str, choices: object) -> None:
     allowed = get_args(choices)
     if value not in allowed:
-        raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}.")
+        raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}.", field=name)
 
 
 def _check_number(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
-        raise ConfigError(f"{name} is {value!r}; expected a finite number.")
+        raise ConfigError(f"{name} is {value!r}; expected a finite number.", field=name)
 
 
 def _check_positive(name: str, value: object) -> None:
     _check_number(name, value)
     if not value > 0:  # type: ignore[operator]
-        raise ConfigError(f"{name} is {value!r}; expected a number above 0, or None.")
+        raise ConfigError(f"{name} is {value!r}; expected a number above 0, or None.", field=name)
 
 
 def check_pixel_size(value: object) -> None:
@@ -209,10 +230,10 @@ def check_whole(name: str, value: object, *, least: int) -> None:
         ConfigError: it is no whole number, or below ``least``.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ConfigError(f"{name} is {value!r}; expected a whole number, {least} or more.")
+        raise ConfigError(f"{name} is {value!r}; expected a whole number, {least} or more.", field=name)
 
 
-def changed(settings: SegmentConfig, given: Mapping[str, Any]) -> SegmentConfig:
+def with_overrides(settings: SegmentConfig, given: Mapping[str, Any]) -> SegmentConfig:
     """Settings with those of a command line, where None stands for not given, and a view diameter of 0 for none.
 
     A diameter that is given takes the place of the settings' own, be that in pixels or in micrometres; images that are

@@ -2,59 +2,115 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import groupby
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from runtime.config import SegmentConfig, check_whole
-from runtime.errors import ConfigError, InputError
-from runtime.ops.boxes import check_boxes
+from runtime.engines.backends.base import BackendOptions
+from runtime.engines.manifest import Manifest
+from runtime.errors import InputError
+from runtime.ops.preprocess import normalize_contrast, take_normalized
+from runtime.pipeline.choose_views import views_at_scale
+from runtime.pipeline.encoded import EncodedView, EncodedViews
+from runtime.pipeline.load import load_pipeline
 from runtime.pipeline.ordered import in_order
-from runtime.pipeline.stages import Stages
-from runtime.results import DETECTED, Detections, EncodedImage, EncodedView, Segmentation
-from runtime.types import F32, F64
-from runtime.views.grid import TileGrid, cut_tile, grid_at_scale
-from runtime.views.scale import CellSizes, measure_diameter, one_view_will_do
-from runtime.views.stitch import ViewCells, stitch, view_cells
+from runtime.pipeline.pipeline import BoxPrompts, Pipeline
+from runtime.pipeline.view_tasks import ShownImage, ViewResult, ViewTask, segment_views
+from runtime.pipeline.warm_up import warm_up
+from runtime.results import Detections, Segmentation
+from runtime.types import F32
+from runtime.views.stitch import stitch, view_cells
 
-_VIEWS_TOGETHER = 8
-"""Views whose boxes share decoder calls, where one encoder call has no more; bounds what a long batch holds."""
-
-
-_Look = tuple[EncodedImage, Detections]
+_Segmenter = TypeVar("_Segmenter", bound="Segmenter")
 
 
-@dataclass(frozen=True, slots=True)
-class _Shown:
-    """One view of one image, on its way through the engines."""
-
-    number: int
-    """Of the image in the batch."""
-    size_hw: tuple[int, int]
-    """Of the image."""
-    view: EncodedView
-    found: Detections | None
-    """The user's boxes, or those that were found while the scale was measured; None has them detected."""
-    stitched: bool
-    """The view keeps the image's aspect, and may be one of several."""
-    given: bool = False
-    """``found`` holds the user's boxes."""
-
-
-class Segmenter(Stages):
+class Segmenter:
     """Segments images with the engines of one directory, or with the small ones of the package.
 
-    Loads every engine once. Calls keep no state, so threads may share one.
+    Loads every engine once. Calls keep no state, so threads may share a segmenter. As a context manager it releases
+    its engines at the end.
 
     Example:
         >>> segmenter = Segmenter()  # Segmenter("engines/") for engines of your own
         >>> result = segmenter(image)
         >>> result.labels  # (H, W) int32, 0 = background
     """
+
+    def __init__(
+        self,
+        engine_dir: str | Path | None = None,
+        *,
+        backend: str = "auto",
+        config: SegmentConfig | None = None,
+        boxes_per_call: int | None = None,
+        images_per_call: int | None = None,
+        options: BackendOptions | None = None,
+    ) -> None:
+        """Check the directory and load its engines.
+
+        Args:
+            engine_dir: a directory written by ``cellsam-engine export``; None for the built-in ``nano``, whose model
+                card says what it was trained on.
+            backend: ``cpu`` (onnxruntime), ``openvino`` (also the CPU, in bfloat16 where it has that), ``cuda``
+                (onnxruntime on an NVIDIA GPU), ``tensorrt`` (there too, with plans that ``cellsam-engine build`` made
+                on this machine), ``tensorrt-ort`` (onnxruntime's TensorRT provider, which takes minutes when it first
+                loads an engine), or ``auto``, the fastest of the others that can run here; the log says which.
+            config: settings of calls that bring none; default, those of the manifest.
+            boxes_per_call: the most boxes decoded together; bounds the decoder's memory. Default: 16, on a GPU 64.
+            images_per_call: the most images encoded together. Default: 1, on a GPU 4.
+            options: threads and the like.
+
+        Raises:
+            EngineError: the directory, its manifest or one of its files is missing, altered or of another version.
+            BackendError: the backend is unknown or cannot load an engine.
+            ConfigError: ``boxes_per_call`` or ``images_per_call`` is below 1.
+        """
+        self._pipeline = load_pipeline(
+            engine_dir,
+            backend=backend,
+            images_per_call=images_per_call,
+            boxes_per_call=boxes_per_call,
+            options=options,
+        )
+        self._config = config or self._pipeline.manifest.config
+
+    @classmethod
+    def from_pipeline(cls: type[_Segmenter], pipeline: Pipeline, config: SegmentConfig | None = None) -> _Segmenter:
+        """A segmenter with engines that are loaded already.
+
+        Args:
+            pipeline: the engines; ``close`` releases them.
+            config: settings of calls that bring none; default, those of the manifest.
+        """
+        segmenter = cls.__new__(cls)
+        segmenter._pipeline = pipeline
+        segmenter._config = config or pipeline.manifest.config
+        return segmenter
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The engines, and the way of a view through them."""
+        return self._pipeline
+
+    @property
+    def config(self) -> SegmentConfig:
+        """Settings of calls that bring none."""
+        return self._config
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the export decided."""
+        return self._pipeline.manifest
+
+    @property
+    def backend(self) -> str:
+        """What runs the engines; never ``auto``."""
+        return self._pipeline.backend
 
     def __call__(
         self, image: ArrayLike, *, boxes: ArrayLike | None = None, config: SegmentConfig | None = None
@@ -68,11 +124,11 @@ class Segmenter(Stages):
             config: all settings of this call; to change some, ``dataclasses.replace(segmenter.config, ...)``.
 
         Returns:
-            The label map and the instances behind it. An image without cells gives zeros and empty arrays.
+            The label map and the cells behind it. An image without cells gives zeros and empty arrays.
 
         Raises:
             InputError: an image or boxes that cannot be used; no boxes for engines without a detector.
-            BackendError: the backend failed.
+            BackendError: the backend failed, or the segmenter is closed.
         """
         return self.batch([image], boxes=None if boxes is None else [boxes], config=config)[0]
 
@@ -95,11 +151,13 @@ class Segmenter(Stages):
 
         Raises:
             InputError: as in ``__call__``; also boxes for another number of images.
+            BackendError: as in ``__call__``.
         """
-        config = config or self.config
+        config = config or self._config
         if boxes is not None and len(boxes) != len(images):
             raise InputError(f"boxes are given for {len(boxes)} images, but {len(images)} images came.")
-        return list(self._results(self._show(images, boxes, config), config))
+        tasks = self._view_tasks(images, boxes, config)
+        return list(_results(segment_views(self._pipeline, tasks, config), config))
 
     def stream(
         self,
@@ -124,169 +182,154 @@ class Segmenter(Stages):
         """
         check_whole("workers", workers, least=1)
         check_whole("images_together", images_together, least=1)
-        settings = config or self.config
+        settings = config or self._config
 
         def work(group: list[ArrayLike | Callable[[], ArrayLike]]) -> list[Segmentation]:
             return self.batch([image() if callable(image) else image for image in group], config=settings)
 
         return in_order(work, images, together=images_together, workers=workers)
 
-    def encode_views(self, image: ArrayLike, *, config: SegmentConfig | None = None) -> list[EncodedView]:
-        """Encode an image in the views in which its cells have the wanted diameter.
+    def encode(self, image: ArrayLike, *, detector: bool = True, config: SegmentConfig | None = None) -> EncodedViews:
+        """Encode an image: the first of three steps that give what the call gives.
 
         Args:
             image: as in ``__call__``.
-            config: settings of this call, ``view_diameter_px`` among them.
+            detector: False encodes the image for boxes of your own alone.
+            config: settings of this call: ``normalize``, ``invert``, and those of the scale.
 
         Returns:
-            The whole image as one square view, or overlapping tiles of it; what lies beyond the image is 0.
+            The views of the image, to be detected and decoded with any thresholds. All of them are held in memory.
 
         Raises:
-            InputError: as in ``encode``.
-            ConfigError: ``view_diameter_px`` is None.
+            InputError: an image that cannot be used, or a detector asked of engines that have none.
+            BackendError: as in ``__call__``.
         """
-        config = config or self.config
-        normalized = self._normalized(image, config)
-        (whole,) = self._whole_views([normalized], config)
-        return [view for view, _ in self._views(normalized, whole, config)]
+        config = config or self._config
+        normalized = _normalized(image, config)
+        views = tuple(view for _, view in self._encoded([normalized], config, detector=detector))
+        return EncodedViews(views, (normalized.shape[0], normalized.shape[1]), _stitched(config, detector=detector))
 
-    def encode_tiles(self, tiles: Iterable[tuple[tuple[int, int], F32]]) -> Iterator[EncodedView]:
-        """Encode tiles of an image, several in a call.
+    def detect(self, views: EncodedViews, *, config: SegmentConfig | None = None) -> tuple[Detections, ...]:
+        """Find the boxes of all cells of an encoded image: the second step.
 
         Args:
-            tiles: first pixel (y, x) of each, and the tile, (side, side, 3) float32 in [0, 1], contrast normalised.
-        """
-        waiting = iter(tiles)
-        while part := list(islice(waiting, self.chain.images_per_call)):
-            encoded = self._encode([tile for _, tile in part])
-            yield from (EncodedView(origin, image) for (origin, _), image in zip(part, encoded, strict=True))
+            views: from ``encode``.
+            config: settings of this call: thresholds of boxes.
 
-    def segment_views(
-        self, views: Iterable[EncodedView], size_hw: tuple[int, int], *, config: SegmentConfig | None = None
+        Returns:
+            The boxes of every view, in its pixels; a cell that several views see has a box in each.
+
+        Raises:
+            InputError: the image was encoded with ``detector=False``.
+            BackendError: as in ``__call__``.
+        """
+        return tuple(self._pipeline.detect(views.views, config or self._config))
+
+    def decode(
+        self,
+        views: EncodedViews,
+        found: Sequence[Detections] | None = None,
+        *,
+        boxes: ArrayLike | None = None,
+        scores: ArrayLike | None = None,
+        config: SegmentConfig | None = None,
     ) -> Segmentation:
-        """Detect and decode the cells of the views of one image, and stitch them.
+        """Decode one mask per box and assemble the label map: the last step.
 
         Args:
-            views: from ``encode_views``.
-            size_hw: size of the image.
-            config: settings of this call.
-        """
-        config = config or self.config
-        return stitch(list(self.cells_of_views(views, size_hw, config=config)), size_hw, min_area_px=config.min_area_px)
+            views: from ``encode``.
+            found: from ``detect``: as many entries as views.
+            boxes: (K, 4) xyxy, image pixels, in place of ``found``.
+            scores: (K,) of ``boxes``, kept with the cells; NaN if not given.
+            config: settings of this call: thresholds of masks, and the rule for overlaps.
 
-    def _show(
+        Raises:
+            InputError: boxes that cannot be used, scores of another number, both or neither of ``found`` and
+                ``boxes``, or boxes for an image that was encoded in views of the cells' scale.
+            BackendError: as in ``__call__``.
+        """
+        config = config or self._config
+        if (found is None) == (boxes is None):
+            came = "neither came" if found is None else "both came"
+            raise InputError(f"{came}; expected either what detect() returned or boxes. Write decode(views, found).")
+        if found is not None:
+            if len(found) != len(views):
+                raise InputError(f"detections came for {len(found)} views; expected {len(views)}, one per view.")
+            prompts = [BoxPrompts.of_detector(one) for one in found]
+        else:
+            if views.stitched:
+                raise InputError(
+                    "the image was encoded in square views at the scale of its cells; boxes need one view of the whole "
+                    "image. Encode it with detector=False."
+                )
+            assert boxes is not None, "either is given"
+            prompts = [BoxPrompts.of_caller(boxes, views.size_hw, scores)]
+        image = ShownImage(0, views.size_hw, views.stitched)
+        tasks = [ViewTask(image, view, one) for view, one in zip(views, prompts, strict=True)]
+        (result,) = _results(segment_views(self._pipeline, tasks, config), config)
+        return result
+
+    def warm_up(self, *, config: SegmentConfig | None = None) -> None:
+        """Do now what is slow the first time: compile loops, and run every engine at the shapes of calls.
+
+        Args:
+            config: settings that calls will use.
+
+        Raises:
+            BackendError: as in ``__call__``.
+        """
+        warm_up(self._pipeline, config or self._config)
+
+    def close(self) -> None:
+        """Release the engines; calls after it raise ``BackendError``. Closing again does nothing.
+
+        Calls in other threads must have ended.
+        """
+        self._pipeline.close()
+
+    def __enter__(self: _Segmenter) -> _Segmenter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _view_tasks(
         self, images: Sequence[ArrayLike], boxes: Sequence[ArrayLike] | None, config: SegmentConfig
-    ) -> Iterator[_Shown]:
-        """The views of all images, image by image."""
-        together = self.chain.images_per_call
+    ) -> Iterator[ViewTask]:
+        """The views of all images, image by image; as many images as an encoder call takes are prepared at a time."""
+        together, stitched = self._pipeline.images_per_call, _stitched(config, detector=boxes is None)
         for start in range(0, len(images), together):
-            group = [self._normalized(image, config) for image in images[start : start + together]]
-            if boxes is None and config.view_diameter_px is not None:
-                for number, (image, whole) in enumerate(zip(group, self._whole_views(group, config), strict=True)):
-                    size_hw = (image.shape[0], image.shape[1])
-                    for view, found in self._views(image, whole, config):
-                        yield _Shown(start + number, size_hw, view, found, True)
-                continue
-            for number, encoded in enumerate(self._encode(group, detector=boxes is None), start=start):
-                given = None if boxes is None else _given(check_boxes(boxes[number], encoded.size_hw))
-                yield _Shown(number, encoded.size_hw, EncodedView((0, 0), encoded), given, False, boxes is not None)
+            group = [_normalized(image, config) for image in images[start : start + together]]
+            for place, view in self._encoded(group, config, detector=boxes is None):
+                size_hw = (group[place].shape[0], group[place].shape[1])
+                prompts = None if boxes is None else BoxPrompts.of_caller(boxes[start + place], size_hw)
+                yield ViewTask(ShownImage(start + place, size_hw, stitched), view, prompts)
 
-    def _whole_views(self, normalized: Sequence[F32], config: SegmentConfig) -> Sequence[_Look | None]:
-        """What the detector finds in the view of each whole image; None where the scale is given."""
-        if config.diameter_um is not None:
-            raise ConfigError(
-                f"diameter_um is {config.diameter_um}, but the pixel size of the image is not known here; expected "
-                "diameter_px, or config.at_pixel_size(pixel_size_um, name)."
-            )
-        if config.diameter_px is not None:
-            return [None] * len(normalized)
-        encoded = self._encode([cut_tile(image, (0, 0), max(image.shape[:2])) for image in normalized])
-        return list(zip(encoded, self._detect(encoded, config), strict=True))
-
-    def _views(
-        self, normalized: F32, whole: _Look | None, config: SegmentConfig
-    ) -> Iterator[tuple[EncodedView, Detections | None]]:
-        """``encode_views`` of an image whose contrast is normalised, a few at a time, and what was found in them.
-
-        Args:
-            whole: from ``_whole_views``.
-        """
-        chosen = self._choose_views(normalized, whole, config)
-        if not isinstance(chosen, TileGrid):
-            yield chosen
-            return
-        tiles = ((origin, cut_tile(normalized, origin, chosen.side)) for origin in chosen.origins)
-        yield from ((view, None) for view in self.encode_tiles(tiles))
-
-    def _choose_views(
-        self, normalized: F32, whole: _Look | None, config: SegmentConfig
-    ) -> tuple[EncodedView, Detections] | TileGrid:
-        """The whole image, where its cells are large enough in one view or none is found; else the tiles."""
-        wanted_px, diameter = config.view_diameter_px, config.diameter_px
-        if wanted_px is None:
-            raise ConfigError("view_diameter_px is None; expected the median cell diameter of a view, model pixels.")
-        size_hw, model_size = (normalized.shape[0], normalized.shape[1]), self.manifest.image_size
-        if diameter is None:
-            assert whole is not None, "_whole_views has looked where no scale is given"
-            unused = [whole]
-
-            def find_cells(view: F32) -> CellSizes:
-                if unused:  # the first view is that of the whole image
-                    return self._sizes(*unused.pop(), config)
-                (encoded,) = self._encode([view])
-                return self._sizes(encoded, self._detect([encoded], config)[0], config)
-
-            diameter = measure_diameter(normalized, model_size, find_cells, view_diameter_px=wanted_px)
-            if diameter is None or one_view_will_do(
-                diameter, max(size_hw), model_size, wanted_px, config.whole_view_diameter_px
-            ):
-                encoded, found = whole
-                return EncodedView((0, 0), encoded), found
-        return grid_at_scale(size_hw, diameter, model_size, wanted_px)
-
-    def cells_of_views(
-        self, views: Iterable[EncodedView], size_hw: tuple[int, int], *, config: SegmentConfig | None = None
-    ) -> Iterator[ViewCells]:
-        """``segment_views`` before the cells are stitched: those of each view, in order.
-
-        The boxes of several views share decoder calls.
-        """
-        config = config or self.config
-        shown = (_Shown(0, size_hw, view, None, True) for view in views)
-        return (view_cells(result, one.view.origin_yx, size_hw) for one, result in self._segmented(shown, config))
-
-    def _results(self, shown: Iterator[_Shown], config: SegmentConfig) -> Iterator[Segmentation]:
-        """One result per image, in order; the boxes of several views, and images, share decoder calls."""
-        tiles: list[ViewCells] = []
-        size_hw, number = (0, 0), 0
-        for one, result in self._segmented(shown, config):
-            if tiles and one.number != number:
-                yield stitch(tiles, size_hw, min_area_px=config.min_area_px)
-                tiles = []
-            size_hw, number = one.size_hw, one.number
-            if one.stitched:
-                tiles.append(view_cells(result, one.view.origin_yx, size_hw))
-            else:
-                yield result
-        if tiles:
-            yield stitch(tiles, size_hw, min_area_px=config.min_area_px)
-
-    def _segmented(self, shown: Iterator[_Shown], config: SegmentConfig) -> Iterator[tuple[_Shown, Segmentation]]:
-        """Every view with its own result."""
-        # At least an encoder call's: the detector looks at all of them together.
-        while group := list(islice(shown, max(_VIEWS_TOGETHER, self.chain.images_per_call))):
-            unseen = iter(self._detect([one.view.image for one in group if one.found is None], config))
-            found = [one.found if one.found is not None else next(unseen) for one in group]
-            # The features are by far the largest tensor, and only detection reads them.
-            encoded = [replace(one.view.image, patch_features=None) for one in group]
-            prompts = [
-                np.arange(len(f.boxes)) if one.given else np.full(len(f.boxes), DETECTED)
-                for one, f in zip(group, found, strict=True)
-            ]
-            results = self._decode(encoded, [f.boxes for f in found], [f.scores for f in found], prompts, config)
-            yield from zip(group, results, strict=True)
+    def _encoded(
+        self, group: Sequence[F32], config: SegmentConfig, *, detector: bool
+    ) -> Iterable[tuple[int, EncodedView]]:
+        """Views of images whose contrast is normalised, each with the place of its image."""
+        if _stitched(config, detector=detector):
+            return views_at_scale(self._pipeline, group, config)
+        return enumerate(self._pipeline.encode(group, detector=detector))
 
 
-def _given(boxes: F64) -> Detections:
-    """The user's boxes: they have no scores."""
-    return Detections(boxes, np.full(len(boxes), np.nan, np.float32), math.nan)
+def _normalized(image: ArrayLike, config: SegmentConfig) -> F32:
+    return normalize_contrast(image, invert=config.invert) if config.normalize else take_normalized(image)
+
+
+def _stitched(config: SegmentConfig, *, detector: bool) -> bool:
+    """Whether an image is shown in square views at the scale of its cells; see ``EncodedViews``."""
+    return detector and config.view_diameter_px is not None
+
+
+def _results(cells: Iterator[ViewResult], config: SegmentConfig) -> Iterator[Segmentation]:
+    """One result per image, in order."""
+    for image, views in groupby(cells, key=lambda one: one.image):
+        if image.stitched:
+            found = [view_cells(one.cells, one.origin_yx, image.size_hw) for one in views]
+            yield stitch(found, image.size_hw, min_area_px=config.min_area_px)
+        else:
+            yield from (one.cells for one in views)

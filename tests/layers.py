@@ -30,14 +30,14 @@ LEVELS: dict[str, Levels] = {
         ("results",),
         ("ops",),
         ("config",),
-        ("types", "errors"),
+        ("types", "errors", "typed_json"),
     ),
     "runtime/engines": (("backends",), ("manifest", "builtin")),
     "runtime/files": (("image_results", "save"), ("outputs",), ("plain",), ("formats",), ("readers", "placing")),
     "runtime/jobs": (
         ("folders", "find_images"),
         ("slides",),
-        ("segmenter_spec", "cluster", "differences", "memory", "step"),
+        ("segmenter_spec", "cluster", "differences", "failure", "memory", "step"),
     ),
     "export": (
         ("commands",),
@@ -60,6 +60,7 @@ LEVELS: dict[str, Levels] = {
     ),
     "benchmarks": (
         ("commands", "attention", "export_seeds", "int8", "latency", "picture", "seams", "slides", "tables"),
+        ("synthetic", "synthetic_sheets"),
         ("agreement", "baselines", "made_slide", "plots"),
         ("measure", "arithmetic", "seeded_weights"),
     ),

@@ -44,12 +44,14 @@ def files(tmp_path: Path, image: Any) -> Path:
 def test_formats_page(files: Path) -> None:
     ran = run_blocks(ROOT / "docs" / "formats.md", files)
     assert ran["bash"] >= 11
-    assert ran["python"] == 1
+    assert ran["python"] == 2
     assert (files / "found" / "well2" / "b_labels.tif").is_file()
     assert {path.name for path in (files / "all").glob("multiplex*")} == {
         f"multiplex{ending}"
         for ending in ("_labels.tif", "_cells.csv", "_cells.geojson", "_labels.ome.tif", ".zarr", "_cells.parquet")
     }
+    assert {path.name for path in (files / "all").glob("cells*")} >= {"cells_cells.csv", "cells_rois.zip"}
+    assert all((files / name).is_file() for name in ("cells_labels.tif", "cells_table.csv", "cells_rois.zip"))
     features = json.loads((files / "all" / "multiplex_cells.geojson").read_text())["features"]
     assert len(features) == tifffile.imread(files / "all" / "multiplex_labels.tif").max() > 3
     assert all("area_um2" in feature["properties"]["measurements"] for feature in features)

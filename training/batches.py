@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from runtime.ops.preprocess import paper_input
 from runtime.types import F32, I32
 from training.data.format import Sample, TileSet
+from training.data.synthetic import MadeSamples
 from training.recipe import AugmentConfig, Recipe
 
 MIN_CELL_PX = 12
@@ -63,8 +64,10 @@ class TrainingSamples(Dataset[tuple[F32, F32, I32, int]]):
     Datasets, and in them images with other channels (colour among gray ones), are drawn with the square root of their
     share, so that rare ones are seen often enough; ``Recipe.dataset_weights`` changes that.
 
+    ``Recipe.synthetic_share`` of the views show an image that is made for them.
+
     Raises:
-        ValueError: a weight is given for a dataset that is not there.
+        ValueError: a weight is given for a dataset or a group of made images that is not there.
     """
 
     def __init__(self, tiles: TileSet, recipe: Recipe) -> None:
@@ -76,6 +79,7 @@ class TrainingSamples(Dataset[tuple[F32, F32, I32, int]]):
             raise ValueError(f"dataset_weights names {', '.join(missing)}; the training data hold no such dataset.")
         weight = np.array([factors.get(kind[0], 1.0) * counts[kind] ** -0.5 for kind in kinds])
         self._cumulative = np.cumsum(weight / weight.sum())
+        self._made = MadeSamples(recipe.synthetic_weights) if recipe.synthetic_share else None
 
     def __getitem__(self, number: int) -> tuple[F32, F32, I32, int]:
         """Pixel values (3, S, S), boxes (T, 4) and labels (S, S) of sample ``number``."""
@@ -91,6 +95,8 @@ class TrainingSamples(Dataset[tuple[F32, F32, I32, int]]):
         return paper_input(image, size), boxes, labels, number
 
     def _draw(self, size: int, rng: np.random.Generator) -> tuple[F32, I32]:
+        if self._made is not None and rng.random() < self._recipe.synthetic_share:
+            return augment(self._made.draw(rng), size, self._recipe.augment, rng)
         index = min(int(np.searchsorted(self._cumulative, rng.random())), len(self._tiles) - 1)
         return augment(self._tiles[index], size, self._recipe.augment, rng)
 
@@ -179,6 +185,7 @@ def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Gen
     labels = np.ascontiguousarray(sample.labels[:height, :width])
     box = _view((height, width), _view_sides(labels, size, config, rng), rng)
     planes = [np.ascontiguousarray(sample.image[c, :height, :width]) for c in used]
+    used, planes = _other_channels(used, planes, config, rng)
     if config.rotated and rng.random() < config.rotated:
         degrees = rng.uniform(-45, 45)
         planes = [np.clip(_rotated(p, degrees, box, Image.Resampling.BICUBIC), 0, 1) for p in planes]
@@ -205,6 +212,19 @@ def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Gen
         plane = ndimage.gaussian_filter(plane, sigma) if sigma > 0.3 else plane
         image[..., channel] = plane**gamma + noise * rng.standard_normal(plane.shape, np.float32)
     return np.clip(image, 0, 1), labels
+
+
+def _other_channels(
+    used: tuple[int, ...], planes: list[F32], config: AugmentConfig, rng: np.random.Generator
+) -> tuple[tuple[int, ...], list[F32]]:
+    """Draw polarity and channels. Nothing is drawn for shares of 0, so that recorded trainings keep their draws."""
+    if len(planes) == 1 and config.inverted and rng.random() < config.inverted:
+        return used, [1 - planes[0]]
+    if used == (1, 2) and config.membrane_alone and rng.random() < config.membrane_alone:
+        return (2,), planes[1:]
+    if used == (1, 2) and config.channels_swapped and rng.random() < config.channels_swapped:
+        return used, planes[::-1]
+    return used, planes
 
 
 def _turned(plane: NDArray[Any], turns: int, mirror: bool) -> NDArray[Any]:

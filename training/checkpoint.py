@@ -12,7 +12,9 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor
 
+from runtime.errors import SegmenterError
 from runtime.ops.preprocess import Profile
+from runtime.typed_json import convert, refuse_unknown
 from training.model import CellSAM, ModelConfig
 from training.model.image_encoder import same_body
 
@@ -28,8 +30,10 @@ SAM_LICENCE = "Apache-2.0"
 _HEAD = "cellfinder.decode_head."
 
 
-class CheckpointError(ValueError):
+class CheckpointError(SegmenterError, ValueError):
     """The file is not a checkpoint this project can read; the message says what is wrong with it."""
+
+    usual_kind = "damaged"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +80,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     first = ", ".join(sorted(map(str, state))[:5]) or "none"
     raise CheckpointError(
         f"{path} is a checkpoint of another model: expected CellSAM ({_HEAD}*), SAM ViT-B (image_encoder.*) or "
-        f"one written by this project; it has {len(state)} keys, the first being {first}."
+        f"one written by this project; it has {len(state)} keys, the first being {first}.",
+        kind="mismatch",
     )
 
 
@@ -93,7 +98,9 @@ def metadata(config: ModelConfig, licence: str) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise CheckpointError(f"{path} is not a file; give the path of a checkpoint (.pt, .pth or .ckpt).")
+        raise CheckpointError(
+            f"{path} is not a file; give the path of a checkpoint (.pt, .pth or .ckpt).", kind="not_found"
+        )
     try:
         raw = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -120,12 +127,13 @@ def _from_own(raw: Mapping[str, Any]) -> Checkpoint:
     meta = raw[METADATA_KEY]
     if meta.get("schema") != METADATA_SCHEMA:
         raise CheckpointError(
-            f"checkpoint schema is {meta.get('schema')!r}; this version reads {METADATA_SCHEMA}. Update the package."
+            f"checkpoint schema is {meta.get('schema')!r}; this version reads {METADATA_SCHEMA}. Update the package.",
+            kind="wrong_version",
         )
     try:
-        sizes = dict(meta["model"])
-        sizes |= {name: tuple(value) for name, value in sizes.items() if isinstance(value, list | tuple)}
-        config = ModelConfig(**sizes)
+        sizes = convert(meta["model"], dict[str, Any])
+        refuse_unknown(sizes, ModelConfig)
+        config = convert(sizes, ModelConfig)
         state, licence = dict(raw["state_dict"]), str(meta["licence"])
         wrapped = bool(state) and all(key.startswith("model.") for key in state)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -154,7 +162,9 @@ def _from_cellsam(state: Mapping[str, Any]) -> Checkpoint:
     differing = [key for key, first in copies.items() if not torch.equal(state[key], state[first])]
     if differing:
         raise CheckpointError(
-            "the heads of the decoder layers must be one module, but these differ from layer 0: " + ", ".join(differing)
+            "the heads of the decoder layers must be one module, but these differ from layer 0: "
+            + ", ".join(differing),
+            kind="mismatch",
         )
     assert model.detector_encoder is not None
     if same_body(model.encoder, model.detector_encoder):
@@ -217,7 +227,9 @@ def _build(
     known = {key_map(key) for key in expected} | unused
     problems += [f"unexpected {key}" for key in sorted(set(map(str, state)) - known)]
     if problems:
-        raise CheckpointError(f"{len(problems)} keys do not fit this model:\n  " + "\n  ".join(problems))
+        raise CheckpointError(
+            f"{len(problems)} keys do not fit this model:\n  " + "\n  ".join(problems), kind="mismatch"
+        )
     with torch.device("meta"):
         model = CellSAM(config)
     model.load_state_dict(tensors, assign=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
 
 from training.assignment import Match, match_cost, one_to_many, one_to_one
@@ -48,20 +48,38 @@ def _layer_losses(
     for b, target in enumerate(targets):
         cost = match_cost(boxes[b], logits[b], target, config)
         found.append(one_to_one(cost) if matches == 1 else one_to_many(cost, matches))
-    wanted = torch.zeros_like(logits)
-    for b, match in enumerate(found):
-        wanted[b, match.query, config.cell_class] = 1.0
-    focal = sigmoid_focal_loss(logits, wanted, config.focal_alpha, config.focal_gamma, reduction="sum")
     predicted, true = _pairs(boxes, targets, found)
     l1 = (predicted - true).abs().sum()
-    giou = generalized_box_iou_loss(
-        box_convert(predicted, "cxcywh", "xyxy"), box_convert(true, "cxcywh", "xyxy"), reduction="sum"
-    )
+    corners, true_corners = box_convert(predicted, "cxcywh", "xyxy"), box_convert(true, "cxcywh", "xyxy")
+    giou = generalized_box_iou_loss(corners, true_corners, reduction="sum")
+    wanted = torch.zeros_like(logits)
+    batch = torch.cat([torch.full_like(match.query, b) for b, match in enumerate(found)])
+    fit = _paired_iou(corners.detach(), true_corners) if config.score_is_iou else 1.0
+    wanted[batch, torch.cat([match.query for match in found]), config.cell_class] = fit
+    focal = _soft_focal_loss(logits, wanted, config)
     return {
         "class": config.class_weight * focal / cells,
         "l1": config.l1_weight * l1 / cells,
         "giou": config.giou_weight * giou / cells,
     }
+
+
+def _soft_focal_loss(logits: Tensor, wanted: Tensor, config: DetectionLossConfig) -> Tensor:
+    """Focal loss, summed, towards targets in [0, 1]; for 0 and 1 that of Lin et al. 2017.
+
+    Source: Li et al. 2020 (Generalized Focal Loss), equation 5, with the class weights of the focal loss.
+    """
+    cross_entropy = binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    distance = (wanted - logits.sigmoid()).abs() ** config.focal_gamma
+    weight = torch.where(wanted > 0, config.focal_alpha, 1 - config.focal_alpha)
+    return (weight * distance * cross_entropy).sum()
+
+
+def _paired_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of pairs of boxes, (M, 4) xyxy each."""
+    overlap = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(1)
+    area_a, area_b = ((box[:, 2:] - box[:, :2]).clamp(min=0).prod(1) for box in (a, b))
+    return overlap / (area_a + area_b - overlap).clamp(min=1e-9)
 
 
 def _pairs(boxes: Tensor, targets: list[Tensor], found: list[Match]) -> tuple[Tensor, Tensor]:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from runtime.errors import SegmenterError
+from runtime.typed_json import FieldError, convert, refuse_unknown
 from training.model import ModelConfig
 
 Schedule = Literal["step", "cosine"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
-class RecipeError(ValueError):
+class RecipeError(SegmenterError, ValueError):
     """A recipe file or value that cannot be used."""
+
+    usual_kind = "invalid"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,9 +46,15 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
-            raise RecipeError(f"steps {self.steps} and batch_size {self.batch_size} must be 1 or more.")
+            raise RecipeError(
+                f"steps {self.steps} and batch_size {self.batch_size} must be 1 or more.",
+                kind="out_of_range",
+                field="batch_size" if self.batch_size < 1 else "steps",
+            )
         if not 0.0 <= self.ema_decay < 1.0:
-            raise RecipeError(f"ema_decay is {self.ema_decay}; expected a value in [0, 1).")
+            raise RecipeError(
+                f"ema_decay is {self.ema_decay}; expected a value in [0, 1).", kind="out_of_range", field="ema_decay"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +74,9 @@ class DetectionLossConfig:
     focal_gamma: float = 2.0
     cell_class: int = 0
     """Which logit means "cell"."""
+    score_is_iou: bool = False
+    """Train the score of a matched query towards the IoU of its box instead of towards 1, so that scores rank boxes by
+    how well they fit (Li et al. 2020, Generalized Focal Loss, quality focal loss)."""
     auxiliary_matches: int = 1
     """Queries matched to each cell in the auxiliary layers; above 1, one-to-many matching gives them denser
     supervision (Jia et al. 2023, H-DETR), while the last layer stays one-to-one and needs no suppression."""
@@ -91,7 +104,11 @@ class MaskLossConfig:
 
     def __post_init__(self) -> None:
         if self.upsampling < 1:
-            raise RecipeError(f"upsampling is {self.upsampling}; expected a whole number, 1 or more.")
+            raise RecipeError(
+                f"upsampling is {self.upsampling}; expected a whole number, 1 or more.",
+                kind="out_of_range",
+                field="upsampling",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,12 +142,22 @@ class AugmentConfig:
     """Largest standard deviation of Gaussian noise, image units (0..1)."""
     blur_px: float = 0.0
     """Largest sigma of a Gaussian blur."""
+    inverted: float = 0.0
+    """Share of the one-channel views that are shown with dark and bright exchanged."""
+    membrane_alone: float = 0.0
+    """Share of the views of a nuclear and a whole-cell channel that show the whole-cell channel alone."""
+    channels_swapped: float = 0.0
+    """Share of the other two-channel views whose channels are exchanged."""
 
     def __post_init__(self) -> None:
         strengths = ("mosaic", "aspect", "rotated", "elastic_px", "shading", "sharpening", "gamma", "noise", "blur_px")
         wrong = {name: getattr(self, name) for name in strengths if not getattr(self, name) >= 0}
         if wrong:
-            raise RecipeError(f"augmentation has {wrong}; expected 0 or more.")
+            raise RecipeError(f"augmentation has {wrong}; expected 0 or more.", kind="out_of_range")
+        shares = ("inverted", "membrane_alone", "channels_swapped")
+        outside = {name: getattr(self, name) for name in shares if not 0 <= getattr(self, name) <= 1}
+        if outside:
+            raise RecipeError(f"augmentation has {outside}; expected shares in [0, 1].", kind="out_of_range")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,6 +172,10 @@ class Recipe:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     dataset_weights: Mapping[str, float] = field(default_factory=dict)
     """Factors by which datasets, by name, are drawn more often than by the square root of their share; 1 if absent."""
+    synthetic_share: float = 0.0
+    """Share of the views that show an image made on the fly (``training.data.synthetic``) in place of a tile."""
+    synthetic_weights: Mapping[str, float] = field(default_factory=dict)
+    """Factors by which groups of made images, by name, are drawn; 1 if absent, 0 leaves a group out."""
     mask_weight_in_stage1: float = 0.0
     """Above 0, stage 1 also trains the mask decoder on ground-truth boxes: for models that do not start from SAM."""
     train_decoder_in_stage2: bool = False
@@ -156,7 +187,23 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if any(not weight > 0 for weight in self.dataset_weights.values()):
-            raise RecipeError(f"dataset_weights is {dict(self.dataset_weights)}; expected values above 0.")
+            raise RecipeError(
+                f"dataset_weights is {dict(self.dataset_weights)}; expected values above 0.",
+                kind="out_of_range",
+                field="dataset_weights",
+            )
+        if not 0.0 <= self.synthetic_share <= 1.0:
+            raise RecipeError(
+                f"synthetic_share is {self.synthetic_share}; expected a value in [0, 1].",
+                kind="out_of_range",
+                field="synthetic_share",
+            )
+        if any(not weight >= 0 for weight in self.synthetic_weights.values()):
+            raise RecipeError(
+                f"synthetic_weights is {dict(self.synthetic_weights)}; expected values of 0 or more.",
+                kind="out_of_range",
+                field="synthetic_weights",
+            )
 
     def to_json(self) -> str:
         """As stored beside a run."""
@@ -265,28 +312,29 @@ def load_recipe(source: str | Path) -> Recipe:
         return PRESETS[str(source)]
     path = Path(source)
     if not path.is_file():
-        raise RecipeError(f"{source} is neither a preset ({', '.join(PRESETS)}) nor a file.")
+        raise RecipeError(
+            f"{source} is neither a preset ({', '.join(PRESETS)}) nor a file.", kind="not_found", field="recipe"
+        )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        preset = PRESETS[content.pop("preset", "nano")]
-        return _updated(preset, content)
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RecipeError(f"{path} is not a recipe: {error}.") from error
+        content = convert(json.loads(path.read_text(encoding="utf-8")), dict[str, Any])
+        name = str(content.pop("preset", "nano"))
+        if name not in PRESETS:
+            raise FieldError(f"preset is {name!r}, expected one of {', '.join(PRESETS)}", "preset")
+        return convert(_merged(PRESETS[name], content), Recipe)
+    except (ValueError, RecursionError) as error:
+        own = (
+            error
+            if isinstance(error, RecipeError)
+            else RecipeError(kind="damaged", field=getattr(error, "field", None))
+        )
+        raise RecipeError(f"{path} is not a recipe: {error}.", kind=own.kind, field=own.field) from error
 
 
-def _updated(value: Any, changes: Mapping[str, Any]) -> Any:
-    """A frozen dataclass with some values, nested ones too, replaced."""
-    names = {f.name for f in fields(value)}
-    unknown = sorted(changes.keys() - names)
-    if unknown:
-        raise RecipeError(f"{type(value).__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(names))}")
-    converted = {}
-    for name, change in changes.items():
-        current = getattr(value, name)
-        if isinstance(current, Mapping):
-            converted[name] = dict(change)
-        elif isinstance(change, Mapping):
-            converted[name] = _updated(current, change)
-        else:
-            converted[name] = tuple(change) if isinstance(change, list) else change
-    return replace(value, **converted)
+def _merged(value: Any, changes: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    """Fields of a dataclass as an object, some replaced; of dataclasses in it, some of theirs."""
+    refuse_unknown(changes, type(value), place)
+    merged = {one.name: getattr(value, one.name) for one in fields(value)} | changes
+    for name in changes:
+        if is_dataclass(current := getattr(value, name)) and isinstance(changes[name], Mapping):
+            merged[name] = _merged(current, changes[name], f"{place}.{name}".lstrip("."))
+    return merged

@@ -1,6 +1,6 @@
-"""``cellsam-engine bench``: how fast this machine segments, by stage, image size, cells per image and backend.
+"""``cellsam-engine bench``: how fast this machine segments, by step, image size, cells per image and backend.
 
-Latency is that of one image after another, by stage; throughput that of ``Segmenter.stream``, of the cells that the
+Latency is that of one image after another, by step; throughput that of ``Segmenter.stream``, of the cells that the
 model finds and of given ones. In latency backends take turns, so that a machine whose speed drifts slows each of them
 alike. Given boxes are spread over a real image: their number is what is varied; the detector runs all the same.
 """
@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.agreement import measure_agreement
-from benchmarks.measure import Stages, percentiles_ms, write_record
+from benchmarks.measure import StepTimes, percentiles_ms, write_record
 from runtime import BackendOptions, SegmentConfig, Segmenter
 from runtime.commands.console import fail
 from runtime.commands.options import CpuPrecisionOption, ModelOption, ThreadsOption
-from runtime.commands.settings import engine_directory, fail_of_usage
+from runtime.commands.settings import engine_directory
 from runtime.engines.backends.base import BACKENDS, ON_GPU
 from runtime.engines.builtin import BUILTIN_NAME, sample_images
 from runtime.errors import ConfigError, SegmenterError
@@ -32,9 +32,11 @@ from runtime.files.plain import read_image
 from runtime.ops.boxes import LOGITS_PER_TOKEN, select_boxes
 from runtime.ops.preprocess import branch_inputs, normalize_contrast
 from runtime.pipeline.assembly import Assembly
-from runtime.results import Detections, EncodedImage
+from runtime.pipeline.encoded import EncodedView
+from runtime.pipeline.pipeline import Pipeline
+from runtime.results import Detections
 
-STAGES = ("contrast", "input", "encode", "detect", "choose", "decode", "assemble")
+STEPS = ("contrast", "input", "encode", "detect", "choose", "decode", "assemble")
 """Contrast; model input; image encoder; CellFinder; choice of boxes; mask decoder; label map."""
 
 IMAGES_TOGETHER = 4
@@ -43,7 +45,7 @@ IMAGES_TOGETHER = 4
 MOST_IN_STREAMS = 300
 """Given cells of an image in throughput: more make a run long and tell no more."""
 
-HOST_STAGES = ("contrast", "input", "choose", "assemble")
+HOST_STEPS = ("contrast", "input", "choose", "assemble")
 """Those that run beside the engines, on one core of the host."""
 
 
@@ -70,44 +72,50 @@ class Case:
         return np.concatenate((centres - half, centres + half), axis=1).reshape(-1, 4)
 
 
-class Measured(Segmenter):
-    """A segmenter whose detector can be made to find given cells, after it has done its work."""
+class GivenCells(Pipeline):
+    """A pipeline whose detector finds given cells, after it has done its work."""
 
-    given: NDArray[np.float64] | None = None
-    """(K, 4) xyxy, image pixels; None: what it finds."""
+    def __init__(self, base: Pipeline, boxes: NDArray[np.float64]) -> None:
+        """Args: base: whose engines are run. boxes: (K, 4) xyxy, pixels of every view."""
+        super().__init__(
+            base.engines,
+            base.manifest,
+            backend=base.backend,
+            images_per_call=base.images_per_call,
+            boxes_per_call=base.boxes_per_call,
+        )
+        self._given = boxes
 
-    def _detect(self, encoded: Sequence[EncodedImage], config: SegmentConfig) -> list[Detections]:
-        found = super()._detect(encoded, config)
-        if self.given is None:
-            return found
-        sure = np.ones(len(self.given), np.float32)
-        return [Detections(self.given, sure, one.threshold) for one in found]
+    def detect(self, views: Sequence[EncodedView], config: SegmentConfig) -> list[Detections]:
+        """See ``Pipeline``."""
+        sure = np.ones(len(self._given), np.float32)
+        return [replace(one, boxes=self._given, scores=sure) for one in super().detect(views, config)]
 
 
-def time_stages(segmenter: Segmenter, case: Case) -> Stages:
-    """Seconds by stage of one image; every mask is kept, whatever its IoU estimate."""
+def time_steps(segmenter: Segmenter, case: Case) -> StepTimes:
+    """Seconds by step of one image; every mask is kept, whatever its IoU estimate."""
     config = replace(segmenter.config, normalize=False, iou_threshold=-1e9)
-    image, boxes, stages = case.image(), case.boxes(), Stages()
+    image, boxes, steps = case.image(), case.boxes(), StepTimes()
     last = time.perf_counter()
 
-    def done(stage: str) -> None:
+    def done(step: str) -> None:
         nonlocal last
         now = time.perf_counter()
-        stages[stage], last = now - last, now
+        steps[step], last = now - last, now
 
-    detector = segmenter.manifest.has_detector
+    calls, detector = segmenter.pipeline.calls, segmenter.manifest.has_detector
     normalized = normalize_contrast(image)
     done("contrast")
     inputs = branch_inputs(normalized, segmenter.manifest, detector=detector)
     done("input")
-    (encoded,) = segmenter.chain.encode([inputs], [(case.side, case.side)])
+    (encoded,) = calls.encode([inputs], [(case.side, case.side)])
     done("encode")
-    candidates = segmenter.chain.detect([encoded]) if detector else []
+    candidates = calls.detect([encoded]) if detector else []
     done("detect")
-    for found, logits in candidates:
-        select_boxes(found, logits, config)
+    for one in candidates:
+        select_boxes(one.boxes_cxcywh_norm, one.logits, config)
     done("choose")
-    masks = [part for _, part in segmenter.chain.decode([encoded], [boxes], full=config.mask_window == "full")]
+    masks = [part for _, part in calls.decode([encoded], [boxes], full=config.mask_window == "full")]
     done("decode")
     sides = (LOGITS_PER_TOKEN * segmenter.manifest.grid_size, segmenter.manifest.image_size)
     assembly = Assembly(encoded.size_hw, sides, len(boxes), config)
@@ -115,10 +123,10 @@ def time_stages(segmenter: Segmenter, case: Case) -> Stages:
         assembly.add(part)
     assembly.finish(boxes, np.ones(len(boxes), np.float32), np.arange(len(boxes)))
     done("assemble")
-    return stages
+    return steps
 
 
-def images_per_second(segmenter: Measured, side: int, images: int, cells: int | None = None) -> tuple[float, float]:
+def images_per_second(segmenter: Segmenter, side: int, images: int, cells: int | None = None) -> tuple[float, float]:
     """Images and cells per second of ``Segmenter.stream``.
 
     Each image is the sample turned and mirrored another way. A run that is not counted goes before: of one image or,
@@ -133,18 +141,16 @@ def images_per_second(segmenter: Measured, side: int, images: int, cells: int | 
     case = Case(side, cells or 0)
     image, config = case.image(), whole_views(segmenter.config)
     if cells is not None:
-        segmenter.given, config = case.boxes(), replace(config, iou_threshold=-1e9)
-    together = max(IMAGES_TOGETHER, segmenter.chain.images_per_call)
+        config = replace(config, iou_threshold=-1e9)
+        segmenter = Segmenter.from_pipeline(GivenCells(segmenter.pipeline, case.boxes()), config)
+    together = max(IMAGES_TOGETHER, segmenter.pipeline.images_per_call)
     views = [np.rot90(image if n % 8 < 4 else image[:, ::-1], n % 4) for n in range(images)]
-    try:
-        before = views if segmenter.backend in ON_GPU else views[:1]
-        for _ in segmenter.stream(before, config=config, images_together=together):
-            pass
-        start = time.perf_counter()
-        found = sum(len(result) for result in segmenter.stream(views, config=config, images_together=together))
-        seconds = time.perf_counter() - start
-    finally:
-        segmenter.given = None
+    before = views if segmenter.backend in ON_GPU else views[:1]
+    for _ in segmenter.stream(before, config=config, images_together=together):
+        pass
+    start = time.perf_counter()
+    found = sum(len(result) for result in segmenter.stream(views, config=config, images_together=together))
+    seconds = time.perf_counter() - start
     return images / seconds, found / seconds
 
 
@@ -192,7 +198,7 @@ def bench_command(
         Path | None, typer.Option("--out", "-o", help="Directory for the record and plots.", metavar="DIR")
     ] = None,
 ) -> None:
-    """Measure latency by stage and throughput of an engine directory on this machine."""
+    """Measure latency by step and throughput of an engine directory on this machine."""
     names = backend or ["auto"]
     options = BackendOptions(threads=threads, cpu_precision=cpu_precision)
     try:
@@ -204,7 +210,7 @@ def bench_command(
         with_boxes = {name: one for name, one in segmenters.items() if one.manifest.has_detector}
         agreement = measure_agreement(with_boxes) if with_boxes else []
     except ConfigError as error:
-        fail_of_usage(error)
+        fail(error, code=2)
     except SegmenterError as error:
         fail(error)
     _show(latency, throughput, agreement)
@@ -227,7 +233,7 @@ def bench_command(
         typer.echo(path)
 
 
-def load(engine: Path | None, names: list[str], options: BackendOptions, *, cuda_graphs: bool) -> dict[str, Measured]:
+def load(engine: Path | None, names: list[str], options: BackendOptions, *, cuda_graphs: bool) -> dict[str, Segmenter]:
     """What is measured, by name.
 
     Args:
@@ -241,43 +247,46 @@ def load(engine: Path | None, names: list[str], options: BackendOptions, *, cuda
     """
     found = {}
     for name in names:
-        found[name] = Measured(engine, backend=name, options=options)
+        found[name] = Segmenter(engine, backend=name, options=options)
         if cuda_graphs and found[name].backend == "cuda":
             with_graphs = replace(options, cuda_graphs=True)
-            found[f"{name}, CUDA graphs"] = Measured(engine, backend="cuda", options=with_graphs)
+            found[f"{name}, CUDA graphs"] = Segmenter(engine, backend="cuda", options=with_graphs)
     if cuda_graphs and len(found) == len(set(names)):
-        raise ConfigError(f"--cuda-graphs is for the backend 'cuda'; measured are {', '.join(map(repr, found))}.")
+        measured = ", ".join(map(repr, found))
+        raise ConfigError(
+            f"cuda_graphs is for the backend 'cuda'; measured are {measured}.", kind="conflict", field="cuda_graphs"
+        )
     return found
 
 
 def measure_latency(
     segmenters: Mapping[str, Segmenter], sizes: list[int], cells: list[int], warmup: int, runs: int
 ) -> list[dict[str, Any]]:
-    """Percentiles in ms by stage and in all, for every backend, size and number of cells."""
+    """Percentiles in ms by step and in all, for every backend, size and number of cells."""
     records = []
     for case in (Case(side, count) for side in sizes for count in cells):
-        found: dict[str, list[Stages]] = {name: [] for name in segmenters}
+        found: dict[str, list[StepTimes]] = {name: [] for name in segmenters}
         for turn in range(warmup + runs):
             for name, segmenter in segmenters.items():
-                stages = time_stages(segmenter, case)
+                steps = time_steps(segmenter, case)
                 if turn >= warmup:
-                    found[name].append(stages)
+                    found[name].append(steps)
         records += [
             {
                 "backend": name,
                 "side_px": case.side,
                 "cells": case.cells,
-                "total_ms": percentiles_ms([sum(one.values()) for one in stages_of]),
-                "host_ms": percentiles_ms([sum(one[stage] for stage in HOST_STAGES) for one in stages_of]),
-                "stages_ms": {stage: percentiles_ms([one[stage] for one in stages_of]) for stage in STAGES},
+                "total_ms": percentiles_ms([sum(one.values()) for one in steps_of]),
+                "host_ms": percentiles_ms([sum(one[step] for step in HOST_STEPS) for one in steps_of]),
+                "steps_ms": {step: percentiles_ms([one[step] for one in steps_of]) for step in STEPS},
             }
-            for name, stages_of in found.items()
+            for name, steps_of in found.items()
         ]
     return records
 
 
 def measure_throughput(
-    segmenters: Mapping[str, Measured], sizes: list[int], images: int, cells: list[int], batches: list[int]
+    segmenters: Mapping[str, Segmenter], sizes: list[int], images: int, cells: list[int], batches: list[int]
 ) -> list[dict[str, Any]]:
     """Images, megapixels and cells per second of a stream, for every backend and size.
 
@@ -292,15 +301,15 @@ def measure_throughput(
     with_detector = {name: one for name, one in segmenters.items() if one.manifest.has_detector}
     for side in sizes if images else []:
         for name, segmenter in with_detector.items():
-            usual, measured = segmenter.chain.images_per_call, set()
-            for batch in batches or [usual]:
-                segmenter.chain.limit_images(batch)
-                together = segmenter.chain.images_per_call
+            measured = set()
+            for batch in batches or [segmenter.pipeline.images_per_call]:
+                limited = with_images_per_call(segmenter, batch)
+                together = limited.pipeline.images_per_call
                 if together in measured:
                     continue
                 measured.add(together)
                 for given in (None, *cells):
-                    rate, cell_rate = images_per_second(segmenter, side, images, given)
+                    rate, cell_rate = images_per_second(limited, side, images, given)
                     records.append(
                         {
                             "backend": name,
@@ -313,17 +322,29 @@ def measure_throughput(
                             "cells_per_s": round(cell_rate, 1),
                         }
                     )
-            segmenter.chain.limit_images(usual)
     return records
+
+
+def with_images_per_call(segmenter: Segmenter, count: int) -> Segmenter:
+    """The same engines with another number of images in an encoder call, or as many as the engines take."""
+    base = segmenter.pipeline
+    limited = Pipeline(
+        base.engines,
+        base.manifest,
+        backend=base.backend,
+        images_per_call=count,
+        boxes_per_call=base.boxes_per_call,
+    )
+    return Segmenter.from_pipeline(limited, segmenter.config)
 
 
 def _show(latency: list[dict[str, Any]], throughput: list[dict[str, Any]], agreement: list[dict[str, Any]]) -> None:
     console = Console()
-    table = Table("backend", "side", "cells", "p50", "p90", "host", *STAGES, title="ms of one image; stages: median")
+    table = Table("backend", "side", "cells", "p50", "p90", "host", *STEPS, title="ms of one image; steps: median")
     for row in latency:
-        stages = [f"{row['stages_ms'][stage]['p50']:.1f}" for stage in STAGES]
+        steps = [f"{row['steps_ms'][step]['p50']:.1f}" for step in STEPS]
         times = (row["total_ms"]["p50"], row["total_ms"]["p90"], row["host_ms"]["p50"])
-        table.add_row(row["backend"], str(row["side_px"]), str(row["cells"]), *(f"{t:.1f}" for t in times), *stages)
+        table.add_row(row["backend"], str(row["side_px"]), str(row["cells"]), *(f"{t:.1f}" for t in times), *steps)
     console.print(table)
     if throughput:
         rates = Table(

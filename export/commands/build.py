@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from export.commands.export import IMAGE, read_given, say
+from export.commands.export import FLAGS, IMAGE, read_given, say
 from runtime.commands.console import fail
 from runtime.engines.backends.input_shapes import BOXES_ON_GPU, IMAGES_ON_GPU
+from runtime.engines.manifest import describe_check
 from runtime.errors import ConfigError, SegmenterError
 
 
@@ -57,9 +58,9 @@ def build_command(
             return
         place, record = build_plans(directory, options, image=read_given(image), progress=say)
     except ConfigError as error:
-        fail(error, code=2)
+        fail(error, code=2, flags=FLAGS)
     except (SegmenterError, OSError) as error:
-        fail(error)
+        fail(error, flags=FLAGS)
     for check in record.verification:
-        say(f"{check['stage']}.{check['output']}: {check['measure']} {check['value']:.4g}, limit {check['limit']:g}")
+        say(describe_check(check))
     typer.echo(place)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from export.errors import VerificationError
 from runtime.commands.console import errors, fail
+from runtime.commands.flags import in_flags
 from runtime.config import SegmentConfig, read_settings
 from runtime.engines.backends.base import BackendName
 from runtime.engines.builtin import builtin_engine
@@ -18,6 +19,15 @@ from runtime.errors import ConfigError, SegmenterError
 from runtime.files.plain import read_image
 from runtime.ops.preprocess import Profile
 from training.weights import is_builtin, weights_file
+
+FLAGS = {
+    name: f"--{name.replace('_', '-')}"
+    for name in (
+        *("attention", "checkpoint", "device", "force", "image", "licence", "max_batch", "max_boxes"),
+        *("optimization_level", "out", "precision", "profile", "settings", "trained_channels"),
+    )
+} | {"calibration": "--calibrate", "workspace_mib": "--workspace"}
+"""By the names of the settings and arguments that they set."""
 
 IMAGE: Any = typer.Option(
     help="Image that the result is checked on: PNG, JPEG, TIFF or npy; default: a built-in one of nuclei.",
@@ -89,7 +99,7 @@ def export_command(
         bool, typer.Option("--force", help="Replace an engine directory that exists; nothing else is replaced.")
     ] = False,
 ) -> None:
-    """Turn a checkpoint into an engine directory, verified against PyTorch stage by stage."""
+    """Turn a checkpoint into an engine directory, verified against PyTorch engine by engine."""
     from export.exporter import ExportConfig, export_engines
 
     try:
@@ -110,9 +120,9 @@ def export_command(
             weights_file(checkpoint), out, config, image=verified_on, calibration=calibration, progress=say
         )
     except ConfigError as error:
-        fail(error, code=2)
+        fail(error, code=2, flags=FLAGS)
     except (SegmenterError, OSError) as error:
-        fail(error)
+        fail(error, flags=FLAGS)
     for output in manifest.verification["outputs"]:
         say(describe_check(output))
     typer.echo(out)
@@ -163,7 +173,7 @@ def verify_command(
         if failed:
             raise VerificationError("\n".join(failed))
     except (SegmenterError, OSError) as error:
-        fail(error)
+        fail(error, flags=FLAGS)
 
 
 def read_given(image: Path | None) -> NDArray[Any] | None:
@@ -173,4 +183,4 @@ def read_given(image: Path | None) -> NDArray[Any] | None:
 
 def say(message: str) -> None:
     """A line of progress, on stderr."""
-    errors.print(message, markup=False)
+    errors.print(in_flags(message, FLAGS), markup=False)

@@ -75,5 +75,9 @@ def _half(x: Tensor) -> Tensor:
     half = x.detach().half()
     if not torch.isfinite(half).all():
         largest = float(x.detach().abs().max())
-        raise ExportError(f"weights up to {largest:.3g} do not fit into float16; export with --precision fp32.")
+        raise ExportError(
+            f"weights up to {largest:.3g} do not fit into float16; export with precision='fp32'.",
+            kind="out_of_range",
+            field="precision",
+        )
     return half

@@ -107,7 +107,7 @@ def build_plans(
             max_batch=options.max_batch,
             max_boxes=options.max_boxes,
             image=image,
-            on_stage=lambda stage: progress(f"comparing {stage} with onnxruntime on the CPU"),
+            on_engine=lambda name: progress(f"comparing {name} with onnxruntime on the CPU"),
         )
         _refuse_failed(checks)
         record = PlanRecord(
@@ -138,17 +138,21 @@ def _read(directory: Path) -> Manifest:
     fused = [spec.file for spec in manifest.engines.values() if spec.attention == "fused"]
     if fused:
         raise ExportError(
-            f"{directory} was exported with --attention fused: {', '.join(fused)} have an operator of onnxruntime's "
-            "own, which TensorRT does not know. Export with: cellsam-engine export --attention plain."
+            f"{directory} was exported with fused attention: {', '.join(fused)} have an operator of onnxruntime's "
+            "own, which TensorRT does not know. Export with: cellsam-engine export --attention plain.",
+            kind="unsupported",
+            field="attention",
         )
     if manifest.precision == "int8":
         raise ExportError(
-            f"{directory} was exported with --precision int8, in a form for CPUs. For TensorRT, export with: "
-            "cellsam-engine export --precision fp16."
+            f"{directory} computes in 8-bit integers, in a form for CPUs. For TensorRT, export with: "
+            "cellsam-engine export --precision fp16.",
+            kind="unsupported",
+            field="precision",
         )
     problems = [problem for spec in manifest.engines.values() for problem in find_problems(directory / spec.file)]
     if problems:
-        raise ExportError("TensorRT would not take these graphs:\n  " + "\n  ".join(problems))
+        raise ExportError("TensorRT would not take these graphs:\n  " + "\n  ".join(problems), kind="unsupported")
     return manifest
 
 

@@ -15,7 +15,7 @@ from export.errors import ExportError
 from runtime.config import check_whole
 from runtime.engines.backends.input_shapes import BOXES_ON_GPU, IMAGES_ON_GPU
 from runtime.engines.backends.plan_record import Ranges
-from runtime.engines.backends.tensorrt import load_tensorrt, message_log, said
+from runtime.engines.backends.tensorrt import load_tensorrt, message_log, pop_errors
 from runtime.errors import ConfigError
 
 
@@ -44,7 +44,9 @@ class BuildOptions:
         check_whole("device", self.device, least=0)
         check_whole("optimization_level", self.optimization_level, least=0)
         if self.optimization_level > 5:
-            raise ConfigError(f"optimization_level is {self.optimization_level}; expected 0 to 5.")
+            raise ConfigError(
+                f"optimization_level is {self.optimization_level}; expected 0 to 5.", field="optimization_level"
+            )
         if self.workspace_mib is not None:
             check_whole("workspace_mib", self.workspace_mib, least=1)
 
@@ -74,8 +76,8 @@ def build_plan(
     network = builder.create_network(1 << int(rt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = rt.OnnxParser(network, log)
     if not parser.parse_from_file(str(path)):
-        errors = "\n  ".join(str(parser.get_error(index)) for index in range(parser.num_errors)) or said(log)
-        raise ExportError(f"TensorRT {rt.__version__} cannot parse {path}:\n  {errors}")
+        errors = "\n  ".join(str(parser.get_error(index)) for index in range(parser.num_errors)) or pop_errors(log)
+        raise ExportError(f"TensorRT {rt.__version__} cannot parse {path}:\n  {errors}", kind="unsupported")
     config = builder.create_builder_config()
     config.builder_optimization_level = options.optimization_level
     config.profiling_verbosity = rt.ProfilingVerbosity.DETAILED  # for the gate on the layers' types
@@ -87,7 +89,7 @@ def build_plan(
     _use_cache(config, cache, progress)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise ExportError(f"TensorRT {rt.__version__} cannot build {path}: {said(log)}")
+        raise ExportError(f"TensorRT {rt.__version__} cannot build {path}: {pop_errors(log)}")
     return bytes(plan), bytes(config.get_timing_cache().serialize())
 
 
@@ -96,7 +98,7 @@ def _add_profile(builder: Any, config: Any, ranges: Ranges, path: Path) -> None:
     for name, (least, best, most) in ranges.items():
         profile.set_shape(name, least, best, most)
     if not profile or config.add_optimization_profile(profile) < 0:
-        raise ExportError(f"TensorRT does not take the shapes {dict(ranges)} for {path}.")
+        raise ExportError(f"TensorRT does not take the shapes {dict(ranges)} for {path}.", kind="unsupported")
 
 
 def _use_cache(config: Any, cache: bytes, progress: Callable[[str], None]) -> None:

@@ -1,4 +1,4 @@
-"""Plans on the GPU against the same ONNX files in onnxruntime on the CPU, stage by stage."""
+"""Plans on the GPU against the same ONNX files in onnxruntime on the CPU, engine by engine."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def check_plans(
     max_boxes: int,
     image: NDArray[np.generic] | None = None,
     tolerance: HalfTolerance | None = None,
-    on_stage: Callable[[str], None] = lambda stage: None,
+    on_engine: Callable[[str], None] = lambda name: None,
 ) -> list[GateCheck]:
-    """Run every plan; each gets onnxruntime's output of the stage before, so that an error shows where it arises.
+    """Run every plan; each gets onnxruntime's output of the engine before, so that an error shows where it arises.
 
     Args:
         directory: where the ONNX files lie.
@@ -39,14 +39,14 @@ def check_plans(
         max_boxes: boxes that the mask decoder takes at once.
         image: what to run on; default, the image that comes with the package.
         tolerance: default, the gates of half precision.
-        on_stage: called with the name of each stage before it runs.
+        on_engine: called with the name of each engine before it runs.
     """
     limits = tolerance or HalfTolerance()
     normalized = normalize_contrast(verification_image() if image is None else image)
     branches = branch_inputs(normalized, manifest, detector=manifest.has_detector)
 
     def on_cpu(name: EngineName) -> Engine:
-        on_stage(name)
+        on_engine(name)
         spec = manifest.engines[name]
         return load_engine(directory / spec.file, spec, backend="cpu", options=BackendOptions())
 
@@ -76,11 +76,11 @@ def check_plans(
 
 
 def _relative(
-    stage: EngineName, plans: Mapping[EngineName, Engine], feeds: Arrays, expected: Arrays, limits: HalfTolerance
+    engine: EngineName, plans: Mapping[EngineName, Engine], feeds: Arrays, expected: Arrays, limits: HalfTolerance
 ) -> Iterator[GateCheck]:
-    found = run_cast(plans[stage], feeds)
+    found = run_cast(plans[engine], feeds)
     for name, array in found.items():
-        yield check_relative(stage, name, array, expected[name][: len(array)], limits)
+        yield check_relative(engine, name, array, expected[name][: len(array)], limits)
 
 
 def _decoder_feeds(embeddings: F32, detected: F32, manifest: Manifest, most: int) -> Iterator[Arrays]:

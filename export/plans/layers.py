@@ -141,7 +141,7 @@ def check_half(engine: str, layers: LayerTypes, products: tuple[int, int]) -> No
     if half < LEAST_HALF_SHARE * of:
         raise VerificationError(
             f"{engine}.onnx types {half} of {of} products half precision; expected {LEAST_HALF_SHARE:.0%} of a "
-            "half-precision export. Export again with --precision fp16."
+            "half-precision export. Export again: cellsam-engine export --precision fp16."
         )
     if layers.half_share < LEAST_HALF_SHARE:
         named = "\n  ".join(str(layer) for layer in layers.float32[:MOST_NAMED])

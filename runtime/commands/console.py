@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import NoReturn
 
 import typer
 from rich.console import Console
 
-from runtime.errors import reason_of
+from runtime.commands.flags import FlagFormatter, in_flags
+from runtime.commands.options import FLAGS
+from runtime.errors import SegmenterError, reason_of
 from runtime.jobs.step import IMAGES_AT_WORK
 
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -17,9 +20,10 @@ NAMED_IMAGES = 3
 """Images of one engine call that a warning names; the others are counted."""
 
 
-def fail(error: Exception, code: int = 1) -> NoReturn:
-    """Print an error and leave with this exit code."""
-    errors.print(f"error: {reason_of(error)}", style="bold red", markup=False)
+def fail(error: Exception, code: int = 1, flags: Mapping[str, str] = FLAGS) -> NoReturn:
+    """Print an error, with flags in place of the names of settings, and leave with this exit code."""
+    field = error.field if isinstance(error, SegmenterError) else None
+    errors.print(f"error: {in_flags(reason_of(error), flags, field)}", style="bold red", markup=False)
     raise typer.Exit(code)
 
 
@@ -47,7 +51,7 @@ def with_file(message: str) -> str:
 def log_to_console(*, verbose: bool) -> None:
     """Show what the program logs, and warnings of Python, on the console."""
     handler = ConsoleHandler()
-    handler.setFormatter(logging.Formatter("%(name)s: %(message)s" if verbose else "%(message)s"))
+    handler.setFormatter(FlagFormatter("%(name)s: %(message)s" if verbose else "%(message)s"))
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
     logging.captureWarnings(True)
     # What it says of a damaged file is of use beside our own message only to those who look closer.

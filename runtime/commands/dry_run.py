@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from runtime.commands.console import errors
+from runtime.commands.flags import in_flags
 from runtime.commands.progress import duration
 from runtime.commands.report import announce_compilation, named_failure
-from runtime.commands.settings import in_flags
 
 if TYPE_CHECKING:
     from runtime.commands.job import SegmentJob
-    from runtime.jobs.folders.estimate import FolderEstimate, Planned, SlidesEstimate
+    from runtime.jobs.folders.estimate import FolderEstimate, ImageForecast, SlidesEstimate
 
 
-def show_plan(job: SegmentJob, *, as_json: bool) -> None:
+def show_forecast(job: SegmentJob, *, as_json: bool) -> None:
     """Print what a job would do with each image on stdout, and what it will take.
 
     Args:
@@ -29,32 +29,32 @@ def show_plan(job: SegmentJob, *, as_json: bool) -> None:
         typer.Exit: an image cannot be segmented, or its results may not be replaced.
     """
     from runtime.engines.manifest import read_manifest
-    from runtime.jobs.folders.estimate import estimate_folder, estimate_slides, plan_folder
+    from runtime.jobs.folders.estimate import estimate_folder, estimate_slides, forecast_folder
 
     announce_compilation()
     model_size = read_manifest(job.work.engines.directory).image_size
-    planned = plan_folder(job.targets, job.work, job.records, job.options, model_size)
-    planned, of_images = estimate_folder(planned, job.work)
-    planned, of_slides = estimate_slides(planned, job.work)
-    for one in planned:
+    forecasts = forecast_folder(job.targets, job.work, job.records, job.options, model_size)
+    forecasts, of_images = estimate_folder(forecasts, job.work)
+    forecasts, of_slides = estimate_slides(forecasts, job.work)
+    for one in forecasts:
         typer.echo(json.dumps(_as_json(one)) if as_json else f"{one.target[0]}\t{_described(one)}")
-    for name, value in _totals(planned, of_images, of_slides).items():
+    for name, value in _totals(forecasts, of_images, of_slides).items():
         typer.echo(f"{name:<8} {value}", err=as_json)
-    failed = [one for one in planned if one.failure is not None]
+    failed = [one for one in forecasts if one.failure is not None]
     if failed:
-        errors.print(f"{len(failed)} of {len(planned)} images would fail:", style="bold red")
+        errors.print(f"{len(failed)} of {len(forecasts)} images would fail:", style="bold red")
         for one in failed:
             errors.print(f"  {named_failure(one.target[0], str(one.failure))}", markup=False)
         raise typer.Exit(1)
 
 
 def _totals(
-    planned: Iterable[Planned], of_images: FolderEstimate | None, of_slides: SlidesEstimate | None
+    forecasts: Iterable[ImageForecast], of_images: FolderEstimate | None, of_slides: SlidesEstimate | None
 ) -> dict[str, str]:
-    planned = list(planned)
-    slides = sum(one.as_slide and one.failure is None for one in planned)
-    already = sum(one.already for one in planned)
-    rows = {"images": f"{sum(one.to_do for one in planned)} to segment, {already} already done, {slides} as slides"}
+    forecasts = list(forecasts)
+    slides = sum(one.as_slide and one.failure is None for one in forecasts)
+    already = sum(one.already for one in forecasts)
+    rows = {"images": f"{sum(one.to_do for one in forecasts)} to segment, {already} already done, {slides} as slides"}
     if of_images is not None:
         rows["time"] = f"about {duration(of_images.seconds)} in one process, by {of_images.sample.target[0]}"
     if of_slides is not None:
@@ -68,7 +68,7 @@ def _totals(
     return rows
 
 
-def _described(one: Planned) -> str:
+def _described(one: ImageForecast) -> str:
     if one.size_hw is None or one.failure is not None:
         return "already done" if one.already else "fails"
     size = f"{one.size_hw[1]} x {one.size_hw[0]} px"
@@ -78,11 +78,11 @@ def _described(one: Planned) -> str:
     return f"{size}\t{'tiles by the measured diameter' if one.tiles is None else _tiles(one)}"
 
 
-def _tiles(one: Planned) -> str:
+def _tiles(one: ImageForecast) -> str:
     return "1 tile" if one.tiles == 1 else f"{one.tiles} tiles"
 
 
-def _as_json(one: Planned) -> dict[str, Any]:
+def _as_json(one: ImageForecast) -> dict[str, Any]:
     height, width = one.size_hw or (None, None)
     return {
         "path": str(one.target[0]),
@@ -92,5 +92,5 @@ def _as_json(one: Planned) -> dict[str, Any]:
         "tiles": one.tiles,
         "diameter_px": one.diameter_px,
         "already_done": one.already,
-        "error": None if one.failure is None else {"kind": one.kind, "message": in_flags(one.failure)},
+        "error": None if one.failure is None else {"kind": one.failure.kind, "message": in_flags(str(one.failure))},
     }

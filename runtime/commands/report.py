@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,17 +10,15 @@ from typing import Any
 
 import typer
 
-from runtime.commands.console import errors
+from runtime.commands.console import errors, fail
+from runtime.commands.flags import in_flags
 from runtime.commands.progress import JobProgress, duration
-from runtime.commands.settings import fail_in_flags, in_flags
 from runtime.errors import SegmenterError
 from runtime.files.image_results import OVERLAY_ENDING, FileOptions
 from runtime.files.outputs.formats import OUTPUT_FORMATS
 from runtime.jobs.folders.work import ImageDone
 from runtime.jobs.step import Step
 from runtime.ops.compiled import loops_to_compile
-
-DISK_FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT)))
 
 COMPILE_SECONDS = 20
 """About how long the loops take to compile, on one core of 2020."""
@@ -74,7 +70,7 @@ class Report:
             raise typer.Exit(130) from None
         except (SegmenterError, OSError) as error:
             self._print_problems()
-            fail_in_flags(error)
+            fail(error)
         self._print_problems()
         self._print_summary()
         if self._failed or self._incomplete:
@@ -112,7 +108,7 @@ class Report:
             errors.print(f"{len(self._failed)} of {self._count} images failed:", style="bold red")
         for done in self._failed:
             errors.print(f"  {named_failure(done.target[0], str(done.failure))}", markup=False)
-        if any(full in str(one.failure) for one in self._failed for full in DISK_FULL):
+        if any(one.failure is not None and one.failure.kind == "disk_full" for one in self._failed):
             errors.print("The disk is full. What was finished is kept: make room and give the same command again.")
         if self._without_cells:
             errors.print(
@@ -144,9 +140,9 @@ def describe(done: ImageDone, files: FileOptions) -> dict[str, Any]:
     image, stem = done.target
     error = None
     if done.failure is not None:
-        error = {"kind": done.kind, "message": in_flags(done.failure)}
+        error = {"kind": done.failure.kind, "message": in_flags(str(done.failure))}
     elif done.slide is not None and done.slide.failed:
-        error = {"kind": "tiles_failed", "message": "; ".join(done.slide.failed)}
+        error = {"kind": "tiles_failed", "message": in_flags("; ".join(done.slide.failed))}
     results = {name: f"{stem}{OUTPUT_FORMATS[name].ending}" for name in files.formats}
     if files.overlay:
         results["overlay"] = f"{stem}{OVERLAY_ENDING}"

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from runtime.commands.console import fail
 from runtime.commands.groups import with_groups
 from runtime.commands.options import SegmentOptions
-from runtime.commands.settings import fail_in_flags, fail_of_usage
 from runtime.errors import ConfigError, SegmenterError
 
 
@@ -35,7 +35,7 @@ def segment_command(
     that are done are passed over. An image that fails does not stop the
     others. Exit code 0: done, 1: something failed, 2: wrong usage.
     """
-    from runtime.commands.dry_run import show_plan
+    from runtime.commands.dry_run import show_forecast
     from runtime.commands.job import make_job
     from runtime.commands.report import Report
     from runtime.jobs.cluster import check_cluster
@@ -46,7 +46,7 @@ def segment_command(
     try:
         job = make_job(images, options)
         if options.run.dry_run:
-            show_plan(job, as_json=options.run.as_json)
+            show_forecast(job, as_json=options.run.as_json)
             return
         if options.machine.cluster is None:
             loaded_segmenter(job.work.engines)  # what is wrong with it is wrong for all images
@@ -54,9 +54,9 @@ def segment_command(
             check_cluster(job.options, job.work.engines)
         output.out.mkdir(parents=True, exist_ok=True)
     except ConfigError as error:
-        fail_of_usage(error)
+        fail(error, code=2)
     except (SegmenterError, OSError) as error:
-        fail_in_flags(error)
+        fail(error)
     with job.records:
         report = Report(len(job.targets), output.out, job.work.files, as_json=options.run.as_json)
         report.show(partial(segment_folder, job.targets, job.work, job.records, job.options))

@@ -1,20 +1,17 @@
-"""From the options of the command line to the settings of the library, and from its errors back to options."""
+"""From the options of the command line to the settings of the library."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from runtime.commands.console import fail
-from runtime.commands.options import FLAGS, MachineOptions, ModelOptions, SegmentOptions, SlideOptions
-from runtime.config import SegmentConfig, changed
+from runtime.commands.options import MachineOptions, ModelOptions, SegmentOptions, SlideOptions
+from runtime.config import SegmentConfig, with_overrides
 from runtime.engines.backends.base import BackendOptions
 from runtime.engines.builtin import BUILTIN_NAME, builtin_engine
-from runtime.errors import ConfigError, JobError, reason_of
 from runtime.jobs.cluster import ClusterOptions
 
 if TYPE_CHECKING:
@@ -60,7 +57,9 @@ def segment_config(defaults: SegmentConfig, *groups: Any) -> SegmentConfig:
         ConfigError: a setting outside its range.
     """
     known = {field.name for field in fields(SegmentConfig)}
-    return changed(defaults, {name: value for group in groups for name, value in _values(group) if name in known})
+    return with_overrides(
+        defaults, {name: value for group in groups for name, value in _values(group) if name in known}
+    )
 
 
 def slide_settings(slides: SlideOptions, files: FileOptions) -> SlideSettings:
@@ -104,25 +103,3 @@ def file_options(given: SegmentOptions) -> FileOptions:
 
 def _values(group: Any) -> Iterator[tuple[str, Any]]:
     return ((field.name, getattr(group, field.name)) for field in fields(group))
-
-
-_SETTING = re.compile(r"(?<![\w./-])([a-z]+(?:_[a-z]+)+|[a-z_]+(?==True\b))(=True\b)?(?![\w/-]|\.\w)")
-"""A name with underscores, or one that is set to True; not inside a path."""
-
-
-def in_flags(message: str) -> str:
-    """A message of the library with options in place of settings: ``diameter_px``, ``overwrite=True``."""
-    return _SETTING.sub(lambda found: FLAGS.get(found[1], found[0]), message)
-
-
-def fail_in_flags(error: Exception) -> NoReturn:
-    """Print an error in the words of the command line, and leave with exit code 1."""
-    fail(JobError(in_flags(reason_of(error))))
-
-
-def fail_of_usage(error: ConfigError) -> NoReturn:
-    """Print an error about a setting in the words of the command line, and leave with exit code 2."""
-    message, name = str(error), getattr(error, "field", None)
-    if name in FLAGS:
-        message = re.sub(rf"\b{re.escape(name)}\b(=True\b)?", FLAGS[name], message)
-    fail(ConfigError(in_flags(message)), code=2)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from runtime.config import SegmentConfig
 from runtime.errors import ConfigError, EngineError
 from runtime.ops.preprocess import Profile
+from runtime.typed_json import FieldError, convert, refuse_unknown
 
 SCHEMA = 1
 MANIFEST_NAME = "manifest.json"
@@ -73,7 +76,7 @@ class Manifest:
     engines: Mapping[EngineName, EngineFile]
     weights: Mapping[str, str]
     """``format``, ``sha256`` and ``licence`` of the checkpoint."""
-    trained_channels: tuple[int, ...] = ()
+    trained_channels: tuple[Annotated[int, Meta(ge=1, le=3)], ...] = ()
     """Numbers of channels of the images that the weights were trained on, 1 to 3; empty where nobody said."""
     model: Mapping[str, Any] = field(default_factory=dict)
     """Sizes of the PyTorch model, for information."""
@@ -104,26 +107,30 @@ def read_manifest(directory: str | Path) -> Manifest:
     directory = Path(directory)
     path = directory / MANIFEST_NAME
     if not directory.is_dir():
-        raise EngineError(f"{directory} is not a directory; make one with: cellsam-engine export.")
+        raise EngineError(f"{directory} is not a directory; make one with: cellsam-engine export.", kind="not_found")
     if not path.is_file():
-        raise EngineError(f"{directory} has no {MANIFEST_NAME}; it is not an engine directory.")
+        raise EngineError(f"{directory} has no {MANIFEST_NAME}; it is not an engine directory.", kind="not_found")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise EngineError(f"{path} cannot be read: {error}.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise EngineError(f"{path} cannot be read: {error}.", kind="unreadable") from error
+    except (ValueError, RecursionError) as error:
         raise EngineError(f"{path} is not valid JSON ({error}); export the engines again.") from error
     if not isinstance(content, dict):
         raise EngineError(f"{path} holds a {type(content).__name__}; expected an object.")
     schema = content.pop("schema", None)
     if schema != SCHEMA:
-        raise EngineError(f"{path} has schema {schema!r}; this version reads {SCHEMA}. Export the engines again.")
+        raise EngineError(
+            f"{path} has schema {schema!r}; this version reads {SCHEMA}. Export the engines again.",
+            kind="wrong_version",
+            field="schema",
+        )
     try:
         manifest = _parse(content)
         check_contract(manifest)
-    except (KeyError, TypeError, ValueError, OverflowError, ConfigError) as error:
-        reason = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
-        raise EngineError(f"{path} is damaged: {reason}. Export the engines again.") from error
+    except (FieldError, ConfigError, OverflowError) as error:
+        field = getattr(error, "field", None)
+        raise EngineError(f"{path} is damaged: {error}. Export the engines again.", field=field) from error
     return manifest
 
 
@@ -136,11 +143,11 @@ def check_files(directory: Path, manifest: Manifest) -> None:
     for engine in manifest.engines.values():
         path = directory / engine.file
         if not path.is_file():
-            raise EngineError(f"{path} is missing; export the engines again.")
+            raise EngineError(f"{path} is missing; export the engines again.", kind="not_found")
         try:
             found = sha256_file(path)
         except OSError as error:
-            raise EngineError(f"{path} cannot be read: {error}.") from error
+            raise EngineError(f"{path} cannot be read: {error}.", kind="unreadable") from error
         if found != engine.sha256:
             raise EngineError(
                 f"{path} was altered after its export: its sha256 is {found[:16]}..., the manifest says "
@@ -157,94 +164,33 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-_FIELD_TYPES: Mapping[str, type] = {
-    "image_size": int,
-    "grid_size": int,
-    "renormalize": bool,
-    "config": dict,
-    "engines": dict,
-    "weights": dict,
-    "model": dict,
-    "tools": dict,
-    "created": str,
-    "verification": dict,
-}
+_OF_WEIGHTS = ("format", "sha256", "licence")
 
 
 def _parse(content: dict[str, Any]) -> Manifest:
-    known = {f.name for f in fields(Manifest)}
-    unknown = sorted(content.keys() - known)
-    if unknown:
-        raise ValueError(f"unknown fields {', '.join(unknown)}")
-    for name, kind in _FIELD_TYPES.items():
-        _check_type(name, content[name], kind)
-    for name, choices in (("profile", Profile), ("trunk", Trunk), ("precision", Precision)):
-        _check_choice(name, content[name], get_args(choices))
-    for name in ("weights", "tools"):
-        for key, value in content[name].items():
-            _check_type(f"{name}.{key}", value, str)
-    trained_channels = tuple(content.pop("trained_channels", ()))
-    for count in trained_channels:
-        _check_choice("trained_channels", count, (1, 2, 3))
-    for key in ("format", "sha256", "licence"):
-        _check_type(f"weights.{key}", content["weights"][key], str)
-    engines = {name: _parse_engine(name, spec) for name, spec in content.pop("engines").items()}
-    for name, engine in engines.items():
-        if engine.integers != (content["precision"] == "int8" and name.endswith("encoder")):
-            raise ValueError(f"engines.{name}.integers is {engine.integers}, and precision is {content['precision']}")
-    config = SegmentConfig(**content.pop("config"))
-    return Manifest(engines=engines, config=config, trained_channels=trained_channels, **content)
+    refuse_unknown(content, Manifest)
+    if isinstance(config := content.get("config"), dict):
+        refuse_unknown(config, SegmentConfig, "config")
+        content["config"] = SegmentConfig(**config)
+    manifest = convert(content, Manifest)
+    missing = [key for key in _OF_WEIGHTS if key not in manifest.weights]
+    if missing:
+        raise FieldError(f"field 'weights.{missing[0]}' is missing", f"weights.{missing[0]}")
+    for name, engine in manifest.engines.items():
+        place = f"engines.{name}"
+        # A manifest from elsewhere must not name files outside its own directory.
+        if not is_plain_name(engine.file):
+            raise FieldError(f"engine file {engine.file!r} is not a plain file name", f"{place}.file")
+        if engine.integers != (manifest.precision == "int8" and name.endswith("encoder")):
+            raise FieldError(
+                f"{place}.integers is {engine.integers}, and precision is {manifest.precision}", f"{place}.integers"
+            )
+    return manifest
 
 
-def _check_type(name: str, value: object, kind: type) -> None:
-    # bool is an int to Python, but True is no size.
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise TypeError(f"{name} is {value!r}, expected {kind.__name__}")
-
-
-def _check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(str, allowed))}")
-
-
-def _parse_engine(name: str, spec: object) -> EngineFile:
-    _check_choice("engine", name, get_args(EngineName))
-    if not isinstance(spec, dict):
-        raise TypeError(f"engines.{name} is {spec!r}, expected an object")
-    file = spec["file"]
-    _check_type(f"engines.{name}.file", file, str)
-    # A manifest from elsewhere must not name files outside its own directory.
-    if Path(file).name != file or "\\" in file:
-        raise ValueError(f"engine file {file!r} is not a plain file name")
-    _check_type(f"engines.{name}.sha256", spec["sha256"], str)
-    inputs, outputs = (_parse_tensors(f"engines.{name}.{kind}", spec[kind]) for kind in ("inputs", "outputs"))
-    attention = spec.get("attention", "plain")
-    _check_choice(f"engines.{name}.attention", attention, get_args(Attention))
-    integers = spec.get("integers", False)
-    _check_type(f"engines.{name}.integers", integers, bool)
-    return EngineFile(
-        file=file,
-        sha256=spec["sha256"],
-        inputs=inputs,
-        outputs=outputs,
-        attention=attention,
-        integers=integers,
-    )
-
-
-def _parse_tensors(name: str, specs: object) -> tuple[TensorSpec, ...]:
-    _check_type(name, specs, list)
-    assert isinstance(specs, list)
-    tensors = []
-    for index, spec in enumerate(specs):
-        _check_type(f"{name}[{index}]", spec, dict)
-        _check_type(f"{name}[{index}].name", spec["name"], str)
-        _check_type(f"{name}[{index}].dtype", spec["dtype"], str)
-        _check_type(f"{name}[{index}].shape", spec["shape"], list)
-        if not all(isinstance(dim, int | str) for dim in spec["shape"]):
-            raise TypeError(f"{name}[{index}].shape is {spec['shape']!r}, expected whole numbers and names")
-        tensors.append(TensorSpec(name=spec["name"], shape=tuple(spec["shape"]), dtype=spec["dtype"]))
-    return tuple(tensors)
+def is_plain_name(file: str) -> bool:
+    """Whether it names a file of a directory, and none elsewhere."""
+    return Path(file).name == file and "\\" not in file
 
 
 DYNAMIC = "a name"
@@ -255,27 +201,29 @@ def check_contract(manifest: Manifest) -> None:
     """Check that the engines are those the runtime chains, with the tensors it feeds and reads.
 
     Raises:
-        ValueError: sizes that do not fit, an engine too few or too many, or a tensor of another name or shape.
+        FieldError: sizes that do not fit, an engine too few or too many, or a tensor of another name or shape.
     """
     size, grid = manifest.image_size, manifest.grid_size
     if size < 1 or grid < 1 or size % grid:
-        raise ValueError(f"image_size {size} is not a multiple of grid_size {grid}")
+        raise FieldError(f"image_size {size} is not a multiple of grid_size {grid}", "image_size")
     contract = _contract(manifest)
     for kind, names in (
         ("missing", contract.keys() - manifest.engines.keys()),
         ("superfluous", manifest.engines.keys() - contract.keys()),
     ):
         if names:
-            raise ValueError(f"engines {', '.join(sorted(names))} are {kind}")
+            raise FieldError(f"engines {', '.join(sorted(names))} are {kind}", "engines")
     for name, (inputs, outputs) in contract.items():
         engine = manifest.engines[name]
         for kind, expected, found in (("inputs", inputs, engine.inputs), ("outputs", outputs, engine.outputs)):
             if [tensor.name for tensor in found] != list(expected):
-                raise ValueError(f"{name} has {kind} {[t.name for t in found]}, expected {list(expected)}")
+                message = f"{name} has {kind} {[t.name for t in found]}, expected {list(expected)}"
+                raise FieldError(message, f"engines.{name}.{kind}")
             for tensor in found:
                 if not _fits(tensor.shape, expected[tensor.name]):
-                    raise ValueError(
-                        f"{name}.{tensor.name} has shape {list(tensor.shape)}, expected {list(expected[tensor.name])}"
+                    raise FieldError(
+                        f"{name}.{tensor.name} has shape {list(tensor.shape)}, expected {list(expected[tensor.name])}",
+                        f"engines.{name}.{kind}",
                     )
 
 
@@ -320,19 +268,17 @@ def _contract(manifest: Manifest) -> dict[EngineName, tuple[_Tensors, _Tensors]]
 def describe_check(output: object) -> str:
     """One entry of a manifest's verification in words; shown as it is where it is not what the export writes."""
     match output:
-        case {
-            "stage": str(stage),
+        case {"engine": str(engine), "output": str(name), **figures} | {
+            "stage": str(engine),
             "output": str(name),
-            "max_abs_error": int() | float() as error,
-            "mismatches_per_million": int() | float() as mismatches,
-        }:
-            return f"{stage}.{name}: largest error {error:.2g}, {mismatches:.0f} mismatches per million"
-        case {
-            "stage": str(stage),
-            "output": str(name),
-            "measure": str(measure),
-            "value": int() | float() as value,
-            "limit": int() | float() as limit,
-        }:
-            return f"{stage}.{name}: {measure} {value:.4g}, limit {limit:g}"
+            **figures,
+        }:  # ``stage``: as earlier exports wrote it
+            match figures:
+                case {
+                    "max_abs_error": int() | float() as error,
+                    "mismatches_per_million": int() | float() as mismatches,
+                }:
+                    return f"{engine}.{name}: largest error {error:.2g}, {mismatches:.0f} mismatches per million"
+                case {"measure": str(measure), "value": int() | float() as value, "limit": int() | float() as limit}:
+                    return f"{engine}.{name}: {measure} {value:.4g}, limit {limit:g}"
     return f"not as the export writes it: {output!r}"

@@ -57,7 +57,11 @@ class FileOptions:
 
     def __post_init__(self) -> None:
         if self.rgb and (self.nuclear is not None or self.membrane is not None):
-            raise ConfigError("--rgb takes all three planes of an image; expected either it or --nuclear, --membrane.")
+            raise ConfigError(
+                "rgb=True takes all three planes of an image; expected either it or nuclear= and membrane=.",
+                kind="conflict",
+                field="rgb",
+            )
         check_pixel_size(self.pixel_size_um)
         check_measure(self.measure, self.formats)
 

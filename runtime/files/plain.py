@@ -46,7 +46,8 @@ def _read_tiff(path: Path) -> NDArray[np.generic]:
         if len(reader.channels) > NAMED_FEW and "S" not in reader.axes:
             raise InputError(
                 f"{path} has axes {reader.axes} and {len(reader.channels)} channels; expected one plane of up to three "
-                "channels. Choose them with runtime.files.formats.choose_channels, or save those to segment."
+                "channels. Choose them with runtime.files.formats.choose_channels, or save those to segment.",
+                kind="wrong_shape",
             )
         array = reader.read_all()
     return array[..., 0] if array.shape[2] == 1 else array

@@ -75,7 +75,11 @@ def check_cluster(options: ClusterOptions, engines: Engines) -> list[str]:
     try:
         import distributed  # noqa: F401
     except ImportError as error:
-        raise ConfigError("a cluster needs the package distributed: pip install 'cellsam-engine[cluster]'.") from error
+        raise ConfigError(
+            "a cluster needs the package distributed: pip install 'cellsam-engine[cluster]'.",
+            kind="not_installed",
+            field="cluster",
+        ) from error
     if options.cluster != LOCAL or not engines.wants_own_gpu():
         return []
     gpus = visible_gpus()
@@ -83,7 +87,9 @@ def check_cluster(options: ClusterOptions, engines: Engines) -> list[str]:
         listed = repr(os.environ[VISIBLE]) if VISIBLE in os.environ else "not set"
         raise ConfigError(
             "with a backend of the GPU, a local cluster has one worker for each GPU, and no GPU is found "
-            f"({VISIBLE} is {listed}). Make GPUs visible, choose a backend of the CPU, or give the number of workers."
+            f"({VISIBLE} is {listed}). Make GPUs visible, choose a backend of the CPU, or give the number of workers.",
+            kind="missing",
+            field="workers",
         )
     return gpus
 
@@ -121,7 +127,9 @@ def run_on_cluster(
         try:
             client = stack.enter_context(Client(address, set_as_default=False, timeout=CONNECT_SECONDS))
         except (OSError, ValueError) as error:
-            raise JobError(f"cluster {cluster} cannot be reached ({error}); check its address.") from error
+            raise JobError(
+                f"cluster {cluster} cannot be reached ({error}); check its address.", kind="not_found", field="cluster"
+            ) from error
         stack.enter_context(_level_of_readers(client))
         waiting = enumerate(pieces)
         of: dict[str, Piece] = {}

@@ -105,7 +105,7 @@ def _named_by(path: Path, recursive: bool, out: Path | None, left_out: _LeftOut)
         left_out.others.extend(entry for entry in inner if _is_left_out(entry))
     if not found:
         more = "" if recursive else "; recursive=True also searches the directories inside it"
-        raise InputError(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)} or OME-Zarr){more}.")
+        raise InputError(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)} or OME-Zarr){more}.", kind="not_found")
     return found
 
 
@@ -114,7 +114,7 @@ def _fitting(pattern: Path, left_out: _LeftOut) -> list[ImageFile]:
     matches = [Path(match) for match in sorted(glob.glob(str(pattern), recursive=True))]
     fitting = [path for path in matches if is_zarr(path) or path.is_file()]
     if not fitting:
-        raise InputError(f"no file fits {pattern}; check the pattern.")
+        raise InputError(f"no file fits {pattern}; check the pattern.", kind="not_found")
     owners = {folder: _owners(_images_among(_entries(folder))) for folder in {path.parent for path in fitting}}
     # '*_labels.tif' asks for them.
     endings = [ending for ending in RESULT_ENDINGS if not pattern.name.casefold().endswith(ending)]
@@ -124,7 +124,9 @@ def _fitting(pattern: Path, left_out: _LeftOut) -> list[ImageFile]:
         ImageFile(path) for path in fitting if path not in masks and not _is_result(path, owners[path.parent], endings)
     ]
     if not found:
-        raise InputError(f"all files that fit {pattern} are results of other images; check the pattern.")
+        raise InputError(
+            f"all files that fit {pattern} are results of other images; check the pattern.", kind="not_found"
+        )
     return found
 
 
@@ -146,7 +148,9 @@ def _entries(folder: Path) -> list[Path]:
     try:
         return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
-        raise InputError(f"{folder} cannot be listed ({error.strerror}); check its permissions.") from error
+        raise InputError(
+            f"{folder} cannot be listed ({error.strerror}); check its permissions.", kind="unreadable"
+        ) from error
 
 
 def _images_among(entries: Iterable[Path]) -> list[Path]:
@@ -218,7 +222,7 @@ def result_stems(images: Iterable[ImageFile], out: Path, endings: Sequence[str])
     for image in images:
         real = os.path.realpath(image.path)
         if real in inputs:
-            raise InputError(f"{_named(inputs[real], image.path)} given twice; give each image once.")
+            raise InputError(f"{_named(inputs[real], image.path)} given twice; give each image once.", kind="conflict")
         inputs[real] = image.path
         # Many file systems do not tell A from a.
         groups.setdefault(str(image.name).casefold(), []).append(image)
@@ -230,7 +234,9 @@ def result_stems(images: Iterable[ImageFile], out: Path, endings: Sequence[str])
             replaced = folded.get(os.path.realpath(f"{stem}{ending}").casefold())
             if replaced is not None:
                 raise InputError(
-                    f"the result of {path} would replace the image {replaced}; choose another output directory."
+                    f"the result of {path} would replace the image {replaced}; choose another directory with out=.",
+                    kind="conflict",
+                    field="out",
                 )
     return stems
 
@@ -250,10 +256,13 @@ def _check_names(groups: Sequence[Sequence[ImageFile]], out: Path, ending: str) 
     ]
     if len(groups) > SHOWN_GROUPS:
         lines.append(f"and {len(groups) - SHOWN_GROUPS} more")
-    way_out = "rename them, or segment each directory into an output directory of its own."
+    way_out = "rename them, or segment each directory into an output directory of its own, with out=."
     if (pattern := next(filter(None, map(_pattern_for_one, groups)), None)) is not None:
         way_out = f"choose with a pattern, such as {shlex.quote(pattern)} (with the quotes), or rename them."
-    raise InputError("several images would write the same files:\n  " + "\n  ".join(lines) + f"\nTo go on, {way_out}")
+    raise InputError(
+        "several images would write the same files:\n  " + "\n  ".join(lines) + f"\nTo go on, {way_out}",
+        kind="conflict",
+    )
 
 
 def _pattern_for_one(group: Sequence[ImageFile]) -> str | None:

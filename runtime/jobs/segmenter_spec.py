@@ -15,7 +15,7 @@ from runtime.engines.backends.load import resolve_backend
 from runtime.engines.builtin import builtin_engine
 from runtime.engines.manifest import MANIFEST_NAME, read_manifest
 from runtime.errors import ConfigError, EngineError
-from runtime.pipeline.stages import per_call
+from runtime.pipeline.engine_calls import per_call
 from runtime.segmenter import Segmenter
 
 Spec = TypeVar("Spec", bound="SegmenterSpec")
@@ -90,7 +90,9 @@ class SegmenterSpec:
         if not manifest.has_detector:
             raise EngineError(
                 f"{self.directory} has no detector, so boxes must be given, which the command line cannot do. "
-                "Export with CellFinder weights, or use Python: Segmenter(engine)(image, boxes=...)."
+                "Export with CellFinder weights, or use Python: Segmenter(engine)(image, boxes=...).",
+                kind="unsupported",
+                field="engine_dir",
             )
         return manifest.config
 
@@ -119,7 +121,8 @@ class SegmenterSpec:
         if self.options.device != 0:
             raise ConfigError(
                 f"device is {self.options.device}; each worker of a local cluster sees one GPU alone, which is number "
-                "0 there. Leave device at 0, and list the GPUs to use in CUDA_VISIBLE_DEVICES."
+                "0 there. Leave device at 0, and list the GPUs to use in CUDA_VISIBLE_DEVICES.",
+                field="device",
             )
         return True
 

@@ -100,7 +100,7 @@ def select_boxes(boxes_cxcywh_norm: F32, logits: F32, config: SegmentConfig) -> 
     if not (np.isfinite(logits).all() and np.isfinite(boxes_cxcywh_norm).all()):
         raise BackendError(
             "the detector gave NaN or infinite boxes or scores: the engine's precision does not suit these weights. "
-            "Run 'cellsam-engine verify', or export with --precision fp32."
+            "Run 'cellsam-engine verify', or export again: cellsam-engine export --precision fp32."
         )
     anchors, classes = logits.shape
     scores = expit(logits.astype(np.float64).ravel())
@@ -156,11 +156,19 @@ def check_boxes(boxes: ArrayLike, size_hw: tuple[int, int]) -> F64:
     try:
         array = np.asarray(boxes, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(f"boxes cannot be read as numbers ({error}); expected [[x0, y0, x1, y1], ...].") from error
+        raise InputError(
+            f"boxes cannot be read as numbers ({error}); expected [[x0, y0, x1, y1], ...].",
+            kind="wrong_type",
+            field="boxes",
+        ) from error
     if array.size == 0 and array.ndim <= 2:
         return np.zeros((0, 4))
     if array.ndim != 2 or array.shape[1] != 4:
-        raise InputError(f"boxes have shape {array.shape}; expected (K, 4): [[x0, y0, x1, y1], ...].")
+        raise InputError(
+            f"boxes have shape {array.shape}; expected (K, 4): [[x0, y0, x1, y1], ...].",
+            kind="wrong_shape",
+            field="boxes",
+        )
     height, width = size_hw
     x0, y0, x1, y1 = array.T
     checks = (
@@ -175,7 +183,9 @@ def check_boxes(boxes: ArrayLike, size_hw: tuple[int, int]) -> F64:
     for bad, what in checks:
         if bad.any():
             index = int(np.argmax(bad))
-            raise InputError(f"box {index} {array[index].tolist()} {what} (xyxy, image pixels).")
+            raise InputError(
+                f"box {index} {array[index].tolist()} {what} (xyxy, image pixels).", kind="out_of_range", field="boxes"
+            )
     return array
 
 

@@ -104,10 +104,10 @@ def window_pixels(
 
 
 @compiled
-def enter(
+def paint_mask(
     value: int, logits: F32, offset: tuple[int, int], threshold: float, argmax: bool, owner: I32, best: F32
 ) -> tuple[int, int, int, int]:  # fmt: skip
-    """Enter one mask: settle who owns its pixels, in place.
+    """Paint one mask: settle who owns its pixels, in place.
 
     Args:
         value: number of the mask, from 1.
@@ -148,18 +148,18 @@ def enter(
 
 
 @compiled
-def enter_windows(
+def paint_windows(
     values: I64, windows: F32, origins: I64, axes: tuple[ResizeAxis, ResizeAxis], threshold: float, argmax: bool,
     owner: I32, best: F32,
 ) -> tuple[I64, list[Bool]]:  # fmt: skip
-    """Resize and enter the masks of several windows.
+    """Resize and paint the masks of several windows.
 
     Args:
-        values: (K), as in ``enter``; 0 leaves a mask out.
+        values: (K), as in ``paint_mask``; 0 leaves a mask out.
         windows: (K, h, w) mask logits.
         origins: (K, 2) first logit (y, x) of each window in the whole map.
         axes: the resizes along y and x.
-        threshold, argmax, owner, best: as in ``enter``.
+        threshold, argmax, owner, best: as in ``paint_mask``.
 
     Returns:
         First image pixel (y, x) of each mask, (K, 2), and the masks, cut to their own pixels.
@@ -171,7 +171,7 @@ def enter_windows(
             masks.append(np.zeros((0, 0), np.bool_))
             continue
         pixels, y, x = window_pixels(windows[k], (origins[k, 0], origins[k, 1]), axes, threshold)
-        top, bottom, left, right = enter(values[k], pixels, (y, x), threshold, argmax, owner, best)
+        top, bottom, left, right = paint_mask(values[k], pixels, (y, x), threshold, argmax, owner, best)
         offsets[k] = y + top, x + left
         masks.append(pixels[top:bottom, left:right] > threshold)
     return offsets, masks

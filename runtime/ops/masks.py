@@ -17,9 +17,9 @@ from runtime.ops.mask_kernels import (
     areas_of,
     beside_holes,
     clean_cells,
-    enter,
-    enter_windows,
     extents,
+    paint_mask,
+    paint_windows,
     window_pixels,
 )
 from runtime.types import F32, I32, I64, Bool
@@ -167,7 +167,7 @@ class LabelCanvas:
         return self._owner
 
     def add(self, index: int, logits: F32, offset_yx: tuple[int, int]) -> MaskCrop:
-        """Enter one mask.
+        """Paint one mask.
 
         Args:
             index: its place among the image's masks, from 0.
@@ -178,12 +178,12 @@ class LabelCanvas:
             The thresholded mask, before overlaps.
         """
         settled = (self._threshold, self._argmax, self._owner, self._best)
-        top, bottom, left, right = enter(index + 1, logits, offset_yx, *settled)
+        top, bottom, left, right = paint_mask(index + 1, logits, offset_yx, *settled)
         inside = logits[top:bottom, left:right] > np.float32(self._threshold)
         return MaskCrop(inside, (offset_yx[0] + top, offset_yx[1] + left))
 
     def add_windows(self, indices: I64, windows: F32, origins: I64, axes: Axes) -> list[MaskCrop]:
-        """Resize and enter the masks of several windows.
+        """Resize and paint the masks of several windows.
 
         Args:
             indices: (K), as in ``add``.
@@ -195,7 +195,7 @@ class LabelCanvas:
             The thresholded masks, before overlaps.
         """
         settled = (self._threshold, self._argmax, self._owner, self._best)
-        offsets, masks = enter_windows(indices + 1, windows, origins, axes, *settled)
+        offsets, masks = paint_windows(indices + 1, windows, origins, axes, *settled)
         return [MaskCrop(mask, (y, x)) for mask, (y, x) in zip(masks, offsets.tolist(), strict=True)]
 
 

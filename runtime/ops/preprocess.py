@@ -48,17 +48,22 @@ def check_image(image: ArrayLike, name: str = "image") -> NDArray[np.generic]:
     try:
         array = np.asarray(image)
     except ValueError as error:  # rows of different lengths
-        raise InputError(f"{name} cannot be read as an array ({error}); expected (H, W) or (H, W, C).") from error
+        raise InputError(
+            f"{name} cannot be read as an array ({error}); expected (H, W) or (H, W, C).", kind="wrong_type"
+        ) from error
     if isinstance(image, np.ma.MaskedArray) and np.ma.is_masked(image):
         raise InputError(
             f"{name} has {np.count_nonzero(image.mask)} masked of {image.size} values; expected an array whose every "
-            "value counts. Give those a value, such as that of the background: image.filled(0)."
+            "value counts. Give those a value, such as that of the background: image.filled(0).",
+            kind="invalid",
         )
     if array.dtype.kind not in "biuf":
         hint = "Convert it first."
         if array.dtype.kind in "US" or isinstance(image, Path):
             hint = "To read a file: runtime.files.plain.read_image(path)."
-        raise InputError(f"{name} has dtype {array.dtype}; expected real numbers (bool, integer or float). {hint}")
+        raise InputError(
+            f"{name} has dtype {array.dtype}; expected real numbers (bool, integer or float). {hint}", kind="wrong_type"
+        )
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] > 3):
         hint = "Pick up to three channels, or one plane of a stack: image[z]"
         if isinstance(image, list | tuple) and array.ndim > 2:
@@ -69,9 +74,13 @@ def check_image(image: ArrayLike, name: str = "image") -> NDArray[np.generic]:
             hint = "Drop the alpha channel: image[..., :3]"
         elif array.ndim > 3:
             hint = "Segment one plane at a time"
-        raise InputError(f"{name} has shape {array.shape}; expected (H, W) or (H, W, C) with C <= 3. {hint}.")
+        raise InputError(
+            f"{name} has shape {array.shape}; expected (H, W) or (H, W, C) with C <= 3. {hint}.", kind="wrong_shape"
+        )
     if array.size == 0:
-        raise InputError(f"{name} is empty, its shape is {array.shape}; expected at least one pixel.")
+        raise InputError(
+            f"{name} is empty, its shape is {array.shape}; expected at least one pixel.", kind="wrong_shape"
+        )
     array = array if array.ndim == 3 else array[..., None]
     if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
         pixels = finite.shape[0] * finite.shape[1]
@@ -79,7 +88,8 @@ def check_image(image: ArrayLike, name: str = "image") -> NDArray[np.generic]:
         raise InputError(
             f"{name} has {bad} of {pixels} pixels with NaN or infinite values; expected finite numbers. Give those a "
             "value, such as that of the background, and save the image again (Fiji: Process > Noise > Remove NaNs; "
-            "Python: np.nan_to_num(image, posinf=0, neginf=0))."
+            "Python: np.nan_to_num(image, posinf=0, neginf=0)).",
+            kind="invalid",
         )
     return array
 
@@ -96,7 +106,8 @@ def _channel(plane: NDArray[np.generic]) -> NDArray[np.float64]:
     if not np.isfinite(channel).all() or (whole and plane.dtype.itemsize == 8 and np.abs(channel).max() > 2**53):
         raise InputError(
             f"image has values up to {plane.max()}, more than float64 can tell apart; rescale it, for example subtract "
-            "its minimum."
+            "its minimum.",
+            kind="out_of_range",
         )
     return channel
 
@@ -223,7 +234,9 @@ def take_normalized(image: ArrayLike) -> F32:
     if low < 0 or high > 1:
         raise InputError(
             f"image has values from {low} to {high}; expected [0, 1], as normalize=False takes the image as it is. "
-            "Leave normalize=True for raw images."
+            "Leave normalize=True for raw images.",
+            kind="out_of_range",
+            field="normalize",
         )
     out = _blank(checked.shape[0], checked.shape[1])
     out[..., list(channel_targets(checked.shape[2]))] = checked

@@ -10,26 +10,36 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.engines.backends.base import Engine
+from runtime.engines.backends.base import ON_GPU, Engine
+from runtime.engines.backends.input_shapes import BOXES_ON_GPU, IMAGES_ON_GPU
 from runtime.engines.manifest import EngineName, Manifest
 from runtime.errors import BackendError, OutOfMemoryError
 from runtime.ops.boxes import LOGITS_PER_TOKEN, scale_xyxy, token_windows
 from runtime.ops.preprocess import BranchInputs
-from runtime.results import EncodedImage
+from runtime.pipeline.encoded import Candidates, EncodedBatch, EncodedView
 from runtime.types import F32, F64, I64, Tensor, Tensors
+
+IMAGES_ON_CPU, BOXES_ON_CPU = 1, 16
+"""Images and boxes of one engine call on a CPU, unless the caller says otherwise."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def per_call(backend: str, images: int | None, boxes: int | None) -> tuple[int, int]:
+    """The most images and boxes of one engine call; None stands for the default of the backend."""
+    default = (IMAGES_ON_GPU, BOXES_ON_GPU) if backend in ON_GPU else (IMAGES_ON_CPU, BOXES_ON_CPU)
+    return images or default[0], boxes or default[1]
 
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
     """Boxes that share a window size, decoded in one call. Arrays run over the K boxes of the chunk."""
 
-    image: I64
-    """Place of each box's image in the batch."""
+    view: I64
+    """Place of each box's view among the views."""
     index: I64
-    """Place of each box among its image's boxes."""
+    """Place of each box among its view's boxes."""
     origin: I64
     """First token (row, column) of each window, (K, 2)."""
     side: int
@@ -37,19 +47,19 @@ class _Chunk:
 
     def part(self, members: slice) -> _Chunk:
         """Some of its boxes."""
-        return _Chunk(self.image[members], self.index[members], self.origin[members], self.side)
+        return _Chunk(self.view[members], self.index[members], self.origin[members], self.side)
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedMasks:
-    """Masks of one image as the decoder gives them. Arrays run over K boxes."""
+    """Masks of one view as the decoder gives them. Arrays run over K boxes."""
 
     index: I64
-    """Place of each box among its image's boxes."""
+    """Place of each box among its view's boxes."""
     logits: F32
     """(K, h, w), a window each."""
     origins: I64
-    """(K, 2), first logit (y, x) of each window in the map of the whole image."""
+    """(K, 2), first logit (y, x) of each window in the map of the whole view."""
     iou_predictions: F32
     """The decoder's own estimates, not clamped."""
 
@@ -62,40 +72,58 @@ class DecodedMasks:
         )
 
 
-class Chain:
+class EngineCalls:
     """Runs the engines of one directory. Keeps no state between calls, so threads may share it.
 
-    Where memory runs out, a call is halved until it fits.
+    If memory runs out, a call is halved until it fits.
     """
 
     def __init__(
         self, engines: Mapping[EngineName, Engine], manifest: Manifest, *, images_per_call: int, boxes_per_call: int
     ) -> None:
-        """Args: images_per_call, boxes_per_call: most images and boxes of one engine call, where engines take them."""
-        self.engines, self._manifest = engines, manifest
-        encoders = [engine for name, engine in engines.items() if name.endswith("encoder")]
-        self._most_images = min((most for engine in encoders if (most := engine.most("pixel_values"))), default=None)
-        self.limit_images(images_per_call)
-        self._boxes_per_call = min(boxes_per_call, engines["mask_decoder"].most("boxes_xyxy_model") or boxes_per_call)
-
-    def limit_images(self, count: int) -> None:
-        """Encode at most so many images in a call, or as many as the encoders take if those are fewer."""
-        self.images_per_call = count if self._most_images is None else min(count, self._most_images)
-
-    def encode(self, inputs: Sequence[BranchInputs], sizes_hw: Sequence[tuple[int, int]]) -> list[EncodedImage]:
-        """Encode images, several in a call.
+        """Take loaded engines.
 
         Args:
-            inputs: model inputs of the images; either all or none have one for the box branch.
-            sizes_hw: sizes of the images.
+            engines: by name.
+            manifest: of their directory.
+            images_per_call, boxes_per_call: the most images and boxes of one call, or fewer if the engines take fewer.
+        """
+        self.engines, self._manifest = dict(engines), manifest
+        encoders = [engine for name, engine in engines.items() if name.endswith("encoder")]
+        limits = (engine.max_size("pixel_values") for engine in encoders)
+        self.images_per_call = min([images_per_call, *(limit for limit in limits if limit is not None)])
+        limit = engines["mask_decoder"].max_size("boxes_xyxy_model")
+        self.boxes_per_call = boxes_per_call if limit is None else min(boxes_per_call, limit)
+        self._closed = False
+
+    def close(self) -> None:
+        """Release the engines; later calls raise ``BackendError``. No call may be running."""
+        self._closed = True
+        for engine in self.engines.values():
+            engine.close()
+
+    def _engine(self, name: EngineName) -> Engine:
+        self._check_open()
+        return self.engines[name]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendError("the engines were released by close(); expected open ones. Make a new Segmenter.")
+
+    def encode(self, inputs: Sequence[BranchInputs], sizes_hw: Sequence[tuple[int, int]]) -> list[EncodedView]:
+        """Encode views, several in a call.
+
+        Args:
+            inputs: model inputs of the views; either all or none have one for the box branch.
+            sizes_hw: sizes of the views.
         """
         pairs = list(zip(inputs, sizes_hw, strict=True))
         groups = [pairs[i : i + self.images_per_call] for i in range(0, len(pairs), self.images_per_call)]
         return [encoded for group in groups for encoded in _halved(self._encode_together, group)]
 
-    def _encode_together(self, group: Sequence[tuple[BranchInputs, tuple[int, int]]]) -> list[EncodedImage]:
+    def _encode_together(self, group: Sequence[tuple[BranchInputs, tuple[int, int]]]) -> list[EncodedView]:
         mask = np.stack([inputs.mask for inputs, _ in group])
-        outputs = self.engines["encoder"].run({"pixel_values": mask}, keep=("image_embedding", "patch_features"))
+        outputs = self._engine("encoder").run({"pixel_values": mask}, keep=("image_embedding", "patch_features"))
         features: Tensor | None = None
         if group[0][0].box is not None:
             name: EngineName = "detector_encoder" if self._manifest.trunk == "separate" else "encoder"
@@ -103,95 +131,91 @@ class Chain:
                 features = outputs["patch_features"]
             else:
                 box = np.stack([inputs.box for inputs, _ in group])  # type: ignore[misc]
-                features = self.engines[name].run({"pixel_values": box}, keep=("patch_features",))["patch_features"]
-        return [
-            EncodedImage(size_hw, outputs["image_embedding"], features, index)
-            for index, (_, size_hw) in enumerate(group)
-        ]
+                features = self._engine(name).run({"pixel_values": box}, keep=("patch_features",))["patch_features"]
+        batch = EncodedBatch(outputs["image_embedding"], features)
+        return [EncodedView(batch, index, size_hw) for index, (_, size_hw) in enumerate(group)]
 
-    def detect(self, encoded: Sequence[EncodedImage]) -> list[tuple[F32, F32]]:
-        """All candidates of every image: boxes (A, 4) cxcywh, fractions of the sides, and logits (A, classes).
+    def detect(self, views: Sequence[EncodedView]) -> list[Candidates]:
+        """Run the detector on every view; those that were encoded together go through it together."""
+        done: dict[EncodedBatch, list[Candidates]] = {}
+        for batch in (view.batch for view in views):
+            assert batch.patch_features is not None, "the caller checks it"
+            if batch not in done:
+                run = partial(self._detect_part, batch.patch_features)
+                done[batch] = _halved(run, range(batch.patch_features.shape[0]))
+        return [done[view.batch][view.index] for view in views]
 
-        Images that were encoded together are looked at together.
-        """
-        done: dict[int, list[tuple[F32, F32]]] = {}
-        for image in encoded:
-            assert image.patch_features is not None, "the caller checks it"
-            if id(image.patch_features) not in done:
-                run = partial(self._detect_part, image.patch_features)
-                done[id(image.patch_features)] = _halved(run, range(image.patch_features.shape[0]))
-        return [done[id(image.patch_features)][image.index] for image in encoded]
-
-    def _detect_part(self, features: Tensor, members: Sequence[int]) -> list[tuple[F32, F32]]:
-        """Candidates of some of the images that were encoded together."""
+    def _detect_part(self, features: Tensor, members: Sequence[int]) -> list[Candidates]:
+        """Candidates of some of the views that were encoded together."""
         if len(members) < features.shape[0]:  # part of a tensor on a device cannot be taken there
             features = np.asarray(features)[members[0] : members[-1] + 1]
-        outputs = self.engines["cellfinder"]({"patch_features": features})
-        return list(zip(outputs["boxes_cxcywh_norm"], outputs["logits"], strict=True))
+        outputs = self._engine("cellfinder")({"patch_features": features})
+        return [Candidates(*both) for both in zip(outputs["boxes_cxcywh_norm"], outputs["logits"], strict=True)]
 
     def decode(
-        self, encoded: Sequence[EncodedImage], boxes: Sequence[F64], *, full: bool
+        self, views: Sequence[EncodedView], boxes: Sequence[F64], *, full: bool
     ) -> Iterator[tuple[int, DecodedMasks]]:
-        """Yield the masks of every box, with the place of their image; in any order, some at a time.
+        """Yield the masks of every box, with the place of their view; in any order, some at a time.
 
         Args:
-            encoded: the images.
-            boxes: of each image, (K, 4) xyxy, image pixels.
+            views: the views.
+            boxes: of each view, (K, 4) xyxy, pixels of the view.
             full: decode whole masks instead of windows around the boxes.
         """
+        self._check_open()  # without boxes no engine is called
         size, grid = self._manifest.image_size, self._manifest.grid_size
         in_model = [
-            scale_xyxy(b, image.size_hw, (size, size)).astype(np.float32)
-            for b, image in zip(boxes, encoded, strict=True)
+            scale_xyxy(b, view.size_hw, (size, size)).astype(np.float32) for b, view in zip(boxes, views, strict=True)
         ]
         windows = [token_windows(b, size, grid, full=full) for b in in_model]
 
-        for chunk in self._chunks(windows, encoded):
-            run = partial(self._decode_part, chunk, encoded, in_model)
+        for chunk in self._chunks(windows, views):
+            run = partial(self._decode_part, chunk, views, in_model)
             yield from _halved(run, range(len(chunk.index)))
 
     def _decode_part(
-        self, chunk: _Chunk, encoded: Sequence[EncodedImage], in_model: list[F32], members: Sequence[int]
+        self, chunk: _Chunk, views: Sequence[EncodedView], in_model: list[F32], members: Sequence[int]
     ) -> list[tuple[int, DecodedMasks]]:
         part = chunk.part(slice(members[0], members[-1] + 1))
-        return list(self._decode_together(part, encoded, in_model))
+        return list(self._decode_together(part, views, in_model))
 
-    def _chunks(self, windows: list[tuple[I64, I64]], encoded: Sequence[EncodedImage]) -> Iterator[_Chunk]:
-        """Group the boxes of all images by window size into calls of at most ``boxes_per_call``.
+    def _chunks(self, windows: list[tuple[I64, I64]], views: Sequence[EncodedView]) -> Iterator[_Chunk]:
+        """Group the boxes of all views by window size into calls of at most ``boxes_per_call``.
 
-        Embeddings on a device cannot be put together, so there only images that were encoded together share calls.
+        Embeddings on a device cannot be put together, so there only views that were encoded together share calls.
         """
         if not windows:
             return
-        image = np.concatenate([np.full(len(side), i, np.int64) for i, (_, side) in enumerate(windows)])
+        view = np.concatenate([np.full(len(side), i, np.int64) for i, (_, side) in enumerate(windows)])
         index = np.concatenate([np.arange(len(side), dtype=np.int64) for _, side in windows])
         origin = np.concatenate([o for o, _ in windows])
         sides = np.concatenate([s for _, s in windows])
-        batches = [0 if isinstance(e.image_embedding, np.ndarray) else id(e.image_embedding) for e in encoded]
-        batch = np.array([batches.index(b) for b in batches], np.int64)[image]
+        batches = [None if isinstance(view.batch.image_embedding, np.ndarray) else view.batch for view in views]
+        batch = np.array([batches.index(b) for b in batches], np.int64)[view]
         for side, first in sorted(set(zip(sides.tolist(), batch.tolist(), strict=True))):
             members = np.flatnonzero((sides == side) & (batch == first))
-            for start in range(0, len(members), self._boxes_per_call):
-                part = members[start : start + self._boxes_per_call]
-                yield _Chunk(image[part], index[part], origin[part], side)
+            for start in range(0, len(members), self.boxes_per_call):
+                part = members[start : start + self.boxes_per_call]
+                yield _Chunk(view[part], index[part], origin[part], side)
 
     def _decode_together(
-        self, chunk: _Chunk, encoded: Sequence[EncodedImage], in_model: list[F32]
+        self, chunk: _Chunk, views: Sequence[EncodedView], in_model: list[F32]
     ) -> Iterator[tuple[int, DecodedMasks]]:
-        """One call of the mask decoder; the images it needs are sent once each."""
-        images, place = np.unique(chunk.image, return_inverse=True)
-        tensors = {id(encoded[i].image_embedding): encoded[i].image_embedding for i in images}
-        if len(tensors) == 1:  # encoded together, or one image
-            (embedding,) = tensors.values()
-            place = np.array([encoded[i].index for i in images])[place]
+        """One call of the mask decoder; the embeddings it needs are sent once each."""
+        needed, place = np.unique(chunk.view, return_inverse=True)
+        chosen = [views[i] for i in needed.tolist()]
+        batches = {view.batch for view in chosen}
+        if len(batches) == 1:  # encoded together, or one view
+            embedding = batches.pop().image_embedding
+            place = np.array([view.index for view in chosen])[place]
         else:
-            embedding = np.concatenate([np.asarray(encoded[i].image_embedding)[[encoded[i].index]] for i in images])
+            embedding = np.concatenate([np.asarray(view.batch.image_embedding)[[view.index]] for view in chosen])
         tokens = np.arange(chunk.side)
         outputs = self._checked(
             {
                 "image_embedding": embedding,
                 "image_index": place.astype(np.int64),
-                "boxes_xyxy_model": np.stack([in_model[i][j] for i, j in zip(chunk.image, chunk.index, strict=True)]),
+                "boxes_xyxy_model": np.stack([in_model[i][j] for i, j in zip(chunk.view, chunk.index, strict=True)]),
                 "window_rows": chunk.origin[:, :1] + tokens,
                 "window_cols": chunk.origin[:, 1:] + tokens,
             }
@@ -199,11 +223,11 @@ class Chain:
         masks = DecodedMasks(
             chunk.index, outputs["mask_logits"], chunk.origin * LOGITS_PER_TOKEN, outputs["iou_predictions"]
         )
-        for image in images.tolist():
-            yield image, masks.part(chunk.image == image)
+        for view in needed.tolist():
+            yield view, masks.part(chunk.view == view)
 
     def _checked(self, feeds: Tensors) -> dict[str, NDArray[Any]]:
-        outputs = self.engines["mask_decoder"](feeds)
+        outputs = self._engine("mask_decoder")(feeds)
         if not all(np.isfinite(array).all() for array in outputs.values()):
             raise BackendError(
                 "the mask decoder gave NaN or infinite values: the engine's precision does not suit these weights. "

@@ -36,8 +36,8 @@ class CellSizes(NamedTuple):
     """(N), of all detected cells."""
 
 
-class _Look(NamedTuple):
-    """What was seen at one scale."""
+class ScaleEstimate(NamedTuple):
+    """What the detector found at one scale."""
 
     score: float
     diameter: float
@@ -84,31 +84,33 @@ def measure_diameter(
         None where no cell was found.
     """
     side = max(image.shape[:2])
-    views, looks, confirmed = [cut_tile(image, (0, 0), side)], [], False
+    views, estimates, confirmed = [cut_tile(image, (0, 0), side)], [], False
     while views:
-        look = _look([find_cells(view) for view in views], side, model_size)
-        looks += [look] if look else []
+        estimate = _estimate([find_cells(view) for view in views], side, model_size)
+        estimates += [estimate] if estimate else []
         if side <= model_size or confirmed:
             break
-        confirmed = look is not None and look.shown >= RELIABLE_PX and look.score >= CONFIDENT
+        confirmed = estimate is not None and estimate.shown >= RELIABLE_PX and estimate.score >= CONFIDENT
         side = max(side // 2, min(side, model_size))
         views = _most_contrast(image, side)
-    least = NEARLY * max((look.score for look in looks), default=0.0)
-    likely = [look for look in looks if look.score >= least]
+    least = NEARLY * max((one.score for one in estimates), default=0.0)
+    likely = [one for one in estimates if one.score >= least]
     closer = [max(other.density for other in likely[place:]) for place in range(len(likely))]
-    whole = [look for look, density in zip(likely, closer, strict=True) if density <= MISSED * look.density]
-    nearest = min(whole, key=lambda look: abs(np.log(look.shown / view_diameter_px)), default=None)
+    whole = [one for one, density in zip(likely, closer, strict=True) if density <= MISSED * one.density]
+    nearest = min(whole, key=lambda one: abs(np.log(one.shown / view_diameter_px)), default=None)
     return nearest.diameter if nearest else None
 
 
-def _look(cells: list[CellSizes], side: int, model_size: int) -> _Look | None:
+def _estimate(cells: list[CellSizes], side: int, model_size: int) -> ScaleEstimate | None:
     """The views of one scale, squares of ``side`` image pixels, together; None where no cell was measured."""
     diameters, scores = (np.concatenate(values) for values in zip(*cells, strict=True))
     if not len(diameters):
         return None
     diameter, mass = float(np.median(diameters)), float(scores.sum())
     # One more cell of score 0: a few high scores say little.
-    return _Look(mass / (len(scores) + 1), diameter, diameter * model_size / side, mass / (len(cells) * side**2))
+    return ScaleEstimate(
+        mass / (len(scores) + 1), diameter, diameter * model_size / side, mass / (len(cells) * side**2)
+    )
 
 
 def _most_contrast(image: F32, side: int) -> list[F32]:

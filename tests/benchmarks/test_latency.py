@@ -29,7 +29,7 @@ def test_record(calm_checkpoint: Path, calm_engines: Path, integer_engines: Path
     for variant in record["variants"].values():
         assert variant["runs"] == 2
         assert variant["total_ms"]["p50"] <= variant["total_ms"]["p99"]
-        assert set(variant["stages_ms"]) == {"encode", "detect", "decode"}
+        assert set(variant["steps_ms"]) == {"encode", "detect", "decode"}
         assert variant["peak_mib"] > 50
     integers = "engines, OpenVINO, 8-bit integers"
     (row,) = (row for row in record["agreement"] if row["variant"] == integers)
@@ -40,7 +40,7 @@ def test_record(calm_checkpoint: Path, calm_engines: Path, integer_engines: Path
 
 def test_integers_are_those_of_the_engines(calm_engines: Path, integer_engines: Path, small_engines: Path) -> None:
     check_integers(calm_engines, integer_engines)
-    with pytest.raises(EngineError, match="is in fp32; expected engines exported with --precision int8"):
+    with pytest.raises(EngineError, match="is in fp32; expected engines exported with precision='int8'"):
         check_integers(calm_engines, calm_engines)
     with pytest.raises(EngineError, match="different checkpoints"):
         check_integers(small_engines, integer_engines)
@@ -50,7 +50,7 @@ def test_summary_by_hand() -> None:
     runs = [{"a": 0.1, "b": 0.2}, {"a": 0.3, "b": 0.2}, {"a": 0.2, "b": 0.2}]
     summary = Measured(runs, None, 10.4).summary()  # type: ignore[arg-type]
     assert summary["total_ms"]["p50"] == 400.0
-    assert summary["stages_ms"]["a"]["p50"] == 200.0
+    assert summary["steps_ms"]["a"]["p50"] == 200.0
     assert summary["peak_mib"] == 10
     assert "gpu_peak_mib" not in summary
     assert Measured(runs, None, 10.4, 20.6).summary()["gpu_peak_mib"] == 21  # type: ignore[arg-type]

@@ -240,7 +240,7 @@ def test_existing_directories(tmp_path: Path, small_checkpoint: Path) -> None:
     out.mkdir()
     export_engines(small_checkpoint, out)  # an empty directory is free to use
     before = (out / "manifest.json").read_bytes()
-    with pytest.raises(ExportError, match=r"exists\. Replace it with --force"):
+    with pytest.raises(ExportError, match=r"exists\. Replace it with force=True"):
         export_engines(small_checkpoint, out)
     with pytest.raises(ExportError, match="bad"):
         export_engines(tmp_path / "bad.pt", out, ExportConfig(force=True))

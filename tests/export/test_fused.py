@@ -27,10 +27,11 @@ from export.exporter import ExportConfig, export_engines
 from export.graphs.fused import aligned, attend
 from export.plans.build import check_buildable
 from export.plans.builder import BuildOptions
-from runtime import BackendError, BackendOptions, EngineError, Segmenter
+from runtime import BackendError, BackendOptions, EncodedViews, EngineError, Instances, Segmenter
 from runtime.engines.backends import openvino
 from runtime.engines.backends.ort import failure
 from runtime.engines.manifest import read_manifest
+from tests.runtime.test_segmenter import every
 from tests.small import SMALL
 
 BOXES = [[20, 30, 80, 90], [100, 200, 180, 260], [5, 5, 250, 510]]
@@ -129,10 +130,9 @@ def test_a_manifest_with_another_word_is_refused(fused: Path, tmp_path: Path) ->
 
 def test_cells_are_those_of_the_plain_form(fused: Path, small_engines: Path, image: Any) -> None:
     found, expected = (all_settings(path) for path in (fused, small_engines))
-    a, b = found.encode(image), expected.encode(image)
-    for name in ("patch_features", "image_embedding"):
-        np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=1e-3, atol=1e-3)
-    apart = np.abs(found(image).boxes[:, None] - expected(image).boxes).max(-1)  # the order is that of close scores
+    assert_close_features(found.encode(image), expected.encode(image))
+    boxes = [Instances.joined([result, result.hidden]).boxes for result in (found(image), expected(image))]
+    apart = np.abs(boxes[0][:, None] - boxes[1]).max(-1)  # the order is that of close scores
     assert apart.shape[0] == apart.shape[1] > 20
     assert max(apart.min(0).max(), apart.min(1).max()) < 0.1
     one, other = (segmenter(image, boxes=BOXES) for segmenter in (found, expected))
@@ -142,12 +142,21 @@ def test_cells_are_those_of_the_plain_form(fused: Path, small_engines: Path, ima
 def test_half_precision_cells_are_those_of_the_plain_form(fused_half: Path, half_engines: Path, image: Any) -> None:
     one, other = (all_settings(path)(image, boxes=BOXES) for path in (fused_half, half_engines))
     assert (one.labels == other.labels).mean() > 0.99
-    np.testing.assert_allclose(one.iou_predictions, other.iou_predictions, atol=0.01)
+    estimates = [every(result).iou_predictions for result in (one, other)]
+    np.testing.assert_allclose(*estimates, atol=0.01)
+
+
+def assert_close_features(found: EncodedViews, expected: EncodedViews) -> None:
+    for mine, other in zip(found, expected, strict=True):
+        for name in ("patch_features", "image_embedding"):
+            np.testing.assert_allclose(getattr(mine.batch, name), getattr(other.batch, name), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-ort"])
 def test_tensorrt_names_the_export_that_it_takes(fused: Path, backend: str) -> None:
-    with pytest.raises(BackendError, match=r"encoder\.onnx has fused attention.*export again with --attention plain"):
+    with pytest.raises(
+        BackendError, match=r"encoder\.onnx has fused attention.*export again: cellsam-engine export --attention plain"
+    ):
         Segmenter(fused, backend=backend)
 
 
@@ -163,7 +172,9 @@ def test_an_openvino_that_lacks_the_operator_names_the_export(
         raise BackendError(f"OpenVINO 2025.1 cannot compile {path}: com.microsoft.MultiHeadAttention.")
 
     monkeypatch.setattr(openvino, "OpenVinoEngine", refuse)
-    with pytest.raises(BackendError, match=r"cannot compile .*MultiHeadAttention\. encoder.* with --attention plain"):
+    with pytest.raises(
+        BackendError, match=r"cannot compile .*MultiHeadAttention\. encoder.*: cellsam-engine export --attention plain"
+    ):
         Segmenter(fused, backend="openvino")
     with pytest.raises(BackendError, match=r"MultiHeadAttention\.$"):
         Segmenter(small_engines, backend="openvino")
@@ -175,11 +186,9 @@ def test_openvino_runs_them_or_names_the_export(fused: Path, small_engines: Path
     except BackendError as error:
         said = str(error)
     else:
-        found, expected = segmenter.encode(image), Segmenter(small_engines, backend="cpu").encode(image)
-        for name in ("patch_features", "image_embedding"):
-            np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-3, atol=1e-3)
+        assert_close_features(segmenter.encode(image), Segmenter(small_engines, backend="cpu").encode(image))
         return
-    assert "with --attention plain" in said, "releases of before mid-2026 have no such operator"
+    assert "export --attention plain" in said, "releases of before mid-2026 have no such operator"
 
 
 def test_a_cudnn_without_such_heads_has_a_remedy() -> None:

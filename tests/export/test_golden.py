@@ -13,7 +13,7 @@ from runtime import BackendOptions, Segmentation, SegmentConfig, Segmenter
 from runtime.engines.backends.ort import OrtEngine
 from runtime.ops.boxes import scale_xyxy
 from runtime.ops.masks import relabel
-from runtime.results import EncodedImage
+from runtime.pipeline.encoded import EncodedViews
 from tests.golden.cases import GoldenCase, assert_close
 
 pytestmark = pytest.mark.full_size
@@ -25,7 +25,7 @@ def full_segmenter(golden_engines: Path) -> Segmenter:
 
 
 @pytest.fixture(scope="module")
-def encoded(full_segmenter: Segmenter, golden: GoldenCase) -> EncodedImage:
+def encoded(full_segmenter: Segmenter, golden: GoldenCase) -> EncodedViews:
     return full_segmenter.encode(golden.arrays["image"])
 
 
@@ -49,28 +49,30 @@ def test_the_export_chose_what_the_checkpoint_is(full_segmenter: Segmenter, gold
     assert ("detector_encoder" in manifest.engines) == (golden.trunk == "separate")
 
 
-def test_encoder(encoded: EncodedImage, golden: GoldenCase) -> None:
-    assert_close(encoded.image_embedding[:, ::4, ::4, ::4], golden.arrays["embedding_s4"], "image embedding")
-    assert encoded.patch_features is not None
-    features = encoded.patch_features[:, ::8, ::4, ::4]
-    assert_close(features, golden.arrays["detector_features_s4"], "patch features")
+def test_encoder(encoded: EncodedViews, golden: GoldenCase) -> None:
+    (view,) = encoded
+    embedding, features = (np.asarray(t) for t in (view.batch.image_embedding, view.batch.patch_features))
+    assert_close(embedding[:, ::4, ::4, ::4], golden.arrays["embedding_s4"], "image embedding")
+    assert_close(features[:, ::8, ::4, ::4], golden.arrays["detector_features_s4"], "patch features")
 
 
-def test_cellfinder(golden_engines: Path, encoded: EncodedImage, golden: GoldenCase) -> None:
-    assert encoded.patch_features is not None
+def test_cellfinder(golden_engines: Path, encoded: EncodedViews, golden: GoldenCase) -> None:
+    (view,) = encoded
+    assert view.batch.patch_features is not None
     engine = OrtEngine(golden_engines / "cellfinder.onnx", BackendOptions())
-    outputs = engine({"patch_features": encoded.patch_features})
+    outputs = engine({"patch_features": view.batch.patch_features})
     assert_close(outputs["logits"], golden.arrays["pred_logits"], "logits")
     assert_close(outputs["boxes_cxcywh_norm"], golden.arrays["pred_boxes"], "boxes")
 
 
 def test_kept_boxes(
-    full_segmenter: Segmenter, encoded: EncodedImage, golden: GoldenCase, released: SegmentConfig
+    full_segmenter: Segmenter, encoded: EncodedViews, golden: GoldenCase, released: SegmentConfig
 ) -> None:
     adaptive = SegmentConfig(box_threshold=float(golden.arrays["bbox_threshold"]))
-    cut = full_segmenter.detect(encoded, config=adaptive).threshold
+    (adapted,) = full_segmenter.detect(encoded, config=adaptive)
+    cut = adapted.threshold
     assert abs(cut - float(golden.arrays["effective_threshold"])) < 2e-3
-    found = full_segmenter.detect(encoded, config=released)
+    (found,) = full_segmenter.detect(encoded, config=released)
     expected = golden.arrays["kept_boxes_1024"]
     assert len(found.boxes) == len(expected)
     boxes = scale_xyxy(found.boxes, encoded.size_hw, (1024, 1024))
@@ -80,22 +82,26 @@ def test_kept_boxes(
     assert nearest.min(1).max() < 0.1
 
 
-def test_mask_decoder(full_segmenter: Segmenter, encoded: EncodedImage, golden: GoldenCase) -> None:
+def test_mask_decoder(full_segmenter: Segmenter, encoded: EncodedViews, golden: GoldenCase) -> None:
     boxes = scale_xyxy(golden.arrays["kept_boxes_1024"], (1024, 1024), encoded.size_hw)
-    full = full_segmenter.decode_logits(encoded, boxes, config=SegmentConfig(mask_window="full"))
+    (view,) = encoded
+    full, windows = (
+        full_segmenter.pipeline.decode_logits(view, boxes, config)
+        for config in (SegmentConfig(mask_window="full"), full_segmenter.config)
+    )
     masks = np.stack([mask.logits for mask in full])
     iou = np.array([mask.iou_prediction for mask in full])
     assert_close(masks[:, ::4, ::4], golden.arrays["low_res_masks_s4"], "mask logits")
     assert_close(masks[:4], golden.arrays["low_res_masks_first4"], "mask logits of the first four boxes")
     assert_close(iou, golden.arrays["iou_predictions"], "IoU predictions")
-    for mask, part in zip(masks, full_segmenter.decode_logits(encoded, boxes), strict=True):
+    for mask, part in zip(masks, windows, strict=True):
         (y, x), (height, width) = part.origin_yx, part.logits.shape
         np.testing.assert_allclose(part.logits, mask[y : y + height, x : x + width], atol=1e-4)
 
 
-def test_labels(full_segmenter: Segmenter, encoded: EncodedImage, golden: GoldenCase, released: SegmentConfig) -> None:
+def test_labels(full_segmenter: Segmenter, encoded: EncodedViews, golden: GoldenCase, released: SegmentConfig) -> None:
     found = full_segmenter.detect(encoded, config=released)
-    result: Segmentation = full_segmenter.decode(encoded, found.boxes, scores=found.scores, config=released)
+    result: Segmentation = full_segmenter.decode(encoded, found, config=released)
     order = np.argsort(-np.concatenate((result.scores, result.hidden.scores)), kind="stable")
     boxes = np.concatenate((result.boxes, result.hidden.boxes))[order]
     assert_close(boxes, golden.arrays["final_boxes"], "boxes of the instances")

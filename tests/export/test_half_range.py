@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper, numpy_helper
 
-from export.engine_files import stages_of
+from export.engine_files import engine_graphs
 from export.errors import VerificationError
 from export.gates import HalfTolerance, check_relative, run_cast
 from export.half_range import CLOSE, LARGEST, RangeCheck, check_range
@@ -82,7 +82,7 @@ def test_logits_beyond_the_range_pass_the_values_and_fail_the_range(tmp_path: Pa
     assert beyond == ["the_logits (MatMul)"]
     assert "made: FAILED, beyond the range of half precision (65504)" in str(check)
     assert "the_logits (MatMul) 4.99" in str(check)
-    assert "--precision fp32" in str(check)
+    assert "precision='fp32'" in str(check)
 
 
 def test_an_encoder_whose_logits_are_beyond_the_range(tmp_path: Path) -> None:
@@ -94,15 +94,15 @@ def test_an_encoder_whose_logits_are_beyond_the_range(tmp_path: Path) -> None:
             attention.qkv.weight[first] = 0
             attention.qkv.bias[first] = bias
         attention.rel_pos_h[:, 0] = attention.rel_pos_w[:, 0] = 0
-    stage = stages_of(model, "fp16")[0]
-    write_onnx(stage, tmp_path / stage.file)
+    engine = engine_graphs(model, "fp16")[0]
+    write_onnx(engine, tmp_path / engine.file)
     feeds = {"pixel_values": np.random.default_rng(0).normal(size=(1, 3, 160, 160)).astype(np.float32)}
-    found = run_cast(OrtEngine(tmp_path / stage.file, BackendOptions()), feeds)
+    found = run_cast(OrtEngine(tmp_path / engine.file, BackendOptions()), feeds)
     with torch.inference_mode():
         features, embedding = model.encode(torch.from_numpy(feeds["pixel_values"]))
     for name, expected in (("patch_features", features), ("image_embedding", embedding)):
         assert check_relative("encoder", name, found[name], expected.numpy(), HalfTolerance()).passed
-    check = check_range("encoder", tmp_path / stage.file, [feeds])
+    check = check_range("encoder", tmp_path / engine.file, [feeds])
     assert check.value == pytest.approx(5e5, rel=0.01)
     assert [node for node, value in check.nodes.items() if value > LARGEST] == [check.output]
     assert "(MatMul, blocks.1.attention" in check.output

@@ -37,7 +37,7 @@ def test_free_and_empty_targets(new: Path, tmp_path: Path) -> None:
 
 
 def test_engines_are_replaced_only_with_force(old: Path, new: Path) -> None:
-    with pytest.raises(ExportError, match="--force"):
+    with pytest.raises(ExportError, match="force=True"):
         place_engines(new, old, force=False)
     assert read_manifest(old).created != "new"
     for built in ("tensorrt", "tensorrt-ort"):

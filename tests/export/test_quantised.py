@@ -235,7 +235,7 @@ def test_a_failed_gate_leaves_nothing(calm_checkpoint: Path, tmp_path: Path, mon
     monkeypatch.setattr(exporter, "INTEGERS", HalfTolerance(relative_error=1e-9))
     with pytest.raises(
         VerificationError,
-        match=r"(?s)encoder.patch_features: FAILED, relative error .* \(wanted <= 1e-09.*you segment with --calibrate",
+        match=r"(?s)encoder.patch_features: FAILED, relative error .* \(wanted <= 1e-09.*you segment as calibration=",
     ):
         export_engines(calm_checkpoint, tmp_path / "out", ExportConfig(precision="int8"))
     assert not list(tmp_path.iterdir())
@@ -273,7 +273,7 @@ def test_backends_of_gpus_refuse_them(integer_engines: Path, backend: str) -> No
 
 
 def test_plans_are_not_built_of_them(integer_engines: Path) -> None:
-    with pytest.raises(ExportError, match=r"exported with --precision int8.*export --precision fp16"):
+    with pytest.raises(ExportError, match=r"computes in 8-bit integers.*export --precision fp16"):
         list(check_buildable(integer_engines, BuildOptions()))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from runtime import BackendOptions, ConfigError, InputError, SegmentConfig, SegmenterError
-from runtime.config import changed, read_settings
+from runtime.config import read_settings, with_overrides
 
 
 @pytest.mark.parametrize(
@@ -71,16 +71,16 @@ def test_a_diameter_that_is_given_takes_the_place_of_the_settings_own() -> None:
     of_um = SegmentConfig(view_diameter_px=40, diameter_um=12)
     of_px = SegmentConfig(view_diameter_px=40, diameter_px=24)
     none_given = {"diameter_px": None, "diameter_um": None, "view_diameter_px": None}
-    assert changed(of_um, none_given) == of_um
-    assert changed(of_um, {**none_given, "diameter_px": 24}) == of_px
-    assert changed(of_px, {**none_given, "diameter_um": 12}) == of_um
-    assert changed(of_um, {**none_given, "diameter_um": 9}) == SegmentConfig(view_diameter_px=40, diameter_um=9)
+    assert with_overrides(of_um, none_given) == of_um
+    assert with_overrides(of_um, {**none_given, "diameter_px": 24}) == of_px
+    assert with_overrides(of_px, {**none_given, "diameter_um": 12}) == of_um
+    assert with_overrides(of_um, {**none_given, "diameter_um": 9}) == SegmentConfig(view_diameter_px=40, diameter_um=9)
     for settings in (of_um, of_px):
-        assert changed(settings, {**none_given, "view_diameter_px": 0}) == SegmentConfig(), "shown whole"
+        assert with_overrides(settings, {**none_given, "view_diameter_px": 0}) == SegmentConfig(), "shown whole"
         with pytest.raises(ConfigError, match="expected one of them"):
-            changed(settings, {**none_given, "diameter_um": 12, "diameter_px": 24})
+            with_overrides(settings, {**none_given, "diameter_um": 12, "diameter_px": 24})
     with pytest.raises(ConfigError, match="images are shown whole"):
-        changed(of_um, {**none_given, "diameter_px": 24, "view_diameter_px": 0})
+        with_overrides(of_um, {**none_given, "diameter_px": 24, "view_diameter_px": 0})
 
 
 def test_threads() -> None:

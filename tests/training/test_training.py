@@ -117,6 +117,23 @@ def test_detection_losses_by_hand() -> None:
     assert float(losses["class"]) == pytest.approx(2 * 0.25 * 0.25 * np.log(2), rel=1e-5)
 
 
+def test_scores_are_trained_towards_the_iou_of_their_box() -> None:
+    """The same pair as above, IoU 1/3: the class loss is 0 at that score, and grows on both sides of it."""
+    target = [torch.tensor([[0.5, 0.5, 0.2, 0.2]])]
+    boxes, config = torch.tensor([[[0.6, 0.5, 0.2, 0.2]]]), DetectionLossConfig(score_is_iou=True)
+
+    def class_loss(score: float) -> float:
+        logits = torch.logit(torch.tensor([[[score]]]))
+        return float(detection_losses(CellFinderOutput(boxes, logits), target, 1, config)["class"])
+
+    assert class_loss(1 / 3) == pytest.approx(0.0, abs=1e-6)
+    assert class_loss(0.1) > class_loss(0.25) > class_loss(1 / 3) < class_loss(0.5) < class_loss(0.9)
+    boxes_that_fit = torch.tensor([[[0.5, 0.5, 0.2, 0.2]]])
+    output = CellFinderOutput(boxes_that_fit, torch.zeros(1, 1, 1))
+    plain = detection_losses(output, target, 1, DetectionLossConfig())
+    assert float(detection_losses(output, target, 1, config)["class"]) == pytest.approx(float(plain["class"]), rel=1e-5)
+
+
 def test_auxiliary_layers_add_losses_of_their_own() -> None:
     target = [torch.rand(3, 4)]
     layer = CellFinderOutput(torch.rand(1, 9, 4), torch.randn(1, 9, 1))
@@ -273,6 +290,35 @@ def test_blank_channels_stay_blank_and_values_in_range() -> None:
     assert 0 <= image.min() <= image.max() <= 1
 
 
+def test_one_channel_is_inverted_inside_the_field_alone() -> None:
+    config = AugmentConfig(zoom=(0.5, 0.5), flips=False)
+    plain_image, labels = augment(sample(), 128, config, np.random.default_rng(3))
+    inverted, same = augment(sample(), 128, replace(config, inverted=1.0), np.random.default_rng(3))
+    np.testing.assert_array_equal(same, labels)
+    assert plain_image[labels > 0][:, 2].mean() > 0.4
+    assert inverted[labels > 0][:, 2].mean() < 0.6
+    total = plain_image[..., 2] + inverted[..., 2]  # 1 in the field, 0 in the padding, in between at its edges
+    assert ((total > 0.999) | (total < 0.001)).mean() > 0.9
+    assert (total < 0.001).mean() > 0.5
+
+
+def test_two_channels_are_dropped_and_swapped() -> None:
+    one = sample()
+    image = np.zeros_like(one.image)
+    image[1], image[2] = one.image.max(axis=0), 0.25
+    pair, config = replace(one, image=image), AugmentConfig(flips=False)
+    both, _ = augment(pair, 128, config, np.random.default_rng(0))
+    alone, _ = augment(pair, 128, replace(config, membrane_alone=1.0), np.random.default_rng(0))
+    swapped, _ = augment(pair, 128, replace(config, channels_swapped=1.0), np.random.default_rng(0))
+    assert not alone[..., :2].any()
+    np.testing.assert_allclose(alone[..., 2], both[..., 2])
+    np.testing.assert_allclose(swapped[..., 1:], both[..., :0:-1])
+    colour = replace(one, image=np.stack([one.image.max(axis=0)] * 3))
+    every = replace(config, membrane_alone=1.0, channels_swapped=1.0, inverted=1.0)
+    changed, _ = augment(colour, 128, every, np.random.default_rng(0))
+    np.testing.assert_allclose(changed, augment(colour, 128, config, np.random.default_rng(0))[0])
+
+
 def test_elastic_views_have_other_shapes() -> None:
     labels = np.zeros_like(sample().labels)
     labels[:160, :160] = np.hypot(*(np.mgrid[:160, :160] - 79.5)) < 25
@@ -403,11 +449,15 @@ def test_presets_survive_json(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"stage1": {"stepps": 3}}', "OptimizerConfig has no stepps"),
+        ('{"stage1": {"stepps": 3}}', "unknown fields stage1.stepps"),
         ('{"stage1": {"steps": 0}}', "must be 1 or more"),
         ('{"preset": "huge"}', "huge"),
         ('{"dataset_weights": {"discs": 0}}', "expected values above 0"),
-        ('{"dataset_weights": 3}', "not a recipe"),
+        ('{"dataset_weights": 3}', "not a recipe: dataset_weights is 3, expected object"),
+        ('{"stage2": {"learning_rate": "fast"}}', "stage2.learning_rate is 'fast', expected float"),
+        ('{"model": {"stem": [8, 16.5]}}', r"model.stem\[1\] is 16.5, expected int"),
+        ('{"augment": {"zoom": [1]}}', "augment.zoom is"),
+        ('{"precision": "16"}', "precision is '16', expected one of 32-true, bf16-mixed, 16-mixed"),
         ("{", "not a recipe"),
         ("[]", "not a recipe"),
     ],

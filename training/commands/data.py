@@ -1,4 +1,4 @@
-"""Commands ``data build``, ``data layout`` and ``data info`` of ``cellsam-engine``."""
+"""Commands ``data build``, ``data layout``, ``data info`` and ``data synthesise`` of ``cellsam-engine``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from runtime.commands.console import errors, fail
+from runtime.commands.flags import in_flags
 from runtime.errors import SegmenterError
 from training.data.build import BuildReport, build_dataset
 from training.data.builders import DATASETS, DatasetName, FolderOptions, find_datasets, layout_of
@@ -18,10 +19,17 @@ from training.data.builders.folder import Colours
 from training.data.errors import DataError
 from training.data.format import dataset_directories, read_summary
 from training.data.records import GROUPS, SPLITS, Skipped, SourceDataset, Split
-from training.data.scan import Stage
+from training.data.scan import BuildStep
 from training.data.splits import HELD_OUT
+from training.data.synthetic import SYNTHETIC_GROUPS, write_datasets
 
 SHOWN_PROBLEMS = 20
+
+FLAGS = {
+    name: f"--{name.replace('_', '-')}"
+    for name in ("source", "out", "seed", "image_glob", "mask_glob", "object_set", "licence", "rgb")
+} | {"groups": "--group"}
+"""By the names of the settings and arguments that they set."""
 
 data_app = typer.Typer(
     help="Build training data from published datasets.",
@@ -76,14 +84,14 @@ def build(
     try:
         options = FolderOptions(**chosen) if chosen else None  # type: ignore[arg-type]
     except DataError as error:
-        raise typer.BadParameter(str(error)) from error
+        raise typer.BadParameter(in_flags(str(error), FLAGS)) from error
     try:
         datasets = find_datasets(name, source, options)
         reports = [
             _build(dataset, out / dataset.subdirectory, seed, HELD_OUT if test else ("val",)) for dataset in datasets
         ]
     except (SegmenterError, OSError) as error:
-        fail(error)
+        fail(error, flags=FLAGS)
     for report in reports:
         _print(report)
     skipped = [problem for report in reports for problem in report.skipped]
@@ -112,20 +120,47 @@ def info(directory: Annotated[Path, typer.Argument(help="Output of 'data build'.
             typer.echo(_row(split, counts["images"], counts["tiles"], counts["objects"]))
 
 
+@data_app.command()
+def synthesise(
+    out: Annotated[Path, typer.Option(help="Directory to write; a dataset per group.", metavar="DIR")],
+    count: Annotated[int, typer.Option(help="Images of each group.", min=1)],
+    group: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Group to make, once for each; default all: {', '.join(SYNTHETIC_GROUPS)}."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Equal seeds make equal images.", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that make images; 0: this one.", min=0)] = 0,
+) -> None:
+    """Make microscope images with exact labels, 512 x 512 pixels, as a training split."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=errors, disable=not errors.is_terminal) as bars:
+            task = bars.add_task("", total=count)
+
+            def show(name: str, done: int, total: int) -> None:
+                bars.update(task, description=name, completed=done, total=total)
+
+            made = write_datasets(out, count=count, groups=group or (), seed=seed, workers=workers, progress=show)
+    except (SegmenterError, OSError) as error:
+        fail(error)
+    for directory in made:
+        typer.echo(directory)
+
+
 def _groups(values: list[str]) -> dict[str, str]:
     pairs = (value.rpartition("=") for value in values)
     return {dataset.strip(): group.strip() for dataset, _, group in pairs}
 
 
 def _build(dataset: SourceDataset, out: Path, seed: int, held_out: Sequence[Split]) -> BuildReport:
-    """Build one dataset under a progress bar per stage."""
+    """Build one dataset under a progress bar per step."""
     columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     item = TextColumn("{task.fields[item]}", markup=False)
     with Progress(*columns, item, console=errors, disable=not errors.is_terminal) as bars:
-        tasks = {stage: bars.add_task(stage, total=None, item="") for stage in ("scanning", "cutting", "indexing")}
+        tasks = {step: bars.add_task(step, total=None, item="") for step in ("scanning", "cutting", "indexing")}
 
-        def show(stage: Stage, done: int, total: int, name: str) -> None:
-            bars.update(tasks[stage], completed=done, total=total, item=name)
+        def show(step: BuildStep, done: int, total: int, name: str) -> None:
+            bars.update(tasks[step], completed=done, total=total, item=name)
 
         errors.print(f"{dataset.name}: {len(dataset.fields)} images", markup=False)
         return build_dataset(dataset, out, seed=seed, held_out=held_out, progress=show)

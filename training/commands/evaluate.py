@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from runtime.commands.console import errors, fail
 from runtime.commands.groups import with_groups
-from runtime.commands.options import ModelOptions, ThreadsOption
+from runtime.commands.options import FLAGS, ModelOptions, ThreadsOption
 from runtime.commands.settings import backend_options, engine_directory, model_directory
 from runtime.errors import InputError, SegmenterError
 from training.evaluation.baseline import segment_classical
@@ -222,7 +222,7 @@ def _errors_shown() -> Iterator[None]:
     try:
         yield
     except (SegmenterError, OSError) as error:
-        fail(error)
+        fail(error, flags=FLAGS | {"iou": "--iou"})
 
 
 def _prepare(out: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from runtime.commands.console import fail
+from runtime.errors import SegmenterError
 
 
 def train_command(
@@ -35,9 +36,7 @@ def train_command(
     licence: Annotated[str, typer.Option(help="Licence of the weights that come out.")] = "trained by the user",
 ) -> None:
     """Train a stage of CellSAM; an interrupted run goes on at its last checkpoint, to the same result."""
-    from training.checkpoint import CheckpointError
-    from training.data.errors import DataError
-    from training.recipe import RecipeError, load_recipe
+    from training.recipe import load_recipe
     from training.train import RunConfig, run_stage
     from training.weights import weights_file
 
@@ -55,5 +54,5 @@ def train_command(
     )
     try:
         typer.echo(run_stage(stage, load_recipe(recipe), run))
-    except (RecipeError, CheckpointError, DataError, ValueError, OSError) as error:
+    except (SegmenterError, ValueError, OSError) as error:
         fail(error)

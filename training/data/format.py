@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.files.placing import write_whole
+from runtime.typed_json import convert
 from runtime.types import F32, I32
 from training.data.coco_format import write_coco
 from training.data.errors import DataError
@@ -82,7 +83,7 @@ def read_split(root: str | Path, split: Split) -> TileSet:
         DataError: no finished build there, another schema, or a damaged index.
     """
     if split not in SPLITS:
-        raise DataError(f"split is {split!r}; expected one of {', '.join(SPLITS)}.")
+        raise DataError(f"split is {split!r}; expected one of {', '.join(SPLITS)}.", kind="out_of_range", field="split")
     records: list[TileRecord] = []
     roots: list[Path] = []
     for directory in dataset_directories(Path(root)):
@@ -106,7 +107,8 @@ def dataset_directories(root: Path) -> list[Path]:
     if not children:
         raise DataError(
             f"{root} holds no finished build (no {SUMMARY}); expected the output of 'data build'. "
-            "Run the build, or run it again if it was interrupted."
+            "Run the build, or run it again if it was interrupted.",
+            kind="not_found",
         )
     return children
 
@@ -122,11 +124,17 @@ def read_summary(directory: Path) -> dict[str, Any]:
         summary = json.loads(path.read_text(encoding="utf-8"))
         schema, group = summary["schema"], summary["group"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error!r}); expected an object with 'schema'. Build it again.") from error
+        raise DataError(
+            f"{path} is damaged ({error!r}); expected an object with 'schema'. Build it again.", kind="damaged"
+        ) from error
     if schema != SCHEMA:
-        raise DataError(f"{path} has schema {schema}; this version reads {SCHEMA}. Build the dataset again.")
+        raise DataError(
+            f"{path} has schema {schema}; this version reads {SCHEMA}. Build the dataset again.", kind="wrong_version"
+        )
     if group not in GROUPS:
-        raise DataError(f"{path} has group {group!r}; expected one of {', '.join(GROUPS)}. Build the dataset again.")
+        raise DataError(
+            f"{path} has group {group!r}; expected one of {', '.join(GROUPS)}. Build the dataset again.", kind="damaged"
+        )
     out: dict[str, Any] = summary
     return out
 
@@ -186,10 +194,11 @@ def read_array(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> N
     try:
         array = np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read ({error}); build the dataset again.") from error
+        raise DataError(f"{path} cannot be read ({error}); build the dataset again.", kind="unreadable") from error
     if array.shape != shape or array.dtype != dtype:
         raise DataError(
-            f"{path} holds {array.shape} {array.dtype}; expected {shape} {np.dtype(dtype)}. Build the dataset again."
+            f"{path} holds {array.shape} {array.dtype}; expected {shape} {np.dtype(dtype)}. Build the dataset again.",
+            kind="damaged",
         )
     return array
 
@@ -206,6 +215,6 @@ def _index_text(records: Sequence[TileRecord]) -> str:
 def _read_index(path: Path) -> list[TileRecord]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        return [TileRecord(**json.loads(line)) for line in lines]
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}); build the dataset again.") from error
+        return [convert(json.loads(line), TileRecord) for line in lines]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is damaged ({error}); build the dataset again.", kind="damaged") from error

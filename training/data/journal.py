@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from runtime.files.placing import write_whole
+from runtime.typed_json import convert
 from training.data.errors import DataError
 from training.data.records import Split, TileRecord
 
@@ -53,7 +54,9 @@ class Journal:
             if others:
                 raise DataError(
                     f"{directory} holds {others[0]} but no {JOURNAL}; expected an empty directory or an earlier build. "
-                    "Choose another --out."
+                    "Choose another directory with out=.",
+                    kind="exists",
+                    field="out",
                 )
             self._rewrite([])
         self.entries = self._read()
@@ -94,11 +97,11 @@ class Journal:
         if not text.endswith("\n"):
             del lines[-1:]
         try:
-            settings, *rest = [json.loads(line) for line in lines]
-            entries = [_entry(values) for values in rest]
-        except (ValueError, TypeError, KeyError) as error:
+            settings, *rest = [convert(json.loads(line), dict[str, Any]) for line in lines]
+            entries = [convert(values, FieldEntry) for values in rest]
+        except ValueError as error:
             raise DataError(
-                f"{self._path} is damaged ({error}); delete {self._path.parent} and build again."
+                f"{self._path} is damaged ({error}); delete {self._path.parent} and build again.", kind="damaged"
             ) from error
         different = {
             key for key in settings.keys() | self._settings.keys() if settings.get(key) != self._settings.get(key)
@@ -107,7 +110,10 @@ class Journal:
             key = min(different)
             raise DataError(
                 f"{self._path.parent} holds a build with {key} = {settings.get(key)!r}; expected "
-                f"{self._settings.get(key)!r}. Choose another --out or the earlier settings."
+                f"{self._settings.get(key)!r}. Choose another directory with out=, or the "
+                "earlier settings.",
+                kind="mismatch",
+                field=key,
             )
         if not text.endswith("\n"):
             write_whole(self._path, lambda path: path.write_text("".join(f"{s}\n" for s in lines), encoding="utf-8"))
@@ -116,8 +122,3 @@ class Journal:
 
 def _line(values: dict[str, Any]) -> str:
     return json.dumps(values, separators=(",", ":")) + "\n"
-
-
-def _entry(values: dict[str, Any]) -> FieldEntry:
-    tiles = tuple(TileRecord(**record) for record in values.pop("tiles"))
-    return FieldEntry(**values, tiles=tiles)

@@ -69,7 +69,8 @@ class SourceDataset:
             if stem in seen:
                 raise DataError(
                     f"{item.file} and {seen[stem].file} would both write tiles {stem}_*; expected distinct names. "
-                    "Rename one of them."
+                    "Rename one of them.",
+                    kind="conflict",
                 )
             seen[stem] = item
 

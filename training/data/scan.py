@@ -10,9 +10,9 @@ from training.data.borders import borders_of
 from training.data.records import Field, Skipped
 from training.data.splits import Candidate, content_hash
 
-Stage = Literal["scanning", "cutting", "indexing"]
-Progress = Callable[[Stage, int, int, str], None]
-"""Called with the stage of a build, the number of items done, their total, and the name of the item at hand."""
+BuildStep = Literal["scanning", "cutting", "indexing"]
+Progress = Callable[[BuildStep, int, int, str], None]
+"""Called with the step of a build, the number of items done, their total, and the name of the item at hand."""
 
 UNREADABLE = (SegmenterError, OSError, MemoryError)
 """What a loader may raise on a file that cannot be used."""

@@ -146,7 +146,8 @@ def cut_field(channels: NDArray[Any], labels: NDArray[Any], scale: float = 1.0) 
     if channels.shape[:2] != labels.shape:
         raise DataError(
             f"image has size {channels.shape[:2]} and labels {labels.shape}; expected the same height and width. "
-            "Check that the files belong together."
+            "Check that the files belong together.",
+            kind="wrong_shape",
         )
     if scale != 1.0:
         channels, labels = rescale_field(channels, labels, scale)

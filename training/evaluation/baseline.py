@@ -51,13 +51,15 @@ class BaselineConfig:
     def __post_init__(self) -> None:
         for name, value, allowed in (("channel", self.channel, Channel), ("threshold", self.threshold, Threshold)):
             if value not in get_args(allowed):
-                raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(map(repr, get_args(allowed)))}.")
+                raise ConfigError(
+                    f"{name} is {value!r}; expected one of {', '.join(map(repr, get_args(allowed)))}.", field=name
+                )
         for name in ("smoothing_px", "seed_smoothing_px", "min_area_px"):
             if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 or more.")
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 or more.", field=name)
         for name in ("threshold_scale", "local_window_px", "seed_distance_px"):
             if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected more than 0.")
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected more than 0.", field=name)
 
 
 def segment_classical(image: NDArray[Any], config: BaselineConfig) -> I32:
@@ -114,7 +116,9 @@ def _hematoxylin(image: NDArray[np.generic]) -> F32:
     from skimage.color import rgb2hed
 
     if image.shape[2] != 3:
-        raise InputError(f"channel 'hematoxylin' needs an RGB image; this one has {image.shape[2]} channels.")
+        raise InputError(
+            f"channel 'hematoxylin' needs an RGB image; this one has {image.shape[2]} channels.", kind="wrong_shape"
+        )
     stain: F32 = rgb2hed(image)[..., 0].astype(np.float32)
     return stain
 

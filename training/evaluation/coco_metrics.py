@@ -53,7 +53,8 @@ def require_library() -> None:
     except ImportError as error:
         raise InputError(
             f"COCO metrics need faster-coco-eval, which cannot be imported ({error}). "
-            "Install it: pip install 'cellsam-engine[training]'."
+            "Install it: pip install 'cellsam-engine[training]'.",
+            kind="not_installed",
         ) from error
 
 
@@ -72,7 +73,9 @@ def encode_image(truth: NDArray[np.integer], detections: Sequence[MaskCrop], sco
     if scores.shape != (len(detections),) or not np.isfinite(scores).all():
         raise InputError(
             f"scores have shape {scores.shape} and {np.count_nonzero(~np.isfinite(scores))} values that are not "
-            f"finite; COCO AP expects {len(detections)} finite scores, one per mask."
+            f"finite; COCO AP expects {len(detections)} finite scores, one per mask.",
+            kind="wrong_shape",
+            field="scores",
         )
     size_hw = (int(truth.shape[0]), int(truth.shape[1]))
     return CocoImage(

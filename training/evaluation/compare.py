@@ -53,7 +53,8 @@ def make_column(name: str, reports: Sequence[Report], *, iou: float = PRIMARY_IO
         repeated = next(key for key in keys if keys.count(key) > 1)
         raise InputError(
             f"image {repeated} is in several of the reports named {name!r}; give reports of the same images "
-            "different names."
+            "different names.",
+            kind="conflict",
         )
     ious = [i for i in reports[0].evaluation.ious if all(i in report.evaluation.ious for report in reports)]
     # COCO AP cannot be recomputed without the masks; it stands where one report holds all images of a row.

@@ -79,13 +79,16 @@ def find_samples(root: str | Path, *, split: str = "test") -> list[Sample]:
     """
     root = Path(root)
     if not root.is_dir():
-        raise InputError(f"{root} is not a directory; expected one that holds DATASET/ID_img.png and ID_mask.png.")
+        raise InputError(
+            f"{root} is not a directory; expected one that holds DATASET/ID_img.png and ID_mask.png.", kind="not_found"
+        )
     built = (root / "dataset.json").is_file() or any(root.glob("*/dataset.json"))
     samples = _tiles(root, split) if built else _folder_samples(root)
     if not samples:
         raise InputError(
             f"{root} holds no samples; expected DATASET/ID_img.png with DATASET/ID_mask.png, or the output of "
-            "'data build'."
+            "'data build'.",
+            kind="not_found",
         )
     return sorted(samples, key=lambda s: (s.dataset, s.id))
 
@@ -105,7 +108,8 @@ def read_sample(sample: Sample) -> tuple[NDArray[np.generic], I32]:
         image, labels = np.moveaxis(image, 0, -1)[part], labels[part]
     if image.shape[:2] != labels.shape:
         raise InputError(
-            f"{sample.labels_path.name} has shape {labels.shape}, its image {image.shape[:2]}; expected one size."
+            f"{sample.labels_path.name} has shape {labels.shape}, its image {image.shape[:2]}; expected one size.",
+            kind="wrong_shape",
         )
     return image, labels.astype(np.int32)
 
@@ -120,7 +124,8 @@ def select(samples: Iterable[Sample], datasets: Iterable[str]) -> list[Sample]:
     known = {name for s in samples for name in (s.dataset, s.subset)}
     if names - known:
         raise InputError(
-            f"no image belongs to {', '.join(sorted(names - known))}; there are {', '.join(sorted(known))}."
+            f"no image belongs to {', '.join(sorted(names - known))}; there are {', '.join(sorted(known))}.",
+            kind="not_found",
         )
     return [s for s in samples if not names or names & {s.dataset, s.subset}]
 
@@ -166,7 +171,7 @@ def _folder_samples(root: Path) -> list[Sample]:
 
 def _partner(image: Path, labels: Path) -> Path:
     if not labels.is_file():
-        raise InputError(f"{image} has no true labels; expected {labels}.")
+        raise InputError(f"{image} has no true labels; expected {labels}.", kind="not_found")
     return labels
 
 
@@ -182,12 +187,17 @@ def _read_manifest(root: Path) -> tuple[dict[Path, dict[str, str]], set[str]]:
     for number, row in enumerate(entries, start=2):
         missing = [column for column in ("img", "dataset", "modality") if not row.get(column)]
         if missing:
-            raise InputError(f"{path}, line {number}, has no {', '.join(missing)}; complete the manifest.")
+            raise InputError(
+                f"{path}, line {number}, has no {', '.join(missing)}; complete the manifest.", kind="damaged"
+            )
         modalities[row["dataset"]].add(_modality_word(row["modality"]))
         image = (path.parent / row["img"]).resolve()
         if root.resolve() in image.parents:
             if not image.is_file():
-                raise InputError(f"{path}, line {number}, lists {row['img']}, which is missing; copy the data again.")
+                raise InputError(
+                    f"{path}, line {number}, lists {row['img']}, which is missing; copy the data again.",
+                    kind="not_found",
+                )
             rows[image] = row
     return rows, {dataset for dataset, words in modalities.items() if len(words) > 1}
 

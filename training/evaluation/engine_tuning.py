@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from runtime import SegmentConfig, Segmenter
+from runtime import EncodedViews, SegmentConfig, Segmenter
 from runtime.errors import InputError
-from runtime.results import EncodedImage, EncodedView
 from runtime.types import I32
 from training.evaluation.dataset import Sample, read_sample
 from training.evaluation.matching import Counts, count_matches, find_overlaps
@@ -49,9 +48,7 @@ class TunedSettings:
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    views: Sequence[EncodedView]
-    """None of them: the image in one view."""
-    image: EncodedImage | None
+    views: EncodedViews
     truth: I32
     subset: str
 
@@ -86,7 +83,7 @@ def tune_settings(
         InputError: no samples, or one that cannot be read.
     """
     if not samples:
-        raise InputError("no images to choose settings on came; expected at least one.")
+        raise InputError("no images to choose settings on came; expected at least one.", kind="missing")
     known: dict[SegmentConfig, dict[str, float]] = {}
 
     def mean_f1(config: SegmentConfig, encoded: Sequence[_Encoded]) -> float:
@@ -124,10 +121,7 @@ def _encode(
     encoded = []
     for sample in samples:
         image, truth = read_sample(sample)
-        if config.view_diameter_px is None:
-            encoded.append(_Encoded((), segmenter.encode(image, config=config), truth, sample.subset))
-        else:
-            encoded.append(_Encoded(segmenter.encode_views(image, config=config), None, truth, sample.subset))
+        encoded.append(_Encoded(segmenter.encode(image, config=config), truth, sample.subset))
         on_image(sample)
     return encoded
 
@@ -137,12 +131,8 @@ def _f1_by_subset(
 ) -> dict[str, float]:
     totals: dict[str, Counts] = {}
     for item in encoded:
-        if item.image is None:
-            height, width = item.truth.shape
-            result = segmenter.segment_views(item.views, (height, width), config=config)
-        else:
-            found = segmenter.detect(item.image, config=config)
-            result = segmenter.decode(item.image, found.boxes, scores=found.scores, config=config)
+        found = segmenter.detect(item.views, config=config)
+        result = segmenter.decode(item.views, found, config=config)
         counts = count_matches(find_overlaps(item.truth, result.labels), iou)
         totals[item.subset] = totals.get(item.subset, Counts()) + counts
     return {subset: float(np.nan_to_num(counts.f1)) for subset, counts in sorted(totals.items())}

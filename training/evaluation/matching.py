@@ -81,7 +81,8 @@ def find_overlaps(truth: ArrayLike, predicted: ArrayLike) -> Overlaps:
     if truth.shape != predicted.shape:
         raise InputError(
             f"the predicted labels have shape {predicted.shape}, the true ones {truth.shape}; expected one size. "
-            "Labels must be in the pixels of the image that was segmented."
+            "Labels must be in the pixels of the image that was segmented.",
+            kind="wrong_shape",
         )
     truth_ids, truth_dense, truth_area = _dense(truth)
     predicted_ids, predicted_dense, predicted_area = _dense(predicted)
@@ -139,17 +140,21 @@ def check_labels(labels: ArrayLike, which: str) -> NDArray[np.integer]:
     if array.ndim != 2 or array.dtype.kind not in "iu":
         raise InputError(
             f"the {which} labels have shape {array.shape} and dtype {array.dtype}; expected an (H, W) integer map "
-            "with 0 = background."
+            "with 0 = background.",
+            kind="wrong_shape",
         )
     if array.size and array.min() < 0:
-        raise InputError(f"the {which} labels hold {array.min()}; expected 0 = background and positive cell numbers.")
+        raise InputError(
+            f"the {which} labels hold {array.min()}; expected 0 = background and positive cell numbers.",
+            kind="out_of_range",
+        )
     return array
 
 
 def check_iou(iou_threshold: float) -> None:
     """Raises ConfigError unless the threshold lies in (0, 1]."""
     if not 0.0 < iou_threshold <= 1.0:
-        raise ConfigError(f"IoU threshold is {iou_threshold}; expected a value in (0, 1].")
+        raise ConfigError(f"IoU threshold is {iou_threshold}; expected a value in (0, 1].", field="iou_threshold")
 
 
 def _ratio(part: int, whole: int) -> float:

@@ -24,7 +24,8 @@ def require_matplotlib() -> None:
     except ImportError as error:
         raise InputError(
             f"plots need matplotlib, which cannot be imported ({error}). "
-            "Install it: pip install 'cellsam-engine[training]'."
+            "Install it: pip install 'cellsam-engine[training]'.",
+            kind="not_installed",
         ) from error
 
 

@@ -138,7 +138,7 @@ def evaluate_prompts(
     """
     unknown = set(kinds) - set(KINDS)
     if unknown or not kinds:
-        raise ConfigError(f"prompt kinds are {list(kinds)}; expected some of {', '.join(KINDS)}.")
+        raise ConfigError(f"prompt kinds are {list(kinds)}; expected some of {', '.join(KINDS)}.", field="kinds")
     scored: dict[PromptKind, list[Scored]] = {kind: [] for kind in kinds}
     for sample in samples:
         try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import InputError
+from runtime.typed_json import convert
 from training.evaluation.coco_metrics import CocoAp
 from training.evaluation.evaluate import Evaluation
 from training.evaluation.matching import Counts
@@ -66,11 +67,15 @@ def read_report(path: str | Path) -> Report:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read as a report ({error}); expected JSON from 'evaluate run'.") from error
+        raise InputError(
+            f"{path} cannot be read as a report ({error}); expected JSON from 'evaluate run'.", kind="unreadable"
+        ) from error
     if not isinstance(content, dict) or content.get("kind") != "evaluation" or content.get("schema") != SCHEMA:
-        raise InputError(f"{path} is not an evaluation of schema {SCHEMA}; expected JSON from 'evaluate run'.")
+        raise InputError(
+            f"{path} is not an evaluation of schema {SCHEMA}; expected JSON from 'evaluate run'.", kind="wrong_version"
+        )
     try:
-        images = tuple(ImageScore(**{**i, "size_hw": tuple(i["size_hw"])}) for i in content["images"])
+        images = convert(content["images"], tuple[ImageScore, ...])
         rows = tuple(_row_from_json(row) for row in content["rows"])
         return Report(
             name=content["name"],
@@ -78,7 +83,7 @@ def read_report(path: str | Path) -> Report:
             **{key: content[key] for key in ("method", "command", "environment", "created")},
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error!r}); evaluate again.") from error
+        raise InputError(f"{path} is damaged ({error!r}); evaluate again.", kind="damaged") from error
 
 
 def row_to_json(row: SummaryRow) -> dict[str, Any]:
@@ -152,7 +157,9 @@ def check_evaluated(report: Report, iou: float) -> None:
     if iou_key(iou) not in {iou_key(i) for i in report.evaluation.ious}:
         raise InputError(
             f"{report.name!r} was not evaluated at IoU {iou:g}; expected one of "
-            f"{', '.join(map(iou_key, report.evaluation.ious))}. Evaluate again with --iou {iou:g}."
+            f"{', '.join(map(iou_key, report.evaluation.ious))}. Evaluate again with iou={iou:g}.",
+            kind="missing",
+            field="iou",
         )
 
 

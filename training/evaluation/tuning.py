@@ -88,7 +88,9 @@ def tune(
     Source: Jamieson and Talwalkar 2016 (arXiv:1502.07943), successive halving.
     """
     if not images or len(images) != len(truths):
-        raise InputError(f"{len(images)} images and {len(truths)} label maps came; expected as many, at least one.")
+        raise InputError(
+            f"{len(images)} images and {len(truths)} label maps came; expected as many, at least one.", kind="mismatch"
+        )
     configs = list((grid or BaselineGrid()).configs(colour=all(_is_colour(image) for image in images)))
     tried, used = len(configs), min(first_round, len(images))
     while True:

@@ -29,7 +29,7 @@ class DecoderOutput(NamedTuple):
 
 
 class CellSAM(nn.Module):
-    """The whole model, as its three stages: ``encode``, ``detect``, ``decode``."""
+    """The whole model, in three steps: ``encode``, ``detect``, ``decode``."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -26,7 +26,9 @@ def averaged(paths: Sequence[Path]) -> Checkpoint:
     first = loaded[0]
     for path, other in zip(paths, loaded, strict=True):
         if (other.model.config, other.licence) != (first.model.config, first.licence):
-            raise CheckpointError(f"{path} has another model or licence than {paths[0]}; their mean means nothing.")
+            raise CheckpointError(
+                f"{path} has another model or licence than {paths[0]}; their mean means nothing.", kind="mismatch"
+            )
     weights = [one.model.state_dict() for one in loaded]
     first.model.load_state_dict(
         {

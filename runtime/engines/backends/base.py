@@ -27,9 +27,13 @@ class Engine(Protocol):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
-    def most(self, name: str) -> int | None:
-        """Most images or boxes that an input takes in one call; None where the engine knows no bound."""
+    def max_size(self, name: str) -> int | None:
+        """The most images or boxes that an input takes in one call; None if the engine has no limit."""
         return None
+
+    def close(self) -> None:
+        """Release what the engine holds, if it holds anything. It is not run afterwards."""
+        return
 
     def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
         """Run once: tensors by input name in, tensors by output name out.
@@ -76,7 +80,8 @@ class BackendOptions:
         if self.cpu_precision not in get_args(CpuPrecision):
             raise ConfigError(
                 f"cpu_precision is {self.cpu_precision!r}; expected one of "
-                f"{', '.join(map(repr, get_args(CpuPrecision)))}."
+                f"{', '.join(map(repr, get_args(CpuPrecision)))}.",
+                field="cpu_precision",
             )
         if self.threads is not None:
             check_whole("threads", self.threads, least=1)

@@ -42,7 +42,7 @@ def choose_backend(directory: Path, device: int = 0) -> BackendChoice:
     gpus = count_gpus()
     unused: tuple[str, ...] = ()
     if gpus and _in_integers(directory):
-        gpus, unused = 0, ("the GPU is not used: engines exported with --precision int8 are for CPUs",)
+        gpus, unused = 0, ("the GPU is not used: engines with 8-bit integers are for CPUs",)
     if gpus and (directory / PLANS).is_dir():
         problem = _plans_problem(directory, device)
         if problem is None:

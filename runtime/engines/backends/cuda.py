@@ -40,7 +40,9 @@ def bindings() -> Any:
     try:
         from cuda.bindings import runtime
     except ImportError as error:
-        raise BackendError(f"the backend 'tensorrt' needs cuda-bindings ({error}): {INSTALL}.") from error
+        raise BackendError(
+            f"the backend 'tensorrt' needs cuda-bindings ({error}): {INSTALL}.", kind="not_installed"
+        ) from error
     return runtime
 
 
@@ -75,10 +77,15 @@ def check_gpu(device: int) -> None:
     if error != cuda.cudaError_t.cudaSuccess or not count:
         raise BackendError(
             f"no NVIDIA GPU can be used ({error.name}). TensorRT needs one and its driver; check with nvidia-smi, or "
-            "use backend='cpu'."
+            "use backend='cpu'.",
+            kind="not_found",
         )
     if device >= count:
-        raise BackendError(f"device is {device}; CUDA shows this process {count} GPU(s): give 0 to {count - 1}.")
+        raise BackendError(
+            f"device is {device}; CUDA shows this process {count} GPU(s): give 0 to {count - 1}.",
+            kind="out_of_range",
+            field="device",
+        )
 
 
 def use_device(device: int) -> None:

@@ -45,7 +45,8 @@ def profile_ranges(
             return dim
         if dim not in by_name:
             raise EngineError(
-                f"{spec.file} has a dimension {dim!r}; expected one of {', '.join(by_name)}. Export again."
+                f"{spec.file} has a dimension {dim!r}; expected one of {', '.join(by_name)}. Export again.",
+                kind="mismatch",
             )
         return by_name[dim][place]
 

@@ -36,7 +36,11 @@ def resolve_backend(name: str, directory: Path, device: int = 0) -> str:
     if name == "auto" and ENVIRONMENT in os.environ:
         source, name = ENVIRONMENT, os.environ[ENVIRONMENT]
     if name not in BACKENDS:
-        raise BackendError(f"{source} is {name!r}; expected one of {', '.join(map(repr, BACKENDS))}.")
+        raise BackendError(
+            f"{source} is {name!r}; expected one of {', '.join(map(repr, BACKENDS))}.",
+            kind="out_of_range",
+            field=source,
+        )
     if name != "auto":
         if source == ENVIRONMENT:
             _log.info("backend 'auto' is %r, set by the environment variable %s.", name, ENVIRONMENT)
@@ -58,7 +62,9 @@ def load_engine(path: Path, spec: EngineFile, *, backend: str, options: BackendO
     if spec.integers and backend in ON_GPU:
         raise BackendError(
             f"{path.name} computes in 8-bit integers, in a form for CPUs; the backend is {backend!r}. "
-            "Use 'openvino' or 'cpu', or export for the GPU: cellsam-engine export --precision fp16."
+            "Use 'openvino' or 'cpu', or export for the GPU: cellsam-engine export --precision fp16.",
+            kind="unsupported",
+            field="backend",
         )
     engine = _load(path, backend, options) if spec.attention == "plain" else _load_fused(path, backend, options)
     for kind in ("inputs", "outputs"):
@@ -67,7 +73,8 @@ def load_engine(path: Path, spec: EngineFile, *, backend: str, options: BackendO
         if _comparable(expected) != _comparable(found):
             raise EngineError(
                 f"{path} has {kind} {_describe(found)}; the manifest says {_describe(expected)}. "
-                "Export the engines again."
+                "Export the engines again.",
+                kind="mismatch",
             )
     return engine
 
@@ -75,14 +82,18 @@ def load_engine(path: Path, spec: EngineFile, *, backend: str, options: BackendO
 def _load_fused(path: Path, backend: str, options: BackendOptions) -> Engine:
     """Load a file that uses onnxruntime's own operators; other backends raise an error that says what to do."""
     fused = f"{path.name} has fused attention, an operator of onnxruntime's own"
-    again = "Use the backend 'cuda' or 'cpu', or export again with --attention plain."
+    again = "Use the backend 'cuda' or 'cpu', or export again: cellsam-engine export --attention plain."
     if backend.startswith("tensorrt"):  # onnxruntime would cut the graph at every attention and leave that to CUDA
-        raise BackendError(f"{fused}, which TensorRT does not know. {again}")
+        raise BackendError(f"{fused}, which TensorRT does not know. {again}", kind="unsupported", field="attention")
     try:
         return _load(path, backend, options)
     except BackendError as error:
         if backend == "openvino":
-            raise BackendError(f"{error} {fused}, which OpenVINO of before mid-2026 does not know. {again}") from error
+            raise BackendError(
+                f"{error} {fused}, which OpenVINO of before mid-2026 does not know. {again}",
+                kind="unsupported",
+                field="attention",
+            ) from error
         raise
 
 
@@ -90,7 +101,9 @@ def _load(path: Path, backend: str, options: BackendOptions) -> Engine:
     if options.cuda_graphs and backend != "cuda":
         raise ConfigError(
             f"cuda_graphs is for the backend 'cuda', and {backend!r} was named or chosen. Name 'cuda', or leave "
-            "cuda_graphs out."
+            "cuda_graphs out.",
+            kind="conflict",
+            field="cuda_graphs",
         )
     if backend == "openvino":
         from runtime.engines.backends.openvino import OpenVinoEngine

@@ -34,7 +34,7 @@ class OpenVinoEngine(Engine):
             import openvino
         except ImportError as error:
             raise BackendError(
-                "the backend 'openvino' needs OpenVINO: pip install 'cellsam-engine[openvino]'."
+                "the backend 'openvino' needs OpenVINO: pip install 'cellsam-engine[openvino]'.", kind="not_installed"
             ) from error
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if options.threads is not None:
@@ -52,7 +52,9 @@ class OpenVinoEngine(Engine):
                 settings["INFERENCE_PRECISION_HINT"] = _HINTS[precision]
             self._model = core.compile_model(model, "CPU", settings)
         except Exception as error:  # OpenVINO raises RuntimeError for all that goes wrong
-            raise BackendError(f"OpenVINO {openvino.__version__} cannot compile {path}: {error}") from error
+            raise BackendError(
+                f"OpenVINO {openvino.__version__} cannot compile {path}: {error}", kind="unsupported"
+            ) from error
         self._name = path.name
         self._requests = threading.local()
 
@@ -69,6 +71,11 @@ class OpenVinoEngine(Engine):
         except Exception as error:
             shapes = ", ".join(f"{name} {array.shape}" for name, array in contiguous.items())
             raise BackendError(f"OpenVINO failed in {self._name} with {shapes}: {error}") from error
+
+    def close(self) -> None:
+        """See ``Engine``."""
+        self._requests = threading.local()
+        self._model = None
 
 
 def _spec(port: Any) -> TensorSpec:

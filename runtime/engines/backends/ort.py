@@ -26,6 +26,9 @@ DTYPES = {
 }
 """Of tensors, by onnxruntime's name."""
 
+_NO_CAPTURE = "cannot use the graph capture feature"
+"""onnxruntime's words where a model has parts that must run on the CPU or have control flow."""
+
 _NO_MEMORY = (
     "failed to allocate memory",
     "out of memory",
@@ -79,6 +82,10 @@ class OrtEngine(Engine):
             return dict(zip(names, self._session.run(names, arrays), strict=True))
         except Exception as error:
             raise failure(self._name, arrays, error) from error
+
+    def close(self) -> None:
+        """See ``Engine``."""
+        self._session = None
 
 
 class OnDevice:
@@ -153,7 +160,8 @@ class OrtCudaEngine(OrtDeviceEngine):
             raise BackendError(
                 f"onnxruntime {onnxruntime.__version__} cannot use GPU {options.device}: its CUDA provider did not "
                 "load, most often because CUDA or cuDNN is missing or of another version than it was built for. "
-                f"{INSTALL_GPU}"
+                f"{INSTALL_GPU}",
+                kind="not_installed",
             )
         return session
 
@@ -168,7 +176,9 @@ def load_cuda() -> None:
         BackendError: this onnxruntime has no such provider.
     """
     if CUDA not in onnxruntime.get_available_providers():
-        raise BackendError(f"onnxruntime {onnxruntime.__version__} here has no CUDA provider. {INSTALL_GPU}")
+        raise BackendError(
+            f"onnxruntime {onnxruntime.__version__} here has no CUDA provider. {INSTALL_GPU}", kind="not_installed"
+        )
     if hasattr(onnxruntime, "preload_dlls"):  # finds CUDA and cuDNN of pip's packages; from 1.21
         with redirect_stdout(sys.stderr):  # it prints what it does not find, and stdout is for results
             onnxruntime.preload_dlls()
@@ -219,7 +229,8 @@ def open_session(
         message = f"onnxruntime {onnxruntime.__version__} cannot load {path}: {error}"
         if _is_memory(error):
             raise OutOfMemoryError(f"{message}. Is the memory of the device full?") from error
-        raise BackendError(message) from error
+        # onnxruntime has no error class for it: its text is all there is.
+        raise BackendError(message, kind="unsupported" if _NO_CAPTURE in str(error) else None) from error
 
 
 def failure(name: str, feeds: Mapping[str, Tensor], error: Exception) -> BackendError:
@@ -234,6 +245,7 @@ def failure(name: str, feeds: Mapping[str, Tensor], error: Exception) -> Backend
 
 
 def _is_memory(error: Exception) -> bool:
+    # onnxruntime has no error class or code for it: its text is all there is.
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY)
 
 

@@ -54,9 +54,6 @@ BOX_COUNTS = (4, 16, 64)
 BOXES = "boxes"
 """The exports' name of the dimension that is padded."""
 
-_REFUSED = "cannot use the graph capture feature"
-"""onnxruntime's words where a model has parts that must run on the CPU or have control flow."""
-
 _log = logging.getLogger(__name__)
 
 Key = tuple[tuple[str, tuple[int, ...], str], ...]
@@ -151,7 +148,7 @@ class OrtCudaGraphEngine(OrtCudaEngine):
         try:
             return super()._load(path, settings, options)
         except BackendError as error:
-            if not self._graphs or _REFUSED not in str(error):
+            if not self._graphs or error.kind != "unsupported":
                 raise
             self._forget_graphs(path.name, error)
         return super()._load(path, settings, options)
@@ -168,6 +165,12 @@ class OrtCudaGraphEngine(OrtCudaEngine):
             raise
         except Exception as error:
             raise failure(self._name, feeds, error) from error
+
+    def close(self) -> None:
+        """See ``Engine``."""
+        self._thread.shutdown()
+        self._captures.clear()  # graphs go before their session
+        super().close()
 
     def _run(self, feeds: Mapping[str, Tensor], keep: Collection[str]) -> Tensors:
         """``run``, in the session's thread."""
@@ -262,7 +265,8 @@ def check_version() -> None:
         raise BackendError(
             f"onnxruntime {onnxruntime.__version__} is installed; cuda_graphs needs {LEAST_VERSION[0]}."
             f"{LEAST_VERSION[1]} or later, because replays of earlier ones can give wrong numbers. Leave cuda_graphs "
-            f"out, or update. {INSTALL_GPU}"
+            f"out, or update. {INSTALL_GPU}",
+            kind="wrong_version",
         )
 
 

@@ -95,7 +95,7 @@ class OrtTensorRtEngine(OrtCudaEngine):
             _check_assignment(path.name, session)
         return session
 
-    def most(self, name: str) -> int | None:
+    def max_size(self, name: str) -> int | None:
         """See ``Engine``: as the profile has it."""
         return self._ranges[name][2][0] if name in self._ranges else None
 
@@ -106,7 +106,8 @@ class OrtTensorRtEngine(OrtCudaEngine):
                 least, _, most = self._ranges[name]
                 raise BackendError(
                     f"{self._name} takes {name} of {list(least)} to {list(most)} in the backend 'tensorrt-ort'; got "
-                    f"{list(feeds[name].shape)}. Give less at once, or use the backend 'cuda'."
+                    f"{list(feeds[name].shape)}. Give less at once, or use the backend 'cuda'.",
+                    kind="wrong_shape",
                 )
         return super().run(feeds, keep=keep)
 
@@ -142,15 +143,19 @@ def _machine(device: int) -> PlanKey:
         BackendError: this onnxruntime has no TensorRT provider, or there is no TensorRT, no driver or no such GPU.
     """
     if TENSORRT not in onnxruntime.get_available_providers():
-        raise BackendError(f"onnxruntime {onnxruntime.__version__} here has no TensorRT provider. {INSTALL}")
+        raise BackendError(
+            f"onnxruntime {onnxruntime.__version__} here has no TensorRT provider. {INSTALL}", kind="not_installed"
+        )
     load_cuda()
     try:
         return machine_key(device)
     except BackendError as error:
-        if cuda.INSTALL not in str(error):  # it is the GPU that is missing
+        if error.kind not in ("not_installed", "wrong_version"):  # it is the GPU that is missing
             raise
         problem = str(error).replace(f": {cuda.INSTALL}.", ".")  # which takes the newest TensorRT
-        raise BackendError(f"the backend 'tensorrt-ort' cannot be used here: {problem} {INSTALL}") from error
+        raise BackendError(
+            f"the backend 'tensorrt-ort' cannot be used here: {problem} {INSTALL}", kind="not_installed"
+        ) from error
 
 
 def _place(path: Path, key: PlanKey, ranges: Ranges) -> Path:
@@ -203,7 +208,8 @@ def _check_providers(session: Any) -> None:
     if missing:
         raise BackendError(
             f"onnxruntime {onnxruntime.__version__} did not load its {' and '.join(missing)}, most often because a "
-            f"library is missing or of another version than it was built for. {INSTALL}"
+            f"library is missing or of another version than it was built for. {INSTALL}",
+            kind="not_installed",
         )
 
 
@@ -215,13 +221,15 @@ def _check_assignment(name: str, session: Any) -> None:
     """
     if not hasattr(session, "get_provider_graph_assignment_info"):
         raise BackendError(
-            f"onnxruntime {onnxruntime.__version__} does not tell which operators TensorRT computes. {INSTALL}"
+            f"onnxruntime {onnxruntime.__version__} does not tell which operators TensorRT computes. {INSTALL}",
+            kind="wrong_version",
         )
     parts = session.get_provider_graph_assignment_info()
     if not any(part.ep_name == TENSORRT for part in parts):
         raise BackendError(
             f"TensorRT takes no operator of {name}; onnxruntime would compute all with CUDA. Its log says why. Use the "
-            "backend 'cuda', or 'tensorrt', whose 'build --dry-run' names what TensorRT does not take."
+            "backend 'cuda', or 'tensorrt', whose 'cellsam-engine build --dry-run' names what TensorRT lacks.",
+            kind="unsupported",
         )
     others = [node.op_type for part in parts if part.ep_name != TENSORRT for node in part.get_nodes()]
     if others:

@@ -16,10 +16,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from runtime.engines.manifest import EngineName, Precision, TensorSpec
+from runtime.engines.manifest import EngineName, Precision, TensorSpec, is_plain_name
 from runtime.errors import BackendError
+from runtime.typed_json import FieldError, convert, refuse_unknown
 
 SCHEMA = 1
 PLANS = "tensorrt"
@@ -103,7 +104,7 @@ class PlanRecord:
 
 def build_command(directory: Path, device: int = 0) -> str:
     """What to type to build the plans of an engine directory on a GPU of this machine."""
-    return f"cellsam-engine build {directory}" + (f" --device {device}" if device else "")
+    return f"cellsam-engine build {directory} --device {device}" if device else f"cellsam-engine build {directory}"
 
 
 def read_record(directory: Path) -> PlanRecord:
@@ -115,15 +116,20 @@ def read_record(directory: Path) -> PlanRecord:
     path = directory / RECORD_NAME
     again = f"Build the plans again: {build_command(directory.parent.parent)}"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = convert(json.loads(path.read_text(encoding="utf-8")), dict[str, Any])
+        if "schema" not in content:
+            raise FieldError("field 'schema' is missing", "schema")
         schema = content.pop("schema")
         if schema != SCHEMA:
-            raise BackendError(f"{path} has schema {schema!r}; this version reads {SCHEMA}. {again}")
+            raise BackendError(
+                f"{path} has schema {schema!r}; this version reads {SCHEMA}. {again}", kind="wrong_version"
+            )
         return _parse(content)
     except OSError as error:
-        raise BackendError(f"{path} cannot be read: {error}.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise BackendError(f"{path} is damaged ({error!r}). {again}") from error
+        raise BackendError(f"{path} cannot be read: {error}.", kind="unreadable") from error
+    except (ValueError, RecursionError) as error:
+        field = getattr(error, "field", None)
+        raise BackendError(f"{path} is damaged ({error}). {again}", kind="damaged", field=field) from error
 
 
 def read_plan(path: Path, onnx_sha256: str, key: PlanKey, device: int = 0) -> tuple[bytes, PlanFile]:
@@ -146,14 +152,14 @@ def read_plan(path: Path, onnx_sha256: str, key: PlanKey, device: int = 0) -> tu
         if plan.onnx_sha256 == onnx_sha256
     ]
     if not found:
-        raise BackendError(f"no TensorRT plan for this machine was built from this {path}. {again}")
+        raise BackendError(f"no TensorRT plan for this machine was built from this {path}. {again}", kind="mismatch")
     file, plan = found[0]
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise BackendError(f"{file} cannot be read: {error}. {again}") from error
+        raise BackendError(f"{file} cannot be read: {error}. {again}", kind="unreadable") from error
     if hashlib.sha256(content).hexdigest() != plan.sha256:
-        raise BackendError(f"{file} was altered after it was built. {again}")
+        raise BackendError(f"{file} was altered after it was built. {again}", kind="damaged")
     return content, plan
 
 
@@ -169,7 +175,9 @@ def find_plans(engine_dir: Path, key: PlanKey, device: int = 0) -> list[tuple[Pa
     command = build_command(engine_dir, device)
     found = sorted(path.parent for path in (engine_dir / PLANS).glob(f"[!.]*/{RECORD_NAME}"))
     if not found:
-        raise BackendError(f"{engine_dir} has no TensorRT plans. Build them on this machine: {command}")
+        raise BackendError(
+            f"{engine_dir} has no TensorRT plans. Build them on this machine: {command}", kind="not_found"
+        )
     sets = [(directory, read_record(directory)) for directory in found]
     matching = [(directory, record) for directory, record in sets if record.key == key]
     if matching:
@@ -179,7 +187,8 @@ def find_plans(engine_dir: Path, key: PlanKey, device: int = 0) -> list[tuple[Pa
         f"{engine_dir} has TensorRT plans built for\n"
         + "\n".join(others)
         + f"\nbut this machine is\n  {key}\nPlans fit one kind of GPU and one version only. "
-        f"Build them for this machine: {command}"
+        f"Build them for this machine: {command}",
+        kind="mismatch",
     )
 
 
@@ -188,27 +197,15 @@ def _differences(built_for: PlanKey, here: PlanKey) -> list[str]:
 
 
 def _parse(content: dict[str, Any]) -> PlanRecord:
-    key = PlanKey(**content.pop("key"))
-    plans = {name: _parse_plan(name, plan) for name, plan in content.pop("plans").items()}
-    verification = tuple(content.pop("verification", ()))
-    if content["precision"] not in get_args(Precision):
-        raise ValueError(f"precision is {content['precision']!r}")
-    return PlanRecord(key=key, plans=plans, verification=verification, **content)
-
-
-def _parse_plan(name: str, plan: dict[str, Any]) -> PlanFile:
-    if name not in get_args(EngineName):
-        raise ValueError(f"engine {name!r} is unknown")
-    # A record from elsewhere must not name files outside its own directory.
-    if Path(plan["file"]).name != plan["file"] or "\\" in plan["file"]:
-        raise ValueError(f"plan file {plan['file']!r} is not a plain file name")
-    ranges = {tensor: tuple(tuple(map(int, shape)) for shape in shapes) for tensor, shapes in plan["ranges"].items()}
-    if any(len(shapes) != 3 or len({len(shape) for shape in shapes}) != 1 for shapes in ranges.values()):
-        raise ValueError("a range is not three shapes of one rank")
-    inputs, outputs = (
-        tuple(TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in plan[kind])
-        for kind in ("inputs", "outputs")
-    )
-    if ranges.keys() != {spec.name for spec in inputs}:
-        raise ValueError("ranges are not those of the inputs")
-    return PlanFile(**{**plan, "ranges": ranges, "inputs": inputs, "outputs": outputs})
+    refuse_unknown(content, PlanRecord)
+    record = convert(content, PlanRecord)
+    for name, plan in record.plans.items():
+        place = f"plans.{name}"
+        # A record from elsewhere must not name files outside its own directory.
+        if not is_plain_name(plan.file):
+            raise FieldError(f"plan file {plan.file!r} is not a plain file name", f"{place}.file")
+        if any(len({len(shape) for shape in shapes}) != 1 for shapes in plan.ranges.values()):
+            raise FieldError(f"{place}.ranges are not shapes of one rank for each input", f"{place}.ranges")
+        if plan.ranges.keys() != {spec.name for spec in plan.inputs}:
+            raise FieldError(f"{place}.ranges are not those of the inputs", f"{place}.ranges")
+    return record

@@ -53,12 +53,18 @@ def load_tensorrt() -> Any:
     try:
         import tensorrt
     except Exception as error:  # its libraries may be missing or fit no driver, which is no ImportError
-        raise BackendError(f"the backend 'tensorrt' needs TensorRT ({error}): {cuda.INSTALL}.") from error
+        raise BackendError(
+            f"the backend 'tensorrt' needs TensorRT ({error}): {cuda.INSTALL}.", kind="not_installed"
+        ) from error
     version = getattr(tensorrt, "__version__", None)
     if version is None or not hasattr(tensorrt, "Runtime"):
-        raise BackendError(f"the package 'tensorrt' that is installed is not NVIDIA's: {cuda.INSTALL}.")
+        raise BackendError(
+            f"the package 'tensorrt' that is installed is not NVIDIA's: {cuda.INSTALL}.", kind="not_installed"
+        )
     if tuple(int(part) for part in version.split(".")[:2]) < (10, 3):
-        raise BackendError(f"TensorRT {version} is installed; 10.3 or later is needed: {cuda.INSTALL}.")
+        raise BackendError(
+            f"TensorRT {version} is installed; 10.3 or later is needed: {cuda.INSTALL}.", kind="wrong_version"
+        )
     return tensorrt
 
 
@@ -124,7 +130,7 @@ def message_log(tensorrt: Any) -> Any:
     return MessageLog()
 
 
-def said(log: Any) -> str:
+def pop_errors(log: Any) -> str:
     """The errors that TensorRT reported to this thread since it last asked.
 
     Where there are none, those of other threads: TensorRT has some of its own.
@@ -176,12 +182,13 @@ class TensorRtEngine(Engine):
         self._runtime = self._tensorrt.Runtime(self._log)
         self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
-            reason = said(self._log)
+            reason = pop_errors(self._log)
             if _is_memory(reason):
                 raise OutOfMemoryError(f"TensorRT cannot load {plan.file}: {reason}. Is the GPU's memory full?")
             raise BackendError(
                 f"TensorRT {self._tensorrt.__version__} cannot load {plan.file}: {reason}. "
-                f"Build the plans again: {self._build_command}"
+                f"Build the plans again: {self._build_command}",
+                kind="mismatch",
             )
         self._free, self._lanes = cuda.FreeList(), Lanes(partial(_new_lane, self._engine, plan.file, self._log, device))
         self.inputs, self.outputs = plan.inputs, plan.outputs
@@ -213,14 +220,15 @@ class TensorRtEngine(Engine):
             found = {name: (list(engine.get_tensor_shape(name)), str(engine.get_tensor_dtype(name))) for name in names}
             raise BackendError(
                 f"{self._name} has inputs and outputs {found}; its record says {[*self.inputs, *self.outputs]}. "
-                f"Build the plans again: {self._build_command}"
+                f"Build the plans again: {self._build_command}",
+                kind="mismatch",
             )
 
     def _tensors(self) -> list[tuple[TensorSpec, Any]]:
         modes = self._tensorrt.TensorIOMode
         return [*((spec, modes.INPUT) for spec in self.inputs), *((spec, modes.OUTPUT) for spec in self.outputs)]
 
-    def most(self, name: str) -> int | None:
+    def max_size(self, name: str) -> int | None:
         """See ``Engine``: as the plan's profile has it."""
         return self._plan.ranges[name][2][0] if name in self._plan.ranges else None
 
@@ -239,6 +247,11 @@ class TensorRtEngine(Engine):
                 f"the GPU's memory is full: {self._name} with {_shapes(feeds)}: {error} "
                 "Lower images_per_call or boxes_per_call."
             ) from error
+
+    def close(self) -> None:
+        """See ``Engine``. Contexts go before their engine, and the engine before its runtime."""
+        for name in ("_lanes", "_free", "_engine", "_runtime"):
+            self.__dict__.pop(name, None)
 
     def _run(self, lane: Lane, feeds: Mapping[str, Tensor], keep: Collection[str]) -> Tensors:
         waiting = self._set_inputs(lane, feeds)
@@ -267,7 +280,9 @@ class TensorRtEngine(Engine):
     def _set_inputs(self, lane: Lane, feeds: Mapping[str, Tensor]) -> list[Tensor]:
         """Shapes and addresses of all inputs; arrays are copied to the GPU. Gives what must live until that is done."""
         if feeds.keys() != {spec.name for spec in self.inputs}:
-            raise BackendError(f"{self._name} got {sorted(feeds)}; expected {[spec.name for spec in self.inputs]}.")
+            raise BackendError(
+                f"{self._name} got {sorted(feeds)}; expected {[spec.name for spec in self.inputs]}.", kind="wrong_shape"
+            )
         waiting: list[Tensor] = []
         for spec in self.inputs:
             tensor = feeds[spec.name]
@@ -276,10 +291,13 @@ class TensorRtEngine(Engine):
             elif tensor.memory.device != self._device:
                 raise BackendError(
                     f"{self._name} runs on GPU {self._device}; {spec.name} lies on GPU {tensor.memory.device}. "
-                    "Give it as an array, or run all engines on one GPU."
+                    "Give it as an array, or run all engines on one GPU.",
+                    kind="mismatch",
                 )
             if str(tensor.dtype) != spec.dtype:
-                raise BackendError(f"{self._name}: {spec.name} is {tensor.dtype}; expected {spec.dtype}.")
+                raise BackendError(
+                    f"{self._name}: {spec.name} is {tensor.dtype}; expected {spec.dtype}.", kind="wrong_type"
+                )
             self._check_range(spec.name, tensor.shape)
             self._check(lane.context.set_input_shape(spec.name, tensor.shape), feeds)
             address = self._address(lane, spec.name, tensor)
@@ -300,12 +318,14 @@ class TensorRtEngine(Engine):
         if not within(shape, self._plan.ranges[name]):
             raise BackendError(
                 f"{self._name} was built for {name} of {list(least)} to {list(most)}; got {list(shape)}. "
-                f"Give less at once, or build with larger --max-batch or --max-boxes: {self._build_command}"
+                "Give less at once, or build for more images or boxes: "
+                f"{self._build_command} --max-batch N --max-boxes N",
+                kind="wrong_shape",
             )
 
     def _check(self, done: bool, feeds: Mapping[str, Tensor]) -> None:
         if not done:
-            reason = said(self._log)
+            reason = pop_errors(self._log)
             kind = OutOfMemoryError if _is_memory(reason) else BackendError
             raise kind(f"TensorRT failed in {self._name} with {_shapes(feeds)}: {reason}.")
 
@@ -318,7 +338,7 @@ def _new_lane(engine: Any, name: str, log: Any, device: int) -> Lane:
     """
     context = engine.create_execution_context()
     if context is None:
-        first = said(log)
+        first = pop_errors(log)
         cuda.empty_free_lists()
         context = engine.create_execution_context()
         if context is None:
@@ -329,6 +349,7 @@ def _new_lane(engine: Any, name: str, log: Any, device: int) -> Lane:
 
 
 def _is_memory(reason: str) -> bool:
+    # TensorRT returns nothing where it fails; its log is all there is.
     return any(words in reason.lower() for words in _NO_MEMORY)
 
 

@@ -66,9 +66,11 @@ def open_image(
     suffix = path.suffix.lower()
     if suffix in (".tif", ".tiff"):
         return TiffReader(path, series=series, plane=plane, level=level)
-    for option, value in (("--series", series), ("--time", plane.time), ("--z", plane.z)):
+    for name, value in (("series", series), ("time", plane.time), ("z", plane.z)):
         if value not in (None, 0, "0"):
-            raise InputError(f"{path} holds one plane; {option} {value} was asked for. Leave it out.")
+            raise InputError(
+                f"{path} holds one plane; {name}={value} was asked for. Leave it out.", kind="not_found", field=name
+            )
     if suffix in SLIDE_SUFFIXES:
         return SlideReader(path, level=level)
     check_level(path, level, 1)
@@ -78,11 +80,14 @@ def open_image(
 def check_file(path: Path, suffixes: tuple[str, ...]) -> None:
     """Raise an ``InputError`` unless this is a file of one of these types that is not empty."""
     if path.is_dir():
-        raise InputError(f"{path} is a directory, but no OME-Zarr image; give image files.")
+        raise InputError(f"{path} is a directory, but no OME-Zarr image; give image files.", kind="wrong_type")
     if not path.is_file():
-        raise InputError(f"{path} is not a file; check the path.")
+        raise InputError(f"{path} is not a file; check the path.", kind="not_found")
     if path.suffix.lower() not in suffixes:
         hint = f" {VENDOR_HINT}" if path.suffix.lower() in VENDOR_SUFFIXES else ""
-        raise InputError(f"{path} has type {path.suffix or 'none'!r}; expected one of {', '.join(suffixes)}.{hint}")
+        raise InputError(
+            f"{path} has type {path.suffix or 'none'!r}; expected one of {', '.join(suffixes)}.{hint}",
+            kind="unsupported",
+        )
     if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty (0 bytes); copy it again.")
+        raise InputError(f"{path} is empty (0 bytes); copy it again.", kind="damaged")

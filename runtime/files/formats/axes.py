@@ -71,41 +71,58 @@ def find_plane(axes: str, shape: Sequence[int], plane: Plane, name: str) -> Plan
     """
     came = f"{name} has axes {axes} with shape {tuple(shape)}"
     if axes.count("Y") != 1 or axes.count("X") != 1:
-        raise InputError(f"{came}; expected one Y and one X axis. Save the plane to segment as an image.")
+        raise InputError(
+            f"{came}; expected one Y and one X axis. Save the plane to segment as an image.", kind="wrong_shape"
+        )
     meaning = _named(axes, shape, plane, came)
     wanted = {"T": plane.time, "Z": plane.z}
     fixed: dict[int, int] = {}
     channel: int | None = None
-    missing: list[str] = []
+    missing: dict[str, int] = {}
     for axis, (letter, size) in enumerate(zip(meaning, shape, strict=True)):
         if letter in "YX":
             continue
         if letter in "CS" and size > 1:
             if channel is not None:
-                raise InputError(f"{came}; expected one axis of channels. Save the channels to segment as an image.")
+                raise InputError(
+                    f"{came}; expected one axis of channels. Save the channels to segment as an image.",
+                    kind="wrong_shape",
+                )
             channel = axis
         elif letter in wanted and (chosen := wanted.pop(letter)) is not None:
             if not 0 <= chosen < size:
-                raise InputError(f"{came}; {_OPTIONS[letter]} is {chosen}, expected 0 to {size - 1}.")
+                raise InputError(
+                    f"{came}; {_FIELDS[letter]}={chosen} was asked for, expected 0 to {size - 1}.",
+                    kind="out_of_range",
+                    field=_FIELDS[letter],
+                )
             fixed[axis] = chosen
         elif size == 1:
             fixed[axis] = 0
-        elif letter in _OPTIONS:
-            missing.append(f"{_OPTIONS[letter]} 0..{size - 1}")
+        elif letter in _FIELDS:
+            missing[_FIELDS[letter]] = size
         else:
             raise InputError(
-                f"{came}; expected one plane of channels. Axis {letter} cannot be chosen from: save a part."
+                f"{came}; expected one plane of channels. Axis {letter} cannot be chosen from: save a part.",
+                kind="wrong_shape",
             )
     if missing:
-        raise InputError(f"{came}; expected one plane. Choose it: {' and '.join(missing)}.")
+        ranges = [f"{name}=0..{size - 1}" for name, size in missing.items()]
+        raise InputError(
+            f"{came}; expected one plane. Choose it: {' and '.join(ranges)}.", kind="missing", field=next(iter(missing))
+        )
     for letter, chosen in wanted.items():
         if chosen:
-            raise InputError(f"{came}; {_OPTIONS[letter]} is {chosen}, but there is no axis {letter}. Leave it out.")
+            raise InputError(
+                f"{came}; {_FIELDS[letter]}={chosen} was asked for, but there is no axis {letter}. Leave it out.",
+                kind="not_found",
+                field=_FIELDS[letter],
+            )
     return PlaneAxes(axes.index("Y"), axes.index("X"), channel, fixed)
 
 
-_OPTIONS = {"T": "--time", "Z": "--z"}
-"""Command line options, by which messages call the fields of ``Plane``."""
+_FIELDS = {"T": "time", "Z": "z"}
+"""Fields of ``Plane`` by the axes that they choose from."""
 
 
 def _named(axes: str, shape: Sequence[int], plane: Plane, came: str) -> str:
@@ -124,7 +141,9 @@ def _named(axes: str, shape: Sequence[int], plane: Plane, came: str) -> str:
     if not letter or len(unnamed) > 1:
         raise InputError(
             f"{came} and does not say what its {pages} pages are; expected one plane of up to three channels. Say what "
-            f"they are: --z or --time 0..{pages - 1} takes one of them, --nuclear and --membrane choose channels."
+            f"they are: z=0..{pages - 1} or time=0..{pages - 1} takes one, nuclear= and membrane= choose channels.",
+            kind="missing",
+            field="nuclear",
         )
     if letter == "C" and not plane.pages_are_channels:
         _tell_pages_are_channels(came, pages)
@@ -136,7 +155,7 @@ def _tell_pages_are_channels(came: str, pages: int) -> None:
     """Said once, though a file is opened several times: to check it, to segment it, tile by tile."""
     _log.warning(
         "%s and does not say what its %d pages are; they are taken as channels. If they are time points or planes, "
-        "choose one: --time or --z.",
+        "choose one: time= or z=.",
         came,
         pages,
     )

@@ -72,7 +72,8 @@ class FileReader(ABC):
         if min(top, left) < 0 or min(height, width) < 1 or top + height > rows or left + width > columns:
             raise InputError(
                 f"{self.name}: rows {top} to {top + height} and columns {left} to {left + width} were asked for; "
-                f"expected a part of {rows} x {columns} pixels."
+                f"expected a part of {rows} x {columns} pixels.",
+                kind="out_of_range",
             )
         with damage_named(self.path):
             return self._read(
@@ -109,10 +110,11 @@ def damage_named(path: Path) -> Iterator[None]:
     except Exception as error:  # each library raises its own kinds for damaged files
         if isinstance(error, OSError) and error.errno is not None:  # the system's; Pillow's own have no number
             raise InputError(
-                f"{path} cannot be read ({error.strerror}); check its permissions and its disk."
+                f"{path} cannot be read ({error.strerror}); check its permissions and its disk.", kind="unreadable"
             ) from error
         raise InputError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); it is damaged or not what its name says."
+            f"{path} cannot be read ({type(error).__name__}: {error}); it is damaged or not what its name says.",
+            kind="damaged",
         ) from error
 
 
@@ -127,7 +129,8 @@ def optional_package(module: str, package: str, purpose: str) -> ModuleType:
     except (ImportError, OSError) as error:  # OSError: a shared library that the package loads
         raise InputError(
             f"{purpose} needs the package {package}, which cannot be imported ({error}). "
-            "Install it: pip install 'cellsam-engine[formats]'."
+            "Install it: pip install 'cellsam-engine[formats]'.",
+            kind="not_installed",
         ) from error
 
 
@@ -145,4 +148,6 @@ def check_opaque(alpha: Array, path: Path) -> None:
     """Raise an ``InputError`` unless an alpha channel hides nothing."""
     opaque = (1 << 8 * alpha.dtype.itemsize) - 1 if alpha.dtype.kind == "u" else 1
     if not np.all(alpha == opaque):
-        raise InputError(f"{path} has a transparent alpha channel; flatten it or save it without alpha.")
+        raise InputError(
+            f"{path} has a transparent alpha channel; flatten it or save it without alpha.", kind="unsupported"
+        )

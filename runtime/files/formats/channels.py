@@ -81,22 +81,32 @@ def choose_channels(
     """
     if nuclear is not None or membrane is not None:
         if rgb:
-            raise InputError(f"{reader.name} was asked for in colour (rgb) and by channel; choose one of the two.")
-        wishes = (("--nuclear", nuclear), ("--membrane", membrane))
-        chosen = [_place(reader, wanted, option) for option, wanted in wishes if wanted is not None]
+            raise InputError(
+                f"{reader.name} was asked for in colour (rgb) and by channel; choose one of the two.",
+                kind="conflict",
+                field="rgb",
+            )
+        wishes = (("nuclear", nuclear), ("membrane", membrane))
+        chosen = [_place(reader, wanted, name) for name, wanted in wishes if wanted is not None]
         if len(set(chosen)) < len(chosen):
             raise InputError(
                 f"{reader.name} has channel {_listed(reader.channels)[chosen[0]]} chosen as nuclear and as membrane; "
-                "leave one out if there is but one."
+                "leave one out if there is but one.",
+                kind="conflict",
+                field="membrane",
             )
         return ChosenChannels(reader, tuple(chosen))
     count = len(reader.channels)
     if rgb and count != MODEL_CHANNELS:
-        raise InputError(f"{reader.name} has {_channels(reader)}; expected three, red, green and blue.")
+        raise InputError(
+            f"{reader.name} has {_channels(reader)}; expected three, red, green and blue.", kind="conflict", field="rgb"
+        )
     if count > MODEL_CHANNELS:
         raise InputError(
-            f"{reader.name} has {_channels(reader)}; expected at most three. Choose with --nuclear and --membrane, by "
-            "name or number."
+            f"{reader.name} has {_channels(reader)}; expected at most three. Choose with nuclear= and membrane=, by "
+            "name or number.",
+            kind="missing",
+            field="nuclear",
         )
     return ChosenChannels(reader, tuple(range(count)))
 
@@ -133,8 +143,8 @@ def _channels(reader: ImageReader) -> str:
     return f"{len(listed)} channels: {', '.join(listed)}"
 
 
-def _place(reader: ImageReader, wanted: str | int, option: str) -> int:
-    """The channel of this name, as it is or but for its case; else of this number. ``option`` is for messages."""
+def _place(reader: ImageReader, wanted: str | int, argument: str) -> int:
+    """The channel of this name, as it is or but for its case; else of this number. ``argument`` is for messages."""
     names = list(reader.channels)
     if isinstance(wanted, str):
         for found in (
@@ -143,7 +153,9 @@ def _place(reader: ImageReader, wanted: str | int, option: str) -> int:
         ):
             if len(found) > 1:
                 raise InputError(
-                    f"{reader.name} has several channels {wanted!r} among its {_channels(reader)}; choose by number."
+                    f"{reader.name} has several channels {wanted!r} among its {_channels(reader)}; choose by number.",
+                    kind="conflict",
+                    field=argument,
                 )
             if found:
                 return found[0]
@@ -151,5 +163,9 @@ def _place(reader: ImageReader, wanted: str | int, option: str) -> int:
         number = int(wanted)
         if 0 <= number < len(names):
             return number
-    advice = f"; leave {option} out" if len(names) == 1 else ""
-    raise InputError(f"{reader.name} has no channel {wanted!r}; it has {_channels(reader)}{advice}.")
+    advice = f"; leave {argument}= out" if len(names) == 1 else ""
+    raise InputError(
+        f"{reader.name} has no channel {wanted!r}; it has {_channels(reader)}{advice}.",
+        kind="not_found",
+        field=argument,
+    )

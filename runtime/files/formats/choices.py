@@ -20,7 +20,7 @@ def choose_series(path: Path, found: Sequence[tuple[str, str]], wanted: int | st
         InputError: there is none, none such, or several to choose from.
     """
     if not found:
-        raise InputError(f"{path} holds no image; it cannot be read as its type. Copy it again.")
+        raise InputError(f"{path} holds no image; it cannot be read as its type. Copy it again.", kind="damaged")
     if wanted is None and len(found) == 1:
         return 0
     numbers = {str(number): number for number in range(len(found))}
@@ -31,11 +31,17 @@ def choose_series(path: Path, found: Sequence[tuple[str, str]], wanted: int | st
         return numbers[str(wanted)]
     listed = "; ".join(f"{number}: {description}" for number, (_, description) in enumerate(found))
     came = f"holds {len(found)} series" if wanted is None else f"has no series {wanted!r}"
-    raise InputError(f"{path} {came}; expected one image. Choose one with --series ({listed}).")
+    raise InputError(
+        f"{path} {came}; expected one image. Choose one with series= ({listed}).",
+        kind="not_found" if wanted is not None else "missing",
+        field="series",
+    )
 
 
 def check_level(path: Path, level: int, count: int) -> int:
     """Return the level of a pyramid if there is one such, else raise an ``InputError``."""
     if not 0 <= level < count:
-        raise InputError(f"{path} has levels 0 to {count - 1}; level {level} was asked for.")
+        raise InputError(
+            f"{path} has levels 0 to {count - 1}; level {level} was asked for.", kind="not_found", field="level"
+        )
     return level

@@ -80,27 +80,33 @@ def _image_group(path: Path, group: Any, series: int | str | None) -> Any:
     if not hasattr(group, "group_keys"):
         raise InputError(
             f"{path} is a Zarr array without OME-Zarr metadata; expected the directory of an image. Give the directory "
-            "above it, or save it with its axes."
+            "above it, or save it with its axes.",
+            kind="unsupported",
         )
     metadata = _metadata(group)
     if "multiscales" in metadata and series in (None, 0, "0"):
         return group
     if isinstance(series, str) and not series.isdigit():
         if series not in group or "multiscales" not in _metadata(group[series]):
-            raise InputError(f"{path} has no image {series!r}; expected the path of one inside it.")
+            raise InputError(
+                f"{path} has no image {series!r}; expected the path of one inside it.", kind="not_found", field="series"
+            )
         return group[series]
     if "plate" in metadata:
         wells = [well["path"] for well in metadata["plate"].get("wells", [])]
         raise InputError(
             f"{path} is a plate with the wells {', '.join(wells[:5])}{', ...' if len(wells) > 5 else ''}; expected one "
-            f"image. Choose a field, for example --series {wells[0] if wells else 'A/1'}/0."
+            f"image. Choose a field, for example series='{wells[0] if wells else 'A/1'}/0'.",
+            kind="missing",
+            field="series",
         )
     listed = sorted((key for key in group.group_keys() if key.isdigit()), key=int)
     images = [key for key in listed if "multiscales" in _metadata(group[key])]
     if not images:
         raise InputError(
             f"{path} holds no OME-Zarr image (no 'multiscales' metadata); expected the directory of an image. "
-            f"It holds: {', '.join(sorted(group.keys())) or 'nothing'}."
+            f"It holds: {', '.join(sorted(group.keys())) or 'nothing'}.",
+            kind="not_found",
         )
     found = [(key, f"shape {group[key][str(_first_dataset(group[key]))].shape}") for key in images]
     return group[images[choose_series(path, found, series)]]

@@ -53,11 +53,15 @@ class PictureReader(FileReader):
 def _channels_last(array: Array, path: Path) -> Array:
     """(H, W, C) of an (H, W) or (H, W, C) array."""
     if array.ndim not in (2, 3) or array.size == 0:
-        raise InputError(f"{path} has shape {array.shape}; expected (H, W) or (H, W, C), not empty. Save one plane.")
+        raise InputError(
+            f"{path} has shape {array.shape}; expected (H, W) or (H, W, C), not empty. Save one plane.",
+            kind="wrong_shape",
+        )
     if array.ndim == 3 and array.shape[0] < min(array.shape[1:]) and array.shape[2] > len(RGB):
         raise InputError(
             f"{path} has shape {array.shape}; expected (H, W) or (H, W, C). Move the channel axis last: "
-            "np.moveaxis(image, 0, -1)."
+            "np.moveaxis(image, 0, -1).",
+            kind="wrong_shape",
         )
     return array if array.ndim == 3 else array[..., None]
 

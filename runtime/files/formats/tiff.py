@@ -77,7 +77,8 @@ class TiffReader(FileReader):
             if axis is not None:
                 raise InputError(
                     f"{path} has axes {self.axes} with shape {self._image.shape} and a palette; expected one "
-                    "plane of up to three channels. Save it in colour, or without the palette."
+                    "plane of up to three channels. Save it in colour, or without the palette.",
+                    kind="unsupported",
                 )
             return None, 3
         if axis is None or self.axes[axis] != "S":
@@ -138,7 +139,9 @@ class TiffReader(FileReader):
         )
         page = self._image.pages[int(np.ravel_multi_index(place, self._leading)) if place else 0]
         if page is None:
-            raise InputError(f"{self.path} lacks a page of its image; a further file of it may be missing.")
+            raise InputError(
+                f"{self.path} lacks a page of its image; a further file of it may be missing.", kind="damaged"
+            )
         return page
 
     def close(self) -> None:

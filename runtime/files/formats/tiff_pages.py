@@ -101,7 +101,8 @@ class PageParts:
             data: bytes = file.read(size)
         if len(data) < size:
             raise InputError(
-                f"{file.path} ends {size - len(data)} bytes before its image does; it is cut off. Copy it again."
+                f"{file.path} ends {size - len(data)} bytes before its image does; it is cut off. Copy it again.",
+                kind="damaged",
             )
         return data
 
@@ -129,7 +130,7 @@ def check_page_chain(tiff: Any) -> None:
     following = _after_tags(tiff.pages[-1].offset, layout, file)
     next_page = _number(following, layout.offsetformat, file)
     if next_page and (_after_tags(next_page, layout, file) + layout.offsetsize > file.size):
-        raise InputError(f"{file.path} lacks its last pages; it is cut off. Copy it again.")
+        raise InputError(f"{file.path} lacks its last pages; it is cut off. Copy it again.", kind="damaged")
 
 
 def _after_tags(offset: int, layout: Any, file: Any) -> int:

@@ -86,7 +86,9 @@ def parse_formats(given: Iterable[str]) -> tuple[str, ...]:
     names = [name.strip().lower() for option in given for name in option.split(",") if name.strip()]
     for name in names:
         if name not in OUTPUT_FORMATS:
-            raise ConfigError(f"format {name!r} is not known; expected some of {', '.join(OUTPUT_FORMATS)}.")
+            raise ConfigError(
+                f"format {name!r} is not known; expected some of {', '.join(OUTPUT_FORMATS)}.", field="formats"
+            )
     return tuple(dict.fromkeys(names)) or DEFAULT_FORMATS
 
 

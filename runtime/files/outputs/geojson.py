@@ -80,9 +80,9 @@ def cell_feature(row: Mapping[str, Any], crop: MaskCrop, plane: Plane | None = N
             "objectType": "cell",
             "name": str(row["label"]),
             "classification": {"name": CLASS_NAME, "color": list(CLASS_COLOUR)},
-            # JSON has no NaN, the score of boxes that the user gave.
+            # JSON has neither NaN, such as the score of boxes that the user gave, nor infinity.
             "measurements": {
-                name: value for name in measured if (value := row.get(name)) is not None and not math.isnan(value)
+                name: value for name in measured if (value := row.get(name)) is not None and math.isfinite(value)
             },
         },
     }

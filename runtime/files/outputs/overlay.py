@@ -44,7 +44,11 @@ def draw_overlay(image: ArrayLike, labels: NDArray[np.integer]) -> U8:
 
     checked = check_image(image)
     if labels.shape != checked.shape[:2]:
-        raise InputError(f"labels have shape {labels.shape}; expected {checked.shape[:2]}, as the image.")
+        raise InputError(
+            f"labels have shape {labels.shape}; expected {checked.shape[:2]}, as the image.",
+            kind="wrong_shape",
+            field="labels",
+        )
     checked, labels = _fitted(checked, labels)
     factor = max(1, round(_LEAST_SIDE / max(labels.shape)))
     picture = np.kron(_shown(checked), np.ones((factor, factor, 1), np.float32))

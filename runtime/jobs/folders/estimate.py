@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from runtime.config import SegmentConfig
-from runtime.errors import CAUGHT, reason_of
+from runtime.errors import RECOVERABLE_ERRORS
 from runtime.files.image_results import FileOptions, is_slide, opened, read_file
+from runtime.jobs.failure import Failure
 from runtime.jobs.folders.records import Records
 from runtime.jobs.folders.run import FolderOptions
-from runtime.jobs.folders.work import ImageWork, Target, kind_of
+from runtime.jobs.folders.work import ImageWork, Target
 from runtime.jobs.memory import peak_mib
 from runtime.jobs.segmenter_spec import loaded_segmenter
 from runtime.segmenter import Segmenter
@@ -25,24 +26,22 @@ _WARM_UP_PX = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Planned:
+class ImageForecast:
     """One image of a job that is not run yet."""
 
     target: Target
     size_hw: tuple[int, int] | None = None
     """None for an image that cannot be opened, or is not looked into."""
     tiles: int | None = None
-    """None if the diameter of its cells is yet to be measured, or the slide to be planned."""
+    """None if the diameter of its cells is yet to be measured, or the slide to be laid out."""
     tile_px: int | None = None
-    """Side of the tiles of a slide that is planned, pixels."""
+    """Side of the tiles of a slide, pixels."""
     diameter_px: float | None = None
     """Median cell diameter, pixels, if it is known."""
     already: bool = False
     as_slide: bool = False
     """It will be segmented as a slide."""
-    failure: str | None = None
-    kind: str | None = None
-    """Kind of the error behind ``failure``."""
+    failure: Failure | None = None
 
     @property
     def to_do(self) -> bool:
@@ -70,39 +69,41 @@ class SlidesEstimate:
 class FolderEstimate:
     """Time and memory of a job in one process, slides left out."""
 
-    sample: Planned
+    sample: ImageForecast
     """The image of middle size, which was timed."""
     seconds: float
     memory_mib: float | None
     """Peak of a process; None where the system does not tell."""
 
 
-def plan_folder(
+def forecast_folder(
     targets: Sequence[Target], work: ImageWork, records: Records, options: FolderOptions, model_size: int
-) -> list[Planned]:
+) -> list[ImageForecast]:
     """What a job would do with each image; no pixel is segmented, and nothing written.
 
     Args:
         targets, work, records, options: as for ``segment_folder``.
         model_size: side of the model input, pixels.
     """
-    return [_planned(target, work, records, options, model_size) for target in targets]
+    return [_forecast(target, work, records, options, model_size) for target in targets]
 
 
-def _planned(target: Target, work: ImageWork, records: Records, options: FolderOptions, model_size: int) -> Planned:
+def _forecast(
+    target: Target, work: ImageWork, records: Records, options: FolderOptions, model_size: int
+) -> ImageForecast:
     judged = records.judge(target, restart=options.restart, overwrite=options.overwrite)
     if judged is not None:
-        return Planned(target=target, already=judged.already, failure=judged.failure, kind=judged.kind)
+        return ImageForecast(target=target, already=judged.already, failure=judged.failure)
     files = work.files
     try:
         with opened(target[0], files) as reader:
             size_hw = reader.size_hw
             config = work.config.at_pixel_size(files.pixel_size_um or reader.pixel_size_um, str(target[0]))
-    except CAUGHT as error:
-        return Planned(target=target, failure=reason_of(error, target[0]), kind=kind_of(error))
+    except RECOVERABLE_ERRORS as error:
+        return ImageForecast(target=target, failure=Failure.of(error, target[0]))
     if is_slide(target[0], size_hw, files.largest_px):
-        return Planned(target=target, size_hw=size_hw, as_slide=True)
-    return Planned(
+        return ImageForecast(target=target, size_hw=size_hw, as_slide=True)
+    return ImageForecast(
         target=target, size_hw=size_hw, tiles=_tiles(size_hw, config, model_size), diameter_px=config.diameter_px
     )
 
@@ -115,7 +116,9 @@ def _tiles(size_hw: tuple[int, int], config: SegmentConfig, model_size: int) -> 
     return len(grid_at_scale(size_hw, config.diameter_px, model_size, config.view_diameter_px))
 
 
-def estimate_folder(planned: Sequence[Planned], work: ImageWork) -> tuple[list[Planned], FolderEstimate | None]:
+def estimate_folder(
+    forecasts: Sequence[ImageForecast], work: ImageWork
+) -> tuple[list[ImageForecast], FolderEstimate | None]:
     """Segment the image of middle size, and take it that the others cost the same a tile, or a pixel.
 
     Where that image fails, the next one is taken.
@@ -126,15 +129,15 @@ def estimate_folder(planned: Sequence[Planned], work: ImageWork) -> tuple[list[P
     Raises:
         EngineError, BackendError: the engines cannot be loaded.
     """
-    known = {one.target: one for one in planned}
-    waiting = sorted((one for one in planned if one.to_do), key=lambda one: one.pixels)
+    known = {one.target: one for one in forecasts}
+    waiting = sorted((one for one in forecasts if one.to_do), key=lambda one: one.pixels)
     while waiting:
         segmenter, sample = loaded_segmenter(work.engines), waiting[len(waiting) // 2]
         try:
             seconds = _seconds(sample, segmenter, work.config, work.files)
-        except CAUGHT as error:
+        except RECOVERABLE_ERRORS as error:
             waiting.remove(sample)
-            known[sample.target] = replace(sample, failure=reason_of(error, sample.target[0]), kind=kind_of(error))
+            known[sample.target] = replace(sample, failure=Failure.of(error, sample.target[0]))
             continue
         share = sum(
             one.tiles / sample.tiles if one.tiles and sample.tiles else one.pixels / sample.pixels for one in waiting
@@ -144,8 +147,10 @@ def estimate_folder(planned: Sequence[Planned], work: ImageWork) -> tuple[list[P
     return list(known.values()), None
 
 
-def estimate_slides(planned: Sequence[Planned], work: ImageWork) -> tuple[list[Planned], SlidesEstimate | None]:
-    """Plan each slide and segment one of its tiles.
+def estimate_slides(
+    forecasts: Sequence[ImageForecast], work: ImageWork
+) -> tuple[list[ImageForecast], SlidesEstimate | None]:
+    """Lay out each slide and segment one of its tiles.
 
     Returns:
         The images, slides with the number of their tiles or why they failed, and the estimate; None without a slide.
@@ -157,17 +162,17 @@ def estimate_slides(planned: Sequence[Planned], work: ImageWork) -> tuple[list[P
     from runtime.jobs.slides.estimate import Estimate, estimate
     from runtime.jobs.slides.slide_file import open_slide
 
-    known, found = list(planned), list[Estimate]()
-    for place, one in enumerate(planned):
+    known, found = list(forecasts), list[Estimate]()
+    for place, one in enumerate(forecasts):
         if not one.as_slide or one.failure is not None:
             continue
         try:
             reader = open_slide(one.target[0], work.files)
             found.append(estimate(reader, for_tiles(work.engines), work.config, work.slides))
-            plan = found[-1].plan
-            known[place] = replace(one, tiles=found[-1].tiles, tile_px=plan.grid.side, diameter_px=plan.diameter_px)
-        except CAUGHT as error:
-            known[place] = replace(one, failure=reason_of(error, one.target[0]), kind=kind_of(error))
+            layout = found[-1].layout
+            known[place] = replace(one, tiles=found[-1].tiles, tile_px=layout.grid.side, diameter_px=layout.diameter_px)
+        except RECOVERABLE_ERRORS as error:
+            known[place] = replace(one, failure=Failure.of(error, one.target[0]))
     if not found:
         return known, None
     peaks = [one.memory_mib for one in found if one.memory_mib is not None]
@@ -176,7 +181,7 @@ def estimate_slides(planned: Sequence[Planned], work: ImageWork) -> tuple[list[P
     )
 
 
-def _seconds(sample: Planned, segmenter: Segmenter, config: SegmentConfig, files: FileOptions) -> float:
+def _seconds(sample: ImageForecast, segmenter: Segmenter, config: SegmentConfig, files: FileOptions) -> float:
     """Time of reading and segmenting an image, once a part of it has been: the first call also warms up."""
     image = sample.target[0]
     with opened(image, files) as reader:

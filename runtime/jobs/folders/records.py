@@ -20,13 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from runtime.jobs.differences import differences
+from runtime.jobs.failure import Failure
 from runtime.jobs.folders.work import ImageDone, Target
 
 RECORD_NAME = "segmented.jsonl"
 SCHEMA = 1
-
-RESULTS_EXIST = "results_exist"
-"""``ImageDone.kind`` of an image whose results may not be replaced."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +106,8 @@ class Records:
                 return _already(target, done)
         if wrong is None or overwrite:
             return None
-        return ImageDone(target=target, failure=f"{wrong}; pass overwrite=True to replace them", kind=RESULTS_EXIST)
+        message = f"{wrong}; pass overwrite=True to replace them"
+        return ImageDone(target=target, failure=Failure(message, "exists", "overwrite"))
 
     def begin(self, target: Target) -> None:
         """Note that the results of an image may be in any state from now on."""
@@ -118,7 +117,7 @@ class Records:
         """Note that all results of an image are in place, or that it failed."""
         line: dict[str, Any] = {"image": self._key(done.target), "digest": self._digest}
         if done.failure is not None:
-            self._add({**line, "failed": done.failure})
+            self._add({**line, "failed": str(done.failure)})
             return
         sizes = {ending: _bytes(Path(f"{done.target[1]}{ending}")) for ending in self._endings}
         line |= {"done": done.cells, "of": _mark(done.target[0]), "bytes": sizes, "size_hw": done.size_hw}

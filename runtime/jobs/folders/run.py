@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from runtime.errors import CAUGHT, reason_of
+from runtime.errors import RECOVERABLE_ERRORS, reason_of
 from runtime.files.image_results import is_slide, remove_leftovers
 from runtime.jobs.cluster import ClusterOptions, run_on_cluster
+from runtime.jobs.failure import Failure
 from runtime.jobs.folders.records import Records, Settings
-from runtime.jobs.folders.work import ImageDone, ImageWork, Target, TilesDone, failed_by
+from runtime.jobs.folders.work import ImageDone, ImageWork, Target, TilesDone
 from runtime.jobs.step import Step, at_work_on, no_step
 from runtime.pipeline.ordered import in_order
 
@@ -99,8 +100,8 @@ def _recorded(done: ImageDone, records: Records) -> ImageDone:
         records.finish(done)
     except OSError as error:
         if done.failure is None:
-            reason = f"its results are written, but not noted ({reason_of(error, done.target[0])})"
-            return replace(done, failure=reason, kind=type(error).__name__)
+            message = f"its results are written, but not noted ({reason_of(error, done.target[0])})"
+            return replace(done, failure=Failure.of(error, message=message))
     return done
 
 
@@ -131,8 +132,7 @@ def _results(
         found = run_on_cluster(work.run, begun(), failed=work.failed, options=options, engines=work.engines)
     for done in found:
         target = given[done.target]
-        failure = done.failure and done.failure.replace(str(done.target[0]), str(target[0]))
-        yield replace(done, target=target, failure=failure)
+        yield replace(done, target=target, failure=done.failure and _named(done.failure, done.target[0], target[0]))
 
 
 def _sent(target: Target, options: FolderOptions) -> Target:
@@ -143,15 +143,19 @@ def _sent(target: Target, options: FolderOptions) -> Target:
     return image, stem
 
 
+def _named(failure: Failure, sent: Path, given: Path) -> Failure:
+    """A failure that calls the image as the caller does, not as it was sent elsewhere."""
+    return replace(failure, message=failure.message.replace(str(sent), str(given)))
+
+
 def _as_slide(target: Target, work: ImageWork, options: FolderOptions, progress: Step) -> ImageDone:
     """Segment an image tile by tile."""
     image, stem = _sent(target, options)
     try:
         with at_work_on([target[0]]):
             done = _segment_slide(image, stem, work, options, progress)
-    except CAUGHT as error:
-        failed = failed_by(target, error)
-        return replace(failed, failure=str(failed.failure).replace(str(image), str(target[0])))
+    except RECOVERABLE_ERRORS as error:
+        return ImageDone(target=target, failure=_named(Failure.of(error, target[0]), image, target[0]))
     return replace(done, target=target)
 
 
@@ -186,7 +190,7 @@ def _segment_slide(image: Path, stem: Path, work: ImageWork, options: FolderOpti
         name=stem.name,
     )
     tiles = TilesDone(
-        settings=work.slides.of_tiles(), tiles=found.tiles, skipped=found.skipped, failed=tuple(found.failed)
+        settings=work.slides.of_tiles(), tiles=found.tiles, skipped=found.skipped, failed=tuple(map(str, found.failed))
     )
     return ImageDone(
         target=(image, stem),

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runtime.config import SegmentConfig
-from runtime.errors import CAUGHT, ImageTooLargeError, reason_of
+from runtime.errors import RECOVERABLE_ERRORS, ImageTooLargeError
 from runtime.files.image_results import FileOptions, ReadImage, read_file, write_results
+from runtime.jobs.failure import Failure
 from runtime.jobs.segmenter_spec import SegmenterSpec, loaded_segmenter
 from runtime.jobs.slides.settings import SlideSettings
 from runtime.jobs.step import at_work_on
@@ -57,20 +58,13 @@ class ImageDone:
     """It is a slide, and not segmented yet."""
     already: bool = False
     """An earlier run did it."""
-    failure: str | None = None
+    failure: Failure | None = None
     """Why it has no result."""
-    kind: str | None = None
-    """Kind of the error behind ``failure``."""
 
 
 def failed_by(target: Target, error: BaseException) -> ImageDone:
     """What became of an image at which an error was raised."""
-    return ImageDone(target=target, failure=reason_of(error, target[0]), kind=kind_of(error))
-
-
-def kind_of(error: BaseException) -> str:
-    """What kind of error this is, in one word."""
-    return str(getattr(error, "kind", None) or type(error).__name__)
+    return ImageDone(target=target, failure=Failure.of(error, target[0]))
 
 
 class _Waiting(NamedTuple):
@@ -132,7 +126,7 @@ class ImageWork:
             config = self.config.at_pixel_size(image.pixel_size_um, str(target[0]))
         except ImageTooLargeError:
             return ImageDone(target=target, as_slide=True)
-        except CAUGHT as error:
+        except RECOVERABLE_ERRORS as error:
             return failed_by(target, error)
         return _Waiting(target, image, config, time.perf_counter() - start)
 
@@ -143,7 +137,7 @@ class ImageWork:
             segmenter = loaded_segmenter(self.engines)
             with at_work_on([one.target[0] for one in images]):
                 results = segmenter.batch([one.image.pixels for one in images], config=config)
-        except CAUGHT as error:
+        except RECOVERABLE_ERRORS as error:
             if len(images) > 1:
                 return [done for one in images for done in self._segmented([one], config)]
             return [failed_by(one.target, error) for one in images]
@@ -157,7 +151,7 @@ class ImageWork:
         start = time.perf_counter()
         try:
             write_results(result, one.image, one.target[1], self.files)
-        except CAUGHT as error:
+        except RECOVERABLE_ERRORS as error:
             return failed_by(one.target, error)
         return ImageDone(
             target=one.target,
@@ -169,7 +163,7 @@ class ImageWork:
 
     def failed(self, target: Target, error: BaseException) -> ImageDone:
         """What became of an image that a cluster could not do."""
-        return ImageDone(target=target, failure=f"{type(error).__name__}: {error}", kind=kind_of(error))
+        return ImageDone(target=target, failure=Failure.of(error, message=f"{type(error).__name__}: {error}"))
 
 
 def _size_hw(one: _Waiting) -> tuple[int, int]:

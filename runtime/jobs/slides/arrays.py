@@ -18,7 +18,7 @@ class ArrayReader:
         InputError: another number of axes.
         """
         if array.ndim not in (2, 3):
-            raise InputError(f"{name} has shape {array.shape}; expected (H, W) or (H, W, C).")
+            raise InputError(f"{name} has shape {array.shape}; expected (H, W) or (H, W, C).", kind="wrong_shape")
         self._array = array if array.ndim == 3 else array[..., None]
         self.name = name
 

@@ -186,7 +186,9 @@ def read_extent(reader: ImageReader, extent: Extent) -> Raw:
     raw = check_image(part, f"{reader.name}, rows {top}-{bottom}, columns {left}-{right},")
     expected = (bottom - top, right - left, len(reader.channels))
     if raw.shape != expected:
-        raise InputError(f"{reader.name} gave {raw.shape} where {expected} was asked for; the file is damaged.")
+        raise InputError(
+            f"{reader.name} gave {raw.shape} where {expected} was asked for; the file is damaged.", kind="damaged"
+        )
     return raw
 
 

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from runtime.config import SegmentConfig
 from runtime.jobs.cluster import Engines
 from runtime.jobs.segmenter_spec import SegmenterSpec, loaded_segmenter
+from runtime.pipeline.choose_views import encode_tiles
+from runtime.pipeline.view_tasks import ShownImage, ViewTask, segment_views
 from runtime.segmenter import Segmenter
 from runtime.types import F32
 from runtime.views.merge_rules import TileCells
@@ -99,21 +101,24 @@ class _SegmenterTiles:
     """A ``Segmenter`` as a ``TileSegmenter``."""
 
     def __init__(self, segmenter: Segmenter) -> None:
-        self._segmenter = segmenter
+        self._segmenter, self._pipeline = segmenter, segmenter.pipeline
 
     @property
     def model_size(self) -> int:
-        return self._segmenter.manifest.image_size
+        return self._pipeline.manifest.image_size
 
     def cell_sizes(self, view: F32, config: SegmentConfig) -> CellSizes:
         """See ``TileSegmenter``."""
-        return self._segmenter.cell_sizes(view, config=config)
+        (encoded,) = self._pipeline.encode([view])
+        return self._pipeline.cell_sizes(encoded, config)
 
     def segment_tiles(
         self, tiles: Sequence[OriginTile], size_hw: tuple[int, int], config: SegmentConfig
     ) -> list[TileCells]:
-        views = self._segmenter.encode_tiles(tiles)
-        return [view.tile for view in self._segmenter.cells_of_views(views, size_hw, config=config)]
+        slide = ShownImage(0, size_hw, stitched=True)
+        tasks = (ViewTask(slide, view) for view in encode_tiles(self._pipeline, tiles))
+        found = segment_views(self._pipeline, tasks, config)
+        return [tile_cells(one.cells, one.origin_yx, size_hw) for one in found]
 
     def segment_whole(self, image: NDArray[np.generic], config: SegmentConfig) -> TileCells:
         result = self._segmenter(image, config=config)

@@ -11,7 +11,7 @@ from runtime.jobs.memory import peak_mib
 from runtime.jobs.slides.contrast import is_small
 from runtime.jobs.slides.engines import EngineSource, loaded
 from runtime.jobs.slides.join import TILES_BYTES
-from runtime.jobs.slides.layout import SlidePlan, make_plan, read_tile
+from runtime.jobs.slides.layout import SlideLayout, make_layout, read_tile
 from runtime.jobs.slides.settings import SlideSettings
 
 _NORMALIZED_BYTES = 12
@@ -22,7 +22,7 @@ _NORMALIZED_BYTES = 12
 class Estimate:
     """Tiles, time and memory of a job in one process."""
 
-    plan: SlidePlan
+    layout: SlideLayout
     tiles: int
     seconds_per_tile: float
     """Of a tile with cells, read, segmented and not written."""
@@ -36,31 +36,33 @@ class Estimate:
 
 
 def estimate(reader: ImageReader, engines: EngineSource, config: SegmentConfig, settings: SlideSettings) -> Estimate:
-    """Plan a job and time one of its tiles: the one that varies most, or another where that one has no signal.
+    """Lay out a slide and time one of its tiles: the one that varies most, or another where that one has no signal.
 
     Raises:
         InputError: a slide that cannot be segmented, or whose tile cannot be read.
     """
     segmenter = loaded(engines)
     config = config.at_pixel_size(reader.pixel_size_um, reader.name)
-    plan = make_plan(reader, segmenter, config, settings)
+    layout = make_layout(reader, segmenter, config, settings)
     in_view = config.of_views
     # A small slide was looked at whole, so that its busiest tile is the middle one, whatever that shows.
-    others = range(len(plan.grid)) if is_small(reader.size_hw) else ()
-    tried = (place for place in (plan.busiest, *others) if read_tile(reader, plan, place, config, settings) is not None)
-    place = next(tried, plan.busiest)
+    others = range(len(layout.grid)) if is_small(reader.size_hw) else ()
+    tried = (
+        place for place in (layout.busiest, *others) if read_tile(reader, layout, place, config, settings) is not None
+    )
+    place = next(tried, layout.busiest)
     seconds = 0.0
     for _ in range(2):  # the first run also warms up
         start = time.perf_counter()
-        tile = read_tile(reader, plan, place, config, settings)
+        tile = read_tile(reader, layout, place, config, settings)
         if tile is not None:
-            segmenter.segment_tiles([(plan.origin(place), tile)], plan.grid.size_hw, in_view)
+            segmenter.segment_tiles([(layout.origin(place), tile)], layout.grid.size_hw, in_view)
         seconds = time.perf_counter() - start
-    return Estimate(plan, len(plan.grid), seconds, _memory_mib(plan, settings))
+    return Estimate(layout, len(layout.grid), seconds, _memory_mib(layout, settings))
 
 
-def _memory_mib(plan: SlidePlan, settings: SlideSettings) -> float | None:
+def _memory_mib(layout: SlideLayout, settings: SlideSettings) -> float | None:
     """The peak so far, the tiles that are held together, and what stitching keeps."""
     peak = peak_mib()
-    together = settings.tiles_together * plan.grid.side**2 * _NORMALIZED_BYTES
+    together = settings.tiles_together * layout.grid.side**2 * _NORMALIZED_BYTES
     return None if peak is None else peak + (together + TILES_BYTES) / (1 << 20)

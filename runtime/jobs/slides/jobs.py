@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -17,17 +16,18 @@ from typing import IO, Any
 import numpy as np
 
 from runtime.config import SegmentConfig
-from runtime.errors import InputError, JobError
+from runtime.errors import InputError, JobError, kind_of
 from runtime.files.placing import PARTIAL, write_whole
 from runtime.files.readers import ImageReader
 from runtime.jobs.differences import differences
 from runtime.jobs.slides.contrast import PART_PX, read_extent
-from runtime.jobs.slides.layout import SlidePlan
+from runtime.jobs.slides.layout import SlideLayout
 from runtime.jobs.slides.settings import SlideSettings
+from runtime.typed_json import convert
 from runtime.types import Extent
 from runtime.views.merge_rules import TileCells
 
-SCHEMA = 1
+SCHEMA = 2
 JOB_ENDING = "_job"
 """What follows a slide's name in that of its job's directory."""
 
@@ -38,15 +38,13 @@ PIXELS = "pixels_sha256"
 CHECKED_PER_AXIS = 4
 """Parts along each axis whose pixels tell one slide from another."""
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """A job that is under way."""
 
     directory: Path
-    plan: SlidePlan
+    layout: SlideLayout
 
     @property
     def stitching(self) -> Path:
@@ -60,7 +58,7 @@ class Job:
 
     def tile_path(self, place: int) -> Path:
         """File of a tile's result."""
-        row, column = divmod(place, len(self.plan.grid.lefts))
+        row, column = divmod(place, len(self.layout.grid.lefts))
         return self.directory / "tiles" / f"{row:05d}_{column:05d}.npz"
 
     def finished(self, place: int) -> bool:
@@ -91,14 +89,16 @@ class Job:
         Raises:
             JobError: it is damaged; it is removed, so that the next run makes it again.
         """
-        path, extent = self.tile_path(place), self.plan.extent(place)
+        path, extent = self.tile_path(place), self.layout.extent(place)
         size = (extent[2] - extent[0], extent[3] - extent[1])
         try:
             with np.load(path, allow_pickle=False) as content:
                 arrays = {name: content[name] for name in ("labels", "boxes", "scores", "iou_predictions")}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             path.unlink(missing_ok=True)
-            raise JobError(f"{path} was damaged ({error}) and is removed; run again to make it anew.") from error
+            raise JobError(
+                f"{path} was damaged ({error}) and is removed; run again to make it anew.", kind="damaged"
+            ) from error
         if not arrays["labels"].size:
             arrays["labels"] = np.zeros(size, np.uint8)
         return TileCells(extent=extent, **arrays)
@@ -114,6 +114,14 @@ class Job:
         # What says that it is a job goes last, so that what a kill leaves is still one.
         shutil.rmtree(self.directory / "tiles", ignore_errors=True)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """``job.json``: what a job is about."""
+
+    request: dict[str, Any]
+    layout: SlideLayout
 
 
 def fingerprint(reader: ImageReader) -> dict[str, Any]:
@@ -164,31 +172,35 @@ def existing_job(directory: Path, request: Mapping[str, Any]) -> Job | None:
     """
     path = directory / JOB_NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = convert(json.loads(path.read_text(encoding="utf-8")), dict[str, Any])
+        schema = content.get("schema")
+        if schema != SCHEMA:
+            raise JobError(
+                f"{path} has schema {schema!r}; this version reads {SCHEMA}. Pass restart=True to begin anew.",
+                kind="wrong_version",
+            )
+        begun = convert(content, _Begun)
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise JobError(f"{path} is damaged ({error}); pass restart=True to begin anew.") from error
-    if content.get("schema") != SCHEMA:
-        raise JobError(
-            f"{path} has schema {content.get('schema')!r}; this version reads {SCHEMA}. Pass restart=True to "
-            "begin anew."
-        )
-    differ = [
-        f"{name} is {asked!r}, was {begun!r}"
-        for name, asked, begun in differences(request, content["request"])
+    except (ValueError, RecursionError) as error:
+        raise JobError(f"{path} is damaged ({error}); pass restart=True to begin anew.", kind="damaged") from error
+    differ = {
+        name: f"{name} is {asked!r}, was {earlier!r}"
+        for name, asked, earlier in differences(request, begun.request)
         # A part that could not be read may be mended by now.
-        if not (f".{PIXELS}." in name and None in (begun, asked))
-    ]
+        if not (f".{PIXELS}." in name and None in (earlier, asked))
+    }
     if differ:
         raise JobError(
-            f"{directory} holds an interrupted job with other settings: {'; '.join(differ)}. Give its settings to "
-            "resume it, choose another output directory, or pass restart=True to begin anew."
+            f"{directory} holds an interrupted job with other settings: {'; '.join(differ.values())}. Give its "
+            "settings to resume it, choose another directory with out=, or pass restart=True to begin anew.",
+            kind="mismatch",
+            field=next(iter(differ)),
         )
-    return Job(directory, SlidePlan.from_json(content["plan"]))
+    return Job(directory, begun.layout)
 
 
-def begin_job(directory: Path, request: Mapping[str, Any], plan: SlidePlan) -> Job:
+def begin_job(directory: Path, request: Mapping[str, Any], layout: SlideLayout) -> Job:
     """Write what a new job is about.
 
     Raises:
@@ -197,9 +209,9 @@ def begin_job(directory: Path, request: Mapping[str, Any], plan: SlidePlan) -> J
     with disk_full_named(directory):
         shutil.rmtree(directory / "tiles", ignore_errors=True)
         (directory / "tiles").mkdir(parents=True, exist_ok=True)
-        content = json.dumps({"schema": SCHEMA, "request": request, "plan": plan.to_json()}, indent=1)
+        content = json.dumps({"schema": SCHEMA, "request": request, "layout": asdict(layout)}, indent=1)
         write_whole(directory / JOB_NAME, lambda temporary: temporary.write_text(content + "\n", encoding="utf-8"))
-    return Job(directory, plan)
+    return Job(directory, layout)
 
 
 @contextmanager
@@ -215,8 +227,9 @@ def locked(directory: Path) -> Iterator[None]:
             _lock(file)
         except OSError as error:
             raise JobError(
-                f"{directory} is being worked on by another process; wait for it to end, or choose another "
-                "output directory."
+                f"{directory} is being worked on by another process; wait for it to end, or choose "
+                "another directory with out=.",
+                kind="busy",
             ) from error
         for leftover in directory.rglob(f".*{PARTIAL}"):
             leftover.unlink(missing_ok=True)
@@ -245,9 +258,10 @@ def disk_full_named(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in DISK_FULL:
+        if kind_of(error) != "disk_full":
             raise
         raise JobError(
             f"the disk of {directory} is full ({error.strerror}); what was finished is kept. Make room and run the "
-            "same command again to go on."
+            "same command again to go on.",
+            kind="disk_full",
         ) from error

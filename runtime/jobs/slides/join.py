@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.jobs.slides.blocks import BLOCK_PX, LabelBlocks
-from runtime.jobs.slides.layout import SlidePlan
+from runtime.jobs.slides.layout import SlideLayout
 from runtime.types import Bool, Extent
 from runtime.views.merge_rules import Cell, JoinedCells, Rank, TileCells, group_box, paint
 
@@ -75,24 +75,24 @@ class SlideJoin:
     """The tiles of a job as one label map."""
 
     def __init__(
-        self, plan: SlidePlan, read_tile: Callable[[int], TileCells], directory: Path, *, min_area_px: int
+        self, layout: SlideLayout, read_tile: Callable[[int], TileCells], directory: Path, *, min_area_px: int
     ) -> None:
         """Args:
-        plan: how the slide was cut.
+        layout: how the slide was cut.
         read_tile: gives the result of a place.
         directory: empty, for what is kept between the steps.
         min_area_px: cells with fewer pixels are left out.
         """
-        self._plan = plan
+        self._layout = layout
         self._directory = directory
         self._min_area_px = min_area_px
-        tiles = max(FEWEST_TILES, TILES_BYTES // (2 * plan.grid.side**2))
+        tiles = max(FEWEST_TILES, TILES_BYTES // (2 * layout.grid.side**2))
         tile = lru_cache(min(tiles, 1024))(read_tile)
-        extents = [plan.extent(place) for place in range(len(plan.grid))]
-        self._joined = JoinedCells(extents, plan.grid.size_hw, tile, remembered=2 * FEWEST_TILES)
+        extents = [layout.extent(place) for place in range(len(layout.grid))]
+        self._joined = JoinedCells(extents, layout.grid.size_hw, tile, remembered=2 * FEWEST_TILES)
         self._first = np.zeros(len(extents) + 1, np.int64)
         self._count = 0
-        self.blocks = LabelBlocks(directory / "blocks", plan.grid.size_hw, directory / "labels")
+        self.blocks = LabelBlocks(directory / "blocks", layout.grid.size_hw, directory / "labels")
         """The label map, after ``run``."""
         self.cell_count = 0
         """Cells of the result, after ``run``."""
@@ -100,19 +100,19 @@ class SlideJoin:
     @property
     def steps(self) -> int:
         """Tiles and blocks to go through, for the progress."""
-        return len(self._plan.grid) + len(self.blocks)
+        return len(self._layout.grid) + len(self.blocks)
 
     def run(self) -> Iterator[int]:
         """Steps 1 to 4 up to the files; yields the number of tiles and blocks that are done."""
         yield from self._show()
         self._number()
-        yield from (len(self._plan.grid) + painted for painted in self._paint())
+        yield from (len(self._layout.grid) + painted for painted in self._paint())
         self._renumber()
 
     def _show(self) -> Iterator[int]:
-        tops = np.array(self._plan.grid.tops)
+        tops = np.array(self._layout.grid.tops)
         with (self._directory / "shown").open("wb") as file:
-            for place in range(len(self._plan.grid)):
+            for place in range(len(self._layout.grid)):
                 lines = np.zeros(len(self._joined.cells(place)), _SHOWN)
                 lines["place"] = -1
                 begun: dict[int, list[Any]] = {}
@@ -138,7 +138,7 @@ class SlideJoin:
         return self._directory / f"row_{row:05d}"
 
     def _rows(self) -> Iterator[tuple[Path, NDArray[Any]]]:
-        for row in range(len(self._plan.grid.tops)):
+        for row in range(len(self._layout.grid.tops)):
             path = self._row_path(row)
             if path.exists():
                 yield path, np.fromfile(path, _CELL)

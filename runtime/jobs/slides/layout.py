@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,6 @@ from runtime.config import SegmentConfig
 from runtime.errors import InputError
 from runtime.files.readers import ImageReader
 from runtime.jobs.slides.contrast import (
-    ChannelContrast,
     Sample,
     SlideContrast,
     context_of,
@@ -41,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class SlidePlan:
+class SlideLayout:
     """How a slide is cut and shown."""
 
     grid: TileGrid
@@ -64,33 +62,6 @@ class SlidePlan:
         row, column = divmod(place, len(self.grid.lefts))
         return self.grid.tops[row], self.grid.lefts[column]
 
-    def to_json(self) -> dict[str, Any]:
-        """As objects of JSON."""
-        return {
-            "size_hw": self.grid.size_hw,
-            "side": self.grid.side,
-            "tops": self.grid.tops,
-            "lefts": self.grid.lefts,
-            "contrast": [c if c is None else {"range": c.range, "levels": c.levels} for c in self.contrast],
-            "diameter_px": self.diameter_px,
-            "whole": self.whole,
-            "busiest": self.busiest,
-        }
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> SlidePlan:
-        """The plan that ``to_json`` wrote."""
-        height, width = content["size_hw"]
-        return cls(
-            TileGrid((height, width), content["side"], tuple(content["tops"]), tuple(content["lefts"])),
-            tuple(
-                c if c is None else ChannelContrast(tuple(c["range"]), tuple(c["levels"])) for c in content["contrast"]
-            ),
-            content["diameter_px"],
-            content["whole"],
-            content["busiest"],
-        )
-
 
 def check_slide(reader: ImageReader) -> None:
     """Refuse what no tile of which could be segmented.
@@ -99,17 +70,20 @@ def check_slide(reader: ImageReader) -> None:
         InputError: no pixel, too many channels, or values that are no real numbers.
     """
     if min(reader.size_hw) < 1:
-        raise InputError(f"{reader.name} has size {reader.size_hw}; expected at least one pixel.")
+        raise InputError(f"{reader.name} has size {reader.size_hw}; expected at least one pixel.", kind="wrong_shape")
     if not 1 <= len(reader.channels) <= MOST_CHANNELS:
         raise InputError(
             f"{reader.name} has {len(reader.channels)} channels ({', '.join(reader.channels)}); expected up to three: "
-            "nuclear and whole-cell, or colours. Choose those to segment."
+            "nuclear and whole-cell, or colours. Choose those to segment.",
+            kind="wrong_shape",
         )
     if reader.dtype.kind not in "biuf":
-        raise InputError(f"{reader.name} has dtype {reader.dtype}; expected bool, integer or float.")
+        raise InputError(f"{reader.name} has dtype {reader.dtype}; expected bool, integer or float.", kind="wrong_type")
 
 
-def make_plan(reader: ImageReader, engines: TileSegmenter, config: SegmentConfig, settings: SlideSettings) -> SlidePlan:
+def make_layout(
+    reader: ImageReader, engines: TileSegmenter, config: SegmentConfig, settings: SlideSettings
+) -> SlideLayout:
     """Look at parts of the slide, measure its cells where their size is not given, and lay out the tiles.
 
     Raises:
@@ -123,7 +97,7 @@ def make_plan(reader: ImageReader, engines: TileSegmenter, config: SegmentConfig
     grid = _grid(reader.size_hw, diameter, engines.model_size, config, settings)
     if whole:
         grid = tile_grid(reader.size_hw, max(reader.size_hw), 0)
-    return SlidePlan(grid, sample.contrast, diameter, len(grid) == 1, _busiest(grid, sample))
+    return SlideLayout(grid, sample.contrast, diameter, len(grid) == 1, _busiest(grid, sample))
 
 
 def _busiest(grid: TileGrid, sample: Sample) -> int:
@@ -231,22 +205,22 @@ def read_normalized(reader: ImageReader, extent: Extent, contrast: SlideContrast
 
 
 def read_tile(
-    reader: ImageReader, plan: SlidePlan, place: int, config: SegmentConfig, settings: SlideSettings
+    reader: ImageReader, layout: SlideLayout, place: int, config: SegmentConfig, settings: SlideSettings
 ) -> F32 | None:
     """A tile as the model takes it, (side, side, 3), 0 beyond the slide; None for one without signal.
 
     Raises:
         InputError: it cannot be read, or holds what cannot be segmented.
     """
-    extent = plan.extent(place)
+    extent = layout.extent(place)
     context = context_of(extent, reader.size_hw) if config.normalize else extent
     raw = read_extent(reader, context)
     top, left = context[:2]
     own = raw[extent[0] - top : extent[2] - top, extent[1] - left : extent[3] - left]
-    if not has_signal(own, plan.contrast, settings.min_contrast):
+    if not has_signal(own, layout.contrast, settings.min_contrast):
         return None
     if config.normalize:
-        part = normalize_part(raw, context, extent, plan.contrast, invert=config.invert)
+        part = normalize_part(raw, context, extent, layout.contrast, invert=config.invert)
     else:
         part = take_normalized(raw)
-    return cut_tile(part, (0, 0), plan.grid.side)
+    return cut_tile(part, (0, 0), layout.grid.side)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runtime.config import SegmentConfig
@@ -15,6 +15,7 @@ from runtime.files.image_results import result_name
 from runtime.files.outputs.formats import check_packages
 from runtime.files.readers import ImageReader
 from runtime.jobs.cluster import ClusterOptions, run_on_cluster
+from runtime.jobs.failure import Failure
 from runtime.jobs.slides.engines import EngineSource, EngineSpec, loaded
 from runtime.jobs.slides.jobs import (
     JOB_ENDING,
@@ -27,7 +28,7 @@ from runtime.jobs.slides.jobs import (
     request_of,
 )
 from runtime.jobs.slides.join import SlideJoin
-from runtime.jobs.slides.layout import make_plan
+from runtime.jobs.slides.layout import make_layout
 from runtime.jobs.slides.measured import SlideMeasurements
 from runtime.jobs.slides.outputs import SlideOutput, result_paths, write_results
 from runtime.jobs.slides.settings import SlideSettings
@@ -72,7 +73,7 @@ class SlideResult:
     tiles: int
     skipped: int
     """Tiles without signal that this run skipped."""
-    failed: tuple[str, ...]
+    failed: tuple[Failure, ...]
     """With ``partial``: tiles without a result, and why."""
     diameter_px: float | None = None
     """Median diameter of the cells that the tiles were cut for, slide pixels; None if unknown."""
@@ -138,16 +139,18 @@ def segment_slide(
             else:
                 job.remove_scratch()
     if not join.cell_count:
-        _log.warning("no cells in %s: %d of %d tiles have no signal", reader.name, skipped, len(job.plan.grid))
-    lines = tuple(_described(job, place, reason) for place, reason in failed)
-    return SlideResult(files, join.cell_count, len(job.plan.grid), skipped, lines, job.plan.diameter_px)
+        _log.warning("no cells in %s: %d of %d tiles have no signal", reader.name, skipped, len(job.layout.grid))
+    described = tuple(_described(job, place, failure) for place, failure in failed)
+    return SlideResult(files, join.cell_count, len(job.layout.grid), skipped, described, job.layout.diameter_px)
 
 
 def _check_results(results: Iterable[Path], directory: Path, options: RunOptions) -> None:
     """Results may be replaced by the job that is writing them, or where the caller says so."""
     existing = [str(path) for path in results if path.exists()]
     if existing and not options.overwrite and not (directory / JOB_NAME).exists():
-        raise InputError(f"{' and '.join(existing)} exist; pass overwrite=True to replace them.")
+        raise InputError(
+            f"{' and '.join(existing)} exist; pass overwrite=True to replace them.", kind="exists", field="overwrite"
+        )
 
 
 def _opened(
@@ -164,19 +167,19 @@ def _opened(
         (directory / JOB_NAME).unlink(missing_ok=True)
     job = existing_job(directory, request)
     if job is None:
-        job = begin_job(directory, request, make_plan(reader, loaded(engines), config, settings))
+        job = begin_job(directory, request, make_layout(reader, loaded(engines), config, settings))
     return job
 
 
-def _run_tiles(work: TileWork, options: RunOptions) -> tuple[int, list[tuple[int, str]]]:
+def _run_tiles(work: TileWork, options: RunOptions) -> tuple[int, list[tuple[int, Failure]]]:
     """Finish all batches; the number of tiles skipped, and the tiles that failed with why."""
     waiting = [batch for batch in range(work.batches) if not work.finished(batch)]
-    tiles = len(work.job.plan.grid)
+    tiles = len(work.job.layout.grid)
     done = tiles - sum(len(work.places(batch)) for batch in waiting)
     if done:
         _log.info("%d of %d tiles are there from an earlier run", done, tiles)
     skipped: int = 0
-    failed: list[tuple[int, str]] = []
+    failed: list[tuple[int, Failure]] = []
     _tell(options, "tiles", done, tiles)
     for batch in _batches(work, waiting, options):
         done += batch.tiles
@@ -199,24 +202,26 @@ def _tell(options: RunOptions, what: str, done: int, steps: int) -> None:
         options.progress(what, done, steps)
 
 
-def _described(job: Job, place: int, reason: str) -> str:
-    top, left, bottom, right = job.plan.extent(place)
-    return f"tile at rows {top}-{bottom}, columns {left}-{right}: {reason}"
+def _described(job: Job, place: int, failure: Failure) -> Failure:
+    top, left, bottom, right = job.layout.extent(place)
+    return replace(failure, message=f"tile at rows {top}-{bottom}, columns {left}-{right}: {failure}")
 
 
-def _check_failed(failed: list[tuple[int, str]], job: Job, options: RunOptions) -> None:
+def _check_failed(failed: list[tuple[int, Failure]], job: Job, options: RunOptions) -> None:
     """Raises:
     JobError: tiles failed, and partial results are not wanted.
     """
     if not failed or options.partial:
         return
-    lines = [_described(job, place, reason) for place, reason in failed[:SHOWN_FAILURES]]
+    lines = [str(_described(job, place, failure)) for place, failure in failed[:SHOWN_FAILURES]]
     if len(failed) > SHOWN_FAILURES:
         lines.append(f"and {len(failed) - SHOWN_FAILURES} more")
     raise JobError(
-        f"{len(failed)} of {len(job.plan.grid)} tiles failed, so that no result is written; the others are kept. Run "
+        f"{len(failed)} of {len(job.layout.grid)} tiles failed, so that no result is written; the others are kept. Run "
         "the same job again to try these once more, or pass partial=True to leave their places out.\n  "
-        + "\n  ".join(lines)
+        + "\n  ".join(lines),
+        kind=failed[0][1].kind,
+        field="partial",
     )
 
 
@@ -227,9 +232,9 @@ def _join(job: Job, missing: set[int], config: SegmentConfig, options: RunOption
     job.results.mkdir()
 
     def read_tile(place: int) -> TileCells:
-        return no_cells(job.plan.extent(place)) if place in missing else job.read_tile(place)
+        return no_cells(job.layout.extent(place)) if place in missing else job.read_tile(place)
 
-    join = SlideJoin(job.plan, read_tile, job.stitching, min_area_px=config.min_area_px)
+    join = SlideJoin(job.layout, read_tile, job.stitching, min_area_px=config.min_area_px)
     for done in join.run():
         _tell(options, "stitching", done, join.steps)
     return join

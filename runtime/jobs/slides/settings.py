@@ -58,10 +58,14 @@ class SlideSettings:
         if self.tile_px is not None and self.overlap_px is not None and 2 * self.overlap_px > self.tile_px:
             raise ConfigError(
                 f"overlap_px is {self.overlap_px} and tile_px {self.tile_px}; expected an overlap of half a tile at "
-                "most."
+                "most.",
+                kind="conflict",
+                field="overlap_px",
             )
         if not 0.0 <= self.min_contrast < 1.0:
-            raise ConfigError(f"min_contrast is {self.min_contrast}; expected a value from 0 to below 1.")
+            raise ConfigError(
+                f"min_contrast is {self.min_contrast}; expected a value from 0 to below 1.", field="min_contrast"
+            )
 
     def of_tiles(self) -> dict[str, Any]:
         """The settings that tiles depend on."""

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from runtime.config import SegmentConfig
-from runtime.errors import CAUGHT, JobError
+from runtime.errors import RECOVERABLE_ERRORS, JobError
 from runtime.files.readers import ImageReader
+from runtime.jobs.failure import Failure
 from runtime.jobs.slides.contrast import has_signal, read_extent
 from runtime.jobs.slides.engines import EngineSource, OriginTile, loaded
 from runtime.jobs.slides.jobs import Job
@@ -18,7 +19,7 @@ from runtime.jobs.slides.settings import SlideSettings
 from runtime.types import Extent
 from runtime.views.merge_rules import TileCells
 
-Failures = tuple[tuple[int, str], ...]
+Failures = tuple[tuple[int, Failure], ...]
 """Places of tiles, and why they have no result."""
 
 
@@ -46,12 +47,12 @@ class TileWork:
     @property
     def batches(self) -> int:
         """Number of batches."""
-        return -(-len(self.job.plan.grid) // self.settings.tiles_together)
+        return -(-len(self.job.layout.grid) // self.settings.tiles_together)
 
     def places(self, batch: int) -> range:
         """Tiles of a batch: always the same, as tiles that share decoder calls might feel each other's rounding."""
         first = batch * self.settings.tiles_together
-        return range(first, min(first + self.settings.tiles_together, len(self.job.plan.grid)))
+        return range(first, min(first + self.settings.tiles_together, len(self.job.layout.grid)))
 
     def finished(self, batch: int) -> bool:
         """Whether all results of a batch are there."""
@@ -70,8 +71,8 @@ class TileWork:
         skipped, failed = 0, []
         for place in places:
             outcomes = (self._attempt([place]) for _ in range(1 + self.settings.retries))
-            outcome: int | str = ""
-            while isinstance(outcome, str) and (following := next(outcomes, None)) is not None:
+            outcome: int | Failure = Failure("not tried")
+            while isinstance(outcome, Failure) and (following := next(outcomes, None)) is not None:
                 outcome = following
             if isinstance(outcome, int):
                 skipped += outcome
@@ -87,41 +88,41 @@ class TileWork:
         """
         if isinstance(error, JobError):
             raise error
-        places = self.places(batch)
-        return BatchDone(batch, len(places), 0, tuple((place, f"{type(error).__name__}: {error}") for place in places))
+        places, failure = self.places(batch), Failure.of(error, message=f"{type(error).__name__}: {error}")
+        return BatchDone(batch, len(places), 0, tuple((place, failure) for place in places))
 
-    def _attempt(self, places: Sequence[int]) -> int | str:
+    def _attempt(self, places: Sequence[int]) -> int | Failure:
         """``_segment``, or why it failed."""
         try:
             return self._segment(places)
         except JobError:
             raise
-        except CAUGHT as error:
-            return str(error) or type(error).__name__
+        except RECOVERABLE_ERRORS as error:
+            return Failure.of(error)
 
     def _segment(self, places: Sequence[int]) -> int:
         """Results of tiles into the job; the number of those without signal."""
-        plan = self.job.plan
-        size_hw = plan.grid.size_hw
-        if plan.whole:
+        layout = self.job.layout
+        size_hw = layout.grid.size_hw
+        if layout.whole:
             raw = read_extent(self.reader, (0, 0, *size_hw))
-            if not has_signal(raw, plan.contrast, self.settings.min_contrast):
+            if not has_signal(raw, layout.contrast, self.settings.min_contrast):
                 self.job.write_tile(0, no_cells((0, 0, *size_hw)))
                 return 1
             self.job.write_tile(0, loaded(self.engines).segment_whole(raw, self.config))
             return 0
         tiles: dict[int, OriginTile] = {}
         for place in places:
-            tile = read_tile(self.reader, plan, place, self.config, self.settings)
+            tile = read_tile(self.reader, layout, place, self.config, self.settings)
             if tile is not None:
-                tiles[place] = (plan.origin(place), tile)
+                tiles[place] = (layout.origin(place), tile)
         found: list[TileCells] = []
         if tiles:
             in_view = self.config.of_views
             found = loaded(self.engines).segment_tiles(list(tiles.values()), size_hw, in_view)
         results = dict(zip(tiles, found, strict=True))
         for place in places:
-            self.job.write_tile(place, results.get(place) or no_cells(plan.extent(place)))
+            self.job.write_tile(place, results.get(place) or no_cells(layout.extent(place)))
         return len(places) - len(tiles)
 
 

@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 
 from benchmarks.arithmetic import engine_flop, matrix_product_rate
 from benchmarks.commands import bench
-from benchmarks.commands.bench import STAGES, Case
-from runtime import BackendOptions, SegmentConfig
+from benchmarks.commands.bench import STEPS, Case
+from runtime import BackendOptions, Segmentation, SegmentConfig
 from runtime.commands.main import app
 from runtime.errors import ConfigError
+from tests.runtime.files.outputs.made import made_result
 
 
 def test_the_command_measures_every_case(small_engines: Path, tmp_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_the_command_measures_every_case(small_engines: Path, tmp_path: Path) ->
     assert (agreement["backend"], agreement["against"]) == ("openvino", "cpu")
     assert 0 <= agreement["matched"] <= 1
     for row in record["latency"]:
-        assert tuple(row["stages_ms"]) == STAGES
+        assert tuple(row["steps_ms"]) == STEPS
         assert 0 < row["host_ms"]["p50"] < row["total_ms"]["p50"] <= row["total_ms"]["p99"]
     streams = [
         (row["side_px"], row["images_per_call"], row["given_cells"])
@@ -83,12 +84,12 @@ def test_graphs_are_measured_beside_runs_without(monkeypatch: pytest.MonkeyPatch
         asked.append((backend, options.cuda_graphs))
         return SimpleNamespace(backend="cuda" if backend == "auto" else backend)
 
-    monkeypatch.setattr(bench, "Measured", segmenter)
+    monkeypatch.setattr(bench, "Segmenter", segmenter)
     found = bench.load(None, ["auto", "tensorrt"], BackendOptions(), cuda_graphs=True)
     assert list(found) == ["auto", "auto, CUDA graphs", "tensorrt"]
     assert asked == [("auto", False), ("cuda", True), ("tensorrt", False)]
     assert list(bench.load(None, ["cuda"], BackendOptions(), cuda_graphs=False)) == ["cuda"]
-    with pytest.raises(ConfigError, match="--cuda-graphs is for the backend 'cuda'; measured are 'cpu'"):
+    with pytest.raises(ConfigError, match="cuda_graphs is for the backend 'cuda'; measured are 'cpu'"):
         bench.load(None, ["cpu"], BackendOptions(), cuda_graphs=True)
 
 
@@ -96,13 +97,13 @@ def test_graphs_are_measured_beside_runs_without(monkeypatch: pytest.MonkeyPatch
 def test_the_stream_warms_up_before_it_is_timed(backend: str, before: int) -> None:
     streams: list[int] = []
 
-    def stream(views: list[np.ndarray], config: SegmentConfig, images_together: int) -> Iterator[SimpleNamespace]:
+    def stream(views: list[np.ndarray], config: SegmentConfig, images_together: int) -> Iterator[Segmentation]:
         assert images_together == 8, "a call of the encoder is filled"
         streams.append(len(views))
-        return (SimpleNamespace(count=2) for _ in views)
+        return (made_result(np.eye(3, dtype=np.int32)[:2] * [1, 2, 3]) for _ in views)
 
-    chain = SimpleNamespace(images_per_call=8)
-    double = SimpleNamespace(backend=backend, config=SegmentConfig(), stream=stream, chain=chain)
+    pipeline = SimpleNamespace(images_per_call=8)
+    double = SimpleNamespace(backend=backend, config=SegmentConfig(), stream=stream, pipeline=pipeline)
     rate, cell_rate = bench.images_per_second(double, 32, 3)  # type: ignore[arg-type]
     assert streams == [before, 3]
     assert cell_rate == pytest.approx(2 * rate)

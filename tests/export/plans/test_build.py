@@ -25,7 +25,7 @@ from runtime.engines.backends.input_shapes import DECODER_IMAGES, profile_ranges
 from runtime.engines.backends.plan_record import RECORD_NAME, read_record
 from runtime.engines.manifest import read_manifest, sha256_file
 from runtime.ops.boxes import token_window_sides
-from runtime.pipeline.stages import per_call
+from runtime.pipeline.engine_calls import per_call
 from tests.plans import FEW, copy_engines
 from tests.tensorrt_double import Double, install
 from tests.tensorrt_double.trt import plan_header

@@ -162,7 +162,9 @@ def test_images_of_one_name_are_all_listed(tmp_path: Path) -> None:
     assert [image.path.name for image in find_images([Path(pattern)])] == [f"{number:02}.png" for number in range(12)]
     for name in ("x/a.tif", "y/a.tif"):
         write(tmp_path / name)
-    with pytest.raises(InputError, match="rename them, or segment each directory into an output directory of its own"):
+    with pytest.raises(
+        InputError, match="rename them, or segment each directory into an output directory of its own, with out="
+    ):
         result_stems(find_images([tmp_path / "x", tmp_path / "y"]), tmp_path / "out", ("_labels.tif",))
 
 

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from runtime import InputError, Segmenter
 from runtime.engines.backends.base import Engine
 from runtime.errors import OutOfMemoryError
-from runtime.pipeline.engine_calls import Chain
+from runtime.ops.preprocess import normalize_contrast
 from runtime.pipeline.ordered import in_order
+from runtime.pipeline.pipeline import Pipeline
 from runtime.types import Tensor, Tensors
-from tests.runtime.test_segmenter import BOXES, OPEN, assert_same
+from tests.runtime.test_segmenter import BOXES, OPEN, assert_same, every
 
 
 class OnDevice:
@@ -54,12 +55,10 @@ class Small(Engine):
 
 def on_device(segmenter: Segmenter, *, most: int, images_per_call: int, boxes_per_call: int) -> tuple[Segmenter, Any]:
     """The same engines on a device."""
-    calls: dict[str, list[int]] = {name: [] for name in segmenter.chain.engines}
-    engines = {name: Small(engine, most, calls[name]) for name, engine in segmenter.chain.engines.items()}
-    copy = object.__new__(Segmenter)
-    copy.__dict__.update(segmenter.__dict__)
-    copy.chain = Chain(engines, segmenter.manifest, images_per_call=images_per_call, boxes_per_call=boxes_per_call)
-    return copy, calls
+    calls: dict[str, list[int]] = {name: [] for name in segmenter.pipeline.engines}
+    engines = {name: Small(engine, most, calls[name]) for name, engine in segmenter.pipeline.engines.items()}
+    pipeline = Pipeline(engines, segmenter.manifest, images_per_call=images_per_call, boxes_per_call=boxes_per_call)
+    return Segmenter.from_pipeline(pipeline), calls
 
 
 def test_tensors_stay_on_the_device(segmenter: Segmenter, image: Any) -> None:
@@ -68,7 +67,8 @@ def test_tensors_stay_on_the_device(segmenter: Segmenter, image: Any) -> None:
     device, calls = on_device(segmenter, most=100, images_per_call=3, boxes_per_call=64)
     for mine, expected in zip(device.batch(images, config=OPEN), segmenter.batch(images, config=OPEN), strict=True):
         # Scores of this model are nearly tied: their order feels the last bits.
-        np.testing.assert_allclose(np.sort(mine.boxes, axis=0), np.sort(expected.boxes, axis=0), rtol=1e-5, atol=1e-3)
+        boxes = [np.sort(every(result).boxes, axis=0) for result in (mine, expected)]
+        np.testing.assert_allclose(*boxes, rtol=1e-5, atol=1e-3)
         assert ((mine.labels > 0) == (expected.labels > 0)).mean() > 0.999
     assert calls["encoder"] == calls["cellfinder"] == [3]
     assert max(calls["mask_decoder"]) > 16
@@ -111,12 +111,13 @@ def test_calls_are_halved_until_they_fit(segmenter: Segmenter, image: Any) -> No
 
 def test_detection_is_halved_until_it_fits(segmenter: Segmenter, image: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     device, calls = on_device(segmenter, most=100, images_per_call=4, boxes_per_call=16)
-    device.chain.engines["cellfinder"].limit = 2
+    device.pipeline.engines["cellfinder"].limit = 2  # type: ignore[attr-defined]
     monkeypatch.setattr(OnDevice, "readable", True)
     images = [image[:300], image, image[100:]]
-    encoded = [device.encode(one, config=OPEN) for one in images]  # apart
-    together = device._encode([device._normalized(one, OPEN) for one in images])
-    for mine, other in zip(device._detect(together, OPEN), device._detect(encoded, OPEN), strict=True):
+    apart = [view for one in images for view in device.encode(one, config=OPEN)]
+    together = device.pipeline.encode([normalize_contrast(one) for one in images])
+    found, expected = (device.pipeline.detect(views, OPEN) for views in (together, apart))
+    for mine, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(np.sort(mine.scores), np.sort(other.scores), atol=1e-5)
     assert calls["cellfinder"] == [3, 1, 2, 1, 1, 1]
 

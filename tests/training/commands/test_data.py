@@ -80,3 +80,15 @@ def test_info_without_a_build_exits_1(tmp_path: Path) -> None:
     code, _, err = run("info", tmp_path)
     assert code == 1
     assert "no finished build" in err
+
+
+def test_synthesise_then_info(tmp_path: Path) -> None:
+    command = ["synthesise", "--out", tmp_path / "made", "--count", 1, "--group", "yeast_dic"]
+    code, out, _ = run(*command)
+    assert (code, out.strip()) == (0, str(tmp_path / "made" / "yeast_dic"))
+    code, out, _ = run("info", tmp_path / "made")
+    assert code == 0
+    assert "train       1 images       1 tiles" in out
+    code, _, err = run(*command)
+    assert code == 1
+    assert "exists" in err

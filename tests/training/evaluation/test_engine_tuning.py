@@ -25,24 +25,17 @@ class Pretender:
     def __init__(self, truth: Any, lost_whole: int = 0) -> None:
         self.truth, self.lost_whole, self.encodings = truth, lost_whole, 0
 
-    def encode(self, image: Any, *, config: SegmentConfig) -> str:
+    def encode(self, image: Any, *, config: SegmentConfig) -> float | None:
         self.encodings += 1
-        return "encoded"
+        return config.view_diameter_px
 
-    def detect(self, encoded: str, *, config: SegmentConfig) -> Any:
-        return SimpleNamespace(boxes=np.zeros((1, 4)), scores=np.ones(1))
+    def detect(self, views: float | None, *, config: SegmentConfig) -> str:
+        assert views == config.view_diameter_px
+        return f"of {views}"
 
-    def decode(self, encoded: str, boxes: Any, *, scores: Any, config: SegmentConfig) -> Any:
-        return self._found(config, self.lost_whole)
-
-    def encode_views(self, image: Any, *, config: SegmentConfig) -> list[Any]:
-        self.encodings += 1
-        return [config.view_diameter_px]
-
-    def segment_views(self, views: list[Any], size_hw: tuple[int, int], *, config: SegmentConfig) -> Any:
-        assert views == [config.view_diameter_px]
-        assert size_hw == self.truth.shape
-        return self._found(config, round(abs(views[0] - 32.0)) + 1)
+    def decode(self, views: float | None, found: str, *, config: SegmentConfig) -> Any:
+        assert found == f"of {config.view_diameter_px}"
+        return self._found(config, self.lost_whole if views is None else round(abs(views - 32.0)) + 1)
 
     def _found(self, config: SegmentConfig, lost: int) -> Any:
         lost += round(20 * abs(config.box_threshold - 0.3)) + (config.min_area_px != 40)

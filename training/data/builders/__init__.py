@@ -43,11 +43,17 @@ def find_datasets(name: DatasetName, source: Path, folder: FolderOptions | None 
         DataError: no such directory, or it does not have the layout.
     """
     if name not in DATASETS:
-        raise DataError(f"dataset is {name!r}; expected one of {', '.join(DATASETS)}.")
+        raise DataError(
+            f"dataset is {name!r}; expected one of {', '.join(DATASETS)}.", kind="out_of_range", field="name"
+        )
     if folder is not None and name != "folder":
-        raise DataError(f"patterns, groups and object sets are for 'folder'; {name} knows its own. Leave them out.")
+        raise DataError(
+            f"patterns, groups and object sets are for 'folder'; {name} knows its own. Leave them out.", kind="conflict"
+        )
     if not source.is_dir():
-        raise DataError(f"{source} is not a directory; expected the unpacked download of {name}.")
+        raise DataError(
+            f"{source} is not a directory; expected the unpacked download of {name}.", kind="not_found", field="source"
+        )
     module = import_module(f"training.data.builders.{name}")
     arguments = (source, folder or FolderOptions()) if name == "folder" else (source,)
     datasets: list[SourceDataset] = module.find(*arguments)

@@ -58,7 +58,11 @@ def find(source: Path) -> list[SourceDataset]:
         ]
         skipped += skip_unpaired(alone, source)
     if not fields:
-        raise DataError(f"{source} holds no imagesTr beside labelsTr; expected the unpacked BriFiSeg task directories.")
+        raise DataError(
+            f"{source} holds no imagesTr beside labelsTr; expected the unpacked BriFiSeg task directories.",
+            kind="not_found",
+            field="source",
+        )
     return [
         SourceDataset(
             name=NAME,

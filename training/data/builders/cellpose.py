@@ -50,7 +50,11 @@ def find(source: Path) -> list[SourceDataset]:
         )
         skipped += skip_unpaired(alone, source)
     if not fields:
-        raise DataError(f"{source} holds no train/*_img.png; expected the unpacked Cellpose archives.")
+        raise DataError(
+            f"{source} holds no train/*_img.png; expected the unpacked Cellpose archives.",
+            kind="not_found",
+            field="source",
+        )
     return [
         SourceDataset(
             name=NAME,

@@ -48,7 +48,9 @@ def find(source: Path) -> list[SourceDataset]:
     if not fields:
         raise DataError(
             f"{source} holds no image directory ({', '.join(IMAGE_DIRECTORIES)}) beside a mask directory "
-            f"({', '.join(MASK_DIRECTORIES)}); expected unpacked DeepBacs segmentation archives."
+            f"({', '.join(MASK_DIRECTORIES)}); expected unpacked DeepBacs segmentation archives.",
+            kind="not_found",
+            field="source",
         )
     return [
         SourceDataset(

@@ -53,7 +53,11 @@ def find(source: Path) -> list[SourceDataset]:
             )
         )
     if not fields:
-        raise DataError(f"{source} holds no <image id>/images/*.png with masks; expected the unpacked stage1_train.")
+        raise DataError(
+            f"{source} holds no <image id>/images/*.png with masks; expected the unpacked stage1_train.",
+            kind="not_found",
+            field="source",
+        )
     return [
         SourceDataset(
             name=NAME,
@@ -79,8 +83,11 @@ def merge_masks(paths: list[Path]) -> NDArray[np.int32]:
         if labels is None:
             labels = np.zeros(mask.shape, np.int32)
         if mask.shape != labels.shape:
-            raise DataError(f"mask {path.name} has size {mask.shape}, the others {labels.shape}; expected one size.")
+            raise DataError(
+                f"mask {path.name} has size {mask.shape}, the others {labels.shape}; expected one size.",
+                kind="wrong_shape",
+            )
         labels[mask & (labels == 0)] = index
     if labels is None:
-        raise DataError("there is no mask file; expected one per object.")
+        raise DataError("there is no mask file; expected one per object.", kind="not_found")
     return labels

@@ -53,11 +53,19 @@ class FolderOptions:
         Pattern(self.image_glob, self.mask_glob)
         for name, group in self.groups.items():
             if group not in GROUPS:
-                raise DataError(f"group of {name or 'all datasets'} is {group!r}; expected one of {', '.join(GROUPS)}.")
+                raise DataError(
+                    f"group of {name or 'all datasets'} is {group!r}; expected one of {', '.join(GROUPS)}.",
+                    kind="out_of_range",
+                    field="groups",
+                )
         try:
             re.compile(self.object_set or "")
         except re.error as error:
-            raise DataError(f"object set is {self.object_set!r}; expected a regular expression ({error}).") from error
+            raise DataError(
+                f"object_set is {self.object_set!r}; expected a regular expression ({error}).",
+                kind="invalid",
+                field="object_set",
+            ) from error
 
     def group_of(self, dataset: str) -> Group:
         """The group of a dataset.
@@ -71,7 +79,9 @@ class FolderOptions:
                 return group
         raise DataError(
             f"the group of dataset {dataset!r} is not given; expected one of {', '.join(GROUPS)}. "
-            f"Pass --group '{dataset}=Cell Culture', or --group 'Cell Culture' for all datasets."
+            f"Give one with groups=: '{dataset}=Cell Culture', or 'Cell Culture' for all datasets.",
+            kind="missing",
+            field="groups",
         )
 
 
@@ -103,7 +113,9 @@ def find(source: Path, options: FolderOptions) -> list[SourceDataset]:
     if not found:
         raise DataError(
             f"{source} holds no pairs of {options.image_glob} and {options.mask_glob}, nor do its directories; "
-            "expected <split>/<dataset>/, <split>/ or plain folders. Pass --image-glob and --mask-glob."
+            "expected <split>/<dataset>/, <split>/ or plain folders. Pass image_glob= and mask_glob=.",
+            kind="not_found",
+            field="image_glob",
         )
     return [
         SourceDataset(

@@ -61,7 +61,9 @@ def find(source: Path) -> list[SourceDataset]:
         first = f" The first problem: {skipped[0].file}: {skipped[0].reason}" if skipped else ""
         raise DataError(
             f"{source} holds no livecell_coco_{{train,val,test}}.json with its images; expected the unpacked LIVECell "
-            f"archive.{first}"
+            f"archive.{first}",
+            kind="not_found",
+            field="source",
         )
     return [
         SourceDataset(
@@ -117,7 +119,7 @@ def read_annotations(path: Path) -> dict[str, tuple[tuple[int, int], list[Polygo
             # The first of several ids of one file counts.
             out.setdefault(image["file_name"], ((image["height"], image["width"]), cells[image["id"]]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path.name} is damaged ({error!r}); download the file again.") from error
+        raise DataError(f"{path.name} is damaged ({error!r}); download the file again.", kind="damaged") from error
     return out
 
 
@@ -127,7 +129,9 @@ def _compact(values: dict[str, Any]) -> dict[str, Any]:
     if outlines is None:
         return values
     if not isinstance(outlines, list):
-        raise DataError("a cell has run lengths instead of polygons; expected LIVECell's own annotations.")
+        raise DataError(
+            "a cell has run lengths instead of polygons; expected LIVECell's own annotations.", kind="unsupported"
+        )
     polygons = tuple(np.asarray(outline, np.float32).reshape(-1, 2) for outline in outlines)
     return {"image_id": values["image_id"], "segmentation": polygons}
 

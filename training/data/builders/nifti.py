@@ -40,15 +40,19 @@ def read_nifti_plane(path: Path) -> NDArray[Any]:
         offset, slope, intercept = struct.unpack_from(f"{order}3f", data, 108)
         magic = data[344:347]
     except (OSError, EOFError, zlib.error, struct.error) as error:
-        raise DataError(f"{path.name} cannot be read ({error}); download the file again.") from error
+        raise DataError(f"{path.name} cannot be read ({error}); download the file again.", kind="damaged") from error
     if size != HEADER_BYTES or magic != b"n+1" or kind not in DTYPES:
-        raise DataError(f"{path.name} is no single-file NIfTI-1 of plain numbers; expected .nii or .nii.gz.")
+        raise DataError(
+            f"{path.name} is no single-file NIfTI-1 of plain numbers; expected .nii or .nii.gz.", kind="unsupported"
+        )
     shape = [axis for axis in extent[:rank] if axis != 1]
     if len(shape) != 2:
-        raise DataError(f"{path.name} has shape {tuple(extent[:rank])}; expected one plane (X, Y, 1).")
+        raise DataError(
+            f"{path.name} has shape {tuple(extent[:rank])}; expected one plane (X, Y, 1).", kind="wrong_shape"
+        )
     dtype = np.dtype(order + DTYPES[kind])
     count = shape[0] * shape[1]
     if len(data) < int(offset) + count * dtype.itemsize:
-        raise DataError(f"{path.name} is cut off; download the file again.")
+        raise DataError(f"{path.name} is cut off; download the file again.", kind="damaged")
     plane = np.frombuffer(data, dtype, count, int(offset)).reshape(shape[::-1])
     return plane if slope in (0.0, 1.0) and intercept == 0.0 else plane * slope + intercept

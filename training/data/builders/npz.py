@@ -41,7 +41,8 @@ class NpzRows:
         if fortran or self._dtype.hasobject or len(self.shape) < 2:
             raise DataError(
                 f"{path.name}[{name}] is {self._dtype}, {self.shape}; expected rows of numbers in C order. "
-                "Download the file again."
+                "Download the file again.",
+                kind="damaged",
             )
         self._row_bytes = math.prod(self.shape[1:]) * self._dtype.itemsize
 

@@ -44,7 +44,9 @@ def find(source: Path) -> list[SourceDataset]:
         skipped += skip_unpaired([path for path in alone if not path.name.endswith(FLOWS)], source)
     if not fields:
         raise DataError(
-            f"{source} holds no bact_phase/train_sorted with *_masks.tif; expected the unpacked Omnipose datasets."
+            f"{source} holds no bact_phase/train_sorted with *_masks.tif; expected the unpacked Omnipose datasets.",
+            kind="not_found",
+            field="source",
         )
     return [
         SourceDataset(

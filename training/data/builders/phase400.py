@@ -44,7 +44,9 @@ def find(source: Path) -> list[SourceDataset]:
     else:
         raise DataError(
             f"{source} holds no pairs such as a_img.tif with a_masks.tif, or images/a.tif with labels/a.tif; "
-            "expected directories of image and label pairs."
+            "expected directories of image and label pairs.",
+            kind="not_found",
+            field="source",
         )
     fields: list[Field] = []
     for root, (pairs, _) in found.items():

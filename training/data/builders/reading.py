@@ -39,7 +39,10 @@ def to_gray(image: NDArray[Any], name: str) -> NDArray[Any]:
 
         gray: NDArray[Any] = rgb2gray(image)
         return gray
-    raise DataError(f"{name} has shape {image.shape}; expected a gray or RGB image. Check that it is the image file.")
+    raise DataError(
+        f"{name} has shape {image.shape}; expected a gray or RGB image. Check that it is the image file.",
+        kind="wrong_shape",
+    )
 
 
 def is_gray(image: NDArray[Any]) -> bool:
@@ -61,13 +64,16 @@ def check_labels(labels: NDArray[Any], name: str) -> NDArray[Any]:
     if labels.ndim == 3 and is_gray(labels):
         labels = labels[..., 0]
     if labels.ndim != 2:
-        raise DataError(f"{name} has shape {labels.shape}; expected a label map (H, W). Save one id per object.")
+        raise DataError(
+            f"{name} has shape {labels.shape}; expected a label map (H, W). Save one id per object.", kind="wrong_shape"
+        )
     if labels.dtype.kind == "f" and np.isfinite(labels).all() and not (labels % 1).any():
         labels = labels.astype(np.int64)
     if labels.dtype.kind not in "bui" or labels.min(initial=0) < 0:
         raise DataError(
             f"{name} holds {labels.dtype} from {labels.min()} to {labels.max()}; expected whole numbers from 0. "
-            "Save one id per object."
+            "Save one id per object.",
+            kind="wrong_type",
         )
     labels = labels.astype(np.uint8) if labels.dtype.kind == "b" else labels
     if labels.any() and labels.max() == labels[labels > 0].min():

@@ -36,10 +36,18 @@ def find(source: Path) -> list[SourceDataset]:
     """
     files = [(path, match) for path in sorted(source.rglob("*.npz")) if (match := _FILE.fullmatch(path.name))]
     if not files:
-        raise DataError(f"{source} holds no tissuenet_v1.*_train.npz; expected the unpacked TissueNet archive.")
+        raise DataError(
+            f"{source} holds no tissuenet_v1.*_train.npz; expected the unpacked TissueNet archive.",
+            kind="not_found",
+            field="source",
+        )
     versions = sorted({match[1] for _, match in files})
     if len(versions) > 1:
-        raise DataError(f"{source} holds TissueNet {' and '.join(versions)}; expected one version. Move one away.")
+        raise DataError(
+            f"{source} holds TissueNet {' and '.join(versions)}; expected one version. Move one away.",
+            kind="conflict",
+            field="source",
+        )
     fields: list[Field] = []
     skipped: list[Skipped] = []
     for path, match in files:
@@ -65,7 +73,8 @@ def _fields(path: Path, split: Split, file: str) -> list[Field]:
     if images.shape[:3] != labels.shape[:3] or images.shape[3:] != (2,) or labels.shape[3:] != (2,):
         raise DataError(
             f"{path.name} holds X {images.shape} and y {labels.shape}; expected (N, H, W, 2) of one size. "
-            "Download the file again."
+            "Download the file again.",
+            kind="wrong_shape",
         )
     return [
         Field(

@@ -56,7 +56,11 @@ def find(source: Path) -> list[SourceDataset]:
         ]
         skipped += skip_unpaired(alone, source)
     if not fields:
-        raise DataError(f"{source} holds no Images/im*.tif beside Masks/mask*.npy; expected YeastNet's 'Datasets'.")
+        raise DataError(
+            f"{source} holds no Images/im*.tif beside Masks/mask*.npy; expected YeastNet's 'Datasets'.",
+            kind="not_found",
+            field="source",
+        )
     return [
         SourceDataset(
             name=NAME, group="Yeast", citation=CITATION, licence=None, fields=tuple(fields), skipped=tuple(skipped)

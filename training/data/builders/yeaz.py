@@ -37,7 +37,11 @@ def find(source: Path) -> list[SourceDataset]:
     """
     pairs, alone = find_pairs(source, PATTERN)
     if not pairs:
-        raise DataError(f"{source} holds no *_im.tif with *_mask.tif; expected the unpacked YeaZ archives.")
+        raise DataError(
+            f"{source} holds no *_im.tif with *_mask.tif; expected the unpacked YeaZ archives.",
+            kind="not_found",
+            field="source",
+        )
     fields: list[Field] = []
     skipped = skip_unpaired(alone, source)
     for pair in pairs:
@@ -56,7 +60,9 @@ def find(source: Path) -> list[SourceDataset]:
 def _fields(pair: Pair, file: str) -> list[Field]:
     frames, mask_frames = _frames(pair.image), _frames(pair.mask)
     if frames != mask_frames:
-        raise DataError(f"it has {frames} frames and its mask {mask_frames}; expected as many. Check the files.")
+        raise DataError(
+            f"it has {frames} frames and its mask {mask_frames}; expected as many. Check the files.", kind="mismatch"
+        )
     return [
         Field(
             image_id=pair.key if frames == 1 else f"{pair.key}/t{frame:04d}",

@@ -37,10 +37,10 @@ def test_the_same_cells_in_float32(openvino: Segmenter, samples: list[Any]) -> N
 
 
 def test_masks_are_decoded_in_float32_unless_asked_otherwise(openvino: Segmenter, samples: list[Any]) -> None:
-    encoded = openvino.encode(samples[0])
-    boxes = openvino.detect(encoded).boxes
-    masks = openvino.decode(encoded, boxes).labels
-    np.testing.assert_array_equal(Segmenter(backend="openvino").decode(encoded, boxes).labels, masks)
+    views = openvino.encode(samples[0])
+    found = openvino.detect(views)
+    masks = openvino.decode(views, found).labels
+    np.testing.assert_array_equal(Segmenter(backend="openvino").decode(views, found).labels, masks)
 
 
 def test_threads_may_share_one(openvino: Segmenter, samples: list[Any]) -> None:
@@ -52,10 +52,10 @@ def test_threads_may_share_one(openvino: Segmenter, samples: list[Any]) -> None:
 
 
 def test_results_outlive_the_next_call(openvino: Segmenter, samples: list[Any]) -> None:
-    first = openvino.encode(samples[0])
-    kept = first.image_embedding.copy()
+    (first, *_) = openvino.encode(samples[0])
+    kept = np.array(first.batch.image_embedding)
     openvino.encode(samples[1])
-    np.testing.assert_array_equal(first.image_embedding, kept)
+    np.testing.assert_array_equal(first.batch.image_embedding, kept)
 
 
 def test_without_openvino_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,30 +13,27 @@ import pytest
 from runtime import BackendError, BackendOptions, Segmenter
 from runtime.engines.backends import ort
 from runtime.errors import OutOfMemoryError
-from runtime.pipeline.engine_calls import Chain
+from runtime.pipeline.pipeline import Pipeline
 from tests.runtime.test_segmenter import BOXES, OPEN, assert_same
 
 
 def with_engines(segmenter: Segmenter, directory: Path, kind: Any) -> Segmenter:
     engines = {name: kind(directory / spec.file, BackendOptions()) for name, spec in segmenter.manifest.engines.items()}
-    copy = object.__new__(Segmenter)
-    copy.__dict__.update(segmenter.__dict__)
-    copy.chain = Chain(engines, segmenter.manifest, images_per_call=2, boxes_per_call=32)
-    return copy
+    return Segmenter.from_pipeline(Pipeline(engines, segmenter.manifest, images_per_call=2, boxes_per_call=32))
 
 
 def test_bound_memory_gives_the_same(segmenter: Segmenter, small_engines: Path, image: Any) -> None:
     """The GPU's way of calling, with the device being the CPU: kept tensors go on without becoming arrays."""
     bound = with_engines(segmenter, small_engines, ort.OrtDeviceEngine)
-    encoded = bound.encode(image)
-    assert isinstance(encoded.image_embedding, ort.OnDevice)
-    assert isinstance(encoded.patch_features, ort.OnDevice)
-    assert encoded.image_embedding.shape == np.asarray(encoded.image_embedding).shape
-    plain = segmenter.encode(image)
+    encoded, plain = bound.encode(image), segmenter.encode(image)
+    (features,), (expected_features,) = ([view.batch for view in views] for views in (encoded, plain))
+    assert isinstance(features.image_embedding, ort.OnDevice)
+    assert isinstance(features.patch_features, ort.OnDevice)
+    assert features.image_embedding.shape == np.asarray(features.image_embedding).shape
     np.testing.assert_allclose(
-        np.asarray(encoded.image_embedding), np.asarray(plain.image_embedding), rtol=1e-4, atol=1e-5
+        np.asarray(features.image_embedding), np.asarray(expected_features.image_embedding), rtol=1e-4, atol=1e-5
     )
-    found, expected = bound.detect(encoded, config=OPEN), segmenter.detect(plain, config=OPEN)
+    (found,), (expected,) = bound.detect(encoded, config=OPEN), segmenter.detect(plain, config=OPEN)
     assert len(found.boxes) == len(expected.boxes)
     for mine, other in zip(
         bound.batch([image] * 3, boxes=[BOXES] * 3, config=OPEN),

@@ -125,8 +125,8 @@ def shapes_of(option: str) -> dict[str, tuple[int, ...]]:
 
 def test_cells_are_those_of_the_cpu(ort: Ort, engines: Path, segmenter: Segmenter, image: Any) -> None:
     found = Segmenter(engines, backend="tensorrt-ort")
-    encoded = found.encode(image)
-    assert isinstance(encoded.image_embedding, OnDevice)
+    (view,) = found.encode(image)
+    assert isinstance(view.batch.image_embedding, OnDevice)
     for mine, other in zip(
         found.batch([image] * 3, boxes=[BOXES] * 3, config=OPEN),
         segmenter.batch([image] * 3, boxes=[BOXES] * 3, config=OPEN),
@@ -166,10 +166,11 @@ def test_what_onnxruntime_is_asked_for(ort: Ort, engines: Path) -> None:
 
 def test_no_more_is_sent_than_engines_are_built_for(ort: Ort, engines: Path, image: Any) -> None:
     segmenter = Segmenter(engines, backend="tensorrt-ort", boxes_per_call=1000, images_per_call=50)
-    assert segmenter.chain.images_per_call == IMAGES_ON_GPU
+    assert segmenter.pipeline.images_per_call == IMAGES_ON_GPU
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 200, (BOXES_ON_GPU + 40, 2))
-    assert len(segmenter(image, boxes=np.concatenate((corners, corners + 30), axis=1), config=OPEN).boxes) > 100
+    result = segmenter(image, boxes=np.concatenate((corners, corners + 30), axis=1), config=OPEN)
+    assert len(result) + len(result.hidden) > 100
     encoder, side = load(engines), read_manifest(engines).image_size
     with pytest.raises(BackendError, match=r"takes pixel_values of \[1, 3, .*\] to \[4, 3, .*got \[5, 3, .*'cuda'"):
         encoder({"pixel_values": np.zeros((IMAGES_ON_GPU + 1, 3, side, side), np.float32)})

@@ -21,7 +21,7 @@ from runtime.engines.backends.cuda import CudaTensor
 from runtime.engines.backends.input_shapes import BOXES_ON_GPU, DECODER_IMAGES, IMAGES_ON_GPU
 from runtime.engines.backends.load import load_engine, resolve_backend
 from runtime.engines.backends.plan_record import RECORD_NAME
-from runtime.engines.backends.tensorrt import message_log, said
+from runtime.engines.backends.tensorrt import message_log, pop_errors
 from runtime.engines.manifest import read_manifest
 from runtime.errors import OutOfMemoryError
 from tests.plans import with_plans
@@ -133,9 +133,9 @@ def test_every_thread_hears_of_its_errors(double: Double) -> None:
     with ThreadPoolExecutor(1) as pool:
         pool.submit(log.log, rt.ILogger.Severity.ERROR, "of another thread").result()
         log.log(rt.ILogger.Severity.ERROR, "of this one")
-        assert said(log) == "of this one"
-        assert said(log) == "of another thread", "TensorRT has threads of its own"
-        assert said(log) == "TensorRT gave no reason"
+        assert pop_errors(log) == "of this one"
+        assert pop_errors(log) == "of another thread", "TensorRT has threads of its own"
+        assert pop_errors(log) == "TensorRT gave no reason"
 
 
 def test_a_context_is_lent_again_after_an_error_unless_it_is_broken(built: Path, double: Double) -> None:

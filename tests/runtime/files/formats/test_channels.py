@@ -70,7 +70,7 @@ def test_wrong_choices_list_the_channels(many: Path, options: dict[str, Any], me
 def test_one_channel_needs_no_choice(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", PLANES[0])
     with open_image(tmp_path / "a.tif") as reader:
-        with pytest.raises(InputError, match="no channel 1; it has one channel; leave --membrane out"):
+        with pytest.raises(InputError, match="no channel 1; it has one channel; leave membrane= out"):
             choose_channels(reader, membrane=1)
         with pytest.raises(InputError, match="has one channel; expected three"):
             choose_channels(reader, rgb=True)

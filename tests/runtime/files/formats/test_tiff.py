@@ -119,7 +119,7 @@ def test_a_choice_that_is_missing_or_wrong_names_the_axes(tmp_path: Path, plane:
 
 def test_a_plane_of_an_axis_that_is_not_there(tmp_path: Path) -> None:
     path = write_stack(tmp_path / "a.ome.tif", "CYX")
-    with pytest.raises(InputError, match="--z is 4, but there is no axis Z"):
+    with pytest.raises(InputError, match="z=4 was asked for, but there is no axis Z"):
         open_image(path, plane=Plane(z=4))
     with open_image(path, plane=Plane(z=0)) as reader:
         assert reader.size_hw == (40, 53)
@@ -247,7 +247,7 @@ def test_a_series_is_chosen_by_number_or_name(tmp_path: Path) -> None:
         for name, plane, side in (("overview", 0, 1.0), ("field 1", 1, 0.5)):
             metadata = {"axes": "YX", "Name": name, "PhysicalSizeX": side, "PhysicalSizeY": side}
             tiff.write(STACK[0, plane, 0, : 20 + plane], photometric="minisblack", metadata=metadata)
-    with pytest.raises(InputError, match=r"holds 2 series; .*--series \(0: overview, axes YX.*1: field 1"):
+    with pytest.raises(InputError, match=r"holds 2 series; .*series= \(0: overview, axes YX.*1: field 1"):
         open_image(path)
     for series in (1, "1", "field 1"):
         with open_image(path, series=series) as reader:

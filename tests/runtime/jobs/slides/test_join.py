@@ -27,7 +27,7 @@ from runtime.files.outputs.tables import TABLE_COLUMNS
 from runtime.jobs.slides import ArrayReader, SlideResult, SlideSettings, segment_slide
 from runtime.jobs.slides.blocks import LabelBlocks
 from runtime.jobs.slides.join import SlideJoin
-from runtime.jobs.slides.layout import SlidePlan
+from runtime.jobs.slides.layout import SlideLayout
 from runtime.jobs.slides.outputs import OVERLAY
 from runtime.ops.masks import MaskCrop, label_crops, relabel
 from runtime.results import Instances
@@ -38,7 +38,7 @@ from tests.runtime.files.outputs.test_label_files import assert_valid_labels
 
 
 def rough_tile(rng: np.random.Generator, extent: tuple[int, int, int, int]) -> TileCells:
-    """Cells that follow no plan: what neighbouring tiles see of a place may agree, overlap in part, or not at all."""
+    """Cells that follow no layout: what neighbouring tiles see of a place may agree, overlap in part, or not at all."""
     height, width = extent[2] - extent[0], extent[3] - extent[1]
     labels = np.zeros((height, width), np.int32)
     y, x = np.mgrid[extent[0] : extent[2], extent[1] : extent[3]]
@@ -61,15 +61,15 @@ def test_streamed_and_in_memory_agree(
 ) -> None:
     rng = np.random.default_rng(seed)
     grid = tile_grid((250, 230), side, side * share)
-    plan = SlidePlan(grid, (None,), None, False, 0)
-    tiles = [rough_tile(rng, plan.extent(place)) for place in range(len(grid))]
+    layout = SlideLayout(grid, (None,), None, False, 0)
+    tiles = [rough_tile(rng, layout.extent(place)) for place in range(len(grid))]
     views = [
         ViewCells(tile, in_image(label_crops(tile.labels), tile), np.full(len(tile.scores), -1), Instances.empty())
         for tile in tiles
     ]
     expected = stitch(views, grid.size_hw, min_area_px=min_area)
 
-    join = SlideJoin(plan, tiles.__getitem__, tmp_path_factory.mktemp("join"), min_area_px=min_area)
+    join = SlideJoin(layout, tiles.__getitem__, tmp_path_factory.mktemp("join"), min_area_px=min_area)
     assert list(join.run())[-1] == join.steps
     labels = np.zeros(grid.size_hw, np.int32)
     for (top, left, bottom, right), block in join.blocks:

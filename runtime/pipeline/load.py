@@ -1,0 +1,44 @@
+"""From an engine directory to a pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runtime.config import check_whole
+from runtime.engines.backends.base import BackendOptions
+from runtime.engines.backends.load import load_engine, resolve_backend
+from runtime.engines.builtin import builtin_engine
+from runtime.engines.manifest import check_files, read_manifest
+from runtime.pipeline.pipeline import Pipeline
+
+
+def load_pipeline(
+    engine_dir: str | Path | None = None,
+    *,
+    backend: str = "auto",
+    images_per_call: int | None = None,
+    boxes_per_call: int | None = None,
+    options: BackendOptions | None = None,
+) -> Pipeline:
+    """Check an engine directory and load its engines.
+
+    The arguments are those of ``Segmenter``.
+
+    Raises:
+        EngineError: the directory, its manifest or one of its files is missing, altered or of another version.
+        BackendError: the backend is unknown or cannot load an engine.
+        ConfigError: ``images_per_call`` or ``boxes_per_call`` is below 1.
+    """
+    for name, value in (("boxes_per_call", boxes_per_call), ("images_per_call", images_per_call)):
+        if value is not None:
+            check_whole(name, value, least=1)
+    directory = builtin_engine() if engine_dir is None else Path(engine_dir)
+    options = options or BackendOptions()
+    resolved = resolve_backend(backend, directory, options.device)
+    manifest = read_manifest(directory)
+    check_files(directory, manifest)
+    engines = {
+        name: load_engine(directory / spec.file, spec, backend=resolved, options=options)
+        for name, spec in manifest.engines.items()
+    }
+    return Pipeline(engines, manifest, backend=resolved, images_per_call=images_per_call, boxes_per_call=boxes_per_call)

@@ -1,0 +1,75 @@
+"""Views of one or several images on their way from the encoder to their cells, a few at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+from runtime.config import SegmentConfig
+from runtime.pipeline.encoded import EncodedView, without_features
+from runtime.pipeline.pipeline import BoxPrompts, Pipeline
+from runtime.results import Segmentation
+
+VIEWS_TOGETHER = 8
+"""Views whose boxes share decoder calls, unless one encoder call takes more; bounds what a long batch holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShownImage:
+    """An image that is shown in one or several views."""
+
+    number: int
+    """Place of the image in the batch."""
+    size_hw: tuple[int, int]
+    """Size of the image, pixels."""
+    stitched: bool
+    """See ``EncodedViews``."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ViewTask:
+    """One view of an image to segment."""
+
+    image: ShownImage
+    view: EncodedView
+    prompts: BoxPrompts | None = None
+    """What to decode; None has the cells detected."""
+
+
+class ViewResult(NamedTuple):
+    """The cells of one view."""
+
+    image: ShownImage
+    origin_yx: tuple[int, int]
+    """Image pixel of the view's first pixel."""
+    cells: Segmentation
+    """In pixels of the view."""
+
+
+def segment_views(pipeline: Pipeline, tasks: Iterable[ViewTask], config: SegmentConfig) -> Iterator[ViewResult]:
+    """Segment views; the boxes of several share decoder calls.
+
+    Args:
+        pipeline: detects and decodes.
+        tasks: the views, encoded when they are taken from here.
+        config: settings of the call.
+
+    Yields:
+        The cells of every view, in order.
+
+    Raises:
+        InputError, BackendError: as ``Pipeline.detect`` and ``Pipeline.decode``.
+    """
+    waiting = iter(tasks)
+    # At least the views of an encoder call: the detector looks at all of them together.
+    while group := list(islice(waiting, max(VIEWS_TOGETHER, pipeline.images_per_call))):
+        found = iter(pipeline.detect([task.view for task in group if task.prompts is None], config))
+        prompts = [task.prompts or BoxPrompts.of_detector(next(found)) for task in group]
+        shown = [(task.image, task.view.origin_yx) for task in group]
+        views = without_features([task.view for task in group])
+        group.clear()  # the features are freed before masks take up memory
+        results = pipeline.decode(views, prompts, config)
+        del views
+        yield from (ViewResult(*of, cells) for of, cells in zip(shown, results, strict=True))

@@ -1,0 +1,68 @@
+"""Everything that is slow the first time, run once on made-up images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+
+from runtime.config import SegmentConfig
+from runtime.ops.boxes import token_window_sides
+from runtime.ops.masks import finish_labels, relabel
+from runtime.ops.preprocess import normalize_contrast
+from runtime.pipeline.pipeline import BoxPrompts, Pipeline
+from runtime.types import F64
+
+_BESIDE_TOKENS = 4.5
+"""Tokens by which a window exceeds its box, and half a token more."""
+
+_KEEP_ALL = -1e9
+"""IoU estimates are never lower."""
+
+
+def warm_up(pipeline: Pipeline, config: SegmentConfig) -> None:
+    """Compile the loops and run every engine with the smallest and the largest batches, and all windows, of calls.
+
+    Args:
+        pipeline: its engines are run.
+        config: settings that calls will use.
+
+    Raises:
+        BackendError: the backend failed.
+    """
+    rng = np.random.default_rng(0)
+    _compile_loops(rng, config)
+    manifest, settings = pipeline.manifest, replace(config, iou_threshold=_KEEP_ALL)
+    side = manifest.image_size
+    image = rng.random((side, side, 3), np.float32)
+    for count in sorted({1, pipeline.images_per_call}):
+        views = pipeline.encode([image] * count, detector=manifest.has_detector)
+        if manifest.has_detector:
+            pipeline.detect(views, settings)
+        for boxes in _boxes(pipeline, config):
+            prompts = [BoxPrompts.of_caller(part, (side, side)) for part in np.array_split(boxes, count)]
+            pipeline.decode(views, prompts, settings)
+
+
+def _boxes(pipeline: Pipeline, config: SegmentConfig) -> list[F64]:
+    """Sets of boxes, (K, 4) xyxy in model pixels: one and as many as a call takes, for every window."""
+    grid, size = pipeline.manifest.grid_size, pipeline.manifest.image_size
+    windows = (grid,) if config.mask_window == "full" else token_window_sides(grid)
+    sets = []
+    for window, count in product(windows, sorted({1, pipeline.boxes_per_call})):
+        half = max(1.0, window - _BESIDE_TOKENS) * size / grid / 2
+        sets.append(np.tile([size / 2 - half, size / 2 - half, size / 2 + half, size / 2 + half], (count, 1)))
+    return sets
+
+
+def _compile_loops(rng: np.random.Generator, config: SegmentConfig) -> None:
+    """Run the loops of ``runtime.ops`` on images of the usual kinds, and on labels with a hole and a small cell."""
+    noise = rng.integers(0, 256, (64, 64, 3))
+    for kind in (np.uint8, np.uint16, np.float32):
+        for image in (noise, noise[..., 0], noise[..., :2]):
+            normalize_contrast(np.ascontiguousarray(image).astype(kind), invert=config.invert)
+    owner = np.zeros((32, 32), np.int32)
+    owner[2:20, 2:20], owner[8:12, 8:12], owner[28:30, 28:30] = 1, 0, 2
+    finish_labels(owner, 2, replace(config, fill_holes=True, min_area_px=9))
+    relabel(owner[:, :30], 2)  # as of a tile that reaches beyond the image
