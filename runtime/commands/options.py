@@ -48,7 +48,13 @@ def no_file(path: Path) -> Path:
 
 
 ModelOption = Annotated[
-    str, typer.Option("--model", help="Built in, or made by 'export'.", metavar=f"{BUILTIN_NAME}|DIR")
+    str,
+    typer.Option(
+        "--model",
+        help="Built in (default), or made by 'export'.",
+        metavar=f"{BUILTIN_NAME}|DIR",
+        show_default=False,
+    ),
 ]
 BackendOption = Annotated[
     BackendName,
