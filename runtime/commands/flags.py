@@ -48,7 +48,7 @@ FLAGS = {
 }
 """By the names of the settings that they set: fields and arguments of the library."""
 
-_SETTING = re.compile(r"\b([a-z]+(?:_[a-z]+)*)(=(?:'([^']*)'|(\w[\w.-]*\w|\w))?)?")
+_SETTING = re.compile(r"\b([a-z]+(?:_[a-z]+)*)(=(?:'([^']*)'|(-?\w(?:[\w.-]*\w)?))?)?")
 """A name, with ``=`` and a value where one follows."""
 
 
