@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from runtime.commands.options import FLAGS
 
-_SETTING = re.compile(r"(?<![\w./-])([a-z]+(?:_[a-z]+)*)(?![\w/-]|\.\w)(=(?:'([^']*)'|(\w[\w.-]*\w|\w))?)?")
+_SETTING = re.compile(r"(?<![\w./-])([a-z]+(?:_[a-z]+)*)(?![\w/-]|\.\w)(=(?:'([^']*)'|(-?\w(?:[\w.-]*\w)?))?)?")
 """A name, with ``=`` and a value if one follows; not inside a path."""
 
 

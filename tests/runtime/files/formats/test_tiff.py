@@ -105,10 +105,10 @@ def test_axes_that_are_missing_are_no_choice(tmp_path: Path, axes: str) -> None:
 @pytest.mark.parametrize(
     ("plane", "message"),
     [
-        (Plane(), r"axes TCZYX with shape \(2, 5, 3, 40, 53\); .*--time 0..1 and --z 0..2"),
-        (Plane(time=1), r"Choose it: --z 0..2"),
-        (Plane(time=2, z=0), r"--time is 2, expected 0 to 1"),
-        (Plane(time=0, z=-1), r"--z is -1, expected 0 to 2"),
+        (Plane(), r"axes TCZYX with shape \(2, 5, 3, 40, 53\); .*time=0\.\.1 and z=0\.\.2"),
+        (Plane(time=1), r"Choose it: z=0\.\.2"),
+        (Plane(time=2, z=0), r"time=2 was asked for, expected 0 to 1"),
+        (Plane(time=0, z=-1), r"z=-1 was asked for, expected 0 to 2"),
     ],
 )
 def test_a_choice_that_is_missing_or_wrong_names_the_axes(tmp_path: Path, plane: Plane, message: str) -> None:
