@@ -28,13 +28,13 @@ from runtime.engines.backends.base import BackendOptions
 from runtime.engines.backends.load import resolve_backend
 from runtime.engines.backends.ort import OrtEngine
 from runtime.engines.builtin import sample_images
+from runtime.engines.engine_source import EngineSource, check_files
 from runtime.engines.manifest import (
     Attention,
     EngineFile,
     EngineName,
     Manifest,
     Precision,
-    check_files,
     read_manifest,
     sha256_file,
 )
@@ -273,13 +273,14 @@ def _existing_parent(path: Path) -> Path:
 def _write_engine(engine: EngineGraph, directory: Path) -> EngineFile:
     path = directory / engine.file
     write_onnx(engine, path)
-    written = OrtEngine(path, BackendOptions())
+    sha256 = sha256_file(path)
+    written = OrtEngine(EngineSource(path, sha256), BackendOptions())
     names = [tensor.name for tensor in written.inputs], [tensor.name for tensor in written.outputs]
     if names != (list(engine.inputs), list(engine.outputs)):
         raise VerificationError(f"{engine.file} has inputs and outputs {names}; the exporter renamed or dropped some.")
     return EngineFile(
         file=engine.file,
-        sha256=sha256_file(path),
+        sha256=sha256,
         inputs=written.inputs,
         outputs=written.outputs,
         attention=engine.attention,

@@ -13,7 +13,8 @@ import typer
 from runtime.commands.console import fail
 from runtime.commands.settings import model_directory
 from runtime.engines.builtin import BUILTIN_NAME
-from runtime.engines.manifest import EngineFile, Manifest, check_files, describe_check, read_manifest
+from runtime.engines.engine_source import check_files
+from runtime.engines.manifest import EngineFile, Manifest, describe_check, read_manifest
 from runtime.errors import SegmenterError
 
 _MODEL = f"{BUILTIN_NAME}|DIR"

@@ -99,7 +99,7 @@ class Manifest:
 
 
 def read_manifest(directory: str | Path) -> Manifest:
-    """Read and check ``manifest.json``; the engine files are checked by ``check_files``.
+    """Read and check ``manifest.json``; the engine files are checked by ``runtime.engines.engine_source``.
 
     Raises:
         EngineError: no directory, no manifest, another schema, or a field that is missing or wrong; it is named.
@@ -132,27 +132,6 @@ def read_manifest(directory: str | Path) -> Manifest:
         field = getattr(error, "field", None)
         raise EngineError(f"{path} is damaged: {error}. Export the engines again.", field=field) from error
     return manifest
-
-
-def check_files(directory: Path, manifest: Manifest) -> None:
-    """Compare every engine file with its hash.
-
-    Raises:
-        EngineError: a file is missing, unreadable or altered; it is named.
-    """
-    for engine in manifest.engines.values():
-        path = directory / engine.file
-        if not path.is_file():
-            raise EngineError(f"{path} is missing; export the engines again.", kind="not_found")
-        try:
-            found = sha256_file(path)
-        except OSError as error:
-            raise EngineError(f"{path} cannot be read: {error}.", kind="unreadable") from error
-        if found != engine.sha256:
-            raise EngineError(
-                f"{path} was altered after its export: its sha256 is {found[:16]}..., the manifest says "
-                f"{engine.sha256[:16]}.... Export the engines again."
-            )
 
 
 def sha256_file(path: Path) -> str:

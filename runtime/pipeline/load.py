@@ -8,7 +8,7 @@ from runtime.config import check_whole
 from runtime.engines.backends.base import BackendOptions
 from runtime.engines.backends.load import load_engine, resolve_backend
 from runtime.engines.builtin import builtin_engine
-from runtime.engines.manifest import check_files, read_manifest
+from runtime.engines.manifest import read_manifest
 from runtime.pipeline.pipeline import Pipeline
 
 
@@ -21,6 +21,8 @@ def load_pipeline(
     options: BackendOptions | None = None,
 ) -> Pipeline:
     """Check an engine directory and load its engines.
+
+    Each file is read once: the bytes that were hashed are those that the backend loads.
 
     The arguments are those of ``Segmenter``.
 
@@ -36,7 +38,6 @@ def load_pipeline(
     options = options or BackendOptions()
     resolved = resolve_backend(backend, directory, options.device)
     manifest = read_manifest(directory)
-    check_files(directory, manifest)
     engines = {
         name: load_engine(directory / spec.file, spec, backend=resolved, options=options)
         for name, spec in manifest.engines.items()

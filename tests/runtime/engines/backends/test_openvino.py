@@ -13,6 +13,7 @@ import pytest
 from runtime import BackendError, BackendOptions, ConfigError, Segmenter
 from runtime.engines.builtin import sample_images
 from runtime.files.plain import read_image
+from tests.engine_sources import source_of
 
 FP32 = BackendOptions(cpu_precision="fp32")
 
@@ -76,7 +77,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
     (tmp_path / "encoder.onnx").write_bytes(b"no model")
     with pytest.raises(BackendError, match=r"cannot compile .*encoder\.onnx"):
-        OpenVinoEngine(tmp_path / "encoder.onnx", FP32)
+        OpenVinoEngine(source_of(tmp_path / "encoder.onnx"), FP32)
 
 
 def test_unknown_precisions_are_refused() -> None:
