@@ -6,7 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.engines.manifest import Manifest, sha256_file
+from runtime.engines.manifest import Manifest
+from runtime.engines.onnx_check import check_graph
 from runtime.errors import EngineError
 
 
@@ -26,7 +27,8 @@ class EngineSource:
         """Read the file once and return its content.
 
         Raises:
-            EngineError: the file is missing, unreadable or altered; it is named.
+            EngineError: the file is missing, unreadable or altered, or its graph is not as exports are
+                (``runtime.engines.onnx_check``); it is named.
         """
         self._check_exists()
         try:
@@ -34,20 +36,8 @@ class EngineSource:
         except OSError as error:
             raise EngineError(f"{self.path} cannot be read: {error}.", kind="unreadable") from error
         self._compare(hashlib.sha256(content).hexdigest())
+        check_graph(content, self.path)
         return content
-
-    def check(self) -> None:
-        """Compare the file with its hash, without holding its content.
-
-        Raises:
-            EngineError: as ``read``.
-        """
-        self._check_exists()
-        try:
-            found = sha256_file(self.path)
-        except OSError as error:
-            raise EngineError(f"{self.path} cannot be read: {error}.", kind="unreadable") from error
-        self._compare(found)
 
     def _check_exists(self) -> None:
         if not self.path.is_file():
@@ -65,7 +55,7 @@ def check_files(directory: Path, manifest: Manifest) -> None:
     """Compare every engine file of a directory with its hash, where nothing is loaded.
 
     Raises:
-        EngineError: a file is missing, unreadable or altered; it is named.
+        EngineError: as ``EngineSource.read``.
     """
     for engine in manifest.engines.values():
-        EngineSource(directory / engine.file, engine.sha256).check()
+        EngineSource(directory / engine.file, engine.sha256).read()

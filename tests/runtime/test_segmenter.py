@@ -517,6 +517,15 @@ def test_inputs_and_outputs_are_compared_with_the_manifest(copy: Path) -> None:
 def test_a_file_that_is_no_onnx(copy: Path) -> None:
     (copy / "encoder.onnx").write_bytes(b"not a model")
     edit_manifest(copy, engines__encoder__sha256=sha256_file(copy / "encoder.onnx"))
+    with pytest.raises(EngineError, match=r"encoder\.onnx is not an ONNX file"):
+        Segmenter(copy)
+
+
+def test_a_graph_that_onnxruntime_does_not_load(copy: Path) -> None:
+    model = onnx.load(copy / "encoder.onnx")
+    model.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(model, copy / "encoder.onnx")
+    edit_manifest(copy, engines__encoder__sha256=sha256_file(copy / "encoder.onnx"))
     with pytest.raises(BackendError, match=r"cannot load .*encoder\.onnx"):
         Segmenter(copy)
 

@@ -181,9 +181,8 @@ def load_cuda() -> None:
         raise BackendError(
             f"onnxruntime {onnxruntime.__version__} here has no CUDA provider. {INSTALL_GPU}", kind="not_installed"
         )
-    if hasattr(onnxruntime, "preload_dlls"):  # finds CUDA and cuDNN of pip's packages; from 1.21
-        with redirect_stdout(sys.stderr):  # it prints what it does not find, and stdout is for results
-            onnxruntime.preload_dlls()
+    with redirect_stdout(sys.stderr):  # it prints what it does not find, and stdout is for results
+        onnxruntime.preload_dlls()  # finds CUDA and cuDNN of pip's packages
 
 
 def cuda_provider(device: int) -> dict[str, str]:

@@ -151,7 +151,7 @@ class TensorRtEngine(Engine):
         """Load the plan of an ONNX file.
 
         Args:
-            source: the ONNX file, which is only compared with its hash; its plans lie in ``tensorrt/`` beside it.
+            source: the ONNX file, which is only checked; its plans lie in ``tensorrt/`` beside it.
             options: which GPU.
 
         Raises:
@@ -160,7 +160,7 @@ class TensorRtEngine(Engine):
             EngineError: the ONNX file is missing, unreadable or altered.
         """
         key = machine_key(options.device)
-        source.check()
+        source.read()
         content, plan = read_plan(source.path, source.sha256, key, options.device)
         self._load(content, plan, source.path.parent, options.device)
 
