@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 
 from msgspec import Meta
 
@@ -136,10 +136,15 @@ def read_manifest(directory: str | Path) -> Manifest:
 
 def sha256_file(path: Path) -> str:
     """Hex sha256 of a file's content."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
+        return sha256_stream(file)
+
+
+def sha256_stream(file: BinaryIO) -> str:
+    """Hex sha256 of an open file, from where it is to its end."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 22):
+        digest.update(block)
     return digest.hexdigest()
 
 
