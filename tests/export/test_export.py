@@ -23,7 +23,7 @@ from export.verify import Tolerance, Truth, compare
 from runtime import EngineError, InputError, SegmentConfig, Segmenter
 from runtime.engines.backends.ort import OrtEngine
 from runtime.engines.manifest import read_manifest
-from tests.engine_sources import source_of
+from tests.engine_sources import renew_sums, source_of
 from tests.small import SEPARATE, SMALL, save_small, small_model
 from training.model import ModelConfig
 
@@ -289,6 +289,7 @@ def test_verify_finds_a_file_that_was_exchanged(tmp_path: Path, small_checkpoint
     manifest = json.loads((out / "manifest.json").read_text())
     manifest["engines"]["mask_decoder"] = json.loads((other / "manifest.json").read_text())["engines"]["mask_decoder"]
     (out / "manifest.json").write_text(json.dumps(manifest))
+    renew_sums(out)
     with pytest.raises(VerificationError, match=r"mask_decoder\.mask_logits .*FAILED"):
         verify_directory(out, small_checkpoint)
 

@@ -36,6 +36,7 @@ from runtime import (
 from runtime.engines.builtin import sample_images
 from runtime.engines.manifest import sha256_file
 from runtime.files.plain import read_image
+from tests.engine_sources import renew_sums
 from tests.small import PROMPTED, SEPARATE, save_small
 
 OPEN = SegmentConfig(box_threshold=0.5, box_threshold_mode="fixed", iou_threshold=-1e6, min_area_px=0)
@@ -410,6 +411,7 @@ def edit_manifest(directory: Path, **changes: Any) -> None:
         else:
             target[last] = value
     path.write_text(json.dumps(content))
+    renew_sums(directory)
 
 
 def test_missing_directory_and_manifest(tmp_path: Path) -> None:
