@@ -13,7 +13,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -201,7 +201,8 @@ def scaled_checks(
     weights.CopyFrom(numpy_helper.from_array(scaled, tensor))
     onnx.save(model, faulty)
     del model
-    engine = load_engine(faulty, manifest.engines[truth.stage], backend="cpu", options=BackendOptions())
+    spec = replace(manifest.engines[truth.stage], sha256=sha256_file(faulty))
+    engine = load_engine(faulty, spec, backend="cpu", options=BackendOptions())
     return check_stage(engine, truth, manifest)
 
 

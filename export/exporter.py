@@ -28,13 +28,13 @@ from runtime.engines.backends.base import BackendOptions
 from runtime.engines.backends.load import resolve_backend
 from runtime.engines.backends.ort import OrtEngine
 from runtime.engines.builtin import sample_images
+from runtime.engines.engine_source import EngineSource, check_files
 from runtime.engines.manifest import (
     Attention,
     EngineFile,
     EngineName,
     Manifest,
     Precision,
-    check_files,
     read_manifest,
     sha256_file,
 )
@@ -63,6 +63,8 @@ class ExportConfig:
     """What the engines are used with where a call says nothing else; default, the released code's thresholds."""
     trained_channels: tuple[int, ...] = ()
     """Numbers of channels of the images the weights were trained on; the runtime remarks on others."""
+    sha256: str | None = None
+    """Hex sha256 that the checkpoint must have; None takes any."""
     force: bool = False
     """Replace an engine directory that exists."""
 
@@ -126,10 +128,10 @@ def export_engines(
     out = Path(out).resolve()
     check_target(out, force=config.force)
     progress("reading the checkpoint")
-    loaded = _load(Path(checkpoint))
+    loaded = _load(Path(checkpoint), config.sha256)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=_existing_parent(out)))
     try:
-        manifest = write_engines(loaded, sha256_file(Path(checkpoint)), partial, config, progress)
+        manifest = write_engines(loaded, loaded.sha256, partial, config, progress)
         if config.precision == "int8":
             progress("writing encoders in 8-bit integers")
             replace(manifest, precision="fp32").write(partial)  # as the files still are
@@ -199,7 +201,7 @@ def verify_directory(
     check_files(directory, manifest)
     progress("reading the checkpoint")
     loaded = _load(Path(checkpoint))
-    found = sha256_file(Path(checkpoint))
+    found = loaded.sha256
     if found != manifest.weights["sha256"]:
         raise ExportError(
             f"{directory} was made from another checkpoint: sha256 {manifest.weights['sha256'][:16]}..., but "
@@ -258,11 +260,11 @@ def _limits(precision: Precision, backend: str = "cpu") -> HalfTolerance:
     return BFLOAT16 if backend == "openvino" else HalfTolerance()
 
 
-def _load(path: Path) -> Checkpoint:
+def _load(path: Path, sha256: str | None = None) -> Checkpoint:
     try:
-        return load_checkpoint(path)
+        return load_checkpoint(path, sha256=sha256)
     except CheckpointError as error:
-        raise ExportError(f"{path}: {error}") from error
+        raise ExportError(f"{path}: {error}", kind=error.kind, field=error.field) from error
 
 
 def _existing_parent(path: Path) -> Path:
@@ -273,13 +275,14 @@ def _existing_parent(path: Path) -> Path:
 def _write_engine(engine: EngineGraph, directory: Path) -> EngineFile:
     path = directory / engine.file
     write_onnx(engine, path)
-    written = OrtEngine(path, BackendOptions())
+    sha256 = sha256_file(path)
+    written = OrtEngine(EngineSource(path, sha256), BackendOptions())
     names = [tensor.name for tensor in written.inputs], [tensor.name for tensor in written.outputs]
     if names != (list(engine.inputs), list(engine.outputs)):
         raise VerificationError(f"{engine.file} has inputs and outputs {names}; the exporter renamed or dropped some.")
     return EngineFile(
         file=engine.file,
-        sha256=sha256_file(path),
+        sha256=sha256,
         inputs=written.inputs,
         outputs=written.outputs,
         attention=engine.attention,

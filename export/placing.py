@@ -7,6 +7,7 @@ from pathlib import Path
 from export.errors import ExportError
 from runtime.engines.backends.plan_record import BUILT_BY_ORT, PLANS
 from runtime.engines.manifest import MANIFEST_NAME, read_manifest
+from runtime.engines.sums import SUMS_NAME
 from runtime.errors import EngineError
 from runtime.files.placing import move_into_place
 
@@ -38,7 +39,7 @@ def check_target(out: Path, *, force: bool) -> None:
             field="out",
         ) from error
     # Plans were built from these engines, and go with them.
-    own = {MANIFEST_NAME, PLANS, BUILT_BY_ORT, *(engine.file for engine in manifest.engines.values())}
+    own = {MANIFEST_NAME, SUMS_NAME, PLANS, BUILT_BY_ORT, *(engine.file for engine in manifest.engines.values())}
     others = sorted(path.name for path in out.iterdir() if path.name not in own)
     if others:
         raise ExportError(

@@ -50,6 +50,7 @@ class Segmenter:
         boxes_per_call: int | None = None,
         images_per_call: int | None = None,
         options: BackendOptions | None = None,
+        sha256: str | None = None,
     ) -> None:
         """Check the directory and load its engines.
 
@@ -64,9 +65,12 @@ class Segmenter:
             boxes_per_call: the most boxes decoded together; bounds the decoder's memory. Default: 16, on a GPU 64.
             images_per_call: the most images encoded together. Default: 1, on a GPU 4.
             options: threads and the like.
+            sha256: hex sha256 of the directory's ``SHA256SUMS``, which stands for the manifest and all engine files;
+                other directories raise an error. ``sha256sum engines/SHA256SUMS`` and ``cellsam-engine info`` print it.
 
         Raises:
-            EngineError: the directory, its manifest or one of its files is missing, altered or of another version.
+            EngineError: the directory, its manifest or one of its files is missing, altered or of another version, or
+                the directory is not the one of ``sha256``.
             BackendError: the backend is unknown or cannot load an engine.
             ConfigError: ``boxes_per_call`` or ``images_per_call`` is below 1.
         """
@@ -76,6 +80,7 @@ class Segmenter:
             images_per_call=images_per_call,
             boxes_per_call=boxes_per_call,
             options=options,
+            sha256=sha256,
         )
         self._config = config or self._pipeline.manifest.config
 

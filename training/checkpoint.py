@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import pickle
+import zlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
-from zipfile import BadZipFile
+from typing import Any, BinaryIO, Literal
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Tensor
 
+from runtime.engines.manifest import sha256_stream
 from runtime.errors import SegmenterError
 from runtime.ops.preprocess import Profile
 from runtime.typed_json import convert, refuse_unknown
@@ -47,6 +49,8 @@ class Checkpoint:
     """Licence of the weights, carried into the manifest of every engine made from them."""
     renormalize: bool = True
     """Released format: whether it holds ``model_cp``, which switches a second normalisation on at inference."""
+    sha256: str = ""
+    """Hex sha256 of the file."""
 
     @property
     def default_profile(self) -> Profile:
@@ -54,17 +58,26 @@ class Checkpoint:
         return "cellsam-1.2" if self.source_format == "cellsam" else "paper"
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(path: str | Path, *, sha256: str | None = None) -> Checkpoint:
     """Read a checkpoint of any accepted format.
 
-    Nothing in the file is executed (``weights_only=True``). Every key is checked by name, shape and value.
+    Nothing in the file is executed (``weights_only=True``). Every key is checked by name, shape and value, and every
+    record of a zip file, which is what ``torch.save`` writes, by its checksum.
+
+    Args:
+        path: the file.
+        sha256: hex sha256 that the file must have; None takes any.
 
     Raises:
-        CheckpointError: the file is missing, cut off, holds code, is of another model, or keys are missing,
-            unexpected, mis-shaped or not finite; all such keys are named.
+        CheckpointError: the file is missing, cut off, altered, not the one of ``sha256``, holds code, is of another
+            model, or keys are missing, unexpected, mis-shaped or not finite; all such keys are named.
     """
     path = Path(path)
-    raw = _read(path)
+    raw, found = _read(path, sha256)
+    return replace(_from_content(path, raw), sha256=found)
+
+
+def _from_content(path: Path, raw: dict[str, Any]) -> Checkpoint:
     unnamed = [key for key in raw if not isinstance(key, str)]
     if unnamed:
         raise CheckpointError(f"{path} has keys that are no names ({unnamed[:5]}); expected a dict of named tensors.")
@@ -96,26 +109,67 @@ def metadata(config: ModelConfig, licence: str) -> dict[str, Any]:
     return {"schema": METADATA_SCHEMA, "model": asdict(config), "licence": licence}
 
 
-def _read(path: Path) -> dict[str, Any]:
+_ZIP = b"PK\x03\x04"
+"""Start of what ``torch.save`` writes. Files of before PyTorch 1.6 have another format, without checksums."""
+
+
+def _read(path: Path, sha256: str | None) -> tuple[dict[str, Any], str]:
+    """The content of a file and its hex sha256; hashed, checked and loaded through one opening."""
     if not path.is_file():
         raise CheckpointError(
             f"{path} is not a file; give the path of a checkpoint (.pt, .pth or .ckpt).", kind="not_found"
         )
     try:
-        raw = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            found = sha256_stream(file)
+            _check_pin(path, found, sha256)
+            _check_records(path, file)
+            file.seek(0)
+            raw = torch.load(file, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds objects other than tensors and plain containers, or is not a checkpoint at all; nothing "
             f"in it was run. Save the weights alone: torch.save(model.state_dict(), path). ({_first_line(error)})"
         ) from error
-    except (RuntimeError, EOFError, OSError, BadZipFile, ValueError, LookupError, AttributeError) as error:
+    except (RuntimeError, EOFError, OSError, BadZipFile, zlib.error, ValueError, LookupError, AttributeError) as error:
         raise CheckpointError(
             f"{path} ({path.stat().st_size:,} bytes) cannot be read as a PyTorch checkpoint: it is cut off or of "
             f"another format. Fetch it again and compare its size. ({_first_line(error)})"
         ) from error
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path} holds a {type(raw).__name__}; expected a dict of tensors.")
-    return raw
+    return raw, found
+
+
+def _check_pin(path: Path, found: str, sha256: str | None) -> None:
+    if sha256 is not None and found != sha256.strip().lower():
+        raise CheckpointError(
+            f"{path} has the sha256 {found}; expected {sha256!r}. Fetch the checkpoint again, or give the hash of the "
+            "one you mean as sha256=.",
+            kind="mismatch",
+            field="sha256",
+        )
+
+
+def _check_records(path: Path, file: BinaryIO) -> None:
+    """Compare the records of a zip file with their checksums, which PyTorch itself does not do on reading.
+
+    Raises:
+        CheckpointError: one differs; it is named.
+        BadZipFile, RuntimeError: it is not a whole zip file, or of a kind that PyTorch does not write.
+    """
+    file.seek(0)
+    if file.read(len(_ZIP)) != _ZIP:
+        return
+    with ZipFile(file) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise CheckpointError(
+            f"{path} was altered: its record {damaged!r} does not have the checksum that the file says; expected the "
+            "file as it was saved. Fetch it again and compare its sha256."
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -24,7 +24,8 @@ FLAGS = {
     name: f"--{name.replace('_', '-')}"
     for name in (
         *("attention", "checkpoint", "device", "force", "image", "licence", "max_batch", "max_boxes"),
-        *("optimization_level", "out", "precision", "profile", "settings", "trained_channels"),
+        *("optimization_level", "out", "precision", "profile", "settings", "sha256"),
+        "trained_channels",
     )
 } | {"calibration": "--calibrate", "workspace_mib": "--workspace"}
 """By the names of the settings and arguments that they set."""
@@ -95,6 +96,12 @@ def export_command(
         ),
     ] = None,
     image: Annotated[Path | None, IMAGE] = None,
+    sha256: Annotated[
+        str | None,
+        typer.Option(
+            help="Hex sha256 that the checkpoint must have, from where you have it; default: any.", metavar="HEX"
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an engine directory that exists; nothing else is replaced.")
     ] = False,
@@ -112,6 +119,7 @@ def export_command(
             licence=licence,
             settings=usual if settings is None else read_settings(settings),
             trained_channels=tuple(trained_channels or usual_channels),
+            sha256=sha256,
             force=force,
         )
         verified_on = read_given(image)  # before the work, which takes minutes

@@ -1,7 +1,7 @@
 """Attention as one operator of onnxruntime, which its CUDA provider runs as one kernel without an (N, N) tensor.
 
 The operator is ``com.microsoft.MultiHeadAttention``, not ONNX's ``Attention``: the former has these kernels in every
-onnxruntime that this project takes (from 1.20; ``contrib_ops/cuda/bert/multihead_attention.cc``). The latter came to
+onnxruntime that this project takes (from 1.23; ``contrib_ops/cuda/bert/multihead_attention.cc``). The latter came to
 CUDA unfused (pull request 27030 of onnxruntime, January 2026), got the kernels with 27542 (March 2026), and needs opset
 23, for which CUDA lacked other operators of these graphs for longer (issues 26065, 26393; pull request 27728).
 TensorRT parses ``Attention`` from 10.14 on (onnx/onnx-tensorrt#1043), later than plans are built for here, and

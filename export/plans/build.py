@@ -23,7 +23,8 @@ from runtime.engines.backends.cuda import use_device
 from runtime.engines.backends.input_shapes import profile_ranges
 from runtime.engines.backends.plan_record import PLANS, PlanFile, PlanRecord, Ranges
 from runtime.engines.backends.tensorrt import TensorRtEngine, load_tensorrt, machine_key
-from runtime.engines.manifest import EngineFile, EngineName, Manifest, check_files, read_manifest, sha256_file
+from runtime.engines.engine_source import check_files
+from runtime.engines.manifest import EngineFile, EngineName, Manifest, read_manifest, sha256_file
 from runtime.files.placing import write_whole
 from runtime.ops.preprocess import check_image
 

@@ -13,7 +13,9 @@ import typer
 from runtime.commands.console import fail
 from runtime.commands.settings import model_directory
 from runtime.engines.builtin import BUILTIN_NAME
-from runtime.engines.manifest import EngineFile, Manifest, check_files, describe_check, read_manifest
+from runtime.engines.engine_source import check_files
+from runtime.engines.manifest import EngineFile, Manifest, describe_check, read_manifest
+from runtime.engines.sums import SUMS_NAME, sums_sha256
 from runtime.errors import SegmenterError
 
 _MODEL = f"{BUILTIN_NAME}|DIR"
@@ -88,6 +90,7 @@ def _rows(directory: Path, manifest: Manifest) -> dict[str, str]:
         "weights": f"{weights.get('format', '')}, sha256 {str(weights.get('sha256', ''))[:16]}",
         "licence": weights.get("licence", ""),
         "created": manifest.created,
+        "sha256": sums_sha256(directory) or f"none: there is no {SUMS_NAME}",
     }
 
 

@@ -7,11 +7,12 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 
 from msgspec import Meta
 
 from runtime.config import SegmentConfig
+from runtime.engines.sums import SUMS_NAME, check_sums, read_sums, sums_content
 from runtime.errors import ConfigError, EngineError
 from runtime.ops.preprocess import Profile
 from runtime.typed_json import FieldError, convert, refuse_unknown
@@ -93,16 +94,29 @@ class Manifest:
         return "cellfinder" in self.engines
 
     def write(self, directory: Path) -> None:
-        """Write ``manifest.json`` into the directory."""
-        content = {"schema": SCHEMA, **asdict(self)}
-        (directory / MANIFEST_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        """Write ``manifest.json`` and ``SHA256SUMS`` into the directory; the engine files are there already."""
+        content = (json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2) + "\n").encode()
+        (directory / MANIFEST_NAME).write_bytes(content)
+        (directory / SUMS_NAME).write_bytes(sums_content(self._hashes(content)))
+
+    def _hashes(self, content: bytes) -> dict[str, str]:
+        """Hex sha256 by file name. Args: content: of ``manifest.json``."""
+        engines = {engine.file: engine.sha256 for engine in self.engines.values()}
+        return {MANIFEST_NAME: hashlib.sha256(content).hexdigest(), **engines}
 
 
-def read_manifest(directory: str | Path) -> Manifest:
-    """Read and check ``manifest.json``; the engine files are checked by ``check_files``.
+def read_manifest(directory: str | Path, *, sha256: str | None = None) -> Manifest:
+    """Read ``manifest.json`` and check it, against ``SHA256SUMS`` too if that is there.
+
+    The engine files are checked by ``runtime.engines.engine_source``.
+
+    Args:
+        directory: the engines.
+        sha256: hex sha256 that ``SHA256SUMS`` must have; None takes any directory.
 
     Raises:
-        EngineError: no directory, no manifest, another schema, or a field that is missing or wrong; it is named.
+        EngineError: no directory, no manifest, another schema, a field that is missing or wrong, a manifest that was
+            altered after the export, or another directory than that of ``sha256``; it is named.
     """
     directory = Path(directory)
     path = directory / MANIFEST_NAME
@@ -110,10 +124,23 @@ def read_manifest(directory: str | Path) -> Manifest:
         raise EngineError(f"{directory} is not a directory; make one with: cellsam-engine export.", kind="not_found")
     if not path.is_file():
         raise EngineError(f"{directory} has no {MANIFEST_NAME}; it is not an engine directory.", kind="not_found")
+    sums = read_sums(directory, sha256)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        written = path.read_bytes()
     except OSError as error:
         raise EngineError(f"{path} cannot be read: {error}.", kind="unreadable") from error
+    if sums is not None:
+        own = {MANIFEST_NAME: hashlib.sha256(written).hexdigest()}
+        check_sums(directory, {name: sums[name] for name in own if name in sums}, own)
+    manifest = _read(path, written)
+    if sums is not None:
+        check_sums(directory, sums, manifest._hashes(written))
+    return manifest
+
+
+def _read(path: Path, written: bytes) -> Manifest:
+    try:
+        content = json.loads(written.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise EngineError(f"{path} is not valid JSON ({error}); export the engines again.") from error
     if not isinstance(content, dict):
@@ -134,33 +161,17 @@ def read_manifest(directory: str | Path) -> Manifest:
     return manifest
 
 
-def check_files(directory: Path, manifest: Manifest) -> None:
-    """Compare every engine file with its hash.
-
-    Raises:
-        EngineError: a file is missing, unreadable or altered; it is named.
-    """
-    for engine in manifest.engines.values():
-        path = directory / engine.file
-        if not path.is_file():
-            raise EngineError(f"{path} is missing; export the engines again.", kind="not_found")
-        try:
-            found = sha256_file(path)
-        except OSError as error:
-            raise EngineError(f"{path} cannot be read: {error}.", kind="unreadable") from error
-        if found != engine.sha256:
-            raise EngineError(
-                f"{path} was altered after its export: its sha256 is {found[:16]}..., the manifest says "
-                f"{engine.sha256[:16]}.... Export the engines again."
-            )
-
-
 def sha256_file(path: Path) -> str:
     """Hex sha256 of a file's content."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
+        return sha256_stream(file)
+
+
+def sha256_stream(file: BinaryIO) -> str:
+    """Hex sha256 of an open file, from where it is to its end."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 22):
+        digest.update(block)
     return digest.hexdigest()
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from runtime.config import check_whole
 from runtime.engines.backends.base import BackendOptions
 from runtime.engines.backends.load import load_engine, resolve_backend
 from runtime.engines.builtin import builtin_engine
-from runtime.engines.manifest import check_files, read_manifest
+from runtime.engines.manifest import read_manifest
+from runtime.engines.sums import SUMS_NAME
 from runtime.pipeline.pipeline import Pipeline
+
+_log = logging.getLogger(__name__)
 
 
 def load_pipeline(
@@ -19,13 +23,17 @@ def load_pipeline(
     images_per_call: int | None = None,
     boxes_per_call: int | None = None,
     options: BackendOptions | None = None,
+    sha256: str | None = None,
 ) -> Pipeline:
     """Check an engine directory and load its engines.
+
+    Each file is read once: the bytes that were hashed are those that the backend loads.
 
     The arguments are those of ``Segmenter``.
 
     Raises:
-        EngineError: the directory, its manifest or one of its files is missing, altered or of another version.
+        EngineError: the directory, its manifest or one of its files is missing, altered or of another version, or the
+            directory is not the one of ``sha256``.
         BackendError: the backend is unknown or cannot load an engine.
         ConfigError: ``images_per_call`` or ``boxes_per_call`` is below 1.
     """
@@ -35,8 +43,13 @@ def load_pipeline(
     directory = builtin_engine() if engine_dir is None else Path(engine_dir)
     options = options or BackendOptions()
     resolved = resolve_backend(backend, directory, options.device)
-    manifest = read_manifest(directory)
-    check_files(directory, manifest)
+    manifest = read_manifest(directory, sha256=sha256)
+    if not (directory / SUMS_NAME).exists():
+        _log.warning(
+            "%s has no %s, so that nobody can tell whether its manifest was altered. Export the engines again.",
+            directory,
+            SUMS_NAME,
+        )
     engines = {
         name: load_engine(directory / spec.file, spec, backend=resolved, options=options)
         for name, spec in manifest.engines.items()

@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks import int8
 from benchmarks.int8 import WAYS
-from runtime.engines.manifest import check_files, read_manifest
+from runtime.engines.engine_source import check_files
+from runtime.engines.manifest import read_manifest
 from tests.small import SMALL
 
 

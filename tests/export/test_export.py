@@ -23,6 +23,7 @@ from export.verify import Tolerance, Truth, compare
 from runtime import EngineError, InputError, SegmentConfig, Segmenter
 from runtime.engines.backends.ort import OrtEngine
 from runtime.engines.manifest import read_manifest
+from tests.engine_sources import renew_sums, source_of
 from tests.small import SEPARATE, SMALL, save_small, small_model
 from training.model import ModelConfig
 
@@ -129,7 +130,7 @@ def test_engines_are_dynamic_in_batch_boxes_and_windows(small_engines: Path) -> 
 def test_encoder_engine_runs_any_batch(small_engines: Path, batch: int) -> None:
     from runtime.engines.backends.base import BackendOptions
 
-    engine = OrtEngine(small_engines / "encoder.onnx", BackendOptions())
+    engine = OrtEngine(source_of(small_engines / "encoder.onnx"), BackendOptions())
     pixels = np.random.default_rng(0).normal(size=(batch, 3, 160, 160)).astype(np.float32)
     together = engine({"pixel_values": pixels})["image_embedding"]
     alone = [engine({"pixel_values": p[None]})["image_embedding"] for p in pixels]
@@ -288,6 +289,7 @@ def test_verify_finds_a_file_that_was_exchanged(tmp_path: Path, small_checkpoint
     manifest = json.loads((out / "manifest.json").read_text())
     manifest["engines"]["mask_decoder"] = json.loads((other / "manifest.json").read_text())["engines"]["mask_decoder"]
     (out / "manifest.json").write_text(json.dumps(manifest))
+    renew_sums(out)
     with pytest.raises(VerificationError, match=r"mask_decoder\.mask_logits .*FAILED"):
         verify_directory(out, small_checkpoint)
 

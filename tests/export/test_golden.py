@@ -14,6 +14,7 @@ from runtime.engines.backends.ort import OrtEngine
 from runtime.ops.boxes import scale_xyxy
 from runtime.ops.masks import relabel
 from runtime.pipeline.encoded import EncodedViews
+from tests.engine_sources import source_of
 from tests.golden.cases import GoldenCase, assert_close
 
 pytestmark = pytest.mark.full_size
@@ -59,7 +60,7 @@ def test_encoder(encoded: EncodedViews, golden: GoldenCase) -> None:
 def test_cellfinder(golden_engines: Path, encoded: EncodedViews, golden: GoldenCase) -> None:
     (view,) = encoded
     assert view.batch.patch_features is not None
-    engine = OrtEngine(golden_engines / "cellfinder.onnx", BackendOptions())
+    engine = OrtEngine(source_of(golden_engines / "cellfinder.onnx"), BackendOptions())
     outputs = engine({"patch_features": view.batch.patch_features})
     assert_close(outputs["logits"], golden.arrays["pred_logits"], "logits")
     assert_close(outputs["boxes_cxcywh_norm"], golden.arrays["pred_boxes"], "boxes")

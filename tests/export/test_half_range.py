@@ -24,6 +24,7 @@ from export.onnx_file import write_onnx
 from runtime.engines.backends.base import BackendOptions
 from runtime.engines.backends.ort import OrtEngine
 from runtime.types import F32
+from tests.engine_sources import source_of
 from tests.small import calm_model
 
 FINITE = st.floats(-(2.0**100), 2.0**100, width=32)
@@ -72,7 +73,7 @@ def test_logits_beyond_the_range_pass_the_values_and_fail_the_range(tmp_path: Pa
     logits = q @ q.transpose(0, 2, 1)
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     expected = weights / weights.sum(-1, keepdims=True) @ x
-    found = run_cast(OrtEngine(path, BackendOptions()), {"x": x})["y"]
+    found = run_cast(OrtEngine(source_of(path), BackendOptions()), {"x": x})["y"]
     assert check_relative("made", "y", found, expected, HalfTolerance()).passed
     check = check_range("made", path, [{"x": x}])
     assert not check.passed
@@ -97,7 +98,7 @@ def test_an_encoder_whose_logits_are_beyond_the_range(tmp_path: Path) -> None:
     engine = engine_graphs(model, "fp16")[0]
     write_onnx(engine, tmp_path / engine.file)
     feeds = {"pixel_values": np.random.default_rng(0).normal(size=(1, 3, 160, 160)).astype(np.float32)}
-    found = run_cast(OrtEngine(tmp_path / engine.file, BackendOptions()), feeds)
+    found = run_cast(OrtEngine(source_of(tmp_path / engine.file), BackendOptions()), feeds)
     with torch.inference_mode():
         features, embedding = model.encode(torch.from_numpy(feeds["pixel_values"]))
     for name, expected in (("patch_features", features), ("image_embedding", embedding)):

@@ -11,6 +11,7 @@ import pytest
 from export.errors import ExportError
 from export.placing import check_target, place_engines
 from runtime.engines.manifest import read_manifest
+from tests.engine_sources import renew_sums
 
 
 @pytest.fixture
@@ -25,6 +26,7 @@ def new(small_engines: Path, tmp_path: Path) -> Path:
     path = Path(shutil.copytree(small_engines, tmp_path / "partial"))
     content = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps({**content, "created": "new"}))
+    renew_sums(path)
     return path
 
 

@@ -30,7 +30,8 @@ from runtime.engines.backends import choice
 from runtime.engines.backends.base import BACKENDS, ON_GPU, BackendOptions
 from runtime.engines.backends.load import load_engine
 from runtime.engines.builtin import builtin_engine, sample_images
-from runtime.engines.manifest import Manifest, check_files, read_manifest
+from runtime.engines.engine_source import check_files
+from runtime.engines.manifest import Manifest, read_manifest
 from runtime.errors import EngineError
 from runtime.files.plain import read_image
 from runtime.ops.preprocess import branch_inputs, normalize_contrast

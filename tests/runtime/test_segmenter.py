@@ -36,6 +36,7 @@ from runtime import (
 from runtime.engines.builtin import sample_images
 from runtime.engines.manifest import sha256_file
 from runtime.files.plain import read_image
+from tests.engine_sources import renew_sums
 from tests.small import PROMPTED, SEPARATE, save_small
 
 OPEN = SegmentConfig(box_threshold=0.5, box_threshold_mode="fixed", iou_threshold=-1e6, min_area_px=0)
@@ -410,6 +411,7 @@ def edit_manifest(directory: Path, **changes: Any) -> None:
         else:
             target[last] = value
     path.write_text(json.dumps(content))
+    renew_sums(directory)
 
 
 def test_missing_directory_and_manifest(tmp_path: Path) -> None:
@@ -516,6 +518,15 @@ def test_inputs_and_outputs_are_compared_with_the_manifest(copy: Path) -> None:
 
 def test_a_file_that_is_no_onnx(copy: Path) -> None:
     (copy / "encoder.onnx").write_bytes(b"not a model")
+    edit_manifest(copy, engines__encoder__sha256=sha256_file(copy / "encoder.onnx"))
+    with pytest.raises(EngineError, match=r"encoder\.onnx is not an ONNX file"):
+        Segmenter(copy)
+
+
+def test_a_graph_that_onnxruntime_does_not_load(copy: Path) -> None:
+    model = onnx.load(copy / "encoder.onnx")
+    model.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(model, copy / "encoder.onnx")
     edit_manifest(copy, engines__encoder__sha256=sha256_file(copy / "encoder.onnx"))
     with pytest.raises(BackendError, match=r"cannot load .*encoder\.onnx"):
         Segmenter(copy)

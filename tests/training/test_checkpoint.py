@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +159,36 @@ def test_cut_off_file(tmp_path: Path, size: int) -> None:
         load_checkpoint(cut)
 
 
+@pytest.fixture
+def small_file(tmp_path: Path) -> Path:
+    return save_small(tmp_path / "whole.pt", SMALL)
+
+
+def test_flipped_bits_are_noticed(small_file: Path, tmp_path: Path) -> None:
+    """PyTorch itself loads nearly all of these files."""
+    content = small_file.read_bytes()
+    with zipfile.ZipFile(small_file) as archive:
+        records = [
+            (entry.header_offset + 400, entry.file_size) for entry in archive.infolist() if entry.file_size > 2000
+        ]
+    assert len(records) > 10
+    for offset, size in records[:20]:
+        damaged = bytearray(content)
+        damaged[offset + size // 2] ^= 1 << offset % 8
+        path = tmp_path / "flipped.pt"
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"flipped\.pt was altered: its record '.*'; expected|checksum"):
+            load_checkpoint(path)
+
+
+def test_a_pinned_checkpoint(small_file: Path) -> None:
+    digest = hashlib.sha256(small_file.read_bytes()).hexdigest()
+    assert load_checkpoint(small_file, sha256=digest.upper()).sha256 == digest
+    with pytest.raises(CheckpointError, match=rf"has the sha256 {digest}; expected 'abc'\. .*sha256=") as info:
+        load_checkpoint(small_file, sha256="abc")
+    assert (info.value.kind, info.value.field) == ("mismatch", "sha256")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -178,6 +210,11 @@ def test_other_content_is_refused(tmp_path: Path, content: Any, message: str) ->
         ({"patch_size": 0}, "patch_size is 0"),
         ({"encoder_heads": 0}, "encoder_heads is 0"),
         ({"anchors": -3}, "anchors is -3"),
+        ({"encoder_dim": 10**9}, "encoder_dim is 1000000000; expected a whole number from 1 to 8192"),
+        ({"encoder_depth": 10**6}, "encoder_depth is 1000000; expected"),
+        ({"encoder_mlp_ratio": 1e9}, "encoder_mlp_ratio is 1000000000.0; expected a number above 0"),
+        ({"position_cycles": float("nan")}, "position_cycles is nan"),
+        ({"stem": (8, 16, 10**9)}, "stem .* has channels"),
         ({"image_size": 160.0}, "image_size is 160.0"),
         ({"finder_dropout": 7}, "finder_dropout is 7"),
         ({"colour": 1}, "colour"),

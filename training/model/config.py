@@ -12,12 +12,33 @@ STEM_GROUPS = 8
 
 Queries = Literal["pattern", "features"]
 
-_COUNTS = (
-    *("image_size", "patch_size", "encoder_dim", "encoder_depth", "encoder_heads", "window_size", "embedding_dim"),
-    *("decoder_depth", "decoder_heads", "decoder_mlp_dim", "iou_head_depth", "iou_head_dim", "finder_dim"),
-    *("finder_heads", "finder_ff_dim", "finder_encoder_layers", "finder_decoder_layers", "finder_groups"),
-    *("anchors", "classes"),
-)
+_GREATEST = {
+    "image_size": 8192,
+    "patch_size": 256,
+    "encoder_dim": 8192,
+    "encoder_depth": 128,
+    "encoder_heads": 256,
+    "window_size": 1024,
+    "embedding_dim": 4096,
+    "decoder_depth": 64,
+    "decoder_heads": 256,
+    "decoder_mlp_dim": 65_536,
+    "iou_head_depth": 64,
+    "iou_head_dim": 8192,
+    "finder_dim": 4096,
+    "finder_heads": 256,
+    "finder_ff_dim": 65_536,
+    "finder_encoder_layers": 64,
+    "finder_decoder_layers": 64,
+    "finder_groups": 4096,
+    "anchors": 65_536,
+    "classes": 1024,
+}
+"""Greatest value of every whole number. Sizes come from checkpoints: beyond these, building the model would overflow or
+run on for hours. Each is several times that of the largest ViT (ViT-22B has 48 blocks of 6144 channels)."""
+
+_GREATEST_FACTORS = {"encoder_mlp_ratio": 64.0, "position_cycles": 4096.0, "offset_scale": 64.0}
+"""Likewise of the factors, which are above 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,10 +112,13 @@ class ModelConfig:
     """False for plain SAM weights, which hold no CellFinder and need boxes from the user."""
 
     def __post_init__(self) -> None:
-        for name in _COUNTS:
+        for name, greatest in _GREATEST.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}; expected a whole number, 1 or more.")
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= greatest:
+                raise ValueError(f"{name} is {value!r}; expected a whole number from 1 to {greatest}.")
+        for name, limit in _GREATEST_FACTORS.items():
+            if not 0.0 < getattr(self, name) <= limit:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a number above 0, up to {limit:g}.")
         if not 0.0 <= self.finder_dropout < 1.0:
             raise ValueError(f"finder_dropout is {self.finder_dropout}; expected a value in [0, 1).")
         if self.image_size % self.patch_size:
@@ -104,8 +128,11 @@ class ModelConfig:
                 f"stem {self.stem} halves the image {len(self.stem) + 1} times, which does not make patches of "
                 f"{self.patch_size} pixels."
             )
-        if any(channels % STEM_GROUPS for channels in self.stem):
-            raise ValueError(f"stem {self.stem} has channels that {STEM_GROUPS} groups cannot share.")
+        if any(channels % STEM_GROUPS or not 0 < channels <= _GREATEST["encoder_dim"] for channels in self.stem):
+            raise ValueError(
+                f"stem {self.stem} has channels that {STEM_GROUPS} groups cannot share, or more than "
+                f"{_GREATEST['encoder_dim']}."
+            )
         if self.details and len(self.stem) < 2:
             raise ValueError(f"details need a stem of two levels or more; stem is {self.stem}.")
         pairs = (

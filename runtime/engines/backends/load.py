@@ -8,6 +8,7 @@ from pathlib import Path
 
 from runtime.engines.backends.base import BACKENDS, ON_GPU, BackendOptions, Engine
 from runtime.engines.backends.choice import choose_backend
+from runtime.engines.engine_source import EngineSource
 from runtime.engines.manifest import EngineFile, TensorSpec
 from runtime.errors import BackendError, ConfigError, EngineError
 
@@ -52,12 +53,13 @@ def resolve_backend(name: str, directory: Path, device: int = 0) -> str:
 
 
 def load_engine(path: Path, spec: EngineFile, *, backend: str, options: BackendOptions) -> Engine:
-    """Load one engine file and compare its inputs and outputs with the manifest.
+    """Load one engine file and compare it, its inputs and its outputs with the manifest.
 
     Raises:
         BackendError: the backend is unknown or cannot load the file, or is one of GPUs and the file is in integers.
         ConfigError: ``cuda_graphs`` with a backend other than ``cuda``.
-        EngineError: the file's inputs or outputs are not those the manifest lists.
+        EngineError: the file is missing, unreadable or altered, or its inputs or outputs are not those the manifest
+            lists.
     """
     if spec.integers and backend in ON_GPU:
         raise BackendError(
@@ -66,7 +68,8 @@ def load_engine(path: Path, spec: EngineFile, *, backend: str, options: BackendO
             kind="unsupported",
             field="backend",
         )
-    engine = _load(path, backend, options) if spec.attention == "plain" else _load_fused(path, backend, options)
+    source = EngineSource(path, spec.sha256)
+    engine = _load(source, backend, options) if spec.attention == "plain" else _load_fused(source, backend, options)
     for kind in ("inputs", "outputs"):
         expected: tuple[TensorSpec, ...] = getattr(spec, kind)
         found: tuple[TensorSpec, ...] = getattr(engine, kind)
@@ -79,14 +82,14 @@ def load_engine(path: Path, spec: EngineFile, *, backend: str, options: BackendO
     return engine
 
 
-def _load_fused(path: Path, backend: str, options: BackendOptions) -> Engine:
+def _load_fused(source: EngineSource, backend: str, options: BackendOptions) -> Engine:
     """Load a file that uses onnxruntime's own operators; other backends raise an error that says what to do."""
-    fused = f"{path.name} has fused attention, an operator of onnxruntime's own"
+    fused = f"{source.path.name} has fused attention, an operator of onnxruntime's own"
     again = "Use the backend 'cuda' or 'cpu', or export again: cellsam-engine export --attention plain."
     if backend.startswith("tensorrt"):  # onnxruntime would cut the graph at every attention and leave that to CUDA
         raise BackendError(f"{fused}, which TensorRT does not know. {again}", kind="unsupported", field="attention")
     try:
-        return _load(path, backend, options)
+        return _load(source, backend, options)
     except BackendError as error:
         if backend == "openvino":
             raise BackendError(
@@ -97,7 +100,7 @@ def _load_fused(path: Path, backend: str, options: BackendOptions) -> Engine:
         raise
 
 
-def _load(path: Path, backend: str, options: BackendOptions) -> Engine:
+def _load(source: EngineSource, backend: str, options: BackendOptions) -> Engine:
     if options.cuda_graphs and backend != "cuda":
         raise ConfigError(
             f"cuda_graphs is for the backend 'cuda', and {backend!r} was named or chosen. Name 'cuda', or leave "
@@ -108,23 +111,23 @@ def _load(path: Path, backend: str, options: BackendOptions) -> Engine:
     if backend == "openvino":
         from runtime.engines.backends.openvino import OpenVinoEngine
 
-        return OpenVinoEngine(path, options)
+        return OpenVinoEngine(source, options)
     if backend == "tensorrt":
         from runtime.engines.backends.tensorrt import TensorRtEngine
 
-        return TensorRtEngine(path, options)
+        return TensorRtEngine(source, options)
     if backend == "tensorrt-ort":
         from runtime.engines.backends.ort_tensorrt import OrtTensorRtEngine
 
-        return OrtTensorRtEngine(path, options)
+        return OrtTensorRtEngine(source, options)
     if options.cuda_graphs:
         from runtime.engines.backends.ort_graphs import OrtCudaGraphEngine
 
-        return OrtCudaGraphEngine(path, options)
+        return OrtCudaGraphEngine(source, options)
     from runtime.engines.backends.ort import OrtCudaEngine, OrtEngine
 
     assert backend in ("cpu", "cuda"), "resolve_backend comes first"
-    return OrtCudaEngine(path, options) if backend == "cuda" else OrtEngine(path, options)
+    return OrtCudaEngine(source, options) if backend == "cuda" else OrtEngine(source, options)
 
 
 def _comparable(tensors: tuple[TensorSpec, ...]) -> list[tuple[str, tuple[int | None, ...], str]]:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from runtime.engines.backends.base import BackendOptions, Engine
+from runtime.engines.engine_source import EngineSource
 from runtime.engines.manifest import Dim, TensorSpec, takes_boxes
 from runtime.errors import BackendError
 from runtime.types import Tensor, Tensors
@@ -24,11 +24,12 @@ _HINTS = {"fp32": "f32", "bf16": "bf16"}
 class OpenVinoEngine(Engine):
     """One ONNX file compiled by OpenVINO for the CPU. Each thread has an inference request of its own."""
 
-    def __init__(self, path: Path, options: BackendOptions) -> None:
+    def __init__(self, source: EngineSource, options: BackendOptions) -> None:
         """Compile the file.
 
         Raises:
             BackendError: OpenVINO is not installed or cannot compile it.
+            EngineError: the file is missing, unreadable or altered.
         """
         try:
             import openvino
@@ -39,9 +40,10 @@ class OpenVinoEngine(Engine):
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if options.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = options.threads
+        content = source.read()
         try:
             core = openvino.Core()
-            model = core.read_model(path)
+            model = core.read_model(content)
             # Compiled, a tensor may go by the name of a cast beside it.
             self.inputs = tuple(_spec(port) for port in model.inputs)
             self.outputs = tuple(_spec(port) for port in model.outputs)
@@ -53,9 +55,9 @@ class OpenVinoEngine(Engine):
             self._model = core.compile_model(model, "CPU", settings)
         except Exception as error:  # OpenVINO raises RuntimeError for all that goes wrong
             raise BackendError(
-                f"OpenVINO {openvino.__version__} cannot compile {path}: {error}", kind="unsupported"
+                f"OpenVINO {openvino.__version__} cannot compile {source.path}: {error}", kind="unsupported"
             ) from error
-        self._name = path.name
+        self._name = source.path.name
         self._requests = threading.local()
 
     def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from runtime.engines.backends.base import BackendOptions, Engine
+from runtime.engines.engine_source import EngineSource
 from runtime.engines.manifest import TensorSpec
 from runtime.errors import BackendError, OutOfMemoryError
 from runtime.types import Tensor, Tensors
@@ -58,21 +58,23 @@ INSTALL_GPU = (
 class OrtEngine(Engine):
     """One ONNX file in an onnxruntime session on the CPU."""
 
-    def __init__(self, path: Path, options: BackendOptions) -> None:
+    def __init__(self, source: EngineSource, options: BackendOptions) -> None:
         """Load the file.
 
         Raises:
             BackendError: onnxruntime cannot load it.
+            EngineError: it is missing, unreadable or altered.
         """
-        self._name = path.name
-        self._session = self._load(path, session_settings(options), options)
+        self._name = source.path.name
+        self._session = self._load(source, session_settings(options), options)
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
 
-    def _load(self, path: Path, settings: onnxruntime.SessionOptions, options: BackendOptions) -> Any:
+    def _load(self, source: EngineSource, settings: onnxruntime.SessionOptions, options: BackendOptions) -> Any:
         # Attention maps of one call are not kept for the next: the arena would hold gigabytes between images.
         settings.enable_cpu_mem_arena = False
-        return open_session(path, settings, ["CPUExecutionProvider"], without=_SLOW_ON_CPU.get(path.name, ()))
+        without = _SLOW_ON_CPU.get(source.path.name, ())
+        return open_session(source, settings, ["CPUExecutionProvider"], without=without)
 
     def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
         """See ``Engine``."""
@@ -114,9 +116,9 @@ class OrtDeviceEngine(OrtEngine):
 
     device = "cpu"
 
-    def __init__(self, path: Path, options: BackendOptions) -> None:
+    def __init__(self, source: EngineSource, options: BackendOptions) -> None:
         """See ``OrtEngine``."""
-        super().__init__(path, options)
+        super().__init__(source, options)
         self._device_id = options.device
 
     def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
@@ -152,9 +154,9 @@ class OrtCudaEngine(OrtDeviceEngine):
 
     device = "cuda"
 
-    def _load(self, path: Path, settings: onnxruntime.SessionOptions, options: BackendOptions) -> Any:
+    def _load(self, source: EngineSource, settings: onnxruntime.SessionOptions, options: BackendOptions) -> Any:
         load_cuda()
-        session = open_session(path, settings, [(CUDA, self._provider(options))])
+        session = open_session(source, settings, [(CUDA, self._provider(options))])
         # onnxruntime takes the CPU when the provider's library cannot be loaded, and only logs it.
         if CUDA not in session.get_providers():
             raise BackendError(
@@ -179,9 +181,8 @@ def load_cuda() -> None:
         raise BackendError(
             f"onnxruntime {onnxruntime.__version__} here has no CUDA provider. {INSTALL_GPU}", kind="not_installed"
         )
-    if hasattr(onnxruntime, "preload_dlls"):  # finds CUDA and cuDNN of pip's packages; from 1.21
-        with redirect_stdout(sys.stderr):  # it prints what it does not find, and stdout is for results
-            onnxruntime.preload_dlls()
+    with redirect_stdout(sys.stderr):  # it prints what it does not find, and stdout is for results
+        onnxruntime.preload_dlls()  # finds CUDA and cuDNN of pip's packages
 
 
 def cuda_provider(device: int) -> dict[str, str]:
@@ -206,12 +207,12 @@ def session_settings(options: BackendOptions) -> onnxruntime.SessionOptions:
 
 
 def open_session(
-    path: Path, settings: onnxruntime.SessionOptions, providers: Sequence[Any], *, without: Sequence[str] = ()
+    source: EngineSource, settings: onnxruntime.SessionOptions, providers: Sequence[Any], *, without: Sequence[str] = ()
 ) -> Any:
     """Load a file.
 
     Args:
-        path: the file.
+        source: the file.
         settings: of the session.
         providers: of onnxruntime, with their options.
         without: optimisations of onnxruntime that are left out.
@@ -219,18 +220,22 @@ def open_session(
     Raises:
         OutOfMemoryError: the file does not fit into the memory of the device or the host.
         BackendError: onnxruntime cannot load it; its own message is kept.
+        EngineError: the file is missing, unreadable or altered.
     """
+    content = source.read()
     try:
         # With its fallback, onnxruntime would print the provider's error and try again on the CPU alone.
-        return onnxruntime.InferenceSession(
-            str(path), settings, providers=list(providers), disabled_optimizers=list(without), enable_fallback=0
+        session = onnxruntime.InferenceSession(
+            content, settings, providers=list(providers), disabled_optimizers=list(without), enable_fallback=0
         )
     except Exception as error:  # onnxruntime raises bare Exception subclasses of its own
-        message = f"onnxruntime {onnxruntime.__version__} cannot load {path}: {error}"
+        message = f"onnxruntime {onnxruntime.__version__} cannot load {source.path}: {error}"
         if _is_memory(error):
             raise OutOfMemoryError(f"{message}. Is the memory of the device full?") from error
         # onnxruntime has no error class for it: its text is all there is.
         raise BackendError(message, kind="unsupported" if _NO_CAPTURE in str(error) else None) from error
+    session._model_bytes = None  # onnxruntime would keep the file's content beside the loaded weights
+    return session
 
 
 def failure(name: str, feeds: Mapping[str, Tensor], error: Exception) -> BackendError:

@@ -29,7 +29,6 @@ from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +37,7 @@ from numpy.typing import NDArray
 
 from runtime.engines.backends.base import BackendOptions
 from runtime.engines.backends.ort import DTYPES, INSTALL_GPU, OnDevice, OrtCudaEngine, failure, session_settings
+from runtime.engines.engine_source import EngineSource
 from runtime.engines.manifest import TensorSpec
 from runtime.errors import BackendError
 from runtime.types import Tensor, Tensors
@@ -128,7 +128,7 @@ class OrtCudaGraphEngine(OrtCudaEngine):
     same GPU as without this option, but for one thread at a time.
     """
 
-    def __init__(self, path: Path, options: BackendOptions) -> None:
+    def __init__(self, source: EngineSource, options: BackendOptions) -> None:
         """See ``OrtEngine``.
 
         Raises:
@@ -139,19 +139,19 @@ class OrtCudaGraphEngine(OrtCudaEngine):
         self._seen: dict[Key, dict[str, tuple[int, ...]]] = {}
         """Shapes of the outputs, by the shapes that were run."""
         self._captures: dict[Key, Capture] = {}
-        super().__init__(path, options)
-        self._path, self._options = path, options
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"cuda-graphs-{path.stem}")
+        super().__init__(source, options)
+        self._source, self._options = source, options
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"cuda-graphs-{source.path.stem}")
         weakref.finalize(self, self._thread.shutdown, wait=False)
 
-    def _load(self, path: Path, settings: onnxruntime.SessionOptions, options: BackendOptions) -> Any:
+    def _load(self, source: EngineSource, settings: onnxruntime.SessionOptions, options: BackendOptions) -> Any:
         try:
-            return super()._load(path, settings, options)
+            return super()._load(source, settings, options)
         except BackendError as error:
             if not self._graphs or error.kind != "unsupported":
                 raise
-            self._forget_graphs(path.name, error)
-        return super()._load(path, settings, options)
+            self._forget_graphs(source.path.name, error)
+        return super()._load(source, settings, options)
 
     def _provider(self, options: BackendOptions) -> dict[str, str]:
         provider = super()._provider(options)
@@ -211,7 +211,7 @@ class OrtCudaGraphEngine(OrtCudaEngine):
             return True
         # A stream on which a capture failed may stay unusable. Its session goes first: both may not fit.
         self._session = None
-        self._session = self._load(self._path, session_settings(self._options), self._options)
+        self._session = self._load(self._source, session_settings(self._options), self._options)
         return False
 
     def _new_capture(self, key: Key) -> Capture:

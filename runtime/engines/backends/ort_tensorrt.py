@@ -8,8 +8,9 @@ The alternative to the backend ``tensorrt``, for where plans of one's own are no
   18707): what the file says is computed. onnxruntime's own optimisations are off, which might fuse the export's float32
   islands away. But float32 is computed in TF32 where the GPU has it; only the environment variable
   ``NVIDIA_TF32_OVERRIDE=0`` is against it (issue 26029).
-- Built engines are named after the ONNX file's name, the names of its tensors, the compute capability, and the versions
-  that the provider was compiled with: not after weights, GPU, driver or the TensorRT that is loaded. They are written
+- Built engines are named after the names of the graph's tensors, the compute capability, and the versions that the
+  provider was compiled with (and the ONNX file's name, which it is not told: it gets bytes): not after weights, GPU,
+  driver or the TensorRT that is loaded. They are written
   in place, whole or not, and errors of writing are not told. So each file gets a directory named after all that
   decides, which is filled under another name first.
 - onnxruntime goes on without a provider that does not load, and gives operators that TensorRT's parser refuses to CUDA,
@@ -39,7 +40,8 @@ from runtime.engines.backends.input_shapes import profile_ranges, within
 from runtime.engines.backends.ort import CUDA, OrtCudaEngine, cuda_provider, load_cuda, open_session
 from runtime.engines.backends.plan_record import BUILT_BY_ORT, PlanKey, Ranges
 from runtime.engines.backends.tensorrt import machine_key
-from runtime.engines.manifest import EngineFile, read_manifest, sha256_file
+from runtime.engines.engine_source import EngineSource
+from runtime.engines.manifest import EngineFile, read_manifest
 from runtime.errors import BackendError, OutOfMemoryError
 from runtime.types import Tensor, Tensors
 
@@ -65,7 +67,7 @@ _log = logging.getLogger(__name__)
 class OrtTensorRtEngine(OrtCudaEngine):
     """One ONNX file in onnxruntime's TensorRT provider; tensors stay on the GPU as in ``OrtCudaEngine``."""
 
-    def _load(self, path: Path, settings: onnxruntime.SessionOptions, options: BackendOptions) -> Any:
+    def _load(self, source: EngineSource, settings: onnxruntime.SessionOptions, options: BackendOptions) -> Any:
         """Load the file, having its engine built where none is kept for this machine.
 
         Raises:
@@ -74,25 +76,25 @@ class OrtTensorRtEngine(OrtCudaEngine):
             OutOfMemoryError: the GPU's memory is full.
         """
         key = _machine(options.device)
-        manifest = read_manifest(path.parent)
-        spec = next(engine for engine in manifest.engines.values() if engine.file == path.name)
+        manifest = read_manifest(source.path.parent)
+        spec = next(engine for engine in manifest.engines.values() if engine.file == source.path.name)
         self._ranges = profile_ranges(spec, manifest.grid_size)
         settings.add_session_config_entry(_RECORD_ASSIGNMENT, "1")
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        with _kept(_place(path, key, self._ranges)) as kept:
+        with _kept(_place(source, key, self._ranges)) as kept:
             providers = [
                 (TENSORRT, tensorrt_provider(options.device, spec, self._ranges, kept)),
                 (CUDA, cuda_provider(options.device)),
             ]
             try:
-                session = open_session(path, settings, providers)
+                session = open_session(source, settings, providers)
             except OutOfMemoryError:
                 raise
             except BackendError as error:
                 problem = str(error).rstrip(" .\n")
                 raise BackendError(f"{problem}. {_advice(problem, kept)}") from error
             _check_providers(session)
-            _check_assignment(path.name, session)
+            _check_assignment(source.path.name, session)
         return session
 
     def max_size(self, name: str) -> int | None:
@@ -158,12 +160,12 @@ def _machine(device: int) -> PlanKey:
         ) from error
 
 
-def _place(path: Path, key: PlanKey, ranges: Ranges) -> Path:
+def _place(source: EngineSource, key: PlanKey, ranges: Ranges) -> Path:
     """Directory of the built engine of an ONNX file: another for whatever would make it another engine."""
-    decides = [sha256_file(path), ranges, os.environ.get(_NO_TF32) == "0"]
+    decides = [source.sha256, ranges, os.environ.get(_NO_TF32) == "0"]
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
     machine = key.directory_name(f"ort{onnxruntime.__version__}")
-    return path.parent / BUILT_BY_ORT / machine / f"{path.stem}-{digest}"
+    return source.path.parent / BUILT_BY_ORT / machine / f"{source.path.stem}-{digest}"
 
 
 @contextmanager

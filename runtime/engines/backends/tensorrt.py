@@ -30,7 +30,8 @@ from runtime.engines.backends.base import BackendOptions, Engine
 from runtime.engines.backends.contexts import Lane, Lanes
 from runtime.engines.backends.input_shapes import within
 from runtime.engines.backends.plan_record import PlanFile, PlanKey, build_command, read_plan
-from runtime.engines.manifest import EngineFile, TensorSpec, sha256_file
+from runtime.engines.engine_source import EngineSource
+from runtime.engines.manifest import EngineFile, TensorSpec
 from runtime.errors import BackendError, OutOfMemoryError
 from runtime.types import Tensor, Tensors
 
@@ -146,20 +147,22 @@ def pop_errors(log: Any) -> str:
 class TensorRtEngine(Engine):
     """One plan."""
 
-    def __init__(self, path: Path, options: BackendOptions) -> None:
+    def __init__(self, source: EngineSource, options: BackendOptions) -> None:
         """Load the plan of an ONNX file.
 
         Args:
-            path: the ONNX file; its plans lie in ``tensorrt/`` beside it.
+            source: the ONNX file, which is only checked; its plans lie in ``tensorrt/`` beside it.
             options: which GPU.
 
         Raises:
             BackendError: TensorRT, the driver or the GPU is missing, there is no plan for this machine, or TensorRT
                 cannot load it.
+            EngineError: the ONNX file is missing, unreadable or altered.
         """
         key = machine_key(options.device)
-        content, plan = read_plan(path, sha256_file(path), key, options.device)
-        self._load(content, plan, path.parent, options.device)
+        source.read()
+        content, plan = read_plan(source.path, source.sha256, key, options.device)
+        self._load(content, plan, source.path.parent, options.device)
 
     @classmethod
     def from_plan(cls, content: bytes, plan: PlanFile, engine_dir: Path, device: int) -> TensorRtEngine:

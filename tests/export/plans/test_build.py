@@ -26,6 +26,7 @@ from runtime.engines.backends.plan_record import RECORD_NAME, read_record
 from runtime.engines.manifest import read_manifest, sha256_file
 from runtime.ops.boxes import token_window_sides
 from runtime.pipeline.engine_calls import per_call
+from tests.engine_sources import renew_sums
 from tests.plans import FEW, copy_engines
 from tests.tensorrt_double import Double, install
 from tests.tensorrt_double.trt import plan_header
@@ -263,5 +264,6 @@ def test_a_dry_run_refuses_what_the_parser_would(engines: Path, build: Callable[
     content = json.loads((engines / "manifest.json").read_text())
     content["engines"]["encoder"]["sha256"] = sha256_file(path)
     (engines / "manifest.json").write_text(json.dumps(content))
+    renew_sums(engines)
     done = build(engines, "--dry-run")
     assert done.exit_code == 1

@@ -26,6 +26,7 @@ from export.exporter import export_engines
 from runtime import InputError, Segmenter
 from runtime.files.outputs.tables import TABLE_COLUMNS
 from runtime.jobs.folders.records import RECORD_NAME
+from tests.engine_sources import renew_sums
 from tests.small import PROMPTED, save_small
 
 OPEN = ["--box-threshold", "0.5", "--box-threshold-mode", "fixed", "--iou-threshold", "-1000", "--min-area", "0"]
@@ -392,6 +393,7 @@ def test_info_of_an_odd_verification(tmp_path: Path, small_engines: Path, output
     manifest = json.loads(path.read_text())
     manifest["verification"] = {} if outputs is None else {"outputs": outputs}
     path.write_text(json.dumps(manifest))
+    renew_sums(path.parent)
     done = CliRunner().invoke(runtime.commands.main.app, ["info", str(tmp_path / "odd")])
     assert isinstance(done.exception, SystemExit | None), done.exception
     assert "mask_decoder.onnx" in done.stdout or done.stderr.startswith("error: ")

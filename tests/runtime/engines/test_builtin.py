@@ -9,7 +9,8 @@ import pytest
 
 from runtime import Segmentation, Segmenter
 from runtime.engines.builtin import builtin_engine, sample_images
-from runtime.engines.manifest import check_files, read_manifest
+from runtime.engines.engine_source import check_files
+from runtime.engines.manifest import read_manifest
 from runtime.files.plain import read_image
 
 CELLS = {"fluorescence": 79, "histology": 71, "phase_contrast": 51, "u2os": 85}

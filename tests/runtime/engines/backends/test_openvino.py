@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from runtime import BackendError, BackendOptions, ConfigError, Segmenter
-from runtime.engines.builtin import sample_images
+from runtime.engines.builtin import builtin_engine, sample_images
 from runtime.files.plain import read_image
+from tests.engine_sources import source_of
 
 FP32 = BackendOptions(cpu_precision="fp32")
 
@@ -74,9 +76,11 @@ def test_without_openvino_the_message_says_how_to_get_it(monkeypatch: pytest.Mon
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     from runtime.engines.backends.openvino import OpenVinoEngine
 
-    (tmp_path / "encoder.onnx").write_bytes(b"no model")
+    model = onnx.load(builtin_engine() / "encoder.onnx")
+    model.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(model, tmp_path / "encoder.onnx")
     with pytest.raises(BackendError, match=r"cannot compile .*encoder\.onnx"):
-        OpenVinoEngine(tmp_path / "encoder.onnx", FP32)
+        OpenVinoEngine(source_of(tmp_path / "encoder.onnx"), FP32)
 
 
 def test_unknown_precisions_are_refused() -> None:

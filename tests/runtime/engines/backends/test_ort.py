@@ -14,11 +14,15 @@ from runtime import BackendError, BackendOptions, Segmenter
 from runtime.engines.backends import ort
 from runtime.errors import OutOfMemoryError
 from runtime.pipeline.pipeline import Pipeline
+from tests.engine_sources import source_of
 from tests.runtime.test_segmenter import BOXES, OPEN, assert_same
 
 
 def with_engines(segmenter: Segmenter, directory: Path, kind: Any) -> Segmenter:
-    engines = {name: kind(directory / spec.file, BackendOptions()) for name, spec in segmenter.manifest.engines.items()}
+    engines = {
+        name: kind(source_of(directory / spec.file), BackendOptions())
+        for name, spec in segmenter.manifest.engines.items()
+    }
     return Segmenter.from_pipeline(Pipeline(engines, segmenter.manifest, images_per_call=2, boxes_per_call=32))
 
 
@@ -45,7 +49,7 @@ def test_bound_memory_gives_the_same(segmenter: Segmenter, small_engines: Path, 
 
 @pytest.mark.parametrize("kind", [ort.OrtEngine, ort.OrtDeviceEngine])
 def test_a_failing_call_names_the_engine_and_what_it_got(kind: Any, small_engines: Path) -> None:
-    engine = kind(small_engines / "encoder.onnx", BackendOptions())
+    engine = kind(source_of(small_engines / "encoder.onnx"), BackendOptions())
     with pytest.raises(BackendError, match=r"onnxruntime failed in encoder.onnx with pixel_values \(1, 3, 5, 5\)"):
         engine({"pixel_values": np.zeros((1, 3, 5, 5), np.float32)})
 
@@ -61,7 +65,7 @@ def test_a_failing_call_names_the_engine_and_what_it_got(kind: Any, small_engine
     ],
 )
 def test_memory_that_runs_out_is_told_apart(small_engines: Path, monkeypatch: pytest.MonkeyPatch, message: str) -> None:
-    engine = ort.OrtEngine(small_engines / "encoder.onnx", BackendOptions())
+    engine = ort.OrtEngine(source_of(small_engines / "encoder.onnx"), BackendOptions())
 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError(message)
@@ -71,7 +75,7 @@ def test_memory_that_runs_out_is_told_apart(small_engines: Path, monkeypatch: py
         engine({"pixel_values": np.zeros((1, 3, 5, 5), np.float32)})
     monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
     with pytest.raises(OutOfMemoryError, match=r"cannot load .*encoder\.onnx: .*Is the memory of the device full\?"):
-        ort.OrtEngine(small_engines / "encoder.onnx", BackendOptions())
+        ort.OrtEngine(source_of(small_engines / "encoder.onnx"), BackendOptions())
 
 
 def test_sessions_leave_the_cores_to_each_other(small_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +88,7 @@ def test_sessions_leave_the_cores_to_each_other(small_engines: Path, monkeypatch
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     for name in ("mask_decoder", "encoder"):
-        ort.OrtEngine(small_engines / f"{name}.onnx", BackendOptions())
+        ort.OrtEngine(source_of(small_engines / f"{name}.onnx"), BackendOptions())
     assert [stops for stops, _ in asked] == ["1", "1"]
     assert [given["disabled_optimizers"] for _, given in asked] == [["SkipLayerNormFusion"], []]
 
@@ -132,7 +136,7 @@ def test_the_providers_own_error_is_told(
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [ort.CUDA, "CPUExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     with pytest.raises(BackendError, match=r"cannot load .*: CUDA failure 35: CUDA driver version is insufficient"):
-        ort.OrtCudaEngine(small_engines / "encoder.onnx", BackendOptions())
+        ort.OrtCudaEngine(source_of(small_engines / "encoder.onnx"), BackendOptions())
     assert capfd.readouterr().out == ""
 
 

@@ -23,8 +23,10 @@ from hypothesis import strategies as st
 from runtime import BackendError, BackendOptions, Segmenter
 from runtime.engines.backends import ort, ort_graphs
 from runtime.engines.backends.ort_graphs import BOX_COUNTS, Gate, OrtCudaGraphEngine, pad_boxes
+from runtime.engines.engine_source import EngineSource
 from runtime.engines.manifest import TensorSpec
 from runtime.errors import ConfigError
+from tests.engine_sources import source_of
 from tests.runtime.engines.backends.test_ort import with_engines
 from tests.runtime.test_segmenter import BOXES, OPEN, assert_same
 
@@ -55,9 +57,9 @@ class OnCpu(OrtCudaGraphEngine):
 
     device = "cpu"
 
-    def _load(self, path: Path, settings: Any, options: BackendOptions) -> Any:
+    def _load(self, source: EngineSource, settings: Any, options: BackendOptions) -> Any:
         self.runs = getattr(self, "runs", [])
-        return Watched(ort.OrtEngine._load(self, path, settings, options), self.runs)
+        return Watched(ort.OrtEngine._load(self, source, settings, options), self.runs)
 
     @property
     def graphs(self) -> list[int]:
@@ -65,7 +67,7 @@ class OnCpu(OrtCudaGraphEngine):
 
 
 def encoder(small_engines: Path) -> OnCpu:
-    return OnCpu(small_engines / "encoder.onnx", BackendOptions(cuda_graphs=True))
+    return OnCpu(source_of(small_engines / "encoder.onnx"), BackendOptions(cuda_graphs=True))
 
 
 def pixels(images: int, seed: int = 0) -> dict[str, Any]:
@@ -93,20 +95,20 @@ def assert_equal(found: Any, expected: Any) -> None:
 
 
 def test_a_shape_is_captured_when_it_comes_again(small_engines: Path) -> None:
-    engine, plain = encoder(small_engines), ort.OrtEngine(small_engines / "encoder.onnx", BackendOptions())
+    engine, plain = encoder(small_engines), ort.OrtEngine(source_of(small_engines / "encoder.onnx"), BackendOptions())
     for turn, images in enumerate([1, 1, 1, 2, 2, 1, 2]):
         assert_equal(engine(pixels(images, turn)), plain(pixels(images, turn)))
     assert engine.graphs == [-1, 1, 1, -1, 2, 1, 2]
 
 
 def test_kept_outputs_outlive_the_next_replay_and_feed_it(small_engines: Path) -> None:
-    engine, plain = encoder(small_engines), ort.OrtEngine(small_engines / "encoder.onnx", BackendOptions())
+    engine, plain = encoder(small_engines), ort.OrtEngine(source_of(small_engines / "encoder.onnx"), BackendOptions())
     kept = [engine.run(pixels(1, seed), keep=("image_embedding", "patch_features")) for seed in range(4)]
     for seed, outputs in enumerate(kept):
         assert all(isinstance(tensor, ort_graphs.KeptOnDevice) for tensor in outputs.values())
         assert_equal(outputs, plain(pixels(1, seed)))
-    finder = OnCpu(small_engines / "cellfinder.onnx", BackendOptions(cuda_graphs=True))
-    expected = ort.OrtEngine(small_engines / "cellfinder.onnx", BackendOptions())
+    finder = OnCpu(source_of(small_engines / "cellfinder.onnx"), BackendOptions(cuda_graphs=True))
+    expected = ort.OrtEngine(source_of(small_engines / "cellfinder.onnx"), BackendOptions())
     for outputs in kept:
         features = outputs["patch_features"]
         assert_equal(finder({"patch_features": features}), expected({"patch_features": np.asarray(features)}))
@@ -125,7 +127,10 @@ def test_arrays_are_the_callers_own(small_engines: Path) -> None:
 
 def test_boxes_are_padded_and_cut(small_engines: Path) -> None:
     path = small_engines / "mask_decoder.onnx"
-    engine, plain = OnCpu(path, BackendOptions(cuda_graphs=True)), ort.OrtEngine(path, BackendOptions())
+    engine, plain = (
+        OnCpu(source_of(path), BackendOptions(cuda_graphs=True)),
+        ort.OrtEngine(source_of(path), BackendOptions()),
+    )
     for seed, count in enumerate([1, 3, 4, 2, 5, 16, 65, 65]):
         feeds = decoder_feeds(engine, count, 5, seed)
         outputs = engine.run(feeds, keep=("mask_logits",))
@@ -161,7 +166,7 @@ def test_an_engine_without_boxes_is_not_padded() -> None:
 def test_captures_are_bounded(small_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort_graphs, "MOST_CAPTURES", 1)
     path = small_engines / "mask_decoder.onnx"
-    engine = OnCpu(path, BackendOptions(cuda_graphs=True))
+    engine = OnCpu(source_of(path), BackendOptions(cuda_graphs=True))
     for count, side in [(3, 5), (4, 5), (3, 6), (3, 6), (3, 6), (2, 5)]:
         assert engine(decoder_feeds(engine, count, side))["mask_logits"].shape[:2] == (count, 4 * side)
     assert engine.graphs == [-1, 1, -1, -1, -1, 1]
@@ -179,7 +184,7 @@ def test_one_thread_runs_an_engine_and_goes_with_it(small_engines: Path) -> None
         caller.start()
     for caller in callers:
         caller.join()
-    plain = ort.OrtEngine(small_engines / "encoder.onnx", BackendOptions())
+    plain = ort.OrtEngine(source_of(small_engines / "encoder.onnx"), BackendOptions())
     for seed, outputs in results.items():
         assert_equal(outputs, plain(pixels(1, seed)))
     (thread,) = {ident for _, ident in engine.runs}
@@ -209,7 +214,7 @@ def test_a_capture_that_fails_is_told_and_runs_go_on(small_engines: Path, caplog
             if self._runs[-1][0] > 1:
                 raise RuntimeError("CUDA failure 901: operation failed due to a previous error during capture")
 
-    engine, plain = encoder(small_engines), ort.OrtEngine(small_engines / "encoder.onnx", BackendOptions())
+    engine, plain = encoder(small_engines), ort.OrtEngine(source_of(small_engines / "encoder.onnx"), BackendOptions())
     engine._session = Failing(engine._session._session, engine.runs)
     failing = engine._session
     kept = []
@@ -259,7 +264,7 @@ def asked_of(monkeypatch: pytest.MonkeyPatch, error: str | None) -> list[dict[st
 
 def test_the_provider_is_asked_for_graphs(small_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = asked_of(monkeypatch, None)
-    OrtCudaGraphEngine(small_engines / "encoder.onnx", BackendOptions(cuda_graphs=True, device=1))
+    OrtCudaGraphEngine(source_of(small_engines / "encoder.onnx"), BackendOptions(cuda_graphs=True, device=1))
     assert asked == [{**ort.cuda_provider(1), "enable_cuda_graph": "1"}]
 
 
@@ -267,12 +272,12 @@ def test_where_onnxruntime_refuses_graphs_runs_go_on(
     small_engines: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked = asked_of(monkeypatch, REFUSAL)
-    engine = OrtCudaGraphEngine(small_engines / "encoder.onnx", BackendOptions(cuda_graphs=True))
+    engine = OrtCudaGraphEngine(source_of(small_engines / "encoder.onnx"), BackendOptions(cuda_graphs=True))
     assert asked == [{**ort.cuda_provider(0), "enable_cuda_graph": "1"}, ort.cuda_provider(0)]
     assert "encoder.onnx is run without CUDA graphs" in caplog.text
     assert "not been partitioned" in caplog.text
     monkeypatch.undo()
-    plain = ort.OrtEngine(small_engines / "encoder.onnx", BackendOptions())
+    plain = ort.OrtEngine(source_of(small_engines / "encoder.onnx"), BackendOptions())
     for seed in range(3):
         assert_equal(engine(pixels(1, seed)), plain(pixels(1, seed)))
 
@@ -280,7 +285,7 @@ def test_where_onnxruntime_refuses_graphs_runs_go_on(
 def test_another_error_of_the_session_is_raised(small_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = asked_of(monkeypatch, "CUDA failure 100: no CUDA-capable device is detected")
     with pytest.raises(BackendError, match=r"cannot load .*encoder\.onnx: CUDA failure 100"):
-        OrtCudaGraphEngine(small_engines / "encoder.onnx", BackendOptions(cuda_graphs=True))
+        OrtCudaGraphEngine(source_of(small_engines / "encoder.onnx"), BackendOptions(cuda_graphs=True))
     assert len(asked) == 1
 
 
@@ -360,8 +365,8 @@ def test_a_replay_after_other_shapes_gives_the_same(small_engines: Path, name: s
     """What onnxruntime #32121 broke: host memory that a graph reads, taken over by a run of another shape."""
     path = small_engines / f"{name}.onnx"
     graphs, plain = (
-        OrtCudaGraphEngine(path, BackendOptions(cuda_graphs=True)),
-        ort.OrtCudaEngine(path, BackendOptions()),
+        OrtCudaGraphEngine(source_of(path), BackendOptions(cuda_graphs=True)),
+        ort.OrtCudaEngine(source_of(path), BackendOptions()),
     )
 
     def feeds(shape: int, seed: int) -> dict[str, Any]:

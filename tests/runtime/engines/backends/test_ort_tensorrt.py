@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from PIL import Image
@@ -30,13 +31,22 @@ from runtime.engines.backends.ort import CUDA, OnDevice
 from runtime.engines.backends.ort_tensorrt import TENSORRT, OrtTensorRtEngine
 from runtime.engines.backends.plan_record import BUILT_BY_ORT
 from runtime.engines.manifest import read_manifest, sha256_file
-from runtime.errors import OutOfMemoryError
+from runtime.errors import EngineError, OutOfMemoryError
 from runtime.jobs.segmenter_spec import SegmenterSpec
 from tests.plans import copy_engines
-from tests.runtime.test_segmenter import BOXES, OPEN, assert_same
+from tests.runtime.test_segmenter import BOXES, OPEN, assert_same, edit_manifest
 from tests.tensorrt_double import Double, install
 
 ENGINES = ("encoder", "cellfinder", "mask_decoder")
+
+
+FILES = {"pixel_values": "encoder.onnx", "patch_features": "cellfinder.onnx", "image_embedding": "mask_decoder.onnx"}
+"""By their first input."""
+
+
+def file_of(content: bytes) -> str:
+    """Which file of a directory was given to onnxruntime, which is told no names."""
+    return FILES[onnx.load_from_string(content).graph.input[0].name]
 
 
 class Ort:
@@ -75,14 +85,15 @@ def ort(monkeypatch: pytest.MonkeyPatch, double: Double) -> Ort:
     machine = Ort()
 
     class Session(onnxruntime.InferenceSession):  # type: ignore[misc]
-        def __init__(self, path: str, settings: Any, providers: Any, **given: Any) -> None:
-            machine.asked.append((Path(path).name, providers, settings))
+        def __init__(self, content: bytes, settings: Any, providers: Any, **given: Any) -> None:
+            file = file_of(content)
+            machine.asked.append((file, providers, settings))
             assert given["enable_fallback"] == 0
             if machine.fails is not None:
                 raise machine.fails
             if TENSORRT in machine.loaded and machine.elsewhere is not None:
-                machine.build(Path(path).name, dict(providers)[TENSORRT])
-            super().__init__(path, settings, ["CPUExecutionProvider"], **given)
+                machine.build(file, dict(providers)[TENSORRT])
+            super().__init__(content, settings, ["CPUExecutionProvider"], **given)
 
         def get_providers(self) -> list[str]:
             return [*machine.loaded, "CPUExecutionProvider"]
@@ -199,12 +210,11 @@ def test_engines_are_built_once(ort: Ort, engines: Path, caplog: pytest.LogCaptu
         lambda double, patch: setattr(sys.modules["tensorrt"], "__version__", "10.9.0"),
         lambda double, patch: patch.setattr(onnxruntime, "__version__", "1.99.0"),
         lambda double, patch: patch.setenv("NVIDIA_TF32_OVERRIDE", "0"),
-        lambda double, patch: patch.setattr(ort_tensorrt, "sha256_file", lambda path: "of other weights"),
         lambda double, patch: patch.setattr(
             ort_tensorrt, "profile_ranges", lambda spec, grid_size: profile_ranges(spec, grid_size, max_batch=2)
         ),
     ],
-    ids=["gpu", "driver", "TensorRT", "onnxruntime", "TF32", "weights", "shapes"],
+    ids=["gpu", "driver", "TensorRT", "onnxruntime", "TF32", "shapes"],
 )
 def test_another_machine_or_engine_has_its_own(
     ort: Ort, double: Double, engines: Path, monkeypatch: pytest.MonkeyPatch, change: Any
@@ -375,14 +385,14 @@ def test_the_command_line_takes_it(ort: Ort, engines: Path, image: Any, tmp_path
     assert set(ort.built) == {f"{name}.onnx" for name in ENGINES}
 
 
-def test_engines_are_the_files_of_the_directory(ort: Ort, engines: Path) -> None:
-    """The hash in the place's name is that of the file that is there, whatever the manifest says."""
+def test_another_file_has_its_own(ort: Ort, engines: Path) -> None:
     load(engines)
     before = set(engines.glob(f"{BUILT_BY_ORT}/*/encoder-*"))
     path = engines / "encoder.onnx"
-    digest = sha256_file(path)
     with path.open("ab") as file:
-        file.write(b"\x72\x00")  # an empty doc_string of the model
-    assert sha256_file(path) != digest
+        file.write(b"\x32\x00")  # an empty doc_string of the model
+    with pytest.raises(EngineError, match=r"encoder\.onnx was altered"):
+        load(engines)
+    edit_manifest(engines, engines__encoder__sha256=sha256_file(path))
     load(engines)
     assert len(set(engines.glob(f"{BUILT_BY_ORT}/*/encoder-*")) - before) == 1
