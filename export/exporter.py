@@ -34,6 +34,7 @@ from runtime.engines.manifest import (
     EngineName,
     Manifest,
     Precision,
+    Target,
     check_files,
     read_manifest,
     sha256_file,
@@ -57,6 +58,9 @@ class ExportConfig:
     """``int8``: encoders for CPUs, see ``export.quantised``."""
     attention: Attention = "plain"
     """``fused``: for the backend ``cuda``; see ``export.graphs.fused``."""
+    target: Target | None = None
+    """Form of the engines, which changes no result. ``gpu``: what TensorRT fuses; ``any``: what CPUs and onnxruntime
+    run fastest. Default: ``gpu`` for plain half precision, else ``any``."""
     licence: str | None = None
     """Licence of the weights for the manifest; default, the one that goes with the checkpoint."""
     settings: SegmentConfig = field(default_factory=SegmentConfig)
@@ -70,6 +74,7 @@ class ExportConfig:
         for name, value, known in (
             ("precision", self.precision, get_args(Precision)),
             ("attention", self.attention, get_args(Attention)),
+            ("target", self.form, get_args(Target)),
         ):
             if value not in known:
                 raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}.")
@@ -78,6 +83,17 @@ class ExportConfig:
                 "precision int8 is for CPUs, attention fused for the backend 'cuda'; one directory cannot be both. "
                 "Export with --attention plain."
             )
+        if self.form == "gpu" and (self.precision == "int8" or self.attention == "fused"):
+            other = "precision int8 is for CPUs" if self.precision == "int8" else "attention fused for onnxruntime"
+            raise ConfigError(
+                f"target gpu is the form for TensorRT, but {other}; one directory cannot be both. "
+                "Export with --target any."
+            )
+
+    @property
+    def form(self) -> Target:
+        """``target``, or its default."""
+        return self.target or ("gpu" if self.precision == "fp16" and self.attention == "plain" else "any")
 
 
 def export_engines(
@@ -126,7 +142,7 @@ def export_engines(
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=_existing_parent(out)))
     try:
         engines = {}
-        for stage in stages_of(loaded.model, config.precision, config.attention):
+        for stage in stages_of(loaded.model, config.precision, config.attention, config.form):
             progress(f"writing {stage.file}")
             engines[stage.name] = _write_stage(stage, partial)
         manifest = _manifest(loaded, sha256_file(Path(checkpoint)), config, engines)
@@ -274,6 +290,7 @@ def _manifest(
         precision=config.precision,
         config=config.settings,
         engines=engines,
+        target=config.form,
         trained_channels=config.trained_channels,
         weights={
             "format": loaded.source_format,

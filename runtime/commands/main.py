@@ -108,6 +108,7 @@ def _describe(directory: Path, manifest: Manifest, *, checked: bool) -> Iterator
         "preprocessing": manifest.profile,
         "trunk": manifest.trunk,
         "precision": manifest.precision,
+        "target": manifest.target,
         "detector": "CellFinder" if manifest.has_detector else "none: boxes come from the user",
         "weights": f"{weights.get('format', '')}, sha256 {str(weights.get('sha256', ''))[:16]}",
         "licence": weights.get("licence", ""),

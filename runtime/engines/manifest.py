@@ -19,6 +19,7 @@ MANIFEST_NAME = "manifest.json"
 Trunk = Literal["shared", "separate"]
 Precision = Literal["fp32", "fp16", "int8"]
 Attention = Literal["plain", "fused"]
+Target = Literal["any", "gpu"]
 EngineName = Literal["encoder", "detector_encoder", "cellfinder", "mask_decoder"]
 
 Dim = int | str
@@ -73,6 +74,8 @@ class Manifest:
     engines: Mapping[EngineName, EngineFile]
     weights: Mapping[str, str]
     """``format``, ``sha256`` and ``licence`` of the checkpoint."""
+    target: Target = "any"
+    """Form of the engines, which changes no result: ``gpu`` is the one that TensorRT fuses, and slower on a CPU."""
     trained_channels: tuple[int, ...] = ()
     """Numbers of channels of the images that the weights were trained on, 1 to 3; empty where nobody said."""
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -183,6 +186,7 @@ def _parse(content: dict[str, Any]) -> Manifest:
     for name in ("weights", "tools"):
         for key, value in content[name].items():
             _check_type(f"{name}.{key}", value, str)
+    _check_choice("target", content.get("target", "any"), get_args(Target))
     trained_channels = tuple(content.pop("trained_channels", ()))
     for count in trained_channels:
         _check_choice("trained_channels", count, (1, 2, 3))
