@@ -104,7 +104,8 @@ class MaskDecoderGraph(nn.Module):
     @torch.no_grad()
     def __init__(self, model: CellSAM, target: Target = "any") -> None:
         super().__init__()
-        self.target = target
+        # With a box prior, every box has tokens of its own from the start; the form for GPUs then moves no less.
+        self.target = target = "any" if model.config.box_prior else target
         prompt, decoder = model.prompt_encoder, model.mask_decoder
         self.grid, self.image_size = model.config.grid_size, model.config.image_size
         self.register_buffer("corner_frequencies", prompt.pe_layer.positional_encoding_gaussian_matrix)
@@ -200,7 +201,7 @@ class MaskDecoderGraph(nn.Module):
         tokens = prompt
         own = torch.arange(window.shape[0], device=window.device)
         apart = self.target == "gpu"
-        inside = _window(image, window, image_index if self.box_prior is None else own) if apart else image
+        inside = _window(image, window, image_index) if apart else image
         for module in self.layers:
             layer = cast(_Layer, module)
             tokens = layer.tokens_to_tokens(tokens, prompt)
