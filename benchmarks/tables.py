@@ -201,9 +201,8 @@ def plans_table(record: dict[str, Any]) -> str:
             )
     lines += [
         "",
-        f"TensorRT for RTX {record['tensorrt_rtx']}, {record['date']}. Encoder and detector: bytes per image in calls "
-        f"of {record['images']}; mask decoder: per call of {record['boxes']} boxes of one image. Scratch memory is of a "
-        "call.",
+        f"TensorRT for RTX {record['tensorrt_rtx']}, {record['date']}. Bytes: encoder and detector, per image in calls of "
+        f"{record['images']}; mask decoder, per call of {record['boxes']} boxes of one image. Scratch memory: per call.",
     ]
     return "\n".join(lines)
 
