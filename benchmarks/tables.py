@@ -1,6 +1,6 @@
 """Tables in documents, rendered from the records in ``results/`` and never typed.
 
-    python -m benchmarks.tables    # rewrites the tables of README.md
+    python -m benchmarks.tables    # rewrites the tables of README.md and docs/tensorrt.md
 
 A table stands between a comment that names its case, such as ``<!-- latency -->``, and ``<!-- end -->``; it shows the
 case's newest records.
@@ -16,6 +16,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
+DOCUMENTS = (README, ROOT / "docs" / "tensorrt.md")
 
 
 def newest(case: str) -> dict[str, Any]:
@@ -182,6 +183,32 @@ def seams_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def plans_table(record: dict[str, Any]) -> str:
+    """What the builder makes of both forms of each engine: bytes per image and for a call's boxes, scratch memory."""
+    lines = [
+        "| model | engine | form | GPUs | kernels | fused attentions | half precision | moved, GB | scratch, GB |",
+        "|---|---|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for result in sorted(record["results"], key=lambda found: -found["image_size"]):
+        for engine in result["engines"]:
+            boxes = engine["engine"] == "mask_decoder"
+            moved = engine["moved_bytes"] / 1e9 / (1 if boxes else record["images"])
+            of = "" if engine["encoder_attentions"] is None else f" of {engine['encoder_attentions']}"
+            lines.append(
+                f"| {result['image_size']} px, {result['model']['encoder_depth']} blocks | {engine['engine']} | "
+                f"{result['target']} | {result['compute_capability']} | {engine['kernels']} | "
+                f"{engine['fused_attentions']}{of} | {engine['half_share']:.0%} | {moved:.2f} | "
+                f"{engine['scratch_bytes'] / 1e9:.2f} |"
+            )
+    lines += [
+        "",
+        f"TensorRT for RTX {record['tensorrt_rtx']}, {record['date']}. Bytes: encoder and detector, per image in calls "
+        f"of {record['images']}; mask decoder, per call of {record['boxes']} boxes of one image. Scratch memory: per "
+        "call.",
+    ]
+    return "\n".join(lines)
+
+
 def rendered(text: str) -> str:
     """A document with its tables brought up to date."""
     tables = {
@@ -189,6 +216,7 @@ def rendered(text: str) -> str:
         "bench": bench_table(newest("bench")),
         "slides": slides_table(newest("slides")),
         "seams": seams_table(newest("seams")),
+        "plans": plans_table(newest("plans")),
         "quality": quality_table(newest("nano"), newest("baseline_classical")),
     }
     for case, table in tables.items():
@@ -198,8 +226,9 @@ def rendered(text: str) -> str:
 
 
 def main() -> None:
-    """Rewrite the README's tables."""
-    README.write_text(rendered(README.read_text(encoding="utf-8")), encoding="utf-8")
+    """Rewrite the tables of all documents that have some."""
+    for path in DOCUMENTS:
+        path.write_text(rendered(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

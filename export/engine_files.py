@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from export.graphs import CellFinderGraph, EncoderGraph, Form, MaskDecoderGraph
 from export.graphs.half import halve
-from runtime.engines.manifest import Attention, EngineName, Precision
+from runtime.engines.manifest import Attention, EngineName, Precision, Target
 from training.model import CellSAM
 
 
@@ -37,14 +37,16 @@ HANDED_ON = ("patch_features", "image_embedding")
 """What goes from engine to engine, in half precision where the engines compute in it."""
 
 
-def engine_graphs(model: CellSAM, precision: Precision = "fp32", attention: Attention = "plain") -> list[EngineGraph]:
+def engine_graphs(
+    model: CellSAM, precision: Precision = "fp32", attention: Attention = "plain", target: Target = "any"
+) -> list[EngineGraph]:
     """The engines of a model: two for plain SAM weights, three for CellSAM, four when its trunks are separate.
 
     Boxes, logits, mask logits and IoU estimates leave in float32 at any precision; pixels come in as float32. The
     mask decoder's attentions have few queries and are plain in either case. For ``int8`` they are in float32: their
     files are quantised (``export.quantised``).
     """
-    engines = _graphs(model, attention)
+    engines = _graphs(model, attention, target)
     return [_halved(engine) for engine in engines] if precision == "fp16" else engines
 
 
@@ -53,9 +55,9 @@ def _halved(engine: EngineGraph) -> EngineGraph:
     return replace(engine, graph=halve(engine.graph), inputs=inputs)
 
 
-def _graphs(model: CellSAM, attention: Attention) -> list[EngineGraph]:
+def _graphs(model: CellSAM, attention: Attention, target: Target) -> list[EngineGraph]:
     config = model.config
-    form: Form = "fused" if attention == "fused" else "folded"
+    form: Form = "fused" if attention == "fused" else "wide" if target == "gpu" else "folded"
     shared = config.detector and config.trunk == "shared"
     pixel_values = torch.zeros(2, 3, config.image_size, config.image_size)
     encoder_outputs = ("patch_features", "image_embedding") if shared else ("image_embedding",)
@@ -85,23 +87,23 @@ def _graphs(model: CellSAM, attention: Attention) -> list[EngineGraph]:
         engines.append(
             EngineGraph(
                 name="cellfinder",
-                graph=CellFinderGraph(model.cellfinder, fused=attention == "fused"),
+                graph=CellFinderGraph(model.cellfinder, target, fused=attention == "fused"),
                 inputs={"patch_features": features},
                 outputs=("boxes_cxcywh_norm", "logits"),
                 dynamic={"patch_features": {0: "batch"}},
                 attention=attention,
             )
         )
-    return [*engines, _mask_decoder(model)]
+    return [*engines, _mask_decoder(model, target)]
 
 
-def _mask_decoder(model: CellSAM) -> EngineGraph:
+def _mask_decoder(model: CellSAM, target: Target) -> EngineGraph:
     config = model.config
     batch, boxes, rows, cols = 2, 3, 4, 5
     corners = torch.tensor([[0.1, 0.1, 0.4, 0.3], [0.2, 0.5, 0.6, 0.9], [0.5, 0.2, 0.9, 0.6]])
     return EngineGraph(
         name="mask_decoder",
-        graph=MaskDecoderGraph(model),
+        graph=MaskDecoderGraph(model, target),
         inputs={
             "image_embedding": torch.zeros(batch, config.embedding_channels, config.grid_size, config.grid_size),
             "image_index": torch.tensor([0, 1, 1]),

@@ -35,6 +35,7 @@ from runtime.engines.manifest import (
     EngineName,
     Manifest,
     Precision,
+    Target,
     read_manifest,
     sha256_file,
 )
@@ -57,6 +58,9 @@ class ExportConfig:
     """``int8``: encoders for CPUs, see ``export.quantised``."""
     attention: Attention = "plain"
     """``fused``: for the backend ``cuda``; see ``export.graphs.fused``."""
+    target: Target | None = None
+    """Form of the engines, which changes no result. ``gpu``: what TensorRT fuses; ``any``: what CPUs and onnxruntime
+    run fastest. Default: ``gpu`` for plain half precision, else ``any``."""
     licence: str | None = None
     """Licence of the weights for the manifest; default, the one that goes with the checkpoint."""
     settings: SegmentConfig = field(default_factory=SegmentConfig)
@@ -72,6 +76,7 @@ class ExportConfig:
         for name, value, known in (
             ("precision", self.precision, get_args(Precision)),
             ("attention", self.attention, get_args(Attention)),
+            ("target", self.form, get_args(Target)),
         ):
             if value not in known:
                 raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}.", field=name)
@@ -82,6 +87,17 @@ class ExportConfig:
                 kind="conflict",
                 field="attention",
             )
+        if self.form == "gpu" and (self.precision == "int8" or self.attention == "fused"):
+            other = "precision int8 is for CPUs" if self.precision == "int8" else "attention fused for onnxruntime"
+            raise ConfigError(
+                f"target gpu is the form for TensorRT, but {other}; one directory cannot be both. "
+                "Export with --target any."
+            )
+
+    @property
+    def form(self) -> Target:
+        """``target``, or its default."""
+        return self.target or ("gpu" if self.precision == "fp16" and self.attention == "plain" else "any")
 
 
 def export_engines(
@@ -165,7 +181,7 @@ def write_engines(
         Their manifest, which is not written.
     """
     engines = {}
-    for engine in engine_graphs(loaded.model, config.precision, config.attention):
+    for engine in engine_graphs(loaded.model, config.precision, config.attention, config.form):
         progress(f"writing {engine.file}")
         engines[engine.name] = _write_engine(engine, directory)
     return _manifest(loaded, checkpoint_sha256, config, engines)
@@ -305,6 +321,7 @@ def _manifest(
         precision=config.precision,
         config=config.settings,
         engines=engines,
+        target=config.form,
         trained_channels=config.trained_channels,
         weights={
             "format": loaded.source_format,

@@ -1,8 +1,14 @@
-"""The doubles of TensorRT and CUDA have nothing that the documentation does not have."""
+"""The doubles of TensorRT and CUDA have nothing that the documentation and NVIDIA's own bindings do not have."""
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
+import json
+import shutil
+import subprocess
+import sys
+from typing import Any
 
 import pytest
 
@@ -33,6 +39,52 @@ def test_members_and_arguments_are_documented(version: str, monkeypatch: pytest.
         if name in ("Builder", "OnnxParser", "Runtime"):
             assert [constructor] == documented[name]["__init__"]
     assert checked > 30
+
+
+@pytest.fixture(params=["tensorrt_rtx_bindings", "tensorrt_bindings"])
+def bindings(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What NVIDIA's bindings have: TensorRT for RTX's, and those of TensorRT 11 without its library."""
+    if importlib.util.find_spec(request.param) is None:
+        pytest.skip(f"{request.param} has wheels for Linux and x86-64 alone")
+    if request.param == "tensorrt_bindings" and shutil.which("cc") is None:
+        pytest.skip("no C compiler for the stubs of TensorRT's library")
+    read = [sys.executable, "-m", "tests.tensorrt_double.real_api", request.param]
+    described: dict[str, Any] = json.loads(subprocess.run(read, capture_output=True, text=True, check=True).stdout)
+    return described
+
+
+def test_the_double_has_what_the_real_bindings_have(bindings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, "11.1")
+    import tensorrt
+
+    checked = 0
+    for name, cls in vars(tensorrt).items():
+        if name in bindings["enums"]:
+            assert {member.name for member in cls} <= {*bindings["enums"][name]}, name
+            checked += 1
+            continue
+        if not isinstance(cls, type):
+            continue
+        for member, value in vars(cls).items():
+            if member.startswith("_") or member in ("documented", "version", "Severity"):
+                continue
+            real = bindings["classes"][name][member]
+            if isinstance(value, property):
+                assert real == "property", f"{name}.{member}"
+            else:
+                arguments = list(inspect.signature(value).parameters)[1:]
+                assert any(arguments == known[: len(arguments)] for known in real), f"{name}.{member}: {real}"
+            checked += 1
+    assert checked > 40
+
+
+def test_all_that_the_project_sets_can_be_set(bindings: dict[str, Any]) -> None:
+    config = bindings["classes"]["IBuilderConfig"]
+    for name in ("builder_optimization_level", "profiling_verbosity", "progress_monitor"):
+        assert config[name] == "property"
+    assert "STRONGLY_TYPED" in bindings["enums"]["NetworkDefinitionCreationFlag"]
+    assert "TF32" in bindings["enums"]["BuilderFlag"]
+    assert {"INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"} == {*bindings["enums"]["Severity"]}
 
 
 @pytest.mark.parametrize("version", VERSIONS)

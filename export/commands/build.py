@@ -34,6 +34,17 @@ def build_command(
             "--dry-run", help="Check the graphs' operators and show the shapes; needs no TensorRT and no GPU."
         ),
     ] = False,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report",
+            help="With --dry-run: compile plans with TensorRT for RTX, which needs no GPU, and show their kernels, "
+            "fused attentions and memory.",
+        ),
+    ] = False,
+    compute_capability: Annotated[
+        str, typer.Option(help="GPUs that --report compiles for: 7.5, 8.0, 8.6, 8.9, 12.0 or 12.1.")
+    ] = "8.6",
 ) -> None:
     """Build TensorRT plans for this machine's GPU, checked against onnxruntime on the CPU.
 
@@ -43,6 +54,7 @@ def build_command(
     """
     from export.plans.build import build_plans, check_buildable
     from export.plans.builder import BuildOptions
+    from export.plans.report import ReportOptions, report_engines, report_table
 
     try:
         options = BuildOptions(
@@ -52,9 +64,15 @@ def build_command(
             workspace_mib=workspace,
             device=device,
         )
+        if report and not dry_run:
+            raise ConfigError("--report builds no plan that is kept; give it with --dry-run.")
         if dry_run:
             for line in check_buildable(directory, options):
                 typer.echo(line)
+            if report:
+                sizes = ReportOptions(capability=compute_capability, images=max_batch, boxes=max_boxes)
+                for line in report_table(list(report_engines(directory, sizes, say))):
+                    typer.echo(line)
             return
         place, record = build_plans(directory, options, image=read_given(image), progress=say)
     except ConfigError as error:

@@ -14,7 +14,7 @@ from runtime.commands.flags import in_flags
 from runtime.config import SegmentConfig, read_settings
 from runtime.engines.backends.base import BackendName
 from runtime.engines.builtin import builtin_engine
-from runtime.engines.manifest import Attention, Precision, describe_check, read_manifest
+from runtime.engines.manifest import Attention, Precision, Target, describe_check, read_manifest
 from runtime.errors import ConfigError, SegmenterError
 from runtime.files.plain import read_image
 from runtime.ops.preprocess import Profile
@@ -66,6 +66,13 @@ def export_command(
             "onnxruntime for each, which the backend cuda computes without writing the logits to memory."
         ),
     ] = "plain",
+    target: Annotated[
+        Target | None,
+        typer.Option(
+            help="Form of the engines, which changes no result: 'gpu', what TensorRT fuses into few kernels; 'any', "
+            "what CPUs and onnxruntime run fastest; default: gpu for plain fp16, else any.",
+        ),
+    ] = None,
     licence: Annotated[
         str | None, typer.Option(help="Licence of the weights, for the manifest; default: the checkpoint's.")
     ] = None,
@@ -116,6 +123,7 @@ def export_command(
             profile=profile,
             precision=precision,
             attention=attention,
+            target=target,
             licence=licence,
             settings=usual if settings is None else read_settings(settings),
             trained_channels=tuple(trained_channels or usual_channels),

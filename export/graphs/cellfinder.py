@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from export.graphs.fused import attend
 from export.graphs.heads import split_heads
+from runtime.engines.manifest import Target
 from training.model import CellFinder
 from training.model.cellfinder import DecoderLayer, Positions, SpatialEncoderLayer
 from training.model.position import inverse_sigmoid
@@ -20,10 +21,15 @@ from training.model.rcda import RowColumnAttention
 
 
 class _RowColumnProduct(nn.Module):
-    """The attention product of RCDA on projected inputs, then its output projection."""
+    """The attention product of RCDA on projected inputs, then its output projection.
 
-    def __init__(self, attention: RowColumnAttention) -> None:
+    For ``gpu``, a head's channels come before the columns, and the sum over columns is an elementwise product and a
+    sum: for a matrix product of one row, TensorRT transposes the largest tensor of the engine.
+    """
+
+    def __init__(self, attention: RowColumnAttention, target: Target) -> None:
         super().__init__()
+        self.target = target
         self.heads = attention.heads
         self.out_proj = attention.out_proj
 
@@ -34,11 +40,16 @@ class _RowColumnProduct(nn.Module):
         q_row, q_col, k_row, k_col = (split_heads(x, heads) for x in (q_row, q_col, k_row, k_col))
         row = (q_row @ k_row.transpose(-1, -2)).softmax(-1)
         col = (q_col @ k_col.transpose(-1, -2)).softmax(-1)
-        value = value_BGGD.reshape(batch, grid, grid, heads, head_dim).permute(0, 3, 1, 2, 4)
+        value = value_BGGD.reshape(batch, grid, grid, heads, head_dim)
         count = q_row.shape[2]
-        per_column = col @ value.reshape(batch, heads, grid, grid * head_dim)
-        per_column = per_column.reshape(batch, heads, count, grid, head_dim)
-        attended = (row.reshape(batch, heads, count, 1, grid) @ per_column).reshape(batch, heads, count, head_dim)
+        if self.target == "gpu":
+            by_row = value.permute(0, 3, 1, 4, 2).reshape(batch, heads, grid, head_dim * grid)
+            per_column = (col @ by_row).reshape(batch, heads, count, head_dim, grid)
+            attended = (row.reshape(batch, heads, count, 1, grid) * per_column).sum(-1)
+        else:
+            by_row = value.permute(0, 3, 1, 2, 4).reshape(batch, heads, grid, grid * head_dim)
+            per_column = (col @ by_row).reshape(batch, heads, count, grid, head_dim)
+            attended = (row.reshape(batch, heads, count, 1, grid) @ per_column).reshape(batch, heads, count, head_dim)
         out: Tensor = self.out_proj(attended.transpose(1, 2).reshape(batch, count, width))
         return out
 
@@ -71,7 +82,7 @@ class _EncoderLayer(nn.Module):
     k_col_weight: Tensor
     k_col_bias: Tensor
 
-    def __init__(self, layer: SpatialEncoderLayer, positions: Positions) -> None:
+    def __init__(self, layer: SpatialEncoderLayer, positions: Positions, target: Target) -> None:
         super().__init__()
         p = _Projections(layer.self_attn)
         self.register_buffer("weight", torch.cat((p.q_row[0], p.q_col[0], p.value[0])))
@@ -83,7 +94,7 @@ class _EncoderLayer(nn.Module):
         self.register_buffer("k_row_bias", F.linear(positions.row, *p.k_row))
         self.register_buffer("k_col_weight", p.k_col[0])
         self.register_buffer("k_col_bias", F.linear(positions.col, *p.k_col))
-        self.product = _RowColumnProduct(layer.self_attn)
+        self.product = _RowColumnProduct(layer.self_attn, target)
         self.norm1, self.ffn = layer.norm1, layer.ffn
 
     def forward(self, memory_BGGD: Tensor) -> Tensor:
@@ -134,7 +145,7 @@ class _CrossAttention(nn.Module):
     k_row_bias: Tensor
     k_col_bias: Tensor
 
-    def __init__(self, layer: DecoderLayer, positions: Positions) -> None:
+    def __init__(self, layer: DecoderLayer, positions: Positions, target: Target) -> None:
         super().__init__()
         p = _Projections(layer.cross_attn)
         self.projections = nn.ParameterDict(
@@ -151,7 +162,7 @@ class _CrossAttention(nn.Module):
         )
         self.register_buffer("k_row_bias", F.linear(positions.row, *p.k_row))
         self.register_buffer("k_col_bias", F.linear(positions.col, *p.k_col))
-        self.product = _RowColumnProduct(layer.cross_attn)
+        self.product = _RowColumnProduct(layer.cross_attn, target)
 
     def queries(self, target: Tensor, query_x: Tensor, query_y: Tensor) -> tuple[Tensor, Tensor]:
         p = self.projections
@@ -176,10 +187,10 @@ class _DecoderLayer(nn.Module):
     norm2: nn.LayerNorm
     ffn: nn.Module
 
-    def __init__(self, layer: DecoderLayer, positions: Positions, *, fused: bool) -> None:
+    def __init__(self, layer: DecoderLayer, positions: Positions, target: Target, *, fused: bool) -> None:
         super().__init__()
         self.self_attn = _SelfAttention(layer.self_attn, fused=fused)
-        self.cross_attn = _CrossAttention(layer, positions)
+        self.cross_attn = _CrossAttention(layer, positions, target)
         self.norm1, self.norm2, self.ffn = layer.norm1, layer.norm2, layer.ffn
 
 
@@ -204,15 +215,15 @@ class CellFinderGraph(nn.Module):
     anchor_logits: Tensor
 
     @torch.no_grad()
-    def __init__(self, finder: CellFinder, *, fused: bool = False) -> None:
+    def __init__(self, finder: CellFinder, target: Target = "any", *, fused: bool = False) -> None:
         super().__init__()
         positions = finder.positions()
         self.input_proj = finder.input_proj
         self.encoder_layers = nn.ModuleList(
-            _EncoderLayer(cast(SpatialEncoderLayer, layer), positions) for layer in finder.encoder_layers
+            _EncoderLayer(cast(SpatialEncoderLayer, layer), positions, target) for layer in finder.encoder_layers
         )
         self.decoder_layers = nn.ModuleList(
-            _DecoderLayer(cast(DecoderLayer, layer), positions, fused=fused) for layer in finder.decoder_layers
+            _DecoderLayer(cast(DecoderLayer, layer), positions, target, fused=fused) for layer in finder.decoder_layers
         )
         self.class_embed, self.bbox_embed = finder.class_embed, finder.bbox_embed
         for name in ("query", "query_x", "query_y"):
@@ -227,9 +238,9 @@ class CellFinderGraph(nn.Module):
         # are the queries of its cross-attention.
         first = cast(_DecoderLayer, self.decoder_layers[0])
         pattern = finder.pattern.expand(1, finder.anchor_points.shape[0], -1)
-        target = first.norm2(pattern + first.self_attn(pattern, self.query))
-        q_row, q_col = first.cross_attn.queries(target, self.query_x, self.query_y)
-        self.register_buffer("first_target", target)
+        seen_nothing = first.norm2(pattern + first.self_attn(pattern, self.query))
+        q_row, q_col = first.cross_attn.queries(seen_nothing, self.query_x, self.query_y)
+        self.register_buffer("first_target", seen_nothing)
         self.register_buffer("first_q_row", q_row)
         self.register_buffer("first_q_col", q_col)
 

@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from export.graphs.fused import aligned, attend
+from export.graphs.fused import aligned, attend, attend_plainly
 from training.model import ImageEncoder
 from training.model.image_encoder import embed_patches
 
-Form = Literal["bias", "folded", "fused"]
-"""Of the attention. ``bias``: relative positions added to the logits; ``folded``: inside the product, plain operators;
-``fused``: inside the product, and the attention one operator of onnxruntime."""
+Form = Literal["bias", "folded", "wide", "fused"]
+"""Form of the attention. ``bias``: relative positions added to the logits; ``folded``: inside the product, plain
+operators; ``wide``: ``folded`` with values as wide as the queries, which TensorRT turns into one kernel; ``fused``:
+inside the product, and the attention one operator of onnxruntime."""
 
 
 class _RelativeAttention(nn.Module):
@@ -80,15 +81,17 @@ class _Attention(_RelativeAttention):
         return out
 
 
-class _FusedAttention(_RelativeAttention):
-    """``_Attention``, folded, as one operator; it takes heads behind tokens, as the projection gives them."""
+class _WideAttention(_RelativeAttention):
+    """``_Attention``, folded, with heads widened for fused kernels; heads stay behind tokens, as projected."""
 
     rel_h: Tensor
     rel_w: Tensor
     key_code: Tensor
 
-    def __init__(self, attention: Any, side: int) -> None:
+    def __init__(self, attention: Any, side: int, *, operator: bool) -> None:
+        """Args: operator: whether the attention is one operator of onnxruntime."""
         super().__init__(attention, side)
+        self.attend = attend if operator else attend_plainly
         channels = attention.qkv.out_features // 3 // self.heads + 2 * side
         # Rows and columns of zeros here are the zero channels that the kernels want, without an operator.
         zeros = aligned(channels) - channels
@@ -106,7 +109,7 @@ class _FusedAttention(_RelativeAttention):
         rel_w = _of_rows(q_grid.transpose(1, 2), self.rel_w).transpose(1, 2)
         query = torch.cat((q_grid * self.scale, rel_h, rel_w), -1).reshape(batch, count, heads, -1)
         key = torch.cat((k, self.key_code.expand(batch, -1, heads, -1)), -1)
-        out: Tensor = self.proj(attend(query, key, v))
+        out: Tensor = self.proj(self.attend(query, key, v))
         return out
 
 
@@ -144,8 +147,8 @@ class _Block(nn.Module):
         self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
         side = self.window or grid
         self.attention: nn.Module = (
-            _FusedAttention(block.attn, side)
-            if form == "fused"
+            _WideAttention(block.attn, side, operator=form == "fused")
+            if form in ("wide", "fused")
             else _Attention(block.attn, side, folded=form == "folded")
         )
 
@@ -156,8 +159,9 @@ class _Block(nn.Module):
             attended = self._merge(self.attention(windows))
         else:
             attended = self.attention(normed.flatten(1, 2)).reshape(normed.shape)
-        tokens_BGGC = tokens_BGGC + attended
-        out: Tensor = tokens_BGGC + self.mlp(self.norm2(tokens_BGGC))
+        # Rows of tokens, not a map of them: TensorRT joins GELU to the product before it in this shape alone.
+        tokens_BNC = (tokens_BGGC + attended).flatten(1, 2)
+        out: Tensor = (tokens_BNC + self.mlp(self.norm2(tokens_BNC))).reshape(tokens_BGGC.shape)
         return out
 
     def _windows_per_side(self) -> int:

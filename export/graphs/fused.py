@@ -58,6 +58,18 @@ def attend(query_BNHE: Tensor, key_BMHE: Tensor, value_BMHD: Tensor) -> Tensor:
     return attended.reshape(batch, count, heads, value_width)[..., :kept].flatten(2)
 
 
+def attend_plainly(query_BNHE: Tensor, key_BMHE: Tensor, value_BMHD: Tensor) -> Tensor:
+    """``attend`` in plain operators, with values always as wide as queries.
+
+    TensorRT's builder then makes one kernel of each of the 12 attentions of a ViT-B in float16, and of none with narrow
+    values (TensorRT for RTX 1.7; ``cellsam-engine build --dry-run --report``).
+    """
+    kept, width = value_BMHD.shape[-1], aligned(query_BNHE.shape[-1])
+    query, key, value = (_widened(x, width).transpose(1, 2) for x in (query_BNHE, key_BMHE, value_BMHD))
+    attended = (query @ key.transpose(-1, -2)).softmax(-1) @ value
+    return attended[..., :kept].transpose(1, 2).flatten(2)
+
+
 def _widened(x_BNHE: Tensor, channels: int) -> Tensor:
     """With zeros behind its last channel. Not ``F.pad``: see the encoder's ``_padded``."""
     missing = channels - x_BNHE.shape[-1]

@@ -42,7 +42,7 @@ def check_buildable(directory: str | Path, options: BuildOptions) -> Iterator[st
         ExportError: TensorRT would not take one of the graphs; everything it would not is named.
     """
     directory = Path(directory)
-    manifest = _read(directory)
+    manifest = read_buildable(directory)
     table = operator_table()
     for spec in manifest.engines.values():
         half, products = half_products(directory / spec.file)
@@ -89,7 +89,7 @@ def build_plans(
     if image is not None:
         check_image(image)
     directory = Path(directory).resolve()
-    manifest = _read(directory)
+    manifest = read_buildable(directory)
     key = machine_key(options.device)
     use_device(options.device)  # the builder measures on the GPU that is current
     progress(f"building for {key}")
@@ -127,7 +127,7 @@ def build_plans(
     return place, record
 
 
-def _read(directory: Path) -> Manifest:
+def read_buildable(directory: Path) -> Manifest:
     """The manifest of a directory whose graphs TensorRT takes.
 
     Raises:

@@ -73,19 +73,10 @@ def build_plan(
     rt = load_tensorrt()
     log = message_log(rt)
     builder = rt.Builder(log)
-    network = builder.create_network(1 << int(rt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = rt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(path)):
-        errors = "\n  ".join(str(parser.get_error(index)) for index in range(parser.num_errors)) or pop_errors(log)
-        raise ExportError(f"TensorRT {rt.__version__} cannot parse {path}:\n  {errors}", kind="unsupported")
-    config = builder.create_builder_config()
-    config.builder_optimization_level = options.optimization_level
-    config.profiling_verbosity = rt.ProfilingVerbosity.DETAILED  # for the gate on the layers' types
-    config.clear_flag(rt.BuilderFlag.TF32)  # float32 in the file means float32
-    if options.workspace_mib is not None:
-        config.set_memory_pool_limit(rt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+    network, _parser = parse_network(rt, builder, log, path)  # the weights are the parser's until the plan is built
+    config = make_config(rt, builder, options)
     config.progress_monitor = _monitor(rt, path.stem, progress)
-    _add_profile(builder, config, ranges, path)
+    add_profile(builder, config, ranges, path)
     _use_cache(config, cache, progress)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
@@ -93,7 +84,42 @@ def build_plan(
     return bytes(plan), bytes(config.get_timing_cache().serialize())
 
 
-def _add_profile(builder: Any, config: Any, ranges: Ranges, path: Path) -> None:
+def parse_network(rt: Any, builder: Any, log: Any, path: Path) -> tuple[Any, Any]:
+    """The strongly typed network of an ONNX file, and the parser, which owns its weights and must live as long.
+
+    Args:
+        rt: the module, ``tensorrt`` or that of TensorRT for RTX.
+        builder, log: its ``Builder`` and the logger that this was made with.
+        path: the file.
+
+    Raises:
+        ExportError: the parser failed; all that it said is in it.
+    """
+    network = builder.create_network(1 << int(rt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = rt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(path)):
+        errors = "\n  ".join(str(parser.get_error(index)) for index in range(parser.num_errors)) or pop_errors(log)
+        raise ExportError(f"TensorRT {rt.__version__} cannot parse {path}:\n  {errors}", kind="unsupported")
+    return network, parser
+
+
+def make_config(rt: Any, builder: Any, options: BuildOptions) -> Any:
+    """A builder's configuration: effort, workspace, float32 that is not TF32, and layers told in detail."""
+    config = builder.create_builder_config()
+    config.builder_optimization_level = options.optimization_level
+    config.profiling_verbosity = rt.ProfilingVerbosity.DETAILED  # for the gate on the layers' types
+    config.clear_flag(rt.BuilderFlag.TF32)  # float32 in the file means float32
+    if options.workspace_mib is not None:
+        config.set_memory_pool_limit(rt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+    return config
+
+
+def add_profile(builder: Any, config: Any, ranges: Ranges, path: Path) -> None:
+    """Tell a build which shapes the plan is for.
+
+    Raises:
+        ExportError: TensorRT does not take them.
+    """
     profile = builder.create_optimization_profile()
     for name, (least, best, most) in ranges.items():
         profile.set_shape(name, least, best, most)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,10 +96,15 @@ def read_layers(information: str, float32_nodes: Collection[str]) -> LayerTypes:
         raise VerificationError(f"TensorRT's engine inspector gave no layers ({error!r}).") from error
     if not described or not all(isinstance(layer, dict) for layer in described):
         raise VerificationError("TensorRT's engine inspector gave names of layers only; their types cannot be checked.")
+    return layer_types(described, float32_nodes)
+
+
+def layer_types(described: Iterable[dict[str, Any]], float32_nodes: Collection[str]) -> LayerTypes:
+    """The types of layers that are described as the inspector does it; arguments as for ``read_layers``."""
     return LayerTypes(layers=tuple(_floating(described, frozenset(float32_nodes))))
 
 
-def _floating(described: list[dict[str, Any]], float32_nodes: frozenset[str]) -> Iterator[Layer]:
+def _floating(described: Iterable[dict[str, Any]], float32_nodes: frozenset[str]) -> Iterator[Layer]:
     for layer in described:
         tensors = [*layer.get("Inputs", ()), *layer.get("Outputs", ())]
         types = {_type_of(tensor) for tensor in tensors}

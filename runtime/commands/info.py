@@ -74,7 +74,7 @@ def _rows(directory: Path, manifest: Manifest) -> dict[str, str]:
     return {
         "directory": str(directory),
         "model input": f"{manifest.image_size} x {manifest.image_size} pixels, preprocessing '{manifest.profile}'",
-        "precision": manifest.precision,
+        "precision": f"{manifest.precision}, form for {'TensorRT' if manifest.target == 'gpu' else 'any backend'}",
         "detector": "CellFinder" if manifest.has_detector else "none: boxes come from the user",
         "trunk": manifest.trunk,
         "trained on": f"images of {channels} channels",

@@ -23,6 +23,7 @@ MANIFEST_NAME = "manifest.json"
 Trunk = Literal["shared", "separate"]
 Precision = Literal["fp32", "fp16", "int8"]
 Attention = Literal["plain", "fused"]
+Target = Literal["any", "gpu"]
 EngineName = Literal["encoder", "detector_encoder", "cellfinder", "mask_decoder"]
 
 Dim = int | str
@@ -77,6 +78,8 @@ class Manifest:
     engines: Mapping[EngineName, EngineFile]
     weights: Mapping[str, str]
     """``format``, ``sha256`` and ``licence`` of the checkpoint."""
+    target: Target = "any"
+    """Form of the engines, which changes no result: ``gpu`` is the one that TensorRT fuses, and slower on a CPU."""
     trained_channels: tuple[Annotated[int, Meta(ge=1, le=3)], ...] = ()
     """Numbers of channels of the images that the weights were trained on, 1 to 3; empty where nobody said."""
     model: Mapping[str, Any] = field(default_factory=dict)

@@ -22,7 +22,7 @@ from export.graphs import CellFinderGraph, EncoderGraph, Form, MaskDecoderGraph
 from export.verify import Tolerance, Truth, compare
 from runtime import EngineError, InputError, SegmentConfig, Segmenter
 from runtime.engines.backends.ort import OrtEngine
-from runtime.engines.manifest import read_manifest
+from runtime.engines.manifest import Target, read_manifest
 from tests.engine_sources import renew_sums, source_of
 from tests.small import SEPARATE, SMALL, save_small, small_model
 from training.model import ModelConfig
@@ -52,14 +52,14 @@ def test_encoder_graph_equals_the_model(config: ModelConfig, form: Form) -> None
     "change",
     [{"finder_decoder_layers": 1}, {}, {"queries": "features", "anchors": 100, "offset_scale": 0.25}],
 )
-@pytest.mark.parametrize("fused", [False, True])
-def test_cellfinder_graph_equals_the_model(change: dict[str, Any], *, fused: bool) -> None:
+@pytest.mark.parametrize(("target", "fused"), [("any", False), ("any", True), ("gpu", False)])
+def test_cellfinder_graph_equals_the_model(change: dict[str, Any], target: Target, *, fused: bool) -> None:
     model = small_model(replace(SMALL, **change))
     assert model.cellfinder is not None
     features = torch.randn(2, 48, 10, 10)
     with torch.inference_mode():
         expected = model.detect(features)
-        boxes, logits = CellFinderGraph(model.cellfinder, fused=fused)(features)
+        boxes, logits = CellFinderGraph(model.cellfinder, target, fused=fused)(features)
     torch.testing.assert_close(boxes, expected.boxes_cxcywh_norm, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(logits, expected.logits, rtol=1e-3, atol=1e-2)  # logits up to 40, steep
 
@@ -68,19 +68,20 @@ def test_cellfinder_graph_equals_the_model(change: dict[str, Any], *, fused: boo
     "change",
     [{"decoder_depth": 1}, {}, {"decoder_depth": 3}, {"box_prior": True}, {"stem": (8, 16, 24), "details": True}],
 )
-def test_mask_decoder_graph_equals_the_model(change: dict[str, Any]) -> None:
+@pytest.mark.parametrize("target", get_args(Target))
+def test_mask_decoder_graph_equals_the_model(change: dict[str, Any], target: Target) -> None:
     model = small_model(replace(SMALL, **change))
     embedding = torch.randn(2, model.config.embedding_channels, 10, 10)
     boxes = torch.rand(5, 4) * 200 - 20
     index = torch.tensor([1, 0, 0, 1, 1])
     tokens = torch.arange(10).expand(5, 10)
     with torch.inference_mode():
-        masks, iou = MaskDecoderGraph(model)(embedding, index, boxes, tokens, tokens)
+        masks, iou = MaskDecoderGraph(model, target)(embedding, index, boxes, tokens, tokens)
         for k in range(5):
             expected = model.decode(embedding[index[k]][None], boxes[k : k + 1])
             torch.testing.assert_close(masks[k], expected.low_res_masks[0, 0], rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(iou[k], expected.iou_predictions[0, 0], rtol=1e-4, atol=1e-5)
-        part = MaskDecoderGraph(model)(embedding, index, boxes, tokens[:, 2:5], tokens[:, 3:])[0]
+        part = MaskDecoderGraph(model, target)(embedding, index, boxes, tokens[:, 2:5], tokens[:, 3:])[0]
     torch.testing.assert_close(part, masks[:, 8:20, 12:], rtol=1e-4, atol=1e-4)
 
 

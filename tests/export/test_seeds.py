@@ -15,7 +15,7 @@ from export.exporter import export_engines
 from export.references import F32, rerounded_outputs
 from export.verify import RUNS, StageTruth, Truth
 from runtime.backends import Engine
-from runtime.manifest import Manifest
+from runtime.engines.manifest import Manifest
 
 pytestmark = pytest.mark.full_size
 
