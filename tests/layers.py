@@ -59,7 +59,7 @@ LEVELS: dict[str, Levels] = {
         ("data", "model"),
     ),
     "benchmarks": (
-        ("commands", "attention", "export_seeds", "int8", "latency", "picture", "seams", "slides", "tables"),
+        ("commands", "attention", "export_seeds", "int8", "latency", "picture", "plans", "seams", "slides", "tables"),
         ("synthetic", "synthetic_sheets"),
         ("agreement", "baselines", "made_slide", "plots"),
         ("measure", "arithmetic", "seeded_weights"),

@@ -12,10 +12,11 @@ from benchmarks.export_seeds import Case, against_float32
 from benchmarks.seeded_weights import save_released
 from export import verify
 from export.exporter import export_engines
-from export.references import F32, rerounded_outputs
+from export.references import rerounded_outputs
 from export.verify import RUNS, StageTruth, Truth
-from runtime.backends import Engine
+from runtime.engines.backends.base import Engine
 from runtime.engines.manifest import Manifest
+from runtime.types import F32
 
 pytestmark = pytest.mark.full_size
 
