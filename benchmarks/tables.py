@@ -201,8 +201,9 @@ def plans_table(record: dict[str, Any]) -> str:
             )
     lines += [
         "",
-        f"TensorRT for RTX {record['tensorrt_rtx']}, {record['date']}. Bytes: encoder and detector, per image in calls of "
-        f"{record['images']}; mask decoder, per call of {record['boxes']} boxes of one image. Scratch memory: per call.",
+        f"TensorRT for RTX {record['tensorrt_rtx']}, {record['date']}. Bytes: encoder and detector, per image in calls "
+        f"of {record['images']}; mask decoder, per call of {record['boxes']} boxes of one image. Scratch memory: per "
+        "call.",
     ]
     return "\n".join(lines)
 
