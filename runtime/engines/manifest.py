@@ -179,6 +179,8 @@ def sha256_stream(file: BinaryIO) -> str:
 
 
 _OF_WEIGHTS = ("format", "sha256", "licence")
+_PROVENANCE = ("model", "tools", "created", "verification")
+"""Fields with defaults, for manifests made in code, that every file has."""
 
 
 def _parse(content: dict[str, Any]) -> Manifest:
@@ -186,6 +188,8 @@ def _parse(content: dict[str, Any]) -> Manifest:
     if isinstance(config := content.get("config"), dict):
         refuse_unknown(config, SegmentConfig, "config")
         content["config"] = SegmentConfig(**config)
+    if unsaid := [name for name in _PROVENANCE if name not in content]:
+        raise FieldError(f"field '{unsaid[0]}' is missing", unsaid[0])
     manifest = convert(content, Manifest)
     missing = [key for key in _OF_WEIGHTS if key not in manifest.weights]
     if missing:
