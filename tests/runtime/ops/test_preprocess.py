@@ -45,7 +45,7 @@ def test_golden(name: str) -> None:
         (np.zeros((2, 3, 4, 3)), "one plane at a time"),
         (np.zeros((10, 64, 64)), r"one plane of a stack: image\[z\]"),
         ([np.zeros((64, 64))] * 2, r"segmenter\.batch\(images\)"),
-        ("cells.png", r"runtime\.files\.read_image\(path\)"),
+        ("cells.png", r"runtime\.files\.plain\.read_image\(path\)"),
         (np.zeros(12), r"shape \(12,\)"),
         (np.zeros((0, 5)), "empty"),
         (np.zeros((5, 5, 0)), "empty"),
