@@ -74,6 +74,6 @@ def test_every_backend_and_form_is_in_the_record() -> None:
 
 def test_all_forms_of_the_encoder_are_in_the_record() -> None:
     records = measure_encoder(SMALL, runs=1)
-    assert {record["form"] for record in records} == set(ENCODERS) == {"bias", "folded", "fused"}
+    assert {record["form"] for record in records} == set(ENCODERS) == {"bias", "folded", "wide", "fused"}
     assert all("ms" in record for record in records)
     assert all(record["largest_difference"] < 1e-3 for record in records if "bf16" not in record["backend"])
