@@ -90,8 +90,10 @@ class ExportConfig:
         if self.form == "gpu" and (self.precision == "int8" or self.attention == "fused"):
             other = "precision int8 is for CPUs" if self.precision == "int8" else "attention fused for onnxruntime"
             raise ConfigError(
-                f"target gpu is the form for TensorRT, but {other}; one directory cannot be both. "
-                "Export with --target any."
+                f"target='gpu' is the form for TensorRT, but {other}; one directory cannot be both. "
+                "Export with target='any'.",
+                kind="conflict",
+                field="target",
             )
 
     @property

@@ -24,7 +24,7 @@ FLAGS = {
     name: f"--{name.replace('_', '-')}"
     for name in (
         *("attention", "checkpoint", "device", "force", "image", "licence", "max_batch", "max_boxes"),
-        *("optimization_level", "out", "precision", "profile", "settings", "sha256"),
+        *("optimization_level", "out", "precision", "profile", "settings", "sha256", "target"),
         "trained_channels",
     )
 } | {"calibration": "--calibrate", "workspace_mib": "--workspace"}

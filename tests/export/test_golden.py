@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime import BackendOptions, Segmentation, SegmentConfig, Segmenter
+from runtime import BackendOptions, Detections, Segmentation, SegmentConfig, Segmenter
 from runtime.engines.backends.ort import OrtEngine
 from runtime.ops.boxes import scale_xyxy
 from runtime.ops.masks import relabel
 from runtime.pipeline.encoded import EncodedViews
 from tests.engine_sources import source_of
-from tests.golden.cases import GoldenCase, assert_close
+from tests.golden.cases import LOGITS_ATOL, SCORE_MARGIN, GoldenCase, assert_close
 
 pytestmark = pytest.mark.full_size
 
@@ -62,7 +62,7 @@ def test_cellfinder(golden_engines: Path, encoded: EncodedViews, golden: GoldenC
     assert view.batch.patch_features is not None
     engine = OrtEngine(source_of(golden_engines / "cellfinder.onnx"), BackendOptions())
     outputs = engine({"patch_features": view.batch.patch_features})
-    assert_close(outputs["logits"], golden.arrays["pred_logits"], "logits")
+    assert_close(outputs["logits"], golden.arrays["pred_logits"], "logits", atol=LOGITS_ATOL)
     assert_close(outputs["boxes_cxcywh_norm"], golden.arrays["pred_boxes"], "boxes")
 
 
@@ -74,13 +74,14 @@ def test_kept_boxes(
     cut = adapted.threshold
     assert abs(cut - float(golden.arrays["effective_threshold"])) < 2e-3
     (found,) = full_segmenter.detect(encoded, config=released)
-    expected = golden.arrays["kept_boxes_1024"]
-    assert len(found.boxes) == len(expected)
+    expected, scores = golden.arrays["kept_boxes_1024"], golden.arrays["topk_scores"]
     boxes = scale_xyxy(found.boxes, encoded.size_hw, (1024, 1024))
-    # The same set: scores that differ in the last digit may change places.
-    nearest = np.abs(boxes[:, None] - expected[None]).max(-1)
-    assert sorted(nearest.argmin(1).tolist()) == list(range(len(expected)))
-    assert nearest.min(1).max() < 0.1
+    # The same set, but for boxes whose score is next to the cut; scores that differ in the last digits change places.
+    above, near = ((scores > released.box_threshold + margin).sum() for margin in (SCORE_MARGIN, -SCORE_MARGIN))
+    assert above <= len(boxes) <= near
+    together = np.abs(boxes[:, None] - expected[None]).max(-1) < 0.1
+    assert together.any(0)[:above].all(), "kept boxes are sorted by score"
+    assert together.any(1).sum() >= above
 
 
 def test_mask_decoder(full_segmenter: Segmenter, encoded: EncodedViews, golden: GoldenCase) -> None:
@@ -101,8 +102,10 @@ def test_mask_decoder(full_segmenter: Segmenter, encoded: EncodedViews, golden: 
 
 
 def test_labels(full_segmenter: Segmenter, encoded: EncodedViews, golden: GoldenCase, released: SegmentConfig) -> None:
-    found = full_segmenter.detect(encoded, config=released)
-    result: Segmentation = full_segmenter.decode(encoded, found, config=released)
+    kept = scale_xyxy(golden.arrays["kept_boxes_1024"], (1024, 1024), encoded.size_hw)
+    scores = golden.arrays["topk_scores"][: len(kept)].astype(np.float32)
+    found = Detections(kept, scores, released.box_threshold)
+    result: Segmentation = full_segmenter.decode(encoded, [found], config=released)
     order = np.argsort(-np.concatenate((result.scores, result.hidden.scores)), kind="stable")
     boxes = np.concatenate((result.boxes, result.hidden.boxes))[order]
     assert_close(boxes, golden.arrays["final_boxes"], "boxes of the instances")

@@ -15,7 +15,15 @@ HERE = Path(__file__).parent
 NAMES = ("upstream_shared_vit_seed0", "upstream_separate_vit_seed1")
 
 RTOL, ATOL, MISMATCHES_PER_MILLION = 1e-3, 1e-3, 100
-"""float32 on another library: bioimage.io's triple (model spec 0.5), for every stage."""
+"""float32 on another library: bioimage.io's triple (model spec 0.5), for every output but the logits of boxes."""
+
+LOGITS_ATOL = 1e-2
+"""Of the logits of boxes. The seeded head is steep (``class_gain``), so the rounding of the features moves all logits of
+an image together: on a processor other than the golden files', PyTorch moves them by 0.0014 to 0.0020 on average and
+onnxruntime by up to 0.0036, and each is within 0.0013 of float64 on equal features."""
+
+SCORE_MARGIN = 2.5e-3
+"""What ``LOGITS_ATOL`` moves a score by at most: a quarter of it, the sigmoid's steepest slope."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +51,11 @@ def make_case(name: str, directory: Path) -> GoldenCase:
     return GoldenCase(name, arrays, path)
 
 
-def assert_close(found: NDArray[Any], expected: NDArray[Any], what: str) -> None:
+def assert_close(found: NDArray[Any], expected: NDArray[Any], what: str, *, atol: float = ATOL) -> None:
     """The tolerance triple; a failure says the largest error, where it is, and the share of elements out."""
     assert found.shape == expected.shape, f"{what}: shape {found.shape}, expected {expected.shape}"
     error = np.abs(found.astype(np.float64) - expected)
-    out = ~(error <= ATOL + RTOL * np.abs(expected))
+    out = ~(error <= atol + RTOL * np.abs(expected))
     per_million = 1e6 * out.mean()
     at = np.unravel_index(int(np.argmax(error)), error.shape)
     assert per_million <= MISMATCHES_PER_MILLION, (

@@ -42,13 +42,13 @@ def test_json_is_a_line_for_each_image(tmp_path: Path, seen: list[Any]) -> None:
     assert set(a["results"]) == {"csv", "tiff", "overlay"}
     assert all(Path(path).is_file() for path in a["results"].values())
     assert (b["cells"], b["results"]) == (None, {})
-    assert b["error"]["kind"] == "InputError"
+    assert b["error"]["kind"] == "damaged"
     assert "is empty (0 bytes)" in b["error"]["message"]
     (again,) = (json.loads(line) for line in run(*arguments).stdout.splitlines() if "a.tif" in line)
     assert (again["already_done"], again["cells"], again["diameter_px"]) == (True, 2, 20)
     (out / "segmented.jsonl").unlink()
     (refused,) = (json.loads(line) for line in run(*arguments).stdout.splitlines() if "a.tif" in line)
-    assert refused["error"]["kind"] == "results_exist"
+    assert refused["error"]["kind"] == "exists"
     assert "--overwrite" in refused["error"]["message"]
 
 

@@ -100,7 +100,11 @@ def write_datasets(
     directories = [out / group.name for group in chosen]
     for directory in directories:
         if directory.exists():
-            raise DataError(f"{directory} exists; expected a new directory. Remove it or choose another --out.")
+            raise DataError(
+                f"{directory} exists; expected a new directory. Remove it, or choose another directory with out=.",
+                kind="exists",
+                field="out",
+            )
     tell = progress or (lambda *_: None)
     for group, directory in zip(chosen, directories, strict=True):
         records = []

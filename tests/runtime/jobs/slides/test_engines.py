@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,9 @@ def test_calls_are_as_large_as_suits_the_backend(
 ) -> None:
     monkeypatch.setattr(engine_spec, "resolve_backend", lambda asked, directory, device: asked)
     loaded: list[dict[str, Any]] = []
-    monkeypatch.setattr(engine_spec, "Segmenter", lambda directory, **given: loaded.append(given))
+    monkeypatch.setattr(
+        engine_spec, "Segmenter", lambda directory, **given: loaded.append(given) or SimpleNamespace(pipeline=None)
+    )
     engine_spec.forget_loaded()
     spec = EngineSpec(backend=backend)
     spec.load()
