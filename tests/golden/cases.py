@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 NAMES = ("upstream_shared_vit_seed0", "upstream_separate_vit_seed1")
 
 RTOL, ATOL, MISMATCHES_PER_MILLION = 1e-3, 1e-3, 100
-"""float32 on another library: bioimage.io's triple (model spec 0.5), for every stage."""
+"""float32 on another library: bioimage.io's triple (model spec 0.5), for every step."""
 
 
 @dataclass(frozen=True)
