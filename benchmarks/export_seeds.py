@@ -223,8 +223,8 @@ def describe(row: Row) -> Iterator[str]:
     for output in row["outputs"]:
         new, old = ("ok" if one["passed"] else "FAILED" for one in (output, output["against_float32"]))
         yield (
-            f"{name} {output['engine_name']}.{output['output']}: {new}, tail {output['tail_error']}, PyTorch's "
-            f"{output['pytorch_tail_error']}, at worst {output['rounding_error']}; against float32 {old}"
+            f"{name} {output['engine_name']}.{output['output']}: {new}, tail {output['engine']['tail_error']}, "
+            f"PyTorch's {output['pytorch']['tail_error']}, at worst {output['rounding_error']}; against float32 {old}"
         )
     for fault in row["faults"]:
         yield f"{name} {fault['engine_name']} {fault['tensor']}: smallest factor found {fault['smallest_factor_found']}"
