@@ -26,15 +26,15 @@ from benchmarks.measure import write_record
 from benchmarks.seeded_weights import save_released
 from export.exporter import ExportConfig, write_engines
 from export.verify import (
+    EngineTruth,
     OutputCheck,
-    StageTruth,
     Tolerance,
     Truth,
-    check_stage,
+    check_engine,
     compare,
-    load_stage,
-    run_stage,
-    stage_truths,
+    engine_truths,
+    load_named_engine,
+    run_against,
 )
 from runtime.engines.backends.base import BackendOptions
 from runtime.engines.backends.load import load_engine
@@ -91,8 +91,8 @@ def measure_case(case: Case, work: Path, *, faults: bool) -> Row:
         checkpoint.unlink()
         manifest = write_engines(loaded, sha256, directory, ExportConfig())
         row: Row = {**asdict(case), "outputs": [], "faults": []}
-        for truth in stage_truths(loaded.model, manifest, None, Tolerance()):
-            row["outputs"] += measure_stage(truth, directory, manifest)
+        for truth in engine_truths(loaded.model, manifest, None, Tolerance()):
+            row["outputs"] += measure_engine(truth, directory, manifest)
             if faults:
                 row["faults"] += smallest_faults(truth, directory, manifest)
     finally:
@@ -100,25 +100,25 @@ def measure_case(case: Case, work: Path, *, faults: bool) -> Row:
     return row
 
 
-def measure_stage(truth: StageTruth, directory: Path, manifest: Manifest) -> list[Row]:
+def measure_engine(truth: EngineTruth, directory: Path, manifest: Manifest) -> list[Row]:
     """Errors of one engine and of PyTorch in float32, and the verdicts with either of PyTorch's as the truth."""
     rows = []
-    for name, wanted, found in run_stage(load_stage(directory, manifest, truth.stage), truth, manifest):
-        check = compare(truth.stage, name, wanted, found, Tolerance())
-        rows.append(row_of(check, against_float32(truth.stage, name, wanted, found)))
+    for name, wanted, found in run_against(load_named_engine(directory, manifest, truth.engine_name), truth, manifest):
+        check = compare(truth.engine_name, name, wanted, found, Tolerance())
+        rows.append(row_of(check, against_float32(truth.engine_name, name, wanted, found)))
     return rows
 
 
-def against_float32(stage: str, output: str, truth: Truth, found: F32) -> OutputCheck:
+def against_float32(engine: str, output: str, truth: Truth, found: F32) -> OutputCheck:
     """Compare with PyTorch in float32 as if it were exact: by the fixed tolerance alone."""
     float32 = Truth(truth.pytorch.astype(np.float64), truth.pytorch, lambda: 0.0)
-    return compare(stage, output, float32, found, Tolerance())
+    return compare(engine, output, float32, found, Tolerance())
 
 
 def row_of(check: OutputCheck, float32: OutputCheck) -> Row:
     """The figures of one output, errors to three digits."""
     return {
-        "stage": check.stage,
+        "engine_name": check.engine,
         "output": check.output,
         "elements": int(np.prod(check.shape)),
         "engine": {"max_abs_error": _short(check.max_abs_error), "tail_error": _short(check.tail_error)},
@@ -141,13 +141,13 @@ def _short(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def smallest_faults(truth: StageTruth, directory: Path, manifest: Manifest) -> list[Row]:
+def smallest_faults(truth: EngineTruth, directory: Path, manifest: Manifest) -> list[Row]:
     """The smallest of ``FACTORS`` by which verification finds each of some weight tensors of one engine scaled.
 
     None if it finds none of them: then ``largest_by_rounding`` says how many times the error of PyTorch's own float32
     the largest factor makes; about 1 is a tensor whose scale does not reach the outputs, such as one before a norm.
     """
-    path = directory / manifest.engines[truth.stage].file
+    path = directory / manifest.engines[truth.engine_name].file
     rows = []
     for tensor in spread_tensors(onnx.load(path), TENSORS):
         try_factor = partial(scaled_checks, truth, manifest, path, tensor, faulty=path.with_name("faulty.onnx"))
@@ -158,7 +158,7 @@ def smallest_faults(truth: StageTruth, directory: Path, manifest: Manifest) -> l
                 least = middle + 1
             else:
                 greatest = middle
-        row: Row = {"stage": truth.stage, "tensor": tensor, "smallest_factor_found": None}
+        row: Row = {"engine_name": truth.engine_name, "tensor": tensor, "smallest_factor_found": None}
         if least < len(FACTORS):
             row["smallest_factor_found"] = FACTORS[least]
         else:
@@ -167,7 +167,7 @@ def smallest_faults(truth: StageTruth, directory: Path, manifest: Manifest) -> l
     return rows
 
 
-def by_rounding(truth: StageTruth, checks: Sequence[OutputCheck]) -> list[float]:
+def by_rounding(truth: EngineTruth, checks: Sequence[OutputCheck]) -> list[float]:
     """Errors of an engine as multiples of those of PyTorch's own float32."""
     return [check.tail_error / truth.rounding_error(check.output.removesuffix("[window]")) for check in checks]
 
@@ -183,12 +183,12 @@ def spread_tensors(model: onnx.ModelProto, count: int) -> list[str]:
 
 
 def scaled_checks(
-    truth: StageTruth, manifest: Manifest, path: Path, tensor: str, factor: float, *, faulty: Path
+    truth: EngineTruth, manifest: Manifest, path: Path, tensor: str, factor: float, *, faulty: Path
 ) -> list[OutputCheck]:
     """Verify an engine with one weight tensor scaled.
 
     Args:
-        truth: its stage.
+        truth: the engine's input and PyTorch's outputs.
         manifest: of the engines.
         path: the sound engine.
         tensor: name of the tensor.
@@ -201,9 +201,9 @@ def scaled_checks(
     weights.CopyFrom(numpy_helper.from_array(scaled, tensor))
     onnx.save(model, faulty)
     del model
-    spec = replace(manifest.engines[truth.stage], sha256=sha256_file(faulty))
+    spec = replace(manifest.engines[truth.engine_name], sha256=sha256_file(faulty))
     engine = load_engine(faulty, spec, backend="cpu", options=BackendOptions())
-    return check_stage(engine, truth, manifest)
+    return check_engine(engine, truth, manifest)
 
 
 def measure_all(cases: Sequence[Case], work: Path, faults: Sequence[Case]) -> Iterator[Row]:
@@ -223,11 +223,11 @@ def describe(row: Row) -> Iterator[str]:
     for output in row["outputs"]:
         new, old = ("ok" if one["passed"] else "FAILED" for one in (output, output["against_float32"]))
         yield (
-            f"{name} {output['stage']}.{output['output']}: {new}, tail {output['tail_error']}, PyTorch's "
-            f"{output['pytorch_tail_error']}, at worst {output['rounding_error']}; against float32 {old}"
+            f"{name} {output['engine_name']}.{output['output']}: {new}, tail {output['engine']['tail_error']}, "
+            f"PyTorch's {output['pytorch']['tail_error']}, at worst {output['rounding_error']}; against float32 {old}"
         )
     for fault in row["faults"]:
-        yield f"{name} {fault['stage']} {fault['tensor']}: smallest factor found {fault['smallest_factor_found']}"
+        yield f"{name} {fault['engine_name']} {fault['tensor']}: smallest factor found {fault['smallest_factor_found']}"
 
 
 def main() -> None:

@@ -250,11 +250,11 @@ def _verified(
 
     checks: Checks
     if manifest.precision == "fp32" and backend == "cpu":
-        checks = verify_engines(directory, manifest, loaded.model, image=image, on_stage=tell)
+        checks = verify_engines(directory, manifest, loaded.model, image=image, on_engine=tell)
     else:
         limits = _limits(manifest.precision, backend)
         checks = verify_half_engines(
-            directory, manifest, loaded.model, image=image, backend=backend, tolerance=limits, on_stage=tell
+            directory, manifest, loaded.model, image=image, backend=backend, tolerance=limits, on_engine=tell
         )
     failed = [str(check) for check in checks if not check.passed]
     if failed:

@@ -46,7 +46,7 @@ bfloat16 (``benchmarks/results/int8-*.json``). Boxes and masks are those that co
 class GateCheck:
     """One measure of one engine's output beside its limit."""
 
-    stage: str
+    engine: str
     output: str
     measure: str
     value: float
@@ -61,7 +61,7 @@ class GateCheck:
 
     def __str__(self) -> str:
         sign, verdict = ">=" if self.at_least else "<=", "ok" if self.passed else "FAILED"
-        return f"{self.stage}.{self.output}: {verdict}, {self.measure} {self.value:.4g} (wanted {sign} {self.limit:g})"
+        return f"{self.engine}.{self.output}: {verdict}, {self.measure} {self.value:.4g} (wanted {sign} {self.limit:g})"
 
 
 def run_cast(engine: Engine, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
@@ -70,13 +70,13 @@ def run_cast(engine: Engine, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
 
 
 def check_relative(
-    stage: str, output: str, found: NDArray[Any], expected: NDArray[Any], limits: HalfTolerance
+    engine: str, output: str, found: NDArray[Any], expected: NDArray[Any], limits: HalfTolerance
 ) -> GateCheck:
     """Norm of the difference by the norm of what is expected."""
     error = np.linalg.norm((found.astype(np.float64) - expected).ravel()) / np.linalg.norm(
         expected.astype(np.float64).ravel()
     )
-    return GateCheck(stage, output, "relative error", float(error), limits.relative_error)
+    return GateCheck(engine, output, "relative error", float(error), limits.relative_error)
 
 
 def check_detections(
@@ -120,9 +120,9 @@ def check_masks(
         estimates.append(np.abs(found["iou_predictions"] - wanted["iou_predictions"]))
     iou = np.concatenate(overlaps)
     estimate = float(np.concatenate(estimates).max())
-    stage, masks = "mask_decoder", "mask_logits"
+    engine, masks = "mask_decoder", "mask_logits"
     return [
-        GateCheck(stage, masks, "mean mask IoU", float(iou.mean()), limits.mask_iou_mean, at_least=True),
-        GateCheck(stage, masks, "least mask IoU", float(iou.min()), limits.mask_iou_min, at_least=True),
-        GateCheck(stage, "iou_predictions", "largest error", estimate, limits.iou_estimate),
+        GateCheck(engine, masks, "mean mask IoU", float(iou.mean()), limits.mask_iou_mean, at_least=True),
+        GateCheck(engine, masks, "least mask IoU", float(iou.min()), limits.mask_iou_min, at_least=True),
+        GateCheck(engine, "iou_predictions", "largest error", estimate, limits.iou_estimate),
     ]

@@ -46,7 +46,7 @@ _MEASURES = ("ReduceMax", "ReduceMin", "ReduceSum")
 class RangeCheck:
     """The largest magnitudes that one engine would have to hold in float16."""
 
-    stage: str
+    engine: str
     output: str
     """The node of the largest: its name, operator and the nearest weights before it."""
     value: float
@@ -67,15 +67,15 @@ class RangeCheck:
         if not close:
             return ""
         return (
-            f"{self.stage} comes near the range of half precision ({self.limit:g}): {_named(close)}. "
+            f"{self.engine} comes near the range of half precision ({self.limit:g}): {_named(close)}. "
             "Verify on more images, or export with precision='fp32'."
         )
 
     def __str__(self) -> str:
         if self.passed:
-            return f"{self.stage}.{self.output}: ok, {self.measure} {self.value:.4g} (wanted <= {self.limit:g})"
+            return f"{self.engine}.{self.output}: ok, {self.measure} {self.value:.4g} (wanted <= {self.limit:g})"
         return (
-            f"{self.stage}: FAILED, beyond the range of half precision ({self.limit:g}), so infinite or NaN on a GPU: "
+            f"{self.engine}: FAILED, beyond the range of half precision ({self.limit:g}), so infinite or NaN on a GPU: "
             f"{_named(self._beyond(self.limit))}. Export with precision='fp32', or keep the modules in float32 "
             "(float32_parts of the graphs in export/graphs)."
         )
@@ -90,11 +90,11 @@ def _named(nodes: Mapping[str, float]) -> str:
     return "; ".join(shown) + (f"; and {more} more" if more else "")
 
 
-def check_range(stage: str, path: Path, runs: Iterable[Mapping[str, NDArray[Any]]]) -> RangeCheck:
+def check_range(engine: str, path: Path, runs: Iterable[Mapping[str, NDArray[Any]]]) -> RangeCheck:
     """Measure every float16 tensor of an engine in float32, on the CPU.
 
     Args:
-        stage: name of the engine.
+        engine: name of the engine.
         path: its ONNX file.
         runs: the inputs of each run, float32 where the engine takes float16; the largest magnitude of all counts.
 
@@ -118,7 +118,7 @@ def check_range(stage: str, path: Path, runs: Iterable[Mapping[str, NDArray[Any]
         largest = np.maximum(largest, _measure(session, feeds, path.name))
     nodes = {label: float(value) for (label, _), value in zip(probed, largest, strict=True)}
     worst = max(nodes, key=lambda node: nodes[node] if nodes[node] == nodes[node] else np.inf)
-    return RangeCheck(stage, worst, nodes[worst], nodes)
+    return RangeCheck(engine, worst, nodes[worst], nodes)
 
 
 def _half_outputs(graph: onnx.GraphProto, file: str) -> Iterator[tuple[str, str]]:

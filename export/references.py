@@ -1,4 +1,4 @@
-"""PyTorch's outputs of every stage on a real image: what engines are compared with."""
+"""PyTorch's outputs for every engine on a real image: what engines are compared with."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from training.model import CellSAM
 def references(
     model: CellSAM, manifest: Manifest, normalized: F32
 ) -> Iterator[tuple[EngineName, Arrays, dict[str, F32]]]:
-    """Each stage's input and PyTorch's outputs for it, float32; each gets PyTorch's output of the stage before.
+    """Each engine's input and PyTorch's outputs for it, float32; each gets PyTorch's output for the engine before.
 
     Args:
         model: the unreduced model, float32.
@@ -30,19 +30,19 @@ def references(
     branches = branch_inputs(normalized, manifest)
     assert branches.box is not None
     feeds: Arrays = {"pixel_values": branches.mask[None]}
-    outputs = stage_outputs(model, "encoder", feeds)
+    outputs = engine_outputs(model, "encoder", feeds)
     yield "encoder", feeds, outputs
     embedding = outputs["image_embedding"]
     if model.detector_encoder is not None:
         feeds = {"pixel_values": branches.box[None]}
-        outputs = stage_outputs(model, "detector_encoder", feeds)
+        outputs = engine_outputs(model, "detector_encoder", feeds)
         yield "detector_encoder", feeds, outputs
     if model.cellfinder is not None:
         feeds = {"patch_features": outputs["patch_features"]}
-        yield "cellfinder", feeds, stage_outputs(model, "cellfinder", feeds)
+        yield "cellfinder", feeds, engine_outputs(model, "cellfinder", feeds)
     mirrored = np.concatenate((embedding, embedding[..., ::-1]))  # two images, the second one mirrored
     feeds = mask_decoder_feeds(mirrored, FIXED_BOXES * np.float32(model.config.image_size), FIXED_IMAGES)
-    yield "mask_decoder", feeds, stage_outputs(model, "mask_decoder", feeds)
+    yield "mask_decoder", feeds, engine_outputs(model, "mask_decoder", feeds)
 
 
 def mask_decoder_feeds(image_embedding: F32, boxes_xyxy_model: F32, image_index: NDArray[np.int64]) -> Arrays:
@@ -64,33 +64,33 @@ def mask_decoder_feeds(image_embedding: F32, boxes_xyxy_model: F32, image_index:
 
 
 @torch.inference_mode()
-def stage_outputs(model: CellSAM, stage: EngineName, feeds: Arrays) -> dict[str, F32]:
-    """PyTorch's outputs of a stage in float32, by the names of the engine's outputs; of the mask decoder, whole masks.
+def engine_outputs(model: CellSAM, engine: EngineName, feeds: Arrays) -> dict[str, F32]:
+    """PyTorch's outputs for an engine in float32, by the names of the engine's; of the mask decoder, whole masks.
 
     Args:
         model: the unreduced model, float32.
-        stage: its name.
+        engine: name of the engine.
         feeds: the engine's inputs.
     """
     inputs = {name: torch.from_numpy(array) for name, array in feeds.items()}
-    return {name: tensor.numpy() for name, tensor in _outputs(model, stage, inputs).items()}
+    return {name: tensor.numpy() for name, tensor in _outputs(model, engine, inputs).items()}
 
 
 @torch.inference_mode()
-def exact_outputs(model: CellSAM, stage: EngineName, feeds: Arrays) -> dict[str, F64]:
+def exact_outputs(model: CellSAM, engine: EngineName, feeds: Arrays) -> dict[str, F64]:
     """The same in float64, from the same float32 inputs: see ``double_precision``."""
     inputs = {name: torch.from_numpy(array) for name, array in feeds.items()}
     with double_precision(model):
-        return {name: tensor.numpy() for name, tensor in _outputs(model, stage, inputs).items()}
+        return {name: tensor.numpy() for name, tensor in _outputs(model, engine, inputs).items()}
 
 
 @torch.inference_mode()
-def rerounded_outputs(model: CellSAM, stage: EngineName, feeds: Arrays, seed: int) -> dict[str, F32]:
+def rerounded_outputs(model: CellSAM, engine: EngineName, feeds: Arrays, seed: int) -> dict[str, F32]:
     """The same in float32 with inputs and weights that are off by up to one unit in the last place.
 
     Args:
         model: the unreduced model, float32.
-        stage: its name.
+        engine: name of the engine.
         feeds: the engine's inputs.
         seed: draws the last bits.
     """
@@ -98,17 +98,17 @@ def rerounded_outputs(model: CellSAM, stage: EngineName, feeds: Arrays, seed: in
     inputs = {name: torch.from_numpy(array) for name, array in feeds.items()}
     moved = {name: rounding.last_bits(x) if x.is_floating_point() else x for name, x in inputs.items()}
     with rounding:
-        return {name: tensor.numpy() for name, tensor in _outputs(model, stage, moved).items()}
+        return {name: tensor.numpy() for name, tensor in _outputs(model, engine, moved).items()}
 
 
-def _outputs(model: CellSAM, stage: EngineName, feeds: dict[str, Tensor]) -> dict[str, Tensor]:
-    if stage == "encoder":
+def _outputs(model: CellSAM, engine: EngineName, feeds: dict[str, Tensor]) -> dict[str, Tensor]:
+    if engine == "encoder":
         features, embedding = model.encode(feeds["pixel_values"])
         shared = model.cellfinder is not None and model.detector_encoder is None
         return {"patch_features": features, "image_embedding": embedding} if shared else {"image_embedding": embedding}
-    if stage == "detector_encoder":
+    if engine == "detector_encoder":
         return {"patch_features": model.detector_features(feeds["pixel_values"])}
-    if stage == "cellfinder":
+    if engine == "cellfinder":
         found = model.detect(feeds["patch_features"])
         return {"boxes_cxcywh_norm": found.boxes_cxcywh_norm, "logits": found.logits}
     embeddings = feeds["image_embedding"]

@@ -1,4 +1,4 @@
-"""Stage by stage: an engine against the unreduced PyTorch model in float64, on a real image.
+"""Engine by engine: an engine against the unreduced PyTorch model in float64, on a real image.
 
 The truth is PyTorch in float64. Two float32 computations of the same weights can differ by far more than a fixed
 tolerance where the weights amplify rounding, as a steep attention does for a few queries; then neither is wrong. So an
@@ -71,7 +71,7 @@ class Truth:
 class OutputCheck:
     """The comparison of one output of one engine with PyTorch in float64."""
 
-    stage: str
+    engine: str
     output: str
     shape: tuple[int, ...]
     max_abs_error: float
@@ -95,13 +95,13 @@ class OutputCheck:
     def __str__(self) -> str:
         verdict = "ok" if self.passed else "FAILED"
         return (
-            f"{self.stage}.{self.output} {list(self.shape)}: {verdict}, largest error {self.max_abs_error:.3g} at "
+            f"{self.engine}.{self.output} {list(self.shape)}: {verdict}, largest error {self.max_abs_error:.3g} at "
             f"{list(self.at)} ({self.found:.6g} for {self.reference:.6g}), PyTorch's in float32 "
             f"{self.pytorch_max_abs_error:.3g}, {self.mismatches_per_million:.1f} mismatches per million"
         )
 
 
-def compare(stage: str, output: str, truth: Truth, found: F32, tolerance: Tolerance) -> OutputCheck:
+def compare(engine: str, output: str, truth: Truth, found: F32, tolerance: Tolerance) -> OutputCheck:
     """Compare one output with the truth: shape, then values; NaN never matches.
 
     Raises:
@@ -109,7 +109,7 @@ def compare(stage: str, output: str, truth: Truth, found: F32, tolerance: Tolera
     """
     exact = truth.exact
     if found.shape != exact.shape:
-        raise VerificationError(f"{stage}.{output} has shape {list(found.shape)}; PyTorch gives {list(exact.shape)}.")
+        raise VerificationError(f"{engine}.{output} has shape {list(found.shape)}; PyTorch gives {list(exact.shape)}.")
     error, pytorch_error = np.abs(found - exact), np.abs(truth.pytorch - exact)
     allowed: F64 = tolerance.atol + tolerance.rtol * np.abs(exact)
     per_million, rounding = _beyond(error, allowed), None
@@ -119,7 +119,7 @@ def compare(stage: str, output: str, truth: Truth, found: F32, tolerance: Tolera
             per_million = _beyond(error, np.maximum(allowed, tolerance.rounding_factor * rounding))
     at = np.unravel_index(int(np.argmax(np.where(np.isnan(error), np.inf, error))), error.shape)
     return OutputCheck(
-        stage=stage,
+        engine=engine,
         output=output,
         shape=tuple(found.shape),
         max_abs_error=float(error[at]),
@@ -141,11 +141,11 @@ def _beyond(error: F64, allowed: F64) -> float:
 
 
 @dataclass(frozen=True)
-class StageTruth:
+class EngineTruth:
     """An engine's input and PyTorch's outputs for it, in float64 and float32."""
 
     model: CellSAM
-    stage: EngineName
+    engine_name: EngineName
     feeds: Arrays
     exact: dict[str, F64]
     pytorch: dict[str, F32]
@@ -164,28 +164,28 @@ class StageTruth:
 
     @cached_property
     def _rounding_errors(self) -> dict[str, float]:
-        runs = [rerounded_outputs(self.model, self.stage, self.feeds, seed) for seed in range(RUNS)]
+        runs = [rerounded_outputs(self.model, self.engine_name, self.feeds, seed) for seed in range(RUNS)]
         return {
             name: max(self.tolerance.tail(np.abs(run[name] - exact)) for run in (self.pytorch, *runs))
             for name, exact in self.exact.items()
         }
 
 
-def stage_truths(
+def engine_truths(
     model: CellSAM,
     manifest: Manifest,
     image: NDArray[np.generic] | None,
     tolerance: Tolerance,
-    on_stage: Callable[[str], None] = lambda stage: None,
-) -> Iterator[StageTruth]:
-    """Compute every stage in float64; each gets PyTorch's float32 output of the stage before.
+    on_engine: Callable[[str], None] = lambda name: None,
+) -> Iterator[EngineTruth]:
+    """Compute every engine's outputs in float64; each gets PyTorch's float32 output for the engine before.
 
     The arguments are those of ``verify_engines``.
     """
     normalized = normalize_contrast(verification_image() if image is None else image)
-    for stage, feeds, pytorch in references(model, manifest, normalized):
-        on_stage(stage)
-        yield StageTruth(model, stage, feeds, exact_outputs(model, stage, feeds), pytorch, tolerance)
+    for engine_name, feeds, pytorch in references(model, manifest, normalized):
+        on_engine(engine_name)
+        yield EngineTruth(model, engine_name, feeds, exact_outputs(model, engine_name, feeds), pytorch, tolerance)
 
 
 def verify_engines(
@@ -195,11 +195,11 @@ def verify_engines(
     *,
     image: NDArray[np.generic] | None = None,
     tolerance: Tolerance | None = None,
-    on_stage: Callable[[str], None] = lambda stage: None,
+    on_engine: Callable[[str], None] = lambda name: None,
 ) -> list[OutputCheck]:
     """Run every engine of a directory on the CPU and compare it with the PyTorch model in float64.
 
-    Every stage gets PyTorch's own float32 output of the stage before, so that an error shows where it arises.
+    Every engine gets PyTorch's own float32 output for the engine before, so that an error shows where it arises.
 
     Args:
         directory: where the engine files lie.
@@ -207,7 +207,7 @@ def verify_engines(
         model: the unreduced model, float32.
         image: what to run on; default, the image that comes with the package.
         tolerance: default, ``Tolerance()``.
-        on_stage: called with the name of each stage before it runs.
+        on_engine: called with the name of each engine before it runs.
 
     Returns:
         One check per output, passed or not.
@@ -217,27 +217,27 @@ def verify_engines(
     """
     tolerance = tolerance or Tolerance()
     checks = []
-    for truth in stage_truths(model, manifest, image, tolerance, on_stage):
-        checks += check_stage(load_stage(directory, manifest, truth.stage), truth, manifest)
+    for truth in engine_truths(model, manifest, image, tolerance, on_engine):
+        checks += check_engine(load_named_engine(directory, manifest, truth.engine_name), truth, manifest)
     return checks
 
 
-def load_stage(directory: Path, manifest: Manifest, stage: EngineName, backend: str = "cpu") -> Engine:
+def load_named_engine(directory: Path, manifest: Manifest, engine_name: EngineName, backend: str = "cpu") -> Engine:
     """Load one engine of a directory, as the backend runs it by default."""
-    spec = manifest.engines[stage]
+    spec = manifest.engines[engine_name]
     return load_engine(directory / spec.file, spec, backend=backend, options=BackendOptions())
 
 
-def check_stage(engine: Engine, truth: StageTruth, manifest: Manifest) -> list[OutputCheck]:
+def check_engine(engine: Engine, truth: EngineTruth, manifest: Manifest) -> list[OutputCheck]:
     """Run one engine and compare its outputs.
 
     Raises:
         VerificationError: an output of another name or shape.
     """
-    return [compare(truth.stage, *outcome, truth.tolerance) for outcome in run_stage(engine, truth, manifest)]
+    return [compare(truth.engine_name, *outcome, truth.tolerance) for outcome in run_against(engine, truth, manifest)]
 
 
-def run_stage(engine: Engine, truth: StageTruth, manifest: Manifest) -> list[tuple[str, Truth, F32]]:
+def run_against(engine: Engine, truth: EngineTruth, manifest: Manifest) -> list[tuple[str, Truth, F32]]:
     """Run one engine: the name of each output, the truth and what was found; of the mask decoder, windows as well.
 
     Raises:
@@ -246,15 +246,15 @@ def run_stage(engine: Engine, truth: StageTruth, manifest: Manifest) -> list[tup
     found = engine(truth.feeds)
     truths = truth.outputs()
     if found.keys() != truths.keys():
-        raise VerificationError(f"{truth.stage} gives {sorted(found)}; expected {sorted(truths)}.")
+        raise VerificationError(f"{truth.engine_name} gives {sorted(found)}; expected {sorted(truths)}.")
     outcomes = [(name, wanted, found[name]) for name, wanted in truths.items()]
-    if truth.stage == "mask_decoder":
+    if truth.engine_name == "mask_decoder":
         feeds, wanted = _window_case(truth, manifest)
         outcomes.append(("mask_logits[window]", wanted, engine(feeds)["mask_logits"]))
     return outcomes
 
 
-def _window_case(truth: StageTruth, manifest: Manifest) -> tuple[Arrays, Truth]:
+def _window_case(truth: EngineTruth, manifest: Manifest) -> tuple[Arrays, Truth]:
     """Inputs for the boxes with the smallest windows, and the same part of the whole masks.
 
     The error of rounding is that of the whole masks: one mask alone may have little by chance.

@@ -146,7 +146,7 @@ def test_manifest_tells_what_was_made(small_engines: Path) -> None:
     assert manifest.weights["format"] == "cellsam-engine"
     assert manifest.tools["torch"] == torch.__version__.split("+")[0]
     checks = manifest.verification["outputs"]
-    assert {check["stage"] for check in checks} == {"encoder", "cellfinder", "mask_decoder"}
+    assert {check["engine"] for check in checks} == {"encoder", "cellfinder", "mask_decoder"}
     assert len(checks) == 7
     for check in checks:
         assert check["passed"]
@@ -171,13 +171,13 @@ def test_failed_verification_fails_the_export_and_leaves_nothing(
 ) -> None:
     """One wrong weight in one graph."""
 
-    def wrong(stage: Any, path: Path) -> None:
-        if stage.name == "cellfinder":
+    def wrong(engine: Any, path: Path) -> None:
+        if engine.name == "cellfinder":
             # The graph shares its heads with the model it is compared with.
-            stage.graph.class_embed = copy.deepcopy(stage.graph.class_embed)
+            engine.graph.class_embed = copy.deepcopy(engine.graph.class_embed)
             with torch.no_grad():
-                stage.graph.class_embed.bias[1] += 0.1
-        original(stage, path)
+                engine.graph.class_embed.bias[1] += 0.1
+        original(engine, path)
 
     original = exporter.write_onnx
     monkeypatch.setattr(exporter, "write_onnx", wrong)
@@ -190,10 +190,10 @@ def test_failed_verification_fails_the_export_and_leaves_nothing(
 def written_before(small_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the small model's engines as written already: for tests of what goes on around the writing."""
 
-    def copy_stage(stage: Any, path: Path) -> None:
-        shutil.copy(small_engines / stage.file, path)
+    def copy_engine(engine: Any, path: Path) -> None:
+        shutil.copy(small_engines / engine.file, path)
 
-    monkeypatch.setattr(exporter, "write_onnx", copy_stage)
+    monkeypatch.setattr(exporter, "write_onnx", copy_engine)
 
 
 @pytest.mark.usefixtures("written_before")
@@ -295,12 +295,12 @@ def test_verify_finds_a_file_that_was_exchanged(tmp_path: Path, small_checkpoint
         verify_directory(out, small_checkpoint)
 
 
-def test_separate_trunks_are_verified_stage_by_stage(tmp_path: Path) -> None:
+def test_separate_trunks_are_verified_engine_by_engine(tmp_path: Path) -> None:
     config = ExportConfig(profile="cellsam-1.2")
     manifest = export_engines(save_small(tmp_path / "separate.pt", SEPARATE), tmp_path / "out", config)
     assert manifest.trunk == "separate"
-    stages = [check["stage"] for check in manifest.verification["outputs"]]
-    assert list(dict.fromkeys(stages)) == ["encoder", "detector_encoder", "cellfinder", "mask_decoder"]
+    names = [check["engine"] for check in manifest.verification["outputs"]]
+    assert list(dict.fromkeys(names)) == ["encoder", "detector_encoder", "cellfinder", "mask_decoder"]
 
 
 def test_compare_reports_the_largest_error_and_where() -> None:
@@ -308,17 +308,17 @@ def test_compare_reports_the_largest_error_and_where() -> None:
     truth = Truth(exact, exact.astype(np.float32), lambda: 0.0)
     found = truth.pytorch.copy()
     found[3, 7] = 0.5
-    check = compare("stage", "output", truth, found, Tolerance())
+    check = compare("engine", "output", truth, found, Tolerance())
     assert (check.max_abs_error, check.at, check.found) == (0.5, (3, 7), 0.5)
     assert check.mismatches_per_million == 1000
     assert not check.passed
-    assert compare("stage", "output", truth, found, Tolerance(mismatches_per_million=1000)).passed
+    assert compare("engine", "output", truth, found, Tolerance(mismatches_per_million=1000)).passed
     found[3, 7] = np.nan
-    assert not compare("stage", "output", truth, found, Tolerance()).passed
+    assert not compare("engine", "output", truth, found, Tolerance()).passed
     hundred = Truth(exact + 100, truth.pytorch + 100, lambda: 0.0)
-    assert compare("stage", "output", hundred, hundred.pytorch + np.float32(0.05), Tolerance()).passed
+    assert compare("engine", "output", hundred, hundred.pytorch + np.float32(0.05), Tolerance()).passed
     with pytest.raises(VerificationError, match="shape"):
-        compare("stage", "output", truth, found[:5], Tolerance())
+        compare("engine", "output", truth, found[:5], Tolerance())
 
 
 def test_settings_go_into_the_manifest(small_checkpoint: Path, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ HEAD, WINDOW = 12, 4
 
 @pytest.fixture(scope="module")
 def fused(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small model; the export itself has compared every stage with PyTorch."""
+    """The small model; the export itself has compared every engine with PyTorch."""
     out = tmp_path_factory.mktemp("fused") / "fp32"
     export_engines(small_checkpoint, out, ExportConfig(attention="fused"))
     return out

@@ -1,4 +1,4 @@
-"""Full-size engines against the released code, through ``Segmenter``, stage by stage."""
+"""Full-size engines against the released code, through ``Segmenter``, step by step."""
 
 from __future__ import annotations
 

@@ -92,14 +92,14 @@ def test_cells_are_those_of_float32(engines: Path, checkpoint: Path, image: Any,
 def test_verification_is_by_gates(engines: Path, checkpoint: Path) -> None:
     checks = verify_directory(engines, checkpoint)
     assert all(isinstance(check, GateCheck | RangeCheck) and check.passed for check in checks)
-    assert [check.stage for check in checks if isinstance(check, RangeCheck)] == list(read_manifest(engines).engines)
+    assert [check.engine for check in checks if isinstance(check, RangeCheck)] == list(read_manifest(engines).engines)
     measures = {check.measure for check in checks if isinstance(check, GateCheck)}
     assert {"relative error", "pixels of 1024", "mean mask IoU", "least mask IoU"} <= measures
     recorded = read_manifest(engines).verification["outputs"]
     assert len(recorded) == len(checks)
     for check in checks:
         if isinstance(check, RangeCheck):
-            (nodes,) = (entry["nodes"] for entry in recorded if entry["stage"] == check.stage and "nodes" in entry)
+            (nodes,) = (entry["nodes"] for entry in recorded if entry["engine"] == check.engine and "nodes" in entry)
             assert nodes.keys() == check.nodes.keys()
             assert max(nodes.values()) < 16384
 

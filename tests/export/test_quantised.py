@@ -166,7 +166,7 @@ def test_boxes_come_of_the_rounded_features(builtin_in_integers: Path) -> None:
 def test_masks_come_of_the_rounded_features(integer_engines: Path, calm_checkpoint: Path, backend: str) -> None:
     checks = verify_directory(integer_engines, calm_checkpoint, backend=backend)
     assert all(isinstance(check, GateCheck) and check.passed for check in checks)
-    errors = {(check.stage, check.output): check.value for check in checks if isinstance(check, GateCheck)}
+    errors = {(check.engine, check.output): check.value for check in checks if isinstance(check, GateCheck)}
     assert errors["encoder", "patch_features"] > 1e-4
     assert errors["mask_decoder", "iou_predictions"] > 1e-5, "in float32 on PyTorch's features it would be right"
 

@@ -13,7 +13,7 @@ from benchmarks.seeded_weights import save_released
 from export import verify
 from export.exporter import export_engines
 from export.references import rerounded_outputs
-from export.verify import RUNS, StageTruth, Truth
+from export.verify import RUNS, EngineTruth, Truth
 from runtime.engines.backends.base import Engine
 from runtime.engines.manifest import Manifest
 from runtime.types import F32
@@ -22,27 +22,28 @@ pytestmark = pytest.mark.full_size
 
 
 def test_a_checkpoint_that_float32_refuses_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[StageTruth, Truth, F32]] = []
+    seen: list[tuple[EngineTruth, Truth, F32]] = []
 
-    def run_stage(engine: Engine, truth: StageTruth, manifest: Manifest) -> list[tuple[str, Truth, F32]]:
+    def run_against(engine: Engine, truth: EngineTruth, manifest: Manifest) -> list[tuple[str, Truth, F32]]:
         outcomes = original(engine, truth, manifest)
         seen.extend((truth, wanted, found) for name, wanted, found in outcomes if name == "mask_logits")
         return outcomes
 
-    original = verify.run_stage
-    monkeypatch.setattr(verify, "run_stage", run_stage)
+    original = verify.run_against
+    monkeypatch.setattr(verify, "run_against", run_against)
     checkpoint = save_released(tmp_path / "checkpoint.pt", Case("separate", "2+34").recipe)
     manifest = export_engines(checkpoint, tmp_path / "engines")
     assert manifest.trunk == "separate"
     assert len(manifest.verification["outputs"]) == 7
     assert all(check["passed"] for check in manifest.verification["outputs"])
-    ((stage, wanted, found),) = seen
-    verdicts = [against_float32("mask_decoder", "mask_logits", truth, found).passed for truth in drawn(stage, wanted)]
+    ((decoder, wanted, found),) = seen
+    verdicts = [against_float32("mask_decoder", "mask_logits", truth, found).passed for truth in drawn(decoder, wanted)]
     assert not all(verdicts), "beside one of PyTorch's roundings, all of them as good as another"
 
 
-def drawn(stage: StageTruth, wanted: Truth) -> Iterator[Truth]:
+def drawn(decoder: EngineTruth, wanted: Truth) -> Iterator[Truth]:
     """The mask logits as PyTorch in float32 may round them."""
     yield wanted
     for seed in range(RUNS):
-        yield replace(wanted, pytorch=rerounded_outputs(stage.model, stage.stage, stage.feeds, seed)["mask_logits"])
+        rerounded = rerounded_outputs(decoder.model, decoder.engine_name, decoder.feeds, seed)
+        yield replace(wanted, pytorch=rerounded["mask_logits"])

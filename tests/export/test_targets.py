@@ -22,7 +22,7 @@ BOXES = [[20, 30, 80, 90], [100, 200, 180, 260], [5, 5, 250, 510]]
 
 @pytest.fixture(scope="module")
 def for_gpus(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small model in float32; the export itself has compared every stage with PyTorch, element by element."""
+    """The small model in float32; the export itself has compared every engine with PyTorch, element by element."""
     out = tmp_path_factory.mktemp("targets") / "gpu"
     export_engines(small_checkpoint, out, ExportConfig(target="gpu"))
     return out

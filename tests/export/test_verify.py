@@ -12,9 +12,9 @@ import torch
 
 from benchmarks.export_seeds import against_float32, by_rounding, scaled_checks, spread_tensors
 from export.graphs import CellFinderGraph, EncoderGraph, MaskDecoderGraph
-from export.references import exact_outputs, rerounded_outputs, stage_outputs
+from export.references import engine_outputs, exact_outputs, rerounded_outputs
 from export.rounding import double_precision
-from export.verify import StageTruth, Tolerance, Truth, compare, stage_truths
+from export.verify import EngineTruth, Tolerance, Truth, compare, engine_truths
 from runtime.engines.manifest import Manifest, read_manifest
 from runtime.types import F32
 from tests.small import SMALL, small_model
@@ -23,12 +23,12 @@ from training.model import CellSAM
 
 
 @torch.inference_mode()
-def graph_outputs(model: CellSAM, truth: StageTruth) -> dict[str, np.ndarray]:
-    """What the reduced graph of a stage gives in PyTorch."""
+def graph_outputs(model: CellSAM, truth: EngineTruth) -> dict[str, np.ndarray]:
+    """What the reduced graph of an engine gives in PyTorch."""
     inputs = [torch.from_numpy(array) for array in truth.feeds.values()]
-    if truth.stage == "encoder":
+    if truth.engine_name == "encoder":
         graph: torch.nn.Module = EncoderGraph(model.encoder, features=True, embedding=True, form="folded")
-    elif truth.stage == "cellfinder":
+    elif truth.engine_name == "cellfinder":
         assert model.cellfinder is not None
         graph = CellFinderGraph(model.cellfinder, fused=False)
     else:
@@ -42,22 +42,24 @@ def manifest(small_engines: Path) -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def truths(small_checkpoint: Path, manifest: Manifest) -> list[StageTruth]:
-    """The stages of the small model whose engines ``small_engines`` are."""
-    return list(stage_truths(load_checkpoint(small_checkpoint).model, manifest, None, Tolerance()))
+def truths(small_checkpoint: Path, manifest: Manifest) -> list[EngineTruth]:
+    """Inputs and outputs of the small model, which ``small_engines`` were made from."""
+    return list(engine_truths(load_checkpoint(small_checkpoint).model, manifest, None, Tolerance()))
 
 
-def test_the_reduced_graphs_are_exact_algebra(truths: list[StageTruth]) -> None:
+def test_the_reduced_graphs_are_exact_algebra(truths: list[EngineTruth]) -> None:
     """In float64 nothing but its own last bits is left between graph and model."""
     for truth in truths:
         with double_precision(truth.model):
             found = graph_outputs(truth.model, truth)
         for name, exact in truth.exact.items():
             assert exact.dtype == found[name].dtype == np.float64
-            np.testing.assert_allclose(found[name], exact, rtol=1e-11, atol=1e-11, err_msg=f"{truth.stage}.{name}")
+            np.testing.assert_allclose(
+                found[name], exact, rtol=1e-11, atol=1e-11, err_msg=f"{truth.engine_name}.{name}"
+            )
 
 
-def test_float64_is_that_of_a_model_converted_as_a_whole(truths: list[StageTruth]) -> None:
+def test_float64_is_that_of_a_model_converted_as_a_whole(truths: list[EngineTruth]) -> None:
     encoder = truths[0]
     converted = small_model().double()
     with torch.inference_mode():
@@ -66,18 +68,20 @@ def test_float64_is_that_of_a_model_converted_as_a_whole(truths: list[StageTruth
         np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-12, atol=1e-12)
 
 
-def test_the_model_is_left_as_it_was(truths: list[StageTruth]) -> None:
+def test_the_model_is_left_as_it_was(truths: list[EngineTruth]) -> None:
     for truth in truths:
-        exact_outputs(truth.model, truth.stage, truth.feeds)
-        rerounded_outputs(truth.model, truth.stage, truth.feeds, seed=0)
-        for name, found in stage_outputs(truth.model, truth.stage, truth.feeds).items():
+        exact_outputs(truth.model, truth.engine_name, truth.feeds)
+        rerounded_outputs(truth.model, truth.engine_name, truth.feeds, seed=0)
+        for name, found in engine_outputs(truth.model, truth.engine_name, truth.feeds).items():
             np.testing.assert_array_equal(found, truth.pytorch[name])
     assert all(parameter.dtype == torch.float32 for parameter in truths[0].model.parameters())
 
 
-def test_other_roundings_differ_in_the_last_places_alone(truths: list[StageTruth]) -> None:
+def test_other_roundings_differ_in_the_last_places_alone(truths: list[EngineTruth]) -> None:
     for truth in truths:
-        first, again, other = (rerounded_outputs(truth.model, truth.stage, truth.feeds, seed) for seed in (0, 0, 1))
+        first, again, other = (
+            rerounded_outputs(truth.model, truth.engine_name, truth.feeds, seed) for seed in (0, 0, 1)
+        )
         for name, pytorch in truth.pytorch.items():
             assert first[name].dtype == np.float32
             np.testing.assert_array_equal(first[name], again[name])
@@ -90,12 +94,12 @@ def test_sound_weights_pass_that_float32_alone_refuses(manifest: Manifest) -> No
     refused, rounded = [], []
     for seed in (0, 15, 38, 47, 149):
         model = small_model(SMALL, seed)
-        for truth in stage_truths(model, manifest, None, Tolerance()):
+        for truth in engine_truths(model, manifest, None, Tolerance()):
             found = graph_outputs(model, truth)
             for name, wanted in truth.outputs().items():
-                check = compare(truth.stage, name, wanted, found[name], Tolerance())
+                check = compare(truth.engine_name, name, wanted, found[name], Tolerance())
                 assert check.passed, check
-                if not against_float32(truth.stage, name, wanted, found[name]).passed:
+                if not against_float32(truth.engine_name, name, wanted, found[name]).passed:
                     refused.append((seed, name))
                 if check.rounding_error is not None:
                     rounded.append((seed, name))
@@ -104,13 +108,13 @@ def test_sound_weights_pass_that_float32_alone_refuses(manifest: Manifest) -> No
     assert rounded, "the fixed tolerance beside float64 is not enough for all"
 
 
-@pytest.mark.parametrize("stage", ["encoder", "cellfinder", "mask_decoder"])
+@pytest.mark.parametrize("engine_name", ["encoder", "cellfinder", "mask_decoder"])
 def test_a_weight_tensor_that_is_five_percent_off_fails(
-    stage: str, truths: list[StageTruth], manifest: Manifest, small_engines: Path, tmp_path: Path
+    engine_name: str, truths: list[EngineTruth], manifest: Manifest, small_engines: Path, tmp_path: Path
 ) -> None:
     """Unless nothing can find it: a norm takes the scale out, or the outputs move by less than float32 rounds."""
-    (truth,) = (truth for truth in truths if truth.stage == stage)
-    path, faulty = small_engines / f"{stage}.onnx", tmp_path / "faulty.onnx"
+    (truth,) = (truth for truth in truths if truth.engine_name == engine_name)
+    path, faulty = small_engines / f"{engine_name}.onnx", tmp_path / "faulty.onnx"
     tensors = spread_tensors(onnx.load(path), 8)
     found = []
     for tensor in tensors:
@@ -131,11 +135,11 @@ def test_an_error_within_that_of_rounding_passes() -> None:
     exact = np.zeros((10, 100), np.float32)
     found = np.full_like(exact, 0.01)
     for rounding_error, passed in ((0.0, False), (0.002, False), (0.0026, True), (np.inf, False), (np.nan, False)):
-        check = compare("stage", "output", truth_of(exact, rounding_error), found, Tolerance())
+        check = compare("engine", "output", truth_of(exact, rounding_error), found, Tolerance())
         assert check.passed == passed, rounding_error
         np.testing.assert_equal(check.rounding_error, rounding_error)
     tight = replace(truth_of(exact, 0.0), rounding_error=pytest.fail)
-    assert compare("stage", "output", tight, exact + np.float32(5e-4), Tolerance()).passed, "not measured needlessly"
+    assert compare("engine", "output", tight, exact + np.float32(5e-4), Tolerance()).passed, "not measured needlessly"
 
 
 def test_the_tail_is_what_no_more_elements_exceed_than_may() -> None:

@@ -113,8 +113,8 @@ def check_measure(measure: bool, formats: Iterable[str]) -> None:
     if measure and not any(OUTPUT_FORMATS[name].has_table for name in formats):
         tables = ", ".join(name for name, kind in OUTPUT_FORMATS.items() if kind.has_table)
         raise ConfigError(
-            f"measure=True came with the formats {', '.join(formats)}; expected one that has a table ({tables}). Add csv "
-            "to the formats, or leave measure=True out.",
+            f"measure=True came with the formats {', '.join(formats)}; expected one that has a table ({tables}). Add "
+            "csv to the formats, or leave measure=True out.",
             kind="conflict",
             field="measure",
         )

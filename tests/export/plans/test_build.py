@@ -74,7 +74,7 @@ def test_a_build_writes_plans_and_their_record(halves: Path, monkeypatch: pytest
         header = plan_header(place / plan.file)
         assert header["workspace"] == 64 << 20
         assert {k: tuple(map(tuple, v)) for k, v in header["profile"].items()} == dict(plan.ranges)
-    assert {check["stage"] for check in record.verification} == set(manifest.engines)
+    assert {check["engine"] for check in record.verification} == set(manifest.engines)
     order = [call for call in double.calls if call in ("parse", "build", "deserialize")]
     assert order == ["parse", "build", "deserialize"] * 3
     assert any("of the layers in half precision" in line for line in said)

@@ -24,6 +24,7 @@ import runtime.commands.main
 import runtime.jobs.folders.work
 from export.exporter import export_engines
 from runtime import InputError, Segmenter
+from runtime.engines.manifest import describe_check
 from runtime.files.outputs.tables import TABLE_COLUMNS
 from runtime.jobs.folders.records import RECORD_NAME
 from tests.engine_sources import renew_sums
@@ -385,7 +386,7 @@ def test_info_fits_one_screen() -> None:
 
 @pytest.mark.parametrize(
     "outputs",
-    [None, 7, ["text"], [{"stage": "encoder"}], [{"stage": "a", "output": "b", "max_abs_error": "large"}]],
+    [None, 7, ["text"], [{"engine": "encoder"}], [{"engine": "a", "output": "b", "max_abs_error": "large"}]],
 )
 def test_info_of_an_odd_verification(tmp_path: Path, small_engines: Path, outputs: Any) -> None:
     shutil.copytree(small_engines, tmp_path / "odd")
@@ -397,6 +398,15 @@ def test_info_of_an_odd_verification(tmp_path: Path, small_engines: Path, output
     done = CliRunner().invoke(runtime.commands.main.app, ["info", str(tmp_path / "odd")])
     assert isinstance(done.exception, SystemExit | None), done.exception
     assert "mask_decoder.onnx" in done.stdout or done.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("key", ["engine", "stage"])
+def test_checks_are_described_whether_they_name_an_engine_or_a_stage(key: str) -> None:
+    """Directories and plans made by earlier exports say ``stage``."""
+    error = {key: "encoder", "output": "image_embedding", "max_abs_error": 0.002, "mismatches_per_million": 3.0}
+    gate = {key: "mask_decoder", "output": "mask_logits", "measure": "mean mask IoU", "value": 0.998, "limit": 0.995}
+    assert describe_check(error) == "encoder.image_embedding: largest error 0.002, 3 mismatches per million"
+    assert describe_check(gate) == "mask_decoder.mask_logits: mean mask IoU 0.998, limit 0.995"
 
 
 def test_info_of_files_that_cannot_be_opened(small_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
