@@ -125,7 +125,7 @@ boxes = np.concatenate((corner, corner + rng.uniform(8, 64, (1000, 2))), 1)
 image = rng.integers(0, 255, (1024, 1024), np.uint8)
 config = SegmentConfig(iou_threshold=-1e9, mask_window=sys.argv[2])
 result = Segmenter(sys.argv[1])(image, boxes=boxes, config=config)
-assert len(result.boxes) == 1000
+assert len(result) + len(result.hidden) == 1000
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """
 

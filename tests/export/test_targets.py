@@ -15,6 +15,7 @@ import pytest
 from export.exporter import ExportConfig, export_engines
 from runtime import ConfigError, EngineError, Segmenter
 from runtime.engines.manifest import Target, read_manifest
+from tests.engine_sources import renew_sums
 from tests.small import SMALL
 
 BOXES = [[20, 30, 80, 90], [100, 200, 180, 260], [5, 5, 250, 510]]
@@ -66,10 +67,12 @@ def test_the_manifest_names_the_form(for_gpus: Path, small_engines: Path, tmp_pa
     content = json.loads((out / "manifest.json").read_text())
     content["target"] = "phone"
     (out / "manifest.json").write_text(json.dumps(content))
+    renew_sums(out)
     with pytest.raises(EngineError, match="target"):
         read_manifest(out)
     del content["target"]  # as earlier exports wrote it
     (out / "manifest.json").write_text(json.dumps(content))
+    renew_sums(out)
     assert read_manifest(out).target == "any"
 
 
@@ -90,5 +93,5 @@ def test_half_precision_is_for_gpus_unless_told_otherwise(options: dict[str, Any
 
 @pytest.mark.parametrize("other", [{"precision": "int8"}, {"attention": "fused"}])
 def test_forms_that_exclude_each_other_are_refused(other: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"target gpu is the form for TensorRT, but .*--target any"):
+    with pytest.raises(ConfigError, match=r"target='gpu' is the form for TensorRT, but .*target='any'"):
         ExportConfig(target="gpu", **other)
