@@ -284,7 +284,7 @@ def test_auto_leaves_a_gpu_unused(integer_engines: Path, calm_engines: Path, mon
     assert choice.choose_backend(calm_engines).backend == "cuda"
     chosen = choice.choose_backend(integer_engines)
     assert chosen.backend in ("cpu", "openvino")
-    assert "the GPU is not used: engines exported with --precision int8 are for CPUs" in str(chosen)
+    assert "the GPU is not used: engines with 8-bit integers are for CPUs" in str(chosen)
 
 
 def test_info_says_so(integer_engines: Path) -> None:
