@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from runtime.config import SegmentConfig
-from runtime.jobs.slides.engines import OriginTile, TileSegmenter
+from runtime.jobs.slides.engines import TileSegmenter
 from runtime.ops.masks import label_crops, relabel
 from runtime.results import DETECTED, Segmentation
 from runtime.types import F32, F64, I32, I64
+from runtime.views.grid import Tile
 from runtime.views.merge_rules import TileCells
 from runtime.views.scale import CellSizes
 from runtime.views.stitch import tile_cells
@@ -139,17 +140,15 @@ class PerfectTiles:
     seconds_per_tile: float
     model_size: int = 256
 
-    def cell_sizes(self, view: F32, config: SegmentConfig) -> CellSizes:
+    def cell_sizes(self, tile: Tile, config: SegmentConfig) -> CellSizes:
         """Of the bright pieces."""
-        areas = np.bincount(perfect_result(view).labels.ravel())[1:]
+        areas = np.bincount(perfect_result(tile.pixels).labels.ravel())[1:]
         return CellSizes(2 * np.sqrt(areas / np.pi), np.ones(len(areas), np.float32))
 
-    def segment_tiles(
-        self, tiles: Sequence[OriginTile], size_hw: tuple[int, int], config: SegmentConfig
-    ) -> list[TileCells]:
+    def segment_tiles(self, tiles: Sequence[Tile], size_hw: tuple[int, int], config: SegmentConfig) -> list[TileCells]:
         """The bright pieces of each tile."""
         time.sleep(self.seconds_per_tile * len(tiles))
-        return [tile_cells(perfect_result(tile), origin, size_hw) for origin, tile in tiles]
+        return [tile_cells(perfect_result(tile.pixels), tile.origin_yx, size_hw) for tile in tiles]
 
     def segment_whole(self, image: NDArray[np.generic], config: SegmentConfig) -> TileCells:
         """The bright pieces of an image."""
@@ -178,14 +177,12 @@ class EdgeBlindTiles(PerfectTiles):
 
     reach_px: int = 24
 
-    def segment_tiles(
-        self, tiles: Sequence[OriginTile], size_hw: tuple[int, int], config: SegmentConfig
-    ) -> list[TileCells]:
+    def segment_tiles(self, tiles: Sequence[Tile], size_hw: tuple[int, int], config: SegmentConfig) -> list[TileCells]:
         """The bright pieces of each tile, worn at its edges."""
         found = []
-        for origin, tile in tiles:
-            seen = worn_at_edges(perfect_result(tile).labels, origin, size_hw, self.reach_px)
-            found.append(tile_cells(result_of(seen), origin, size_hw))
+        for tile in tiles:
+            seen = worn_at_edges(perfect_result(tile.pixels).labels, tile.origin_yx, size_hw, self.reach_px)
+            found.append(tile_cells(result_of(seen), tile.origin_yx, size_hw))
         return found
 
 

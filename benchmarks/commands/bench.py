@@ -118,7 +118,7 @@ def time_steps(segmenter: Segmenter, case: Case) -> StepTimes:
     masks = [part for _, part in calls.decode([encoded], [boxes], full=config.mask_window == "full")]
     done("decode")
     sides = (LOGITS_PER_TOKEN * segmenter.manifest.grid_size, segmenter.manifest.image_size)
-    assembly = Assembly(encoded.size_hw, sides, len(boxes), config)
+    assembly = Assembly(encoded.size_hw, encoded.frame_hw, sides, len(boxes), config)
     for part in masks:
         assembly.add(part)
     assembly.finish(boxes, np.ones(len(boxes), np.float32), np.arange(len(boxes)))

@@ -58,9 +58,7 @@ def equalized_levels(bins: U8, kernel: int, clip_limit: float = CLIP_LIMIT) -> U
     The level of a pixel depends on the tiles of ``kernel`` pixels between whose centres it lies, nothing else.
     """
     height, width = bins.shape
-    counts = _clipped(_counts(bins, kernel), max(int(clip_limit * kernel * kernel), 1))
-    sums = np.cumsum(counts, axis=-1) * ((GRAY_LEVELS - 1) / (kernel * kernel))
-    maps = np.trunc(np.minimum(sums, GRAY_LEVELS - 1))
+    maps = _maps(bins, kernel, max(int(clip_limit * kernel * kernel), 1))
     down, across = (_neighbours(size, kernel, tiles) for size, tiles in zip((height, width), maps.shape, strict=False))
     return _interpolated(bins, maps, *down, *across)
 
@@ -83,16 +81,28 @@ def _neighbours(size: int, kernel: int, tiles: int) -> tuple[I64, I64, F64]:
 
 
 @compiled
-def _counts(bins: U8, kernel: int) -> I64:
-    """Histogram of every tile, (tiles down, tiles across, BINS); the last ones are filled up by reflection."""
+def _maps(bins: U8, kernel: int, limit: int) -> U16:
+    """Gray level of each bin by every tile, (tiles down, tiles across, BINS): the sums of the clipped histogram.
+
+    The last tiles are filled up by reflection. In 16 bits, as an image one pixel wide has a tile for 128 of them.
+    """
     height, width = bins.shape
     down, across = (height + kernel - 1) // kernel, (width + kernel - 1) // kernel
-    counts = np.zeros((down, across, BINS), np.int64)
+    maps = np.empty((down, across, BINS), np.uint16)
     rows, columns = _reflected(height, down * kernel), _reflected(width, across * kernel)
-    for y in range(down * kernel):
-        for x in range(across * kernel):
-            counts[y // kernel, x // kernel, bins[rows[y], columns[x]]] += 1
-    return counts
+    share = (GRAY_LEVELS - 1) / (kernel * kernel)
+    for row in range(down):
+        for column in range(across):
+            histogram = np.zeros(BINS, np.int64)
+            for y in range(row * kernel, (row + 1) * kernel):
+                for x in range(column * kernel, (column + 1) * kernel):
+                    histogram[bins[rows[y], columns[x]]] += 1
+            _clip(histogram, limit)
+            total = 0
+            for b in range(BINS):
+                total += histogram[b]
+                maps[row, column, b] = int(min(total * share, GRAY_LEVELS - 1.0))
+    return maps
 
 
 @compiled
@@ -104,17 +114,8 @@ def _reflected(size: int, padded: int) -> I64:
 
 
 @compiled
-def _clipped(counts: I64, limit: int) -> I64:
-    """Cut counts above the limit and share them out among the bins below it, tile by tile."""
-    counts = counts.copy()
-    for row in range(counts.shape[0]):
-        for column in range(counts.shape[1]):
-            _clip(counts[row, column], limit)
-    return counts
-
-
-@compiled
 def _clip(histogram: I64, limit: int) -> None:
+    """Cut counts above the limit and share them out among the bins below it, in place."""
     excess = 0
     for b in range(BINS):
         if histogram[b] > limit:
@@ -147,7 +148,7 @@ def _clip(histogram: I64, limit: int) -> None:
 
 @compiled
 def _interpolated(
-    bins: U8, maps: F64, upper: I64, lower: I64, down: F64, left: I64, right: I64, across: F64
+    bins: U8, maps: U16, upper: I64, lower: I64, down: F64, left: I64, right: I64, across: F64
 ) -> U16:  # fmt: skip
     """Gray level of each pixel by the maps of the four tiles around it; rounded as scikit-image does, in its order."""
     height, width = bins.shape

@@ -15,9 +15,9 @@ class ResizeAxis(NamedTuple):
 
     taps: F32
     """(size of the image, T): weights of the logits that each image pixel reads, from its first one on."""
-    first: I64
+    first: I32
     """First logit that each image pixel reads; rises with the pixel."""
-    last: I64
+    last: I32
     """Last one."""
     starts: I64
     """First image pixel that reads no logit before this one; one entry per logit, and one more."""

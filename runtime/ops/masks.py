@@ -95,38 +95,68 @@ def join_masks(crops: Sequence[MaskCrop]) -> MaskCrop:
     return MaskCrop(union, (top, left))
 
 
-@lru_cache(maxsize=16)
-def resize_axis(logits: int, model: int, image: int) -> ResizeAxis:
-    """The resize of SAM's post-processing, ``logits`` -> ``model`` -> ``image`` pixels, along one axis.
+def resize_axis(logits: int, model: int, frame: int, shown: int | None = None) -> ResizeAxis:
+    """The resize of SAM's post-processing, ``logits`` -> ``model`` -> ``frame`` pixels, along one axis.
 
     Both steps are bilinear with half-pixel centres and no antialiasing, hence linear, and so is their product.
+
+    Args:
+        logits, model, frame: lengths of the axis.
+        shown: pixels of the frame, from its first one on, that are wanted; default, all.
     """
-    matrix = (_bilinear(model, image) @ _bilinear(logits, model)).astype(np.float32).tocsr()
+    shown = frame if shown is None else shown
+    return (_kept_axis if shown <= _KEPT_PX else _make_axis)(logits, model, frame, shown)
+
+
+_KEPT_PX = 1 << 14
+"""Longer axes are not kept between images: they would take up memory."""
+
+_BLOCK_PX = 1 << 16
+"""Pixels of an axis that are worked out together."""
+
+
+def _make_axis(logits: int, model: int, frame: int, shown: int) -> ResizeAxis:
+    blocks = [
+        _axis_rows(logits, model, frame, np.arange(start, min(start + _BLOCK_PX, shown)))
+        for start in range(0, shown, _BLOCK_PX)
+    ]
+    firsts, lasts, parts = zip(*blocks, strict=True)
+    first, last = np.concatenate(firsts), np.concatenate(lasts)
+    taps = np.zeros((shown, max(part.shape[1] for part in parts)), np.float32)
+    for start, part in zip(range(0, shown, _BLOCK_PX), parts, strict=True):
+        taps[start : start + len(part), : part.shape[1]] = part
+    borders = np.arange(logits + 1)
+    starts, stops = np.searchsorted(first, borders), np.searchsorted(last, borders)
+    return ResizeAxis(taps=taps, first=first, last=last, starts=starts, stops=stops)
+
+
+_kept_axis = lru_cache(maxsize=16)(_make_axis)
+
+
+def _axis_rows(logits: int, model: int, frame: int, pixels: I64) -> tuple[I32, I32, F32]:
+    """First and last logit that each of some pixels reads, and the weights from the first on."""
+    matrix = (_bilinear(model, frame, pixels) @ _bilinear(logits, model, np.arange(model))).astype(np.float32).tocsr()
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
     first, last = matrix.indices[matrix.indptr[:-1]], matrix.indices[matrix.indptr[1:] - 1]
-    rows = np.repeat(np.arange(image), np.diff(matrix.indptr))
-    taps = np.zeros((image, int((last - first).max()) + 1), np.float32)
+    rows = np.repeat(np.arange(len(pixels)), np.diff(matrix.indptr))
+    taps = np.zeros((len(pixels), int((last - first).max()) + 1), np.float32)
     taps[rows, matrix.indices - first[rows]] = matrix.data
-    borders = np.arange(logits + 1)
-    return ResizeAxis(
-        taps=taps,
-        first=first.astype(np.int64),
-        last=last.astype(np.int64),
-        starts=np.searchsorted(first, borders),
-        stops=np.searchsorted(last, borders),
-    )
+    return first.astype(np.int32), last.astype(np.int32), taps
 
 
-def _bilinear(size_in: int, size_out: int) -> sparse.csr_array:
-    """(size_out, size_in) bilinear interpolation with half-pixel centres, clamped at the edges."""
-    position = np.maximum((np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5, 0.0)
+def _bilinear(size_in: int, size_out: int, pixels: I64) -> sparse.csr_array:
+    """Bilinear interpolation with half-pixel centres, clamped at the edges, to some of ``size_out`` pixels.
+
+    (number of the pixels, size_in).
+    """
+    position = np.maximum((pixels + 0.5) * (size_in / size_out) - 0.5, 0.0)
     low = np.minimum(position.astype(np.int64), size_in - 1)
     high = np.minimum(low + 1, size_in - 1)
     fraction = position - low
-    rows = np.arange(size_out)
+    rows = np.arange(len(pixels))
     entries = (np.concatenate((1.0 - fraction, fraction)), (np.tile(rows, 2), np.concatenate((low, high))))
-    return sparse.csr_array(entries, shape=(size_out, size_in))  # equal places are added up
+    return sparse.csr_array(entries, shape=(len(pixels), size_in))  # equal places are added up
 
 
 def upsample_window(

@@ -8,17 +8,20 @@ Pure functions on arrays. Two profiles, chosen in the engine's manifest:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
 
 from runtime.errors import InputError
+from runtime.ops.arrays import as_array
 from runtime.ops.clahe import equalize, gray_bins
 from runtime.ops.compiled import compiled, looked_up
+from runtime.ops.resize import resize_plane
 from runtime.types import F32
 
 Profile = Literal["paper", "cellsam-1.2"]
@@ -45,18 +48,7 @@ def check_image(image: ArrayLike, name: str = "image") -> NDArray[np.generic]:
     Raises:
         InputError: other shapes, an empty image, complex or object values, masked ones, NaN or infinity.
     """
-    try:
-        array = np.asarray(image)
-    except ValueError as error:  # rows of different lengths
-        raise InputError(
-            f"{name} cannot be read as an array ({error}); expected (H, W) or (H, W, C).", kind="wrong_type"
-        ) from error
-    if isinstance(image, np.ma.MaskedArray) and np.ma.is_masked(image):
-        raise InputError(
-            f"{name} has {np.count_nonzero(image.mask)} masked of {image.size} values; expected an array whose every "
-            "value counts. Give those a value, such as that of the background: image.filled(0).",
-            kind="invalid",
-        )
+    array = as_array(image, name, "(H, W) or (H, W, C)")
     if array.dtype.kind not in "biuf":
         hint = "Convert it first."
         if array.dtype.kind in "US" or isinstance(image, Path):
@@ -94,22 +86,24 @@ def check_image(image: ArrayLike, name: str = "image") -> NDArray[np.generic]:
     return array
 
 
-def _channel(plane: NDArray[np.generic]) -> NDArray[np.float64]:
-    """One (H, W) channel as float64.
+def _as_float64(values: NDArray[np.generic]) -> NDArray[np.float64]:
+    """Values of a channel as float64.
 
     Raises:
         InputError: values that float64 cannot hold.
     """
+    if values.dtype == np.float64:
+        return values  # type: ignore[return-value]  # finite, see check_image
     with np.errstate(over="ignore"):
-        channel = plane.astype(np.float64)
-    whole = plane.dtype.kind in "iu"
-    if not np.isfinite(channel).all() or (whole and plane.dtype.itemsize == 8 and np.abs(channel).max() > 2**53):
+        converted = values.astype(np.float64)
+    whole = values.dtype.kind in "iu"
+    if not np.isfinite(converted).all() or (whole and values.dtype.itemsize == 8 and np.abs(converted).max() > 2**53):
         raise InputError(
-            f"image has values up to {plane.max()}, more than float64 can tell apart; rescale it, for example subtract "
-            "its minimum.",
+            f"image has values up to {values.max()}, more than float64 can tell apart; rescale it, for example "
+            "subtract its minimum.",
             kind="out_of_range",
         )
-    return channel
+    return converted
 
 
 def normalize_contrast(image: ArrayLike, *, invert: bool = False) -> F32:
@@ -129,7 +123,7 @@ def normalize_contrast(image: ArrayLike, *, invert: bool = False) -> F32:
         InputError: see ``check_image``.
     """
     checked = check_image(image)
-    out = _blank(checked.shape[0], checked.shape[1])
+    out = blank_channels(checked.shape[0], checked.shape[1])
     for index, target in enumerate(channel_targets(checked.shape[2])):
         # One channel at a time bounds the memory.
         plane = checked[..., index]
@@ -141,6 +135,9 @@ def normalize_contrast(image: ArrayLike, *, invert: bool = False) -> F32:
 
 TABLED = (np.dtype(np.uint8), np.dtype(np.uint16))
 """Types of few possible values: everything is worked out once per value instead of once per pixel."""
+
+_TOGETHER_PX = 1 << 18
+"""Pixels that are worked on together in float64."""
 
 Range = tuple[float, float]
 """Lowest value, and the highest after clipping, of a channel."""
@@ -154,12 +151,21 @@ def channel_range(plane: NDArray[np.generic]) -> Range | None:
     """
     if plane.dtype in TABLED:
         return counted_range(_value_counts(plane, _value_number(plane)))
-    channel = _channel(plane)
-    values = channel[channel != 0]
-    if values.size == 0:
+    extremes = _as_float64(np.array([plane.min(), plane.max()]))
+    nonzero = plane[plane != 0]
+    if nonzero.size == 0:
         return None
-    clip = float(np.percentile(values, CLIP_PERCENTILE))
-    low, high = min(float(channel.min()), clip), min(float(channel.max()), clip)
+    values = _as_float64(nonzero)
+    with np.errstate(over="ignore", invalid="ignore"):
+        clip = float(np.percentile(values, CLIP_PERCENTILE, overwrite_input=True))
+        low, high = (min(float(value), clip) for value in extremes)
+        spread = float(extremes[1]) - float(extremes[0])
+    if not math.isfinite(spread):
+        raise InputError(
+            f"image has values from {extremes[0]:g} to {extremes[1]:g}, a range beyond that of float64; expected "
+            "values whose difference is a finite number. Are they damaged? Else rescale them.",
+            kind="out_of_range",
+        )
     return None if low == high else (low, high)
 
 
@@ -172,10 +178,21 @@ def counted_range(counts: NDArray[np.intp]) -> Range | None:
 
 
 def bins_within(plane: NDArray[np.generic], span: Range, *, invert: bool = False) -> NDArray[np.uint8]:
-    """Histogram bins of a channel that is rescaled so that its range is [0, 1], and cut off there."""
+    """Histogram bins of a channel, (H, W), that is rescaled so that its range is [0, 1], and cut off there."""
     if plane.dtype in TABLED:
         return looked_up(plane, _bins(np.arange(_value_number(plane), dtype=np.float64), span, invert))
-    return _bins(_channel(plane), span, invert)
+    bins = np.empty(plane.shape, np.uint8)
+    for part in _parts(*plane.shape):
+        bins[part] = _bins(_as_float64(plane[part]), span, invert)
+    return bins
+
+
+def _parts(height: int, width: int) -> Iterator[tuple[slice, slice]]:
+    """Parts of a channel that are worked on in float64, one after the other: it takes much memory."""
+    columns = min(width, _TOGETHER_PX)
+    rows = max(1, _TOGETHER_PX // columns)
+    for top, left in product(range(0, height, rows), range(0, width, columns)):
+        yield slice(top, top + rows), slice(left, left + columns)
 
 
 def _value_number(plane: NDArray[np.generic]) -> int:
@@ -207,7 +224,7 @@ def _percentile_of_counts(counts: NDArray[np.intp], percentile: float) -> float:
     return float(before + (after - before) * share if share < 0.5 else after - (after - before) * (1 - share))
 
 
-def _blank(height: int, width: int) -> F32:
+def blank_channels(height: int, width: int) -> F32:
     """(H, W, 3) zeros, channel after channel in memory: all that follows works on one channel at a time."""
     return np.zeros((3, height, width), np.float32).transpose(1, 2, 0)
 
@@ -238,26 +255,28 @@ def take_normalized(image: ArrayLike) -> F32:
             kind="out_of_range",
             field="normalize",
         )
-    out = _blank(checked.shape[0], checked.shape[1])
+    out = blank_channels(checked.shape[0], checked.shape[1])
     out[..., list(channel_targets(checked.shape[2]))] = checked
     return out
 
 
-def resize_channels(image: F32, out: F32) -> list[F32]:
+def resize_channels(image: F32, out: F32, frame_hw: tuple[int, int] | None = None) -> list[F32]:
     """Resize every channel, bilinear, antialiased where it shrinks; the aspect is not kept.
 
     Args:
         image: (H, W, 3) float32.
         out: (3, S, S) float32, written.
+        frame_hw: size that becomes (S, S), at least that of the image, which is its upper left part; the rest is 0.
+            Default: the image.
 
     Returns:
         The channels: parts of ``out``; (1, 1) for a blank one, whose part is not written: it stays one value.
     """
     planes = []
     for c in range(3):
-        plane = np.ascontiguousarray(image[..., c])
+        plane = image[..., c]
         if plane.any():
-            out[c] = np.asarray(Image.fromarray(plane).resize(out.shape[1:], Image.Resampling.BILINEAR))
+            resize_plane(plane, frame_hw or (image.shape[0], image.shape[1]), out[c])
             planes.append(out[c])
         else:
             planes.append(np.zeros((1, 1), np.float32))
@@ -295,40 +314,48 @@ class BranchInputs(NamedTuple):
     box: F32 | None
 
 
-def branch_inputs(normalized: F32, spec: PreprocessSpec, *, detector: bool = True) -> BranchInputs:
+def branch_inputs(
+    normalized: F32, spec: PreprocessSpec, *, frame_hw: tuple[int, int] | None = None, detector: bool = True
+) -> BranchInputs:
     """Inputs of the mask branch and, unless ``detector`` is False, of the box branch.
 
     Args:
         normalized: (H, W, 3) float32 in [0, 1], from ``normalize_contrast``.
         spec: the manifest.
+        frame_hw: what the model input shows, see ``resize_channels``.
     """
     size, renormalize = spec.image_size, spec.renormalize
     if spec.profile == "paper":
-        both = paper_input(normalized, size)
+        both = paper_input(normalized, size, frame_hw)
         return BranchInputs(both, both if detector else None)
-    mask = mask_branch_input(normalized, size, renormalize=renormalize)
-    return BranchInputs(mask, box_branch_input(normalized, size, renormalize=renormalize) if detector else None)
+    mask = mask_branch_input(normalized, size, frame_hw, renormalize=renormalize)
+    if not detector:
+        return BranchInputs(mask, None)
+    return BranchInputs(mask, box_branch_input(normalized, size, frame_hw, renormalize=renormalize))
 
 
-def paper_input(normalized: F32, size: int) -> F32:
+def paper_input(normalized: F32, size: int, frame_hw: tuple[int, int] | None = None) -> F32:
     """Input of both branches in the ``paper`` profile.
 
     Args:
         normalized: (H, W, 3) float32 in [0, 1], from ``normalize_contrast``.
         size: side of the model input, pixels.
+        frame_hw: what the model input shows, see ``resize_channels``.
 
     Returns:
         (3, size, size) float32.
     """
     out = np.empty((3, size, size), np.float32)
-    planes = resize_channels(normalized, out)
+    planes = resize_channels(normalized, out, frame_hw)
     for plane, mean, std in zip(planes, SAM_MEAN, SAM_STD, strict=True):
         plane *= np.float32(255)
         _standardize(plane, mean, std)
     return _fill(out, planes)
 
 
-def mask_branch_input(normalized: F32, size: int, *, renormalize: bool = True) -> F32:
+def mask_branch_input(
+    normalized: F32, size: int, frame_hw: tuple[int, int] | None = None, *, renormalize: bool = True
+) -> F32:
     """Input of the mask branch in the ``cellsam-1.2`` profile; arguments as in ``paper_input``.
 
     Args:
@@ -336,7 +363,7 @@ def mask_branch_input(normalized: F32, size: int, *, renormalize: bool = True) -
             that hold ``model_cp``.
     """
     out = np.empty((3, size, size), np.float32)
-    planes = resize_channels(normalized, out)
+    planes = resize_channels(normalized, out, frame_hw)
     values = np.concatenate([plane[plane != 0] for plane in planes])
     if values.size:
         low, high = (np.float32(p) for p in np.percentile(values, [0.0, STRETCH_PERCENTILE]))
@@ -353,10 +380,12 @@ def mask_branch_input(normalized: F32, size: int, *, renormalize: bool = True) -
     return _fill(out, planes)
 
 
-def box_branch_input(normalized: F32, size: int, *, renormalize: bool = True) -> F32:
+def box_branch_input(
+    normalized: F32, size: int, frame_hw: tuple[int, int] | None = None, *, renormalize: bool = True
+) -> F32:
     """Input of the box branch in the ``cellsam-1.2`` profile; arguments as in ``mask_branch_input``."""
     out = np.empty((3, size, size), np.float32)
-    planes = resize_channels(normalized, out)
+    planes = resize_channels(normalized, out, frame_hw)
     for plane, *imagenet, mean, std in zip(planes, IMAGENET_MEAN, IMAGENET_STD, SAM_MEAN, SAM_STD, strict=True):
         plane *= np.float32(255)
         np.floor(plane, out=plane)  # to 8 bits

@@ -2,38 +2,88 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from runtime.config import SegmentConfig
-from runtime.ops.masks import LabelCanvas, MaskCrop, finish_labels, resize_axis
+from runtime.errors import InputError
+from runtime.ops.masks import Axes, LabelCanvas, MaskCrop, finish_labels, resize_axis
 from runtime.pipeline.engine_calls import DecodedMasks
 from runtime.results import Instances, Segmentation
 from runtime.types import F32, F64, I64
+
+MASK_BYTES_PER_PIXEL = 8
+MASK_BYTES = 64 << 20
+"""What the masks of an image may take: so many bytes for each of its pixels, and so many beside. Masks of cells that
+overlap as cells do take about one byte a pixel."""
+
+
+class MaskBudget:
+    """The memory that the masks of one image may take, in however many views."""
+
+    def __init__(self, size_hw: tuple[int, int]) -> None:
+        """Args: size_hw: size of the image."""
+        self._left = self._all = MASK_BYTES_PER_PIXEL * size_hw[0] * size_hw[1] + MASK_BYTES
+
+    def take(self, masks: Iterable[MaskCrop]) -> None:
+        """Count masks.
+
+        Raises:
+            InputError: there are too many, or too large ones.
+        """
+        self._left -= sum(mask.mask.size for mask in masks)
+        if self._left < 0:
+            raise InputError(
+                f"the masks of this image take more than {self._all / 2**20:.0f} MiB; expected cells that hardly "
+                "overlap. Raise box_threshold, iou_threshold or mask_threshold, lower nms_iou, or give fewer boxes.",
+                kind="too_large",
+                field="box_threshold",
+            )
 
 
 class Assembly:
     """Collects the masks of one image, in any order, and makes its label map."""
 
-    def __init__(self, size_hw: tuple[int, int], sides: tuple[int, int], count: int, config: SegmentConfig) -> None:
-        """Prepare the resizes.
+    def __init__(
+        self,
+        size_hw: tuple[int, int],
+        frame_hw: tuple[int, int],
+        sides: tuple[int, int],
+        count: int,
+        config: SegmentConfig,
+        budget: MaskBudget | None = None,
+    ) -> None:
+        """Start with an empty map.
 
         Args:
-            size_hw: the image.
+            size_hw: the image; masks are cut to it.
+            frame_hw: what the map of logits shows: the image, or more than it.
             sides: of the whole map of logits, and of the model input, pixels.
             count: boxes of the image.
             config: thresholds and the rule for overlaps.
+            budget: of the image that the view is of; default, of this view.
         """
-        self._config = config
-        self._axes = resize_axis(*sides, size_hw[0]), resize_axis(*sides, size_hw[1])
+        self._config, self._budget = config, budget or MaskBudget(size_hw)
+        self._lengths = tuple((*sides, frame, length) for frame, length in zip(frame_hw, size_hw, strict=True))
         self._canvas = LabelCanvas(size_hw, config)
+        self._axes: Axes | None = None  # not needed where no mask comes
         self._crops: dict[int, MaskCrop] = {}
         self._iou = np.full(count, -np.inf, np.float32)
 
     def add(self, masks: DecodedMasks) -> None:
-        """Enter masks; those with too low an IoU estimate leave no trace."""
+        """Enter masks; those with too low an IoU estimate leave no trace.
+
+        Raises:
+            InputError: as ``MaskBudget.take``.
+        """
         self._iou[masks.index] = masks.iou_predictions
         passed = masks.part(masks.iou_predictions >= self._config.iou_threshold)
+        if self._axes is None:
+            down, across = (resize_axis(*lengths) for lengths in self._lengths)
+            self._axes = down, across
         crops = self._canvas.add_windows(passed.index, passed.logits, passed.origins, self._axes)
+        self._budget.take(crops)
         self._crops.update(zip(passed.index.tolist(), crops, strict=True))
 
     def finish(self, boxes: F64, scores: F32, prompts: I64) -> Segmentation:

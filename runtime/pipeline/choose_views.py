@@ -11,7 +11,7 @@ from runtime.errors import ConfigError
 from runtime.pipeline.encoded import EncodedView
 from runtime.pipeline.pipeline import Pipeline
 from runtime.types import F32
-from runtime.views.grid import TileGrid, cut_tile, grid_at_scale
+from runtime.views.grid import Tile, TileGrid, cut_tile, grid_at_scale
 from runtime.views.scale import CellSizes, measure_diameter, one_view_will_do
 
 
@@ -40,20 +40,24 @@ def views_at_scale(
         if isinstance(chosen, EncodedView):
             yield place, chosen
             continue
-        tiles = ((origin, cut_tile(image, origin, chosen.side)) for origin in chosen.origins)
+        tiles = (cut_tile(image, origin, chosen.side) for origin in chosen.origins)
         yield from ((place, view) for view in encode_tiles(pipeline, tiles))
 
 
-def encode_tiles(pipeline: Pipeline, tiles: Iterable[tuple[tuple[int, int], F32]]) -> Iterator[EncodedView]:
+def encode_tiles(pipeline: Pipeline, tiles: Iterable[Tile]) -> Iterator[EncodedView]:
     """Encode tiles of an image, several in a call.
 
     Args:
         pipeline: encodes.
-        tiles: first pixel (y, x) of each, and the tile, (side, side, 3) float32 in [0, 1], contrast normalised.
+        tiles: of 3 channels, float32 in [0, 1], contrast normalised.
     """
     waiting = iter(tiles)
     while part := list(islice(waiting, pipeline.images_per_call)):
-        yield from pipeline.encode([tile for _, tile in part], origins=[origin for origin, _ in part])
+        yield from pipeline.encode(
+            [tile.pixels for tile in part],
+            origins=[tile.origin_yx for tile in part],
+            frames_hw=[tile.frame_hw for tile in part],
+        )
 
 
 def _whole_views(pipeline: Pipeline, images: Sequence[F32], config: SegmentConfig) -> Sequence[EncodedView | None]:
@@ -65,7 +69,7 @@ def _whole_views(pipeline: Pipeline, images: Sequence[F32], config: SegmentConfi
         )
     if config.diameter_px is not None:
         return [None] * len(images)
-    views = pipeline.encode([cut_tile(image, (0, 0), max(image.shape[:2])) for image in images])
+    views = list(encode_tiles(pipeline, (cut_tile(image, (0, 0), max(image.shape[:2])) for image in images)))
     found = pipeline.find_candidates(views)
     return [replace(view, candidates=candidates) for view, candidates in zip(views, found, strict=True)]
 
@@ -80,8 +84,8 @@ def _choose(pipeline: Pipeline, image: F32, whole: EncodedView | None, config: S
         return grid_at_scale(size_hw, config.diameter_px, model_size, wanted_px)
     encoded = [whole]  # the first view that is measured is that of the whole image
 
-    def find_cells(view: F32) -> CellSizes:
-        shown = encoded.pop() if encoded else pipeline.encode([view])[0]
+    def find_cells(tile: Tile) -> CellSizes:
+        shown = encoded.pop() if encoded else next(encode_tiles(pipeline, [tile]))
         return pipeline.cell_sizes(shown, config)
 
     diameter = measure_diameter(image, model_size, find_cells, view_diameter_px=wanted_px)

@@ -41,7 +41,10 @@ class EncodedView:
     index: int
     """Place of this view in the batch."""
     size_hw: tuple[int, int]
-    """Size (height, width) of the view, image pixels; it may reach beyond the image."""
+    """Size (height, width) of the view, image pixels."""
+    frame_hw: tuple[int, int]
+    """What the model input shows, image pixels from the first one of the view on: the view, or more than it, which
+    is 0."""
     origin_yx: tuple[int, int] = (0, 0)
     """Image pixel of the view's first pixel."""
     candidates: Candidates | None = None

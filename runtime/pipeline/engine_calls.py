@@ -110,30 +110,38 @@ class EngineCalls:
         if self._closed:
             raise BackendError("the engines were released by close(); expected open ones. Make a new Segmenter.")
 
-    def encode(self, inputs: Sequence[BranchInputs], sizes_hw: Sequence[tuple[int, int]]) -> list[EncodedView]:
+    def encode(
+        self,
+        inputs: Sequence[BranchInputs],
+        sizes_hw: Sequence[tuple[int, int]],
+        frames_hw: Sequence[tuple[int, int]] | None = None,
+    ) -> list[EncodedView]:
         """Encode views, several in a call.
 
         Args:
             inputs: model inputs of the views; either all or none have one for the box branch.
             sizes_hw: sizes of the views.
+            frames_hw: see ``EncodedView``; default, the sizes.
         """
-        pairs = list(zip(inputs, sizes_hw, strict=True))
-        groups = [pairs[i : i + self.images_per_call] for i in range(0, len(pairs), self.images_per_call)]
+        rows = list(zip(inputs, sizes_hw, frames_hw or sizes_hw, strict=True))
+        groups = [rows[i : i + self.images_per_call] for i in range(0, len(rows), self.images_per_call)]
         return [encoded for group in groups for encoded in _halved(self._encode_together, group)]
 
-    def _encode_together(self, group: Sequence[tuple[BranchInputs, tuple[int, int]]]) -> list[EncodedView]:
-        mask = np.stack([inputs.mask for inputs, _ in group])
+    def _encode_together(
+        self, group: Sequence[tuple[BranchInputs, tuple[int, int], tuple[int, int]]]
+    ) -> list[EncodedView]:
+        mask = np.stack([inputs.mask for inputs, *_ in group])
         outputs = self._engine("encoder").run({"pixel_values": mask}, keep=("image_embedding", "patch_features"))
         features: Tensor | None = None
         if group[0][0].box is not None:
             name: EngineName = "detector_encoder" if self._manifest.trunk == "separate" else "encoder"
-            if name == "encoder" and all(inputs.box is inputs.mask for inputs, _ in group):
+            if name == "encoder" and all(inputs.box is inputs.mask for inputs, *_ in group):
                 features = outputs["patch_features"]
             else:
-                box = np.stack([inputs.box for inputs, _ in group])  # type: ignore[misc]
+                box = np.stack([inputs.box for inputs, *_ in group])  # type: ignore[misc]
                 features = self._engine(name).run({"pixel_values": box}, keep=("patch_features",))["patch_features"]
         batch = EncodedBatch(outputs["image_embedding"], features)
-        return [EncodedView(batch, index, size_hw) for index, (_, size_hw) in enumerate(group)]
+        return [EncodedView(batch, index, size, frame) for index, (_, size, frame) in enumerate(group)]
 
     def detect(self, views: Sequence[EncodedView]) -> list[Candidates]:
         """Run the detector on every view; those that were encoded together go through it together."""
@@ -165,7 +173,7 @@ class EngineCalls:
         self._check_open()  # without boxes no engine is called
         size, grid = self._manifest.image_size, self._manifest.grid_size
         in_model = [
-            scale_xyxy(b, view.size_hw, (size, size)).astype(np.float32) for b, view in zip(boxes, views, strict=True)
+            scale_xyxy(b, view.frame_hw, (size, size)).astype(np.float32) for b, view in zip(boxes, views, strict=True)
         ]
         windows = [token_windows(b, size, grid, full=full) for b in in_model]
 

@@ -13,9 +13,10 @@ from runtime.config import SegmentConfig
 from runtime.engines.backends.base import Engine
 from runtime.engines.manifest import EngineName, Manifest
 from runtime.errors import InputError
+from runtime.ops.arrays import as_numbers
 from runtime.ops.boxes import LOGITS_PER_TOKEN, check_boxes, scale_xyxy, select_boxes
 from runtime.ops.preprocess import branch_inputs
-from runtime.pipeline.assembly import Assembly
+from runtime.pipeline.assembly import Assembly, MaskBudget
 from runtime.pipeline.channel_check import ChannelCheck
 from runtime.pipeline.encoded import Candidates, EncodedView
 from runtime.pipeline.engine_calls import EngineCalls, per_call
@@ -57,10 +58,10 @@ class BoxPrompts:
         """
         checked = check_boxes(boxes, size_hw)
         count = len(checked)
-        try:
-            values = np.full(count, math.nan, np.float32) if scores is None else np.asarray(scores, np.float32)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"scores cannot be read as numbers ({error}); expected one per box.") from error
+        if scores is None:
+            values = np.full(count, math.nan, np.float32)
+        else:
+            values = as_numbers(scores, "scores", "one number per box").astype(np.float32)
         if values.shape != (count,):
             raise InputError(f"scores have shape {values.shape}; expected ({count},), one per box.")
         return cls(checked, values, np.arange(count))
@@ -115,13 +116,19 @@ class Pipeline:
         self.calls.close()
 
     def encode(
-        self, images: Sequence[F32], *, origins: Sequence[tuple[int, int]] | None = None, detector: bool = True
+        self,
+        images: Sequence[F32],
+        *,
+        origins: Sequence[tuple[int, int]] | None = None,
+        frames_hw: Sequence[tuple[int, int]] | None = None,
+        detector: bool = True,
     ) -> list[EncodedView]:
         """Run the encoder on views, several in a call.
 
         Args:
             images: (h, w, 3) float32 in [0, 1] each, contrast normalised.
             origins: image pixel of the first pixel (y, x) of each view; default (0, 0).
+            frames_hw: what the model input shows of each, see ``EncodedView``; default, the view alone.
             detector: False leaves out what only ``detect`` needs.
 
         Raises:
@@ -134,8 +141,13 @@ class Pipeline:
             )
         for image in images:
             self._check_channels(image)
-        inputs = [branch_inputs(image, self.manifest, detector=detector) for image in images]
-        views = self.calls.encode(inputs, [(image.shape[0], image.shape[1]) for image in images])
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
+        frames = frames_hw or sizes
+        inputs = [
+            branch_inputs(image, self.manifest, frame_hw=frame, detector=detector)
+            for image, frame in zip(images, frames, strict=True)
+        ]
+        views = self.calls.encode(inputs, sizes, frames)
         if origins is None:
             return views
         return [replace(view, origin_yx=origin) for view, origin in zip(views, origins, strict=True)]
@@ -162,11 +174,15 @@ class Pipeline:
         found = []
         for view, candidates in zip(views, self.find_candidates(views), strict=True):
             boxes, scores, threshold = select_boxes(candidates.boxes_cxcywh_norm, candidates.logits, config)
-            found.append(Detections(scale_xyxy(boxes, (1, 1), view.size_hw), scores, threshold, view.origin_yx))
+            found.append(Detections(scale_xyxy(boxes, (1, 1), view.frame_hw), scores, threshold, view.origin_yx))
         return found
 
     def decode(
-        self, views: Sequence[EncodedView], prompts: Sequence[BoxPrompts], config: SegmentConfig
+        self,
+        views: Sequence[EncodedView],
+        prompts: Sequence[BoxPrompts],
+        config: SegmentConfig,
+        budgets: Sequence[MaskBudget] | None = None,
     ) -> list[Segmentation]:
         """Decode the boxes of several views in shared calls, then assemble the cells of each view.
 
@@ -174,15 +190,21 @@ class Pipeline:
             views: the views.
             prompts: of each view.
             config: thresholds and the rule for overlaps.
+            budgets: what the masks of each view may take; default, by the size of the view.
 
         Returns:
             The cells of each view, in its pixels.
 
         Raises:
+            InputError: the masks take too much memory.
             BackendError: the backend failed.
         """
         sides = (LOGITS_PER_TOKEN * self.manifest.grid_size, self.manifest.image_size)
-        assemblies = [Assembly(v.size_hw, sides, len(p.boxes), config) for v, p in zip(views, prompts, strict=True)]
+        budgets = budgets or [MaskBudget(view.size_hw) for view in views]
+        assemblies = [
+            Assembly(v.size_hw, v.frame_hw, sides, len(p.boxes), config, budget)
+            for v, p, budget in zip(views, prompts, budgets, strict=True)
+        ]
         for view, masks in self.calls.decode(views, [p.boxes for p in prompts], full=config.mask_window == "full"):
             assemblies[view].add(masks)
         return [a.finish(p.boxes, p.scores, p.numbers) for a, p in zip(assemblies, prompts, strict=True)]
@@ -221,5 +243,5 @@ class Pipeline:
         kept = [masks.logits[masks.iou_predictions >= config.iou_threshold] for _, masks in decoded]
         inside = [np.count_nonzero(logits > config.mask_threshold_logit, axis=(1, 2)) for logits in kept]
         areas = np.concatenate([np.zeros(0), *inside])
-        logit_px = view.size_hw[0] / (LOGITS_PER_TOKEN * self.manifest.grid_size)
+        logit_px = view.frame_hw[0] / (LOGITS_PER_TOKEN * self.manifest.grid_size)
         return CellSizes(2 * np.sqrt(areas[areas > 0] / np.pi) * logit_px, found.scores)

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from runtime.config import SegmentConfig
+from runtime.pipeline.assembly import MaskBudget
 from runtime.pipeline.encoded import EncodedView, without_features
 from runtime.pipeline.pipeline import BoxPrompts, Pipeline
 from runtime.results import Segmentation
@@ -62,14 +63,15 @@ def segment_views(pipeline: Pipeline, tasks: Iterable[ViewTask], config: Segment
     Raises:
         InputError, BackendError: as ``Pipeline.detect`` and ``Pipeline.decode``.
     """
-    waiting = iter(tasks)
+    waiting, budgets = iter(tasks), dict[ShownImage, MaskBudget]()
     # At least the views of an encoder call: the detector looks at all of them together.
     while group := list(islice(waiting, max(VIEWS_TOGETHER, pipeline.images_per_call))):
         found = iter(pipeline.detect([task.view for task in group if task.prompts is None], config))
         prompts = [task.prompts or BoxPrompts.of_detector(next(found)) for task in group]
         shown = [(task.image, task.view.origin_yx) for task in group]
         views = without_features([task.view for task in group])
+        allowed = [budgets.setdefault(image, MaskBudget(image.size_hw)) for image, _ in shown]
         group.clear()  # the features are freed before masks take up memory
-        results = pipeline.decode(views, prompts, config)
+        results = pipeline.decode(views, prompts, config, allowed)
         del views
         yield from (ViewResult(*of, cells) for of, cells in zip(shown, results, strict=True))

@@ -10,7 +10,7 @@ import numpy as np
 from runtime.config import SegmentConfig
 from runtime.ops.boxes import token_window_sides
 from runtime.ops.masks import finish_labels, relabel
-from runtime.ops.preprocess import normalize_contrast
+from runtime.ops.preprocess import normalize_contrast, resize_channels, take_normalized
 from runtime.pipeline.pipeline import BoxPrompts, Pipeline
 from runtime.types import F64
 
@@ -35,7 +35,7 @@ def warm_up(pipeline: Pipeline, config: SegmentConfig) -> None:
     _compile_loops(rng, config)
     manifest, settings = pipeline.manifest, replace(config, iou_threshold=_KEEP_ALL)
     side = manifest.image_size
-    image = rng.random((side, side, 3), np.float32)
+    image = take_normalized(rng.random((side, side, 3), np.float32))
     for count in sorted({1, pipeline.images_per_call}):
         views = pipeline.encode([image] * count, detector=manifest.has_detector)
         if manifest.has_detector:
@@ -61,7 +61,8 @@ def _compile_loops(rng: np.random.Generator, config: SegmentConfig) -> None:
     noise = rng.integers(0, 256, (64, 64, 3))
     for kind in (np.uint8, np.uint16, np.float32):
         for image in (noise, noise[..., 0], noise[..., :2]):
-            normalize_contrast(np.ascontiguousarray(image).astype(kind), invert=config.invert)
+            normalized = normalize_contrast(np.ascontiguousarray(image).astype(kind), invert=config.invert)
+    resize_channels(normalized[:, :30], np.empty((3, 8, 8), np.float32))  # a tile: its rows lie apart in memory
     owner = np.zeros((32, 32), np.int32)
     owner[2:20, 2:20], owner[8:12, 8:12], owner[28:30, 28:30] = 1, 0, 2
     finish_labels(owner, 2, replace(config, fill_holes=True, min_area_px=9))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from runtime.types import F32, F64
-from runtime.views.grid import cut_tile
+from runtime.views.grid import Tile, cut_tile
 
 RELIABLE_PX = 12.0
 """Cells with a smaller median, model pixels, are too coarse to measure: the detector looks closer."""
@@ -65,7 +66,7 @@ def one_view_will_do(
 
 
 def measure_diameter(
-    image: F32, model_size: int, find_cells: Callable[[F32], CellSizes], *, view_diameter_px: float
+    image: F32, model_size: int, find_cells: Callable[[Tile], CellSizes], *, view_diameter_px: float
 ) -> float | None:
     """Measure the median cell diameter, image pixels.
 
@@ -77,7 +78,7 @@ def measure_diameter(
     Args:
         image: (H, W, C) float32, as the detector takes it.
         model_size: side of the model input, pixels.
-        find_cells: the cells of a square image.
+        find_cells: the cells of a square part of it.
         view_diameter_px: diameter at which the detector works best, model pixels.
 
     Returns:
@@ -113,12 +114,22 @@ def _estimate(cells: list[CellSizes], side: int, model_size: int) -> ScaleEstima
     )
 
 
-def _most_contrast(image: F32, side: int) -> list[F32]:
+def _most_contrast(image: F32, side: int) -> list[Tile]:
     """The parts of the image of one side that vary most; none that is constant."""
     origins = [(y, x) for y in _starts(image.shape[0], side) for x in _starts(image.shape[1], side)]
-    spread = {origin: float(cut_tile(image, origin, side)[::4, ::4].std(axis=(0, 1)).max()) for origin in origins}
+    spread = {origin: _spread(cut_tile(image, origin, side)) for origin in origins}
     best = sorted((origin for origin in origins if spread[origin] > 0), key=lambda origin: (-spread[origin], origin))
     return [cut_tile(image, origin, side) for origin in best[:VIEWS]]
+
+
+def _spread(tile: Tile) -> float:
+    """Standard deviation of the channel that varies most, beyond the image 0; every fourth pixel counts."""
+    few = tile.pixels[::4, ::4]
+    if few.shape[:2] == (tile.side, tile.side):
+        return float(few.std(axis=(0, 1)).max())
+    share = few.shape[0] * few.shape[1] / (-(-tile.side // 4)) ** 2
+    inside, mean = few.var(axis=(0, 1), dtype=np.float64), few.mean(axis=(0, 1), dtype=np.float64)
+    return math.sqrt((share * inside + share * (1 - share) * mean**2).max())
 
 
 def _starts(length: int, side: int) -> list[int]:

@@ -550,7 +550,8 @@ def test_tiles_at_the_scale_of_the_cells(segmenter: Segmenter, image: Any) -> No
 def test_a_measured_scale(segmenter: Segmenter, image: Any) -> None:
     """Where the cells of the whole image are large enough, it is shown in one square view; else in tiles."""
     whole = replace(OPEN, view_diameter_px=1000.0)
-    assert [(view.origin_yx, view.size_hw) for view in segmenter.encode(image, config=whole)] == [((0, 0), (519, 519))]
+    (view,) = segmenter.encode(image, config=whole)
+    assert (view.origin_yx, view.size_hw, view.frame_hw) == ((0, 0), (519, 253), (519, 519))
     check_invariants(segmenter(image, config=whole), image.shape)
     tiled = replace(OPEN, view_diameter_px=200.0, whole_view_diameter_px=900.0)
     assert len(segmenter.encode(image, config=tiled)) > 1

@@ -12,6 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from runtime.engines.backends.base import BackendOptions, Engine
+from runtime.engines.backends.freed import FREED
 from runtime.engines.engine_source import EngineSource
 from runtime.engines.manifest import TensorSpec
 from runtime.errors import BackendError, OutOfMemoryError
@@ -81,9 +82,11 @@ class OrtEngine(Engine):
         arrays = {name: np.ascontiguousarray(tensor) for name, tensor in feeds.items()}
         names = [output.name for output in self.outputs]
         try:
-            return dict(zip(names, self._session.run(names, arrays), strict=True))
+            outputs = self._session.run(names, arrays)
         except Exception as error:
             raise failure(self._name, arrays, error) from error
+        FREED.give_back()
+        return dict(zip(names, outputs, strict=True))
 
     def close(self) -> None:
         """See ``Engine``."""

@@ -99,13 +99,13 @@ def _forecast(
         with opened(target[0], files) as reader:
             size_hw = reader.size_hw
             config = work.config.at_pixel_size(files.pixel_size_um or reader.pixel_size_um, str(target[0]))
+        as_slide = is_slide(target[0], size_hw, files.largest_px)
+        tiles = None if as_slide else _tiles(size_hw, config, model_size)
     except RECOVERABLE_ERRORS as error:
         return ImageForecast(target=target, failure=Failure.of(error, target[0]))
-    if is_slide(target[0], size_hw, files.largest_px):
+    if as_slide:
         return ImageForecast(target=target, size_hw=size_hw, as_slide=True)
-    return ImageForecast(
-        target=target, size_hw=size_hw, tiles=_tiles(size_hw, config, model_size), diameter_px=config.diameter_px
-    )
+    return ImageForecast(target=target, size_hw=size_hw, tiles=tiles, diameter_px=config.diameter_px)
 
 
 def _tiles(size_hw: tuple[int, int], config: SegmentConfig, model_size: int) -> int | None:

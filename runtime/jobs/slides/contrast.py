@@ -31,6 +31,7 @@ from runtime.ops.preprocess import (
     TABLED,
     Range,
     bins_within,
+    blank_channels,
     channel_range,
     channel_targets,
     check_image,
@@ -217,7 +218,7 @@ def normalize_part(raw: Raw, context: Extent, extent: Extent, contrast: SlideCon
     """
     inside = _inside(context, extent)
     height, width = extent[2] - extent[0], extent[3] - extent[1]
-    out = np.zeros((height, width, 3), np.float32)
+    out = blank_channels(height, width)
     for channel, target in enumerate(channel_targets(raw.shape[2])):
         plane, known = raw[..., channel], contrast[channel]
         span = channel_range(plane) if known is None else known.range

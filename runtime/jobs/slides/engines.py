@@ -16,13 +16,10 @@ from runtime.jobs.segmenter_spec import SegmenterSpec, loaded_segmenter
 from runtime.pipeline.choose_views import encode_tiles
 from runtime.pipeline.view_tasks import ShownImage, ViewTask, segment_views
 from runtime.segmenter import Segmenter
-from runtime.types import F32
+from runtime.views.grid import Tile
 from runtime.views.merge_rules import TileCells
 from runtime.views.scale import CellSizes
 from runtime.views.stitch import tile_cells
-
-OriginTile = tuple[tuple[int, int], F32]
-"""First pixel (y, x) of a tile in the slide, and the tile (side, side, 3), normalised."""
 
 
 class TileSegmenter(Protocol):
@@ -33,13 +30,11 @@ class TileSegmenter(Protocol):
         """Side of the model input, pixels."""
         ...
 
-    def cell_sizes(self, view: F32, config: SegmentConfig) -> CellSizes:
-        """Diameters of the cells of a normalised square image (S, S, 3), (K) in its pixels."""
+    def cell_sizes(self, tile: Tile, config: SegmentConfig) -> CellSizes:
+        """Diameters of the cells of a normalised tile of 3 channels, (K) in its pixels."""
         ...
 
-    def segment_tiles(
-        self, tiles: Sequence[OriginTile], size_hw: tuple[int, int], config: SegmentConfig
-    ) -> list[TileCells]:
+    def segment_tiles(self, tiles: Sequence[Tile], size_hw: tuple[int, int], config: SegmentConfig) -> list[TileCells]:
         """Cells of tiles of a slide of this size, one result per tile. Must depend on the tiles given alone."""
         ...
 
@@ -107,16 +102,14 @@ class _SegmenterTiles:
     def model_size(self) -> int:
         return self._pipeline.manifest.image_size
 
-    def cell_sizes(self, view: F32, config: SegmentConfig) -> CellSizes:
+    def cell_sizes(self, tile: Tile, config: SegmentConfig) -> CellSizes:
         """See ``TileSegmenter``."""
-        (encoded,) = self._pipeline.encode([view])
+        (encoded,) = encode_tiles(self._pipeline, [tile])
         return self._pipeline.cell_sizes(encoded, config)
 
-    def segment_tiles(
-        self, tiles: Sequence[OriginTile], size_hw: tuple[int, int], config: SegmentConfig
-    ) -> list[TileCells]:
-        slide = ShownImage(0, size_hw, stitched=True)
-        tasks = (ViewTask(slide, view) for view in encode_tiles(self._pipeline, tiles))
+    def segment_tiles(self, tiles: Sequence[Tile], size_hw: tuple[int, int], config: SegmentConfig) -> list[TileCells]:
+        views = enumerate(encode_tiles(self._pipeline, tiles))
+        tasks = (ViewTask(ShownImage(number, view.size_hw, stitched=True), view) for number, view in views)
         found = segment_views(self._pipeline, tasks, config)
         return [tile_cells(one.cells, one.origin_yx, size_hw) for one in found]
 

@@ -56,7 +56,7 @@ def estimate(reader: ImageReader, engines: EngineSource, config: SegmentConfig, 
         start = time.perf_counter()
         tile = read_tile(reader, layout, place, config, settings)
         if tile is not None:
-            segmenter.segment_tiles([(layout.origin(place), tile)], layout.grid.size_hw, in_view)
+            segmenter.segment_tiles([tile], layout.grid.size_hw, in_view)
         seconds = time.perf_counter() - start
     return Estimate(layout, len(layout.grid), seconds, _memory_mib(layout, settings))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,7 @@ from runtime.jobs.slides.engines import TileSegmenter
 from runtime.jobs.slides.settings import SlideSettings
 from runtime.ops.preprocess import take_normalized
 from runtime.types import F32, Extent
-from runtime.views.grid import OVERLAP_DIAMETERS, TileGrid, cut_tile, grid_at_scale, tile_grid
+from runtime.views.grid import OVERLAP_DIAMETERS, Tile, TileGrid, tile_counts, tile_grid, tiles_at_scale
 from runtime.views.scale import CellSizes, measure_diameter, one_view_will_do
 
 WINDOWS = 5
@@ -87,16 +88,19 @@ def make_layout(
     """Look at parts of the slide, measure its cells where their size is not given, and lay out the tiles.
 
     Raises:
-        InputError: a slide that cannot be read or segmented.
+        InputError: a slide that cannot be read or segmented, or has too many tiles.
     """
     check_slide(reader)
     sample = sample_slide(reader, normalize=config.normalize, invert=config.invert)
     diameter, whole = config.diameter_px, False
     if diameter is None and settings.tile_px is None and config.view_diameter_px is not None:
         diameter, whole = _measured(reader, sample, engines, config)
-    grid = _grid(reader.size_hw, diameter, engines.model_size, config, settings)
     if whole:
         grid = tile_grid(reader.size_hw, max(reader.size_hw), 0)
+    else:
+        side, overlap = _tiles(reader.size_hw, diameter, engines.model_size, config, settings)
+        _check_count(reader, side, overlap, settings)
+        grid = tile_grid(reader.size_hw, side, overlap)
     return SlideLayout(grid, sample.contrast, diameter, len(grid) == 1, _busiest(grid, sample))
 
 
@@ -110,23 +114,38 @@ def _busiest(grid: TileGrid, sample: Sample) -> int:
     return row * len(grid.lefts) + column
 
 
-def _grid(
-    size_hw: tuple[int, int],
-    diameter: float | None,
-    model_size: int,
-    config: SegmentConfig,
-    settings: SlideSettings,
-) -> TileGrid:
-    if settings.tile_px is None and settings.overlap_px is None and diameter and config.view_diameter_px:
-        return grid_at_scale(size_hw, diameter, model_size, config.view_diameter_px)
-    side = settings.tile_px
-    if side is None:
-        scaled = diameter and config.view_diameter_px
-        side = grid_at_scale((1, 1), diameter, model_size, config.view_diameter_px).side if scaled else model_size  # type: ignore[arg-type]
-    overlap: float | None = settings.overlap_px
-    if overlap is None:
-        overlap = side / 4 if diameter is None else OVERLAP_DIAMETERS * diameter
-    return tile_grid(size_hw, side, min(overlap, side / 2))
+def _tiles(
+    size_hw: tuple[int, int], diameter: float | None, model_size: int, config: SegmentConfig, settings: SlideSettings
+) -> tuple[float, float]:
+    """Wanted side of the tiles and their least overlap, slide pixels.
+
+    Raises:
+        InputError: the slide would be shown too small for anything to be seen.
+    """
+    side, overlap = float(model_size), model_size / 4
+    if diameter and config.view_diameter_px:
+        side, overlap = tiles_at_scale(size_hw, diameter, model_size, config.view_diameter_px)
+    if settings.tile_px is None and settings.overlap_px is None:
+        return side, overlap
+    side = math.ceil(side) if settings.tile_px is None else settings.tile_px
+    overlap = side / 4 if diameter is None else OVERLAP_DIAMETERS * diameter
+    return side, min(overlap if settings.overlap_px is None else settings.overlap_px, side / 2)
+
+
+def _check_count(reader: ImageReader, side: float, overlap: float, settings: SlideSettings) -> None:
+    """Raises:
+    InputError: a slide of too many tiles.
+    """
+    rows, columns = tile_counts(reader.size_hw, side, overlap)
+    if rows * columns > settings.max_tiles:
+        height, width = reader.size_hw
+        raise InputError(
+            f"{reader.name} has {width} x {height} pixels, which makes about {rows * columns:,} tiles of {side:.0f} "
+            f"pixels and a label image of {4 * height * width / 1e9:,.0f} GB; expected at most {settings.max_tiles:,} "
+            f"tiles. Check that the file is of this size; if so, pass max_tiles={rows * columns}.",
+            kind="too_large",
+            field="max_tiles",
+        )
 
 
 def _measured(
@@ -136,8 +155,8 @@ def _measured(
     assert config.view_diameter_px is not None, "nothing is measured without a wanted diameter"
     in_view = config.of_views
 
-    def find_cells(view: F32) -> CellSizes:
-        return engines.cell_sizes(view, in_view)
+    def find_cells(tile: Tile) -> CellSizes:
+        return engines.cell_sizes(tile, in_view)
 
     found: list[float | None] = []
     small = is_small(reader.size_hw)
@@ -206,8 +225,8 @@ def read_normalized(reader: ImageReader, extent: Extent, contrast: SlideContrast
 
 def read_tile(
     reader: ImageReader, layout: SlideLayout, place: int, config: SegmentConfig, settings: SlideSettings
-) -> F32 | None:
-    """A tile as the model takes it, (side, side, 3), 0 beyond the slide; None for one without signal.
+) -> Tile | None:
+    """A tile as the model takes it, of 3 channels; None for one without signal.
 
     Raises:
         InputError: it cannot be read, or holds what cannot be segmented.
@@ -223,4 +242,4 @@ def read_tile(
         part = normalize_part(raw, context, extent, layout.contrast, invert=config.invert)
     else:
         part = take_normalized(raw)
-    return cut_tile(part, (0, 0), layout.grid.side)
+    return Tile(part, layout.grid.side, layout.origin(place))

@@ -9,7 +9,7 @@ from runtime.config import check_whole
 from runtime.errors import ConfigError
 from runtime.files.outputs.formats import DEFAULT_FORMATS, check_measure, parse_formats
 
-_OF_RESULTS = ("retries", "formats", "overlay", "measure")
+_OF_RESULTS = ("retries", "formats", "overlay", "measure", "max_tiles")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +35,9 @@ class SlideSettings:
     tiles_together: int = 8
     """Tiles that share decoder calls; the piece of work that is repeated after an interruption."""
 
+    max_tiles: int = 1_000_000
+    """A slide of more tiles is refused: more likely, its file claims a size that it does not have."""
+
     retries: int = 2
     """Times that a tile which failed is tried again."""
 
@@ -51,6 +54,7 @@ class SlideSettings:
         check_measure(self.measure, parse_formats(self.formats))
         check_whole("tiles_together", self.tiles_together, least=1)
         check_whole("retries", self.retries, least=0)
+        check_whole("max_tiles", self.max_tiles, least=1)
         if self.tile_px is not None:
             check_whole("tile_px", self.tile_px, least=16)
         if self.overlap_px is not None:

@@ -12,11 +12,12 @@ from runtime.errors import RECOVERABLE_ERRORS, JobError
 from runtime.files.readers import ImageReader
 from runtime.jobs.failure import Failure
 from runtime.jobs.slides.contrast import has_signal, read_extent
-from runtime.jobs.slides.engines import EngineSource, OriginTile, loaded
+from runtime.jobs.slides.engines import EngineSource, loaded
 from runtime.jobs.slides.jobs import Job
 from runtime.jobs.slides.layout import read_tile
 from runtime.jobs.slides.settings import SlideSettings
 from runtime.types import Extent
+from runtime.views.grid import Tile
 from runtime.views.merge_rules import TileCells
 
 Failures = tuple[tuple[int, Failure], ...]
@@ -111,11 +112,11 @@ class TileWork:
                 return 1
             self.job.write_tile(0, loaded(self.engines).segment_whole(raw, self.config))
             return 0
-        tiles: dict[int, OriginTile] = {}
+        tiles: dict[int, Tile] = {}
         for place in places:
             tile = read_tile(self.reader, layout, place, self.config, self.settings)
             if tile is not None:
-                tiles[place] = (layout.origin(place), tile)
+                tiles[place] = tile
         found: list[TileCells] = []
         if tiles:
             in_view = self.config.of_views

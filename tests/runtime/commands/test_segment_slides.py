@@ -133,7 +133,7 @@ def test_a_dry_run_times_a_tile_with_cells(monkeypatch: pytest.MonkeyPatch) -> N
     segment = PerfectTiles.segment_tiles
 
     def told(self: PerfectTiles, tiles: Any, *arguments: Any) -> Any:
-        timed.extend(origin for origin, _ in tiles)
+        timed.extend(tile.origin_yx for tile in tiles)
         return segment(self, tiles, *arguments)
 
     monkeypatch.setattr(PerfectTiles, "segment_tiles", told)

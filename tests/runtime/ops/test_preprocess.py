@@ -111,6 +111,15 @@ def test_integers_beyond_float64_are_refused(value: int) -> None:
     assert normalize_contrast(image - value).any()
 
 
+@pytest.mark.parametrize("low", [-1.7e308, -1e308])
+def test_values_over_the_whole_range_of_float64_are_refused(low: float) -> None:
+    """Their differences are infinite, so that nothing would be seen."""
+    image = np.random.default_rng(0).random((20, 30))
+    image[0, :2] = low, 1.7e308
+    with pytest.raises(InputError, match=r"values from -1.*e\+308 to 1\.7e\+308, a range beyond that of float64"):
+        normalize_contrast(image)
+
+
 def test_normalized_images_must_be_in_range() -> None:
     with pytest.raises(InputError, match=r"values from 0\.0 to 2\.0; expected \[0, 1\]"):
         take_normalized(np.array([[0.0, 2.0]]))

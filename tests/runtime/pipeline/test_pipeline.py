@@ -115,7 +115,7 @@ def test_features_are_freed_before_the_next_views_are_encoded(segmenter: Segment
 
     def tasks() -> Iterator[ViewTask]:
         nonlocal most
-        tiles = ((origin, cut_tile(normalized, origin, grid.side)) for origin in grid.origins)
+        tiles = (cut_tile(normalized, origin, grid.side) for origin in grid.origins)
         for view in encode_tiles(pipeline, tiles):
             alive.append(weakref.ref(view.batch.patch_features))
             gc.collect()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.views.grid import cut_tile, tile_grid
+from runtime.errors import InputError
+from runtime.views.grid import cut_tile, grid_at_scale, tile_grid
 
 
 @given(
@@ -32,9 +34,16 @@ def test_no_more_tiles_than_needed() -> None:
     assert len(tile_grid((10, 10), 512, 90)) == 1
 
 
-def test_a_tile_beyond_the_image_is_padded() -> None:
+def test_a_tile_beyond_the_image_takes_no_memory() -> None:
     image = np.arange(12, dtype=np.float32).reshape(3, 4, 1)
-    tile = cut_tile(image, (1, 2), 4)
-    np.testing.assert_array_equal(tile[:2, :2, 0], [[6, 7], [10, 11]])
-    assert tile.shape == (4, 4, 1)
-    assert tile.sum() == 34
+    tile = cut_tile(image, (1, 2), 10**9)
+    np.testing.assert_array_equal(tile.pixels[..., 0], [[6, 7], [10, 11]])
+    assert np.shares_memory(tile.pixels, image)
+    assert (tile.frame_hw, tile.origin_yx) == ((10**9, 10**9), (1, 2))
+
+
+@pytest.mark.parametrize(("diameter", "view_diameter"), [(1e300, 52.0), (1e5, 52.0), (20.0, 1e-300)])
+def test_an_image_that_would_vanish_is_refused(diameter: float, view_diameter: float) -> None:
+    with pytest.raises(InputError, match=r"diameter_px is .*far more than the 20 x 500 pixels.*median diameter"):
+        grid_at_scale((20, 500), diameter, 512, view_diameter)
+    assert len(grid_at_scale((20, 500), 1300, 512, 52.0)) == 1

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from skimage.measure import label, regionprops
 
+from runtime.views.grid import Tile
 from runtime.views.scale import CellSizes, measure_diameter
 
 
@@ -25,11 +26,10 @@ def test_measured_diameter(size: tuple[int, int], radius: int) -> None:
             image[(y - cy) ** 2 + (x - cx) ** 2 <= radius**2] = 1.0
     looks = []
 
-    def find_cells(view: NDArray[np.float32]) -> CellSizes:
-        side = view.shape[0]
-        assert view.shape == (side, side, 3)
+    def find_cells(view: Tile) -> CellSizes:
+        side = view.side
         looks.append(side)
-        found = np.array([r.equivalent_diameter_area for r in regionprops(label(view[..., 0] > 0.5))])
+        found = np.array([r.equivalent_diameter_area for r in regionprops(label(view.pixels[..., 0] > 0.5))])
         return sure(found[found * 128 / side >= 8])
 
     measured = measure_diameter(image, 128, find_cells, view_diameter_px=20)
@@ -44,9 +44,9 @@ def test_the_view_nearest_to_the_wanted_scale_counts() -> None:
     for number, (cy, cx) in enumerate((cy, cx) for cy in range(40, 500, 64) for cx in range(40, 500, 64)):
         image[(y - cy) ** 2 + (x - cx) ** 2 <= (30 if number % 3 == 0 else 10) ** 2] = 1.0
 
-    def find_cells(view: NDArray[np.float32]) -> CellSizes:
-        found = np.array([r.equivalent_diameter_area for r in regionprops(label(view[..., 0] > 0.5))])
-        return sure(found[found * 128 / view.shape[0] >= 8])
+    def find_cells(view: Tile) -> CellSizes:
+        found = np.array([r.equivalent_diameter_area for r in regionprops(label(view.pixels[..., 0] > 0.5))])
+        return sure(found[found * 128 / view.side >= 8])
 
     assert measure_diameter(image, 128, find_cells, view_diameter_px=12) == pytest.approx(21, abs=1)
 
@@ -54,9 +54,9 @@ def test_the_view_nearest_to_the_wanted_scale_counts() -> None:
 def test_what_is_seen_with_low_scores_does_not_count() -> None:
     """Far off, the detector takes texture for cells of just the wanted diameter."""
 
-    def find_cells(view: NDArray[np.float32]) -> CellSizes:
-        if view.shape[0] > 256:
-            return CellSizes(np.full(9, view.shape[0] * 20 / 128), np.full(9, 0.45, np.float32))
+    def find_cells(view: Tile) -> CellSizes:
+        if view.side > 256:
+            return CellSizes(np.full(9, view.side * 20 / 128), np.full(9, 0.45, np.float32))
         return CellSizes(np.full(30, 12.0), np.full(200, 0.75, np.float32))
 
     image = np.random.default_rng(0).random((1024, 1024, 3)).astype(np.float32)
@@ -66,8 +66,8 @@ def test_what_is_seen_with_low_scores_does_not_count() -> None:
 def test_nothing_to_measure() -> None:
     looks = []
 
-    def find_cells(view: NDArray[np.float32]) -> CellSizes:
-        looks.append(view.shape[0])
+    def find_cells(view: Tile) -> CellSizes:
+        looks.append(view.side)
         return sure(np.zeros(0))
 
     assert measure_diameter(np.zeros((500, 500, 3), np.float32), 128, find_cells, view_diameter_px=20) is None

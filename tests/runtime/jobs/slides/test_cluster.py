@@ -14,7 +14,8 @@ from benchmarks.made_slide import MadeSlide, PerfectEngines, PerfectTiles
 from runtime.config import SegmentConfig
 from runtime.errors import JobError
 from runtime.jobs.slides import RunOptions, SlideSettings, segment_slide
-from runtime.jobs.slides.engines import OriginTile, TileSegmenter
+from runtime.jobs.slides.engines import TileSegmenter
+from runtime.views.grid import Tile
 from runtime.views.merge_rules import TileCells
 
 pytest.importorskip("distributed")
@@ -37,9 +38,7 @@ class DeadlyEngines(PerfectEngines):
 class DeadlyTiles(PerfectTiles):
     mark: Path = Path()
 
-    def segment_tiles(
-        self, tiles: Sequence[OriginTile], size_hw: tuple[int, int], config: SegmentConfig
-    ) -> list[TileCells]:
+    def segment_tiles(self, tiles: Sequence[Tile], size_hw: tuple[int, int], config: SegmentConfig) -> list[TileCells]:
         if not self.mark.exists():
             self.mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
