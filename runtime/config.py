@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 import numpy as np
 
@@ -93,7 +93,7 @@ class SegmentConfig:
         for name in ("normalize", "invert", "fill_holes"):
             if not isinstance(getattr(self, name), bool | np.bool_):
                 raise ConfigError(
-                    f"{name} is {getattr(self, name)!r}; expected True or False.", kind="wrong_type", field=name
+                    f"{name} is {shown(getattr(self, name))}; expected True or False.", kind="wrong_type", field=name
                 )
         if self.invert and not self.normalize:
             raise ConfigError(
@@ -192,21 +192,60 @@ def read_settings(path: str | Path) -> SegmentConfig:
     return SegmentConfig(**content)
 
 
+MOST = 2**53
+"""Whole numbers beyond this are mistakes, and are not told apart by float64."""
+
+_LONGEST_SHOWN = 80
+
+
+def check_type(name: str, value: object, kind: type | tuple[type, ...], expected: str) -> None:
+    """Check that an argument is of a type.
+
+    Raises:
+        ConfigError: it is of another; the message says of which, and what was expected.
+    """
+    if not isinstance(value, kind):
+        raise ConfigError(
+            f"{name} is {shown(value)}, of type {type(value).__name__}; expected {expected}.",
+            kind="wrong_type",
+            field=name,
+        )
+
+
 def _check_choice(name: str, value: str, choices: object) -> None:
     allowed = get_args(choices)
-    if value not in allowed:
-        raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}.", field=name)
+    if not isinstance(value, str) or value not in allowed:
+        raise ConfigError(f"{name} is {shown(value)}; expected one of {', '.join(map(repr, allowed))}.", field=name)
 
 
 def _check_number(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
-        raise ConfigError(f"{name} is {value!r}; expected a finite number.", field=name)
+    if not is_finite_number(value):
+        raise ConfigError(f"{name} is {shown(value)}; expected a finite number.", field=name)
+
+
+def is_finite_number(value: object) -> TypeGuard[float]:
+    """Whether it is a real number, not infinite and not beyond float64; True and False are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:  # an integer of any length
+        return False
+
+
+def shown(value: object) -> str:
+    """A wrong value in a message: its ``repr``, cut off where it is long."""
+    try:
+        text = repr(value)
+    except Exception as error:  # of its own code; Python refuses to write very long integers
+        return f"a {type(value).__name__} that cannot be shown ({error})"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}... ({len(text)} characters)"
 
 
 def _check_positive(name: str, value: object) -> None:
     _check_number(name, value)
     if not value > 0:  # type: ignore[operator]
-        raise ConfigError(f"{name} is {value!r}; expected a number above 0, or None.", field=name)
+        raise ConfigError(f"{name} is {shown(value)}; expected a number above 0, or None.", field=name)
 
 
 def check_pixel_size(value: object) -> None:
@@ -217,9 +256,9 @@ def check_pixel_size(value: object) -> None:
     """
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < math.inf:
+    if not is_finite_number(value) or not value > 0:
         raise ConfigError(
-            f"pixel_size_um is {value!r}; expected a positive number of micrometres, or None if it is unknown."
+            f"pixel_size_um is {shown(value)}; expected a positive number of micrometres, or None if it is unknown."
         )
 
 
@@ -230,7 +269,9 @@ def check_whole(name: str, value: object, *, least: int) -> None:
         ConfigError: it is no whole number, or below ``least``.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ConfigError(f"{name} is {value!r}; expected a whole number, {least} or more.", field=name)
+        raise ConfigError(f"{name} is {shown(value)}; expected a whole number, {least} or more.", field=name)
+    if value > MOST:
+        raise ConfigError(f"{name} is {shown(value)}; expected a whole number, {MOST} at most.", field=name)
 
 
 def with_overrides(settings: SegmentConfig, given: Mapping[str, Any]) -> SegmentConfig:

@@ -90,8 +90,11 @@ class JobError(SegmenterError):
     """A job that cannot be begun, gone on with or finished."""
 
 
-RECOVERABLE_ERRORS = (SegmenterError, OSError, MemoryError, RuntimeError, ValueError)
-"""What a damaged file, a full memory or disk, or a backend raise: one image or tile fails, the others go on."""
+RECOVERABLE_ERRORS = Exception
+"""One image or tile fails, the others go on: libraries that read files and run engines raise what they like."""
+
+_EXPECTED_ERRORS = (SegmenterError, OSError, MemoryError, RuntimeError, ValueError)
+"""Those whose message alone says what is wrong."""
 
 _KINDS: dict[int | None, ErrorKind] = {
     errno.ENOSPC: "disk_full",
@@ -119,4 +122,6 @@ def reason_of(error: BaseException, image: Path | None = None) -> str:
     if isinstance(error, OSError) and error.strerror:
         named = error.filename is not None and (image is None or str(error.filename) != str(image))
         return f"{error.strerror}: {error.filename}" if named else error.strerror
+    if not isinstance(error, _EXPECTED_ERRORS):
+        return f"{type(error).__name__}: {error}"
     return str(error) or type(error).__name__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
@@ -10,8 +10,9 @@ from typing import TypeVar
 
 from numpy.typing import ArrayLike
 
-from runtime.config import SegmentConfig, check_whole
+from runtime.config import SegmentConfig, check_type, check_whole
 from runtime.engines.backends.base import BackendOptions
+from runtime.engines.backends.freed import FREED
 from runtime.engines.manifest import Manifest
 from runtime.errors import InputError
 from runtime.ops.preprocess import normalize_contrast, take_normalized
@@ -74,6 +75,7 @@ class Segmenter:
             BackendError: the backend is unknown or cannot load an engine.
             ConfigError: ``boxes_per_call`` or ``images_per_call`` is below 1.
         """
+        _check_config(config)
         self._pipeline = load_pipeline(
             engine_dir,
             backend=backend,
@@ -82,7 +84,7 @@ class Segmenter:
             options=options,
             sha256=sha256,
         )
-        self._config = config or self._pipeline.manifest.config
+        self._config = self._pipeline.manifest.config if config is None else config
 
     @classmethod
     def from_pipeline(cls: type[_Segmenter], pipeline: Pipeline, config: SegmentConfig | None = None) -> _Segmenter:
@@ -92,9 +94,10 @@ class Segmenter:
             pipeline: the engines; ``close`` releases them.
             config: settings of calls that bring none; default, those of the manifest.
         """
+        _check_config(config)
         segmenter = cls.__new__(cls)
         segmenter._pipeline = pipeline
-        segmenter._config = config or pipeline.manifest.config
+        segmenter._config = pipeline.manifest.config if config is None else config
         return segmenter
 
     @property
@@ -158,7 +161,10 @@ class Segmenter:
             InputError: as in ``__call__``; also boxes for another number of images.
             BackendError: as in ``__call__``.
         """
-        config = config or self._config
+        config = self._settings(config)
+        _check_sequence("images", images, "segmenter.batch(list(images)), or segmenter.stream(images)")
+        if boxes is not None:
+            _check_sequence("boxes", boxes, "boxes=list(boxes)")
         if boxes is not None and len(boxes) != len(images):
             raise InputError(f"boxes are given for {len(boxes)} images, but {len(images)} images came.")
         tasks = self._view_tasks(images, boxes, config)
@@ -187,7 +193,14 @@ class Segmenter:
         """
         check_whole("workers", workers, least=1)
         check_whole("images_together", images_together, least=1)
-        settings = config or self._config
+        settings = self._settings(config)
+        if not isinstance(images, Iterable):
+            raise InputError(
+                f"images is of type {type(images).__name__}; expected something that can be iterated over. For one "
+                "image, call segmenter(image).",
+                kind="wrong_type",
+                field="images",
+            )
 
         def work(group: list[ArrayLike | Callable[[], ArrayLike]]) -> list[Segmentation]:
             return self.batch([image() if callable(image) else image for image in group], config=settings)
@@ -209,7 +222,7 @@ class Segmenter:
             InputError: an image that cannot be used, or a detector asked of engines that have none.
             BackendError: as in ``__call__``.
         """
-        config = config or self._config
+        config = self._settings(config)
         normalized = _normalized(image, config)
         views = tuple(view for _, view in self._encoded([normalized], config, detector=detector))
         return EncodedViews(views, (normalized.shape[0], normalized.shape[1]), _stitched(config, detector=detector))
@@ -228,7 +241,9 @@ class Segmenter:
             InputError: the image was encoded with ``detector=False``.
             BackendError: as in ``__call__``.
         """
-        return tuple(self._pipeline.detect(views.views, config or self._config))
+        config = self._settings(config)
+        _check_views(views)
+        return tuple(self._pipeline.detect(views.views, config))
 
     def decode(
         self,
@@ -253,7 +268,8 @@ class Segmenter:
                 ``boxes``, or boxes for an image that was encoded in views of the cells' scale.
             BackendError: as in ``__call__``.
         """
-        config = config or self._config
+        config = self._settings(config)
+        _check_views(views)
         if (found is None) == (boxes is None):
             came = "neither came" if found is None else "both came"
             raise InputError(f"{came}; expected either what detect() returned or boxes. Write decode(views, found).")
@@ -283,7 +299,7 @@ class Segmenter:
         Raises:
             BackendError: as in ``__call__``.
         """
-        warm_up(self._pipeline, config or self._config)
+        warm_up(self._pipeline, self._settings(config))
 
     def close(self) -> None:
         """Release the engines; calls after it raise ``BackendError``. Closing again does nothing.
@@ -300,10 +316,15 @@ class Segmenter:
     ) -> None:
         self.close()
 
+    def _settings(self, config: SegmentConfig | None) -> SegmentConfig:
+        _check_config(config)
+        return self._config if config is None else config
+
     def _view_tasks(
         self, images: Sequence[ArrayLike], boxes: Sequence[ArrayLike] | None, config: SegmentConfig
     ) -> Iterator[ViewTask]:
         """The views of all images, image by image; as many images as an encoder call takes are prepared at a time."""
+        FREED.give_back(at_once=True)  # of earlier results
         together, stitched = self._pipeline.images_per_call, _stitched(config, detector=boxes is None)
         for start in range(0, len(images), together):
             group = [_normalized(image, config) for image in images[start : start + together]]
@@ -319,6 +340,37 @@ class Segmenter:
         if _stitched(config, detector=detector):
             return views_at_scale(self._pipeline, group, config)
         return enumerate(self._pipeline.encode(group, detector=detector))
+
+
+def _check_config(config: object) -> None:
+    if config is not None:
+        check_type(
+            "config",
+            config,
+            SegmentConfig,
+            "a SegmentConfig; to change some settings, dataclasses.replace(segmenter.config, ...)",
+        )
+
+
+def _check_views(views: object) -> None:
+    if not isinstance(views, EncodedViews):
+        raise InputError(
+            f"views is of type {type(views).__name__}; expected what segmenter.encode(image) returned.",
+            kind="wrong_type",
+            field="views",
+        )
+
+
+def _check_sequence(name: str, value: object, instead: str) -> None:
+    """Raises:
+    InputError: not something of known length, in order.
+    """
+    if isinstance(value, str | bytes | Mapping) or not (hasattr(value, "__len__") and hasattr(value, "__getitem__")):
+        raise InputError(
+            f"{name} is of type {type(value).__name__}; expected a list. Write {instead}.",
+            kind="wrong_type",
+            field=name,
+        )
 
 
 def _normalized(image: ArrayLike, config: SegmentConfig) -> F32:

@@ -208,7 +208,7 @@ def _parse(content: dict[str, Any]) -> Manifest:
 
 def is_plain_name(file: str) -> bool:
     """Whether it names a file of a directory, and none elsewhere."""
-    return Path(file).name == file and "\\" not in file
+    return Path(file).name == file and "\\" not in file and file.isprintable()
 
 
 DYNAMIC = "a name"

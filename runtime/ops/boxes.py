@@ -8,6 +8,7 @@ from scipy.special import expit
 
 from runtime.config import SegmentConfig
 from runtime.errors import BackendError, InputError
+from runtime.ops.arrays import as_numbers
 from runtime.ops.compiled import compiled
 from runtime.types import F32, F64
 
@@ -153,14 +154,7 @@ def check_boxes(boxes: ArrayLike, size_hw: tuple[int, int]) -> F64:
     Raises:
         InputError: another shape, a non-finite value, no width or height, or a box outside the image.
     """
-    try:
-        array = np.asarray(boxes, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"boxes cannot be read as numbers ({error}); expected [[x0, y0, x1, y1], ...].",
-            kind="wrong_type",
-            field="boxes",
-        ) from error
+    array = as_numbers(boxes, "boxes", "[[x0, y0, x1, y1], ...]")
     if array.size == 0 and array.ndim <= 2:
         return np.zeros((0, 4))
     if array.ndim != 2 or array.shape[1] != 4:

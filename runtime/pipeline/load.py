@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from runtime.config import check_whole
+from runtime.config import check_type, check_whole
 from runtime.engines.backends.base import BackendOptions
 from runtime.engines.backends.load import load_engine, resolve_backend
 from runtime.engines.builtin import builtin_engine
@@ -35,11 +35,18 @@ def load_pipeline(
         EngineError: the directory, its manifest or one of its files is missing, altered or of another version, or the
             directory is not the one of ``sha256``.
         BackendError: the backend is unknown or cannot load an engine.
-        ConfigError: ``images_per_call`` or ``boxes_per_call`` is below 1.
+        ConfigError: ``images_per_call`` or ``boxes_per_call`` is below 1, or an argument is of another type.
     """
     for name, value in (("boxes_per_call", boxes_per_call), ("images_per_call", images_per_call)):
         if value is not None:
             check_whole(name, value, least=1)
+    for argument, given, kind, expected in (
+        ("engine_dir", engine_dir, (str, Path, type(None)), "the path of an engine directory"),
+        ("backend", backend, str, "the name of a backend"),
+        ("options", options, (BackendOptions, type(None)), "BackendOptions"),
+        ("sha256", sha256, (str, type(None)), "64 hexadecimal digits"),
+    ):
+        check_type(argument, given, kind, expected)
     directory = builtin_engine() if engine_dir is None else Path(engine_dir)
     options = options or BackendOptions()
     resolved = resolve_backend(backend, directory, options.device)
