@@ -5,14 +5,18 @@
 >>> result.labels  # (H, W) int32, 0 = background, 1..n cells
 """
 
-from runtime.config import SegmentConfig
-from runtime.engines.backends.base import BackendOptions
-from runtime.errors import BackendError, ConfigError, EngineError, InputError, SegmenterError
-from runtime.files.save import save
-from runtime.ops.masks import MaskCrop
-from runtime.pipeline.encoded import EncodedViews
-from runtime.results import Detections, Instances, Segmentation
-from runtime.segmenter import Segmenter
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runtime.config import SegmentConfig
+    from runtime.engines.backends.base import BackendOptions
+    from runtime.errors import BackendError, ConfigError, EngineError, InputError, SegmenterError
+    from runtime.files.save import save
+    from runtime.ops.masks import MaskCrop
+    from runtime.pipeline.encoded import EncodedViews
+    from runtime.results import Detections, Instances, Segmentation
+    from runtime.segmenter import Segmenter
 
 __all__ = [
     "BackendError",
@@ -30,3 +34,27 @@ __all__ = [
     "SegmenterError",
     "save",
 ]
+
+_MODULES = {
+    "runtime.config": ("SegmentConfig",),
+    "runtime.engines.backends.base": ("BackendOptions",),
+    "runtime.errors": ("BackendError", "ConfigError", "EngineError", "InputError", "SegmenterError"),
+    "runtime.files.save": ("save",),
+    "runtime.ops.masks": ("MaskCrop",),
+    "runtime.pipeline.encoded": ("EncodedViews",),
+    "runtime.results": ("Detections", "Instances", "Segmentation"),
+    "runtime.segmenter": ("Segmenter",),
+}
+"""Modules are imported when the first of their names is used, so that the command can handle signals before that."""
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _MODULES.items():
+        if name in names:
+            globals()[name] = value = getattr(import_module(module), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from runtime.commands.flags import FlagFormatter, in_flags
 from runtime.commands.options import FLAGS
+from runtime.commands.printable import printable
 from runtime.errors import SegmenterError, reason_of
 from runtime.jobs.step import IMAGES_AT_WORK
 
-errors = Console(stderr=True, soft_wrap=True, highlight=False)
+
+def say(text: object) -> None:
+    """Print a line to stdout."""
+    typer.echo(printable(str(text)))
+
+
+class _SafeConsole(Console):
+    """Prints texts with their control characters escaped."""
+
+    def print(self, *objects: Any, **settings: Any) -> None:
+        super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **settings)
+
+
+errors = _SafeConsole(stderr=True, soft_wrap=True, highlight=False)
 
 NAMED_IMAGES = 3
 """Images of one engine call that a warning names; the others are counted."""

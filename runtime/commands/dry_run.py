@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from runtime.commands.console import errors
+from runtime.commands.console import errors, say
 from runtime.commands.flags import in_flags
 from runtime.commands.progress import duration
 from runtime.commands.report import announce_compilation, named_failure
@@ -37,7 +37,7 @@ def show_forecast(job: SegmentJob, *, as_json: bool) -> None:
     forecasts, of_images = estimate_folder(forecasts, job.work)
     forecasts, of_slides = estimate_slides(forecasts, job.work)
     for one in forecasts:
-        typer.echo(json.dumps(_as_json(one)) if as_json else f"{one.target[0]}\t{_described(one)}")
+        say(json.dumps(_as_json(one)) if as_json else f"{one.target[0]}\t{_described(one)}")
     for name, value in _totals(forecasts, of_images, of_slides).items():
         typer.echo(f"{name:<8} {value}", err=as_json)
     failed = [one for one in forecasts if one.failure is not None]

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from runtime.commands.console import fail
+from runtime.commands.console import fail, say
 from runtime.commands.settings import model_directory
 from runtime.engines.builtin import BUILTIN_NAME
 from runtime.engines.engine_source import check_files
@@ -47,7 +47,7 @@ def info_command(
     except (SegmenterError, OSError) as error:
         fail(error)
     for line in lines:
-        typer.echo(line)
+        say(line)
 
 
 def describe(directory: Path, manifest: Manifest, *, checked: bool) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """The command ``cellsam-engine``. Results go to stdout, everything else to stderr.
 
 Exit codes: 0 done; 1 something failed: an image, a file or directory that is missing, engines or a backend that cannot
-be used; 2 wrong usage: an unknown option or value, a setting outside its range; 130 interrupted. Other packages add
-commands (``runtime.commands.plugins``).
+be used; 2 wrong usage: an unknown option or value, a setting outside its range; 130 interrupted, 143 terminated
+(``runtime.commands.entry``). Other packages add commands (``runtime.commands.plugins``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from runtime.commands.console import fail, log_to_console
+from runtime.commands.console import fail, log_to_console, say
 from runtime.commands.info import info_command
 from runtime.commands.plugins import Commands, missing_packages_named
 from runtime.commands.segment import segment_command
@@ -60,14 +60,10 @@ def samples(
                 path = Path(shutil.copy(path, out))
             except OSError as error:
                 fail(error)
-        typer.echo(path)
+        say(path)
 
 
-def main() -> None:
-    """Entry point of the console script."""
+def run() -> None:
+    """Run the command that the arguments of the process name; ``runtime.commands.entry`` calls it."""
     with missing_packages_named():
         app()
-
-
-if __name__ == "__main__":
-    main()

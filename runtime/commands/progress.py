@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 
-import typer
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -17,7 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from runtime.commands.console import errors
+from runtime.commands.console import errors, say
+from runtime.commands.printable import printable
 
 SECONDS_BETWEEN_LINES = 10.0
 """If stderr is not a terminal, progress comes as lines, this far apart."""
@@ -62,11 +62,12 @@ class JobProgress:
         elif new or done == steps or now - self._printed >= SECONDS_BETWEEN_LINES:
             self._printed = now
             left = f", {rate}, {duration((steps - done) / per_second)} left" if rate and done < steps else ""
-            print(f"{what}: {done} of {steps}{left or (rate and f', {rate}')}", file=sys.stderr, flush=True)  # noqa: T201
+            line = printable(f"{what}: {done} of {steps}{left or (rate and f', {rate}')}")
+            print(line, file=sys.stderr, flush=True)  # noqa: T201
 
     def _show(self, what: str, done: int, steps: int, rate: str) -> None:
         if what not in self._tasks:
-            self._tasks[what] = self._bar.add_task(escape(what), total=steps, rate="")
+            self._tasks[what] = self._bar.add_task(escape(printable(what)), total=steps, rate="")
         self._bar.update(self._tasks[what], completed=done, rate=rate)
         # The passes of one image of many would fill the screen.
         if done == steps and len(self._tasks) > 1 and self._tasks[what] != min(self._tasks.values()):
@@ -77,7 +78,7 @@ class JobProgress:
         if sys.stdout.isatty() and not self._bar.disable:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
-            typer.echo(line)
+            say(line)
 
 
 def _rate(per_second: float, steps: int, megapixels: float | None) -> str:

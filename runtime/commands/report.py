@@ -13,6 +13,7 @@ import typer
 from runtime.commands.console import errors, fail
 from runtime.commands.flags import in_flags
 from runtime.commands.progress import JobProgress, duration
+from runtime.commands.signals import Stopped
 from runtime.errors import SegmenterError
 from runtime.files.image_results import OVERLAY_ENDING, FileOptions
 from runtime.files.outputs.formats import OUTPUT_FORMATS
@@ -63,11 +64,11 @@ class Report:
                     line = self._line(done)
                     if line is not None:
                         progress.say(line)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Stopped) as error:
             self._print_problems()
             self._print_summary()
             errors.print("interrupted; give the same command again to resume", style="bold red")
-            raise typer.Exit(130) from None
+            raise typer.Exit(error.exit_code if isinstance(error, Stopped) else 130) from None
         except (SegmenterError, OSError) as error:
             self._print_problems()
             fail(error)
