@@ -134,6 +134,10 @@ class InputOptions:
     invert: Annotated[
         bool | None, typer.Option("--invert", help="Cells are dark on a bright background.", metavar=NO_VALUE)
     ] = None
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse Zarr images that lack chunks.", metavar=NO_VALUE, rich_help_panel=INPUT),
+    ] = False
     recursive: Annotated[
         bool, typer.Option("--recursive", help="Also search the folders inside folders.", metavar=NO_VALUE)
     ] = False
@@ -306,6 +310,15 @@ class SlideOptions:
         typer.Option(
             help="Skip a slide's tiles that vary by less than this share of its range; default: 1/128.",
             metavar="SHARE",
+            rich_help_panel=SLIDES,
+        ),
+    ] = None
+    max_tiles: Annotated[
+        int | None,
+        typer.Option(
+            help="Refuse slides of more tiles; default: 1000000.",
+            metavar="N",
+            callback=at_least(1),
             rich_help_panel=SLIDES,
         ),
     ] = None

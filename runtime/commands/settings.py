@@ -93,6 +93,7 @@ def file_options(given: SegmentOptions) -> FileOptions:
         nuclear=read.nuclear,
         membrane=read.membrane,
         rgb=read.rgb,
+        strict=read.strict,
         pixel_size_um=given.scale.pixel_size_um,
         formats=parse_formats(output.formats or ()),
         overlay=output.overlay,

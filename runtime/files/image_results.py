@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -13,16 +14,19 @@ from typing import Any
 from numpy.typing import NDArray
 
 from runtime.config import check_pixel_size
-from runtime.errors import ConfigError, ImageTooLargeError
+from runtime.errors import ConfigError, ImageTooLargeError, InputError
 from runtime.files.formats import Plane, choose_channels, open_image, without_copies
-from runtime.files.formats.base import RGB, distinct_names
+from runtime.files.formats.base import RGB, FileReader, distinct_names
 from runtime.files.formats.channels import ChosenChannels
 from runtime.files.formats.slides import SLIDE_SUFFIXES
 from runtime.files.outputs.formats import DEFAULT_FORMATS, OUTPUT_FORMATS, ImageOutput, check_measure, output_path
-from runtime.files.placing import PARTIAL, move_into_place
+from runtime.files.placing import PARTIAL, held, is_abandoned, move_into_place
+from runtime.files.readers import ImageReader
 from runtime.ops.measure import intensities, shapes
 from runtime.results import Segmentation
 from runtime.types import I32, Arrays
+
+_log = logging.getLogger(__name__)
 
 OVERLAY_ENDING = "_overlay.png"
 
@@ -52,6 +56,8 @@ class FileOptions:
     """Also a picture of the image with outlined cells."""
     measure: bool = False
     """Also perimeter, eccentricity and the intensities of each channel, in the tables."""
+    strict: bool = False
+    """Refuse Zarr images of which chunks are absent; else they count as background, with a warning."""
     largest_px: int = LARGEST_IMAGE_PX
     """Number of pixels of the largest image that is segmented whole; larger ones, and whole-slide files, are slides."""
 
@@ -110,6 +116,7 @@ def read_file(path: Path, options: FileOptions) -> ReadImage:
     """
     with opened(path, options) as chosen:
         _check_size(path, chosen.size_hw, options.largest_px)
+        check_chunks(chosen.reader, strict=options.strict)
         pixels = chosen.read(0, 0, *chosen.size_hw)
         if chosen.channels == RGB and not options.rgb:
             pixels = without_copies(pixels)
@@ -179,6 +186,26 @@ def _check_size(path: Path, size_hw: tuple[int, int], largest_px: int) -> None:
         )
 
 
+def check_chunks(reader: ImageReader, *, strict: bool) -> None:
+    """Warn of an image of which chunks are absent: lost, or not written as they hold nothing but the fill value.
+
+    Raises:
+        InputError: there are such, and ``strict``.
+    """
+    absent, looked = reader.absent_chunks() if isinstance(reader, FileReader) else (0, 0)
+    if not absent:
+        return
+    said = f"{reader.name} lacks {absent} of {looked} chunks"
+    if strict:
+        raise InputError(
+            f"{said}; expected all of them, as strict=True says. Copy the image again, or leave strict out if its "
+            "background was not written.",
+            kind="damaged",
+            field="strict",
+        )
+    _log.warning("%s; cells there are missed, unless these chunks hold background that was not written", said)
+
+
 @contextmanager
 def _staged(stem: Path) -> Iterator[Path]:
     """What the results' paths begin with while they are written, in a directory that does not outlive this."""
@@ -186,18 +213,19 @@ def _staged(stem: Path) -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     try:
-        yield directory / stem.name
+        with held(directory):
+            yield directory / stem.name
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
 def remove_leftovers(stems: Iterable[Path]) -> None:
-    """Delete what killed processes left of the results that begin so; no other process may be at work on them."""
+    """Delete what killed processes left of the results that begin so; what a live process is at work on stays."""
     names: dict[Path, set[str]] = {}
     for stem in stems:
         names.setdefault(stem.parent, set()).add(stem.name)
     for directory, wanted in names.items():
         for leftover in directory.glob(f".*{PARTIAL}"):
             name, _, number = leftover.name[1 : -len(PARTIAL)].rpartition(".")
-            if name in wanted and number.isdigit():
+            if name in wanted and number.isdigit() and is_abandoned(leftover, int(number)):
                 shutil.rmtree(leftover, ignore_errors=True)

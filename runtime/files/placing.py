@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from runtime.errors import SegmenterError
@@ -65,3 +67,73 @@ def move_into_place(new: Path, path: Path) -> None:
         old.unlink()
     else:
         shutil.rmtree(old, ignore_errors=True)
+
+
+_ABANDONED_S = 24 * 3600.0
+"""Where there are no locks, a directory that nobody has changed for so long is left over."""
+
+_JUST_MADE_S = 60.0
+"""A directory may not be locked yet for so long after it was made."""
+
+
+@contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Lock a directory for as long as this process works in it; it lets go however it ends."""
+    if os.name == "nt":  # a directory cannot be opened there
+        yield
+        return
+    import fcntl
+
+    number = os.open(directory, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(number)
+
+
+def is_abandoned(directory: Path, process: int) -> bool:
+    """Whether nobody works in a directory any more.
+
+    Args:
+        directory: where somebody worked, ``held`` by them.
+        process: number of their process, perhaps on another machine.
+    """
+    try:
+        unchanged_s = time.time() - directory.stat().st_mtime
+        if os.name == "nt":
+            return unchanged_s > _ABANDONED_S
+        free = _can_be_held(directory)
+    except OSError:  # gone, or of another user
+        return False
+    if free is None:
+        return unchanged_s > _ABANDONED_S
+    return free and (unchanged_s > _JUST_MADE_S or not _is_alive(process))
+
+
+def _can_be_held(directory: Path) -> bool | None:
+    """Whether nobody holds a directory; None if the file system has no locks."""
+    import fcntl
+
+    number = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    finally:
+        os.close(number)
+    return True
+
+
+def _is_alive(process: int) -> bool:
+    """Whether this machine has a process of this number."""
+    try:
+        os.kill(process, 0)
+    except PermissionError:  # of another user
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True

@@ -84,6 +84,10 @@ class FileReader(ABC):
         """The whole image, (H, W, C)."""
         return self.read(0, 0, *self.size_hw)
 
+    def absent_chunks(self) -> tuple[int, int]:
+        """Stored pieces of the image that are not there and read as a fill value, and all that were looked for."""
+        return 0, 0
+
     @abstractmethod
     def _read(self, part: tuple[int, int, int, int], channels: tuple[int, ...]) -> Array:
         """``read`` of a part (top, left, height, width) that lies in the image."""

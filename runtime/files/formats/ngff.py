@@ -25,6 +25,9 @@ Json = Mapping[str, Any]
 MARKS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 """Files that make a directory one of Zarr, versions 3 and 2."""
 
+_CHUNKS_LOOKED_FOR = 100_000
+"""At most so many files of chunks are looked for."""
+
 _OLD_AXES = "tczyx"
 """Axes before version 0.3, which does not name them."""
 
@@ -61,8 +64,29 @@ class NgffReader(FileReader):
             )
         super().__init__(path, info)
 
+    def absent_chunks(self) -> tuple[int, int]:
+        """Chunks of the plane without a file, and all chunks; of very many, evenly spread ones are looked for."""
+        array, fixed = self._array, self._axes.fixed
+        with damage_named(self.path):
+            sizes = array.shards or array.chunks
+            folder = self.path / array.store_path.path
+            first = [fixed.get(axis, 0) // size for axis, size in enumerate(sizes)]
+            counts = [1 if axis in fixed else -(-array.shape[axis] // size) for axis, size in enumerate(sizes)]
+            looked = range(0, math.prod(counts), -(-math.prod(counts) // _CHUNKS_LOOKED_FOR))
+            keys = (array.metadata.encode_chunk_key(_place(number, first, counts)) for number in looked)
+            return sum(not (folder / key).is_file() for key in keys), len(looked)
+
     def _read(self, part: tuple[int, int, int, int], channels: tuple[int, ...]) -> Array:
         return part_of_array(self._array, self._axes, part, channels)
+
+
+def _place(number: int, first: Sequence[int], counts: Sequence[int]) -> tuple[int, ...]:
+    """The place of a chunk in the grid of chunks, by its number among those of a plane."""
+    place: list[int] = []
+    for start, count in zip(reversed(first), reversed(counts), strict=True):
+        number, rest = divmod(number, count)
+        place.insert(0, start + rest)
+    return tuple(place)
 
 
 def _metadata(group: Any) -> Json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,14 @@ _GRAY = 0
 _PALETTE = 3
 _PNG_ALPHA = (4, 6)
 """Colour types of PNG (ISO 15948, table 11.1): gray; a palette; gray or colour with alpha."""
+
+_PNG_SAMPLES = {2: 3, 4: 2, 6: 4}
+"""Samples of a pixel by colour type; else 1."""
+_DEFLATE_MOST = 1032
+"""Bytes that one byte of a deflate stream stands for at most (RFC 1951: 258 bytes for two bits)."""
+
+LARGEST_PICTURE_PX = 1_000_000_000
+"""Pixels of the largest picture that is decoded; in colour it takes 3 GB."""
 
 _PILLOW_LIMIT = threading.Lock()
 """Held while Pillow's limit, a global of its module, is off."""
@@ -71,12 +80,38 @@ def read_picture(path: Path) -> Array:
 
     Returns:
         (H, W) or (H, W, 3). Palettes are resolved to colours; an opaque alpha channel is left out.
+
+    Raises:
+        InputError: more pixels than are decoded at once, or than the file can hold; nothing is decoded then.
     """
     with path.open("rb") as file:
         head = file.read(_PNG_HEAD)
+    _check_claim(path, head)
     # After the signature and the length and name of the first chunk: width, height, depth, colour type.
     depth, colours = head[24:26] if head.startswith(_PNG_SIGNATURE) and len(head) == _PNG_HEAD else (0, _PALETTE)
     return _read_pillow(path) if colours == _PALETTE else _read_png(path, depth, colours)
+
+
+def _check_claim(path: Path, head: bytes) -> None:
+    """Check the size that a picture says it has."""
+    if head.startswith(_PNG_SIGNATURE) and len(head) == _PNG_HEAD:
+        width, height, depth, colours = struct.unpack(">IIBB", head[16:26])
+        stored = width * height * depth * _PNG_SAMPLES.get(colours, 1) // 8
+        if stored > _DEFLATE_MOST * path.stat().st_size:
+            raise InputError(
+                f"{path} says that it has {width} x {height} pixels, more than a PNG of {path.stat().st_size} bytes "
+                "can hold; it is damaged. Copy it again.",
+                kind="damaged",
+            )
+    else:
+        with _open_pillow(path) as picture:  # reads the header alone
+            width, height = picture.size
+    if width * height > LARGEST_PICTURE_PX:
+        raise InputError(
+            f"{path} has {width} x {height} pixels; expected at most {LARGEST_PICTURE_PX / 1e6:g} million, as PNG and "
+            "JPEG are decoded as a whole. Save it as a tiled TIFF, which is read in parts.",
+            kind="too_large",
+        )
 
 
 def _read_png(path: Path, depth: int, colours: int) -> Array:

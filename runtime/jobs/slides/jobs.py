@@ -8,7 +8,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -221,19 +221,42 @@ def locked(directory: Path) -> Iterator[None]:
     Raises:
         JobError: another process has it.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / LOCK_NAME).open("a+b") as file:
+    with _locked_file(directory):
+        for leftover in directory.rglob(f".*{PARTIAL}"):
+            leftover.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            _remove_empty(directory)
+
+
+def _locked_file(directory: Path) -> IO[bytes]:
+    """The open and locked file of a directory, which is made if need be."""
+    path = directory / LOCK_NAME
+    while True:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+b")
         try:
             _lock(file)
         except OSError as error:
+            file.close()
             raise JobError(
                 f"{directory} is being worked on by another process; wait for it to end, or choose "
                 "another directory with out=.",
                 kind="busy",
             ) from error
-        for leftover in directory.rglob(f".*{PARTIAL}"):
-            leftover.unlink(missing_ok=True)
-        yield
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()  # another process, which had it, has removed it
+
+
+def _remove_empty(directory: Path) -> None:
+    """Delete a directory that holds nothing but the lock: the job was not begun."""
+    with suppress(OSError):  # on Windows, an open file stays
+        if [path.name for path in directory.iterdir()] == [LOCK_NAME]:
+            (directory / LOCK_NAME).unlink()
+            directory.rmdir()
 
 
 def _lock(file: IO[bytes]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.files.formats import Plane, choose_channels, open_image
-from runtime.files.image_results import FileOptions
+from runtime.files.image_results import FileOptions, check_chunks
 from runtime.files.readers import ImageReader
 
 
@@ -95,9 +95,9 @@ def open_slide(path: Path, files: FileOptions) -> SlideFile:
     """The slide that options ask for.
 
     Raises:
-        InputError: as ``SlideFile``.
+        InputError: as ``SlideFile`` and ``check_chunks``.
     """
-    return SlideFile(
+    slide = SlideFile(
         path,
         nuclear=files.nuclear,
         membrane=files.membrane,
@@ -106,6 +106,8 @@ def open_slide(path: Path, files: FileOptions) -> SlideFile:
         plane=files.plane,
         pixel_size_um=files.pixel_size_um,
     )
+    check_chunks(slide.every_channel, strict=files.strict)
+    return slide
 
 
 def _opened(path: Path, choices: dict[str, Any]) -> SlideFile:

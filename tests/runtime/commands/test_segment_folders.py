@@ -51,6 +51,13 @@ def spots(size_hw: tuple[int, int] = (40, 50), at: int = 5) -> Any:
     return image
 
 
+def ended_process() -> int:
+    """Number of a process that is gone."""
+    ended = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    ended.wait()
+    return ended.pid
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Four small images, of other sizes each."""
@@ -124,7 +131,7 @@ def test_a_set_of_files_that_was_cut_short_is_made_again(
     assert (stopped.exit_code, "give the same command again to resume" in stopped.stderr) == (130, True)
     written = ["0_cells.csv", "0_labels.tif", "1_cells.csv", "1_labels.tif", "2_labels.tif"]
     assert sorted(name for name in results(out) if name[0] != "3") == written, "the last one may be in work too"
-    (out / ".3.77.partial").mkdir()
+    (out / f".3.{ended_process()}.partial").mkdir()
     refused = run(folder / "2.tif", "--out", out, "--min-area", 7)
     assert (refused.exit_code, "2.tif: has results of other settings" in refused.stderr) == (1, True)
     done = run(folder, "--out", out)
@@ -537,3 +544,31 @@ def test_a_record_of_before_slides_were_noted_is_read(folder: Path, tmp_path: Pa
     old = [{name: line[name] for name in line if name not in ("size_hw", "diameter_px")} for line in lines]
     (out / RECORD_NAME).write_text("".join(f"{json.dumps(line)}\n" for line in old))
     assert "1 of 1 images were already done" in run(folder / "0.tif", "--out", out).stderr
+
+
+def test_whatever_an_image_raises_the_others_are_written(
+    folder: Path, tmp_path: Path, seen: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also errors that no list of classes foresees; names cannot control the terminal."""
+    name = "1\x1b[2J.tif"
+    (folder / "1.tif").rename(folder / name)
+    read = runtime.jobs.folders.work.read_file
+
+    def fails(image: Path, options: Any) -> Any:
+        if image.name == name:
+            raise KeyError("no such thing")
+        return read(image, options)
+
+    monkeypatch.setattr(runtime.jobs.folders.work, "read_file", fails)
+    out = tmp_path / "out"
+    done = run(folder, "--out", out)
+    assert done.exit_code == 1, done.output
+    assert "\x1b" not in done.output
+    assert "1\\x1b[2J.tif: KeyError: 'no such thing'" in done.stderr
+    assert sorted(path.name for path in out.glob("*_labels.tif")) == ["0_labels.tif", "2_labels.tif", "3_labels.tif"]
+
+
+def test_a_diameter_beyond_all_images_fails_each_in_one_line(folder: Path, tmp_path: Path) -> None:
+    done = run(folder / "0.tif", "--out", tmp_path / "out", "--backend", "cpu", "--diameter", "1e300")
+    assert done.exit_code == 1
+    assert "0.tif: --diameter is 1e+300, far more than the 40 x 50 pixels of the image" in done.stderr

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runtime import SegmenterError
-from runtime.files.placing import move_into_place, write_whole
+from runtime.files.image_results import remove_leftovers
+from runtime.files.placing import held, is_abandoned, move_into_place, write_whole
 
 
 def made_directory(path: Path, content: str) -> Path:
@@ -98,3 +101,44 @@ def test_a_failed_write_leaves_nothing_behind(old: Path) -> None:
         write_whole(old, fail)
     assert (old / "content").read_text() == "old"
     assert names(old.parent) == ["a.zarr"]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from runtime.files.placing import held
+with held(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="directories are not locked there")
+def test_what_a_live_process_works_on_stays(tmp_path: Path) -> None:
+    """However old it is, and whatever number a process of another machine has; once that is killed, it goes."""
+    directory = tmp_path / ".a.4194303.partial"  # a number that no process of this machine has
+    directory.mkdir()
+    os.utime(directory, (0, 0))
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(directory)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        remove_leftovers([tmp_path / "a"])
+        assert directory.is_dir()
+    finally:
+        holder.kill()
+        holder.wait()
+    remove_leftovers([tmp_path / "b"])
+    assert directory.is_dir()
+    remove_leftovers([tmp_path / "a"])
+    assert not directory.exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="directories are not locked there")
+def test_a_directory_that_was_just_made_may_not_be_locked_yet(tmp_path: Path) -> None:
+    assert not is_abandoned(tmp_path, os.getpid())
+    assert is_abandoned(tmp_path, 4194303)
+    with held(tmp_path):
+        assert not is_abandoned(tmp_path, 4194303)
+    os.utime(tmp_path, (0, 0))
+    assert is_abandoned(tmp_path, os.getpid()), "an earlier process of this number"

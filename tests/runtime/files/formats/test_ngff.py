@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import zarr
 
 from runtime import InputError
 from runtime.files.formats import Plane, is_zarr, open_image
+from runtime.files.image_results import FileOptions, read_file
+from runtime.jobs.slides.slide_file import open_slide
 
 RNG = np.random.default_rng(0)
 STACK = RNG.integers(0, 1 << 16, (2, 4, 3, 30, 41)).astype(np.uint16)
@@ -154,3 +158,25 @@ def test_damaged_directories(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match="no OME-Zarr image; give image files"):
         open_image(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_absent_chunks_are_counted_and_refused_where_that_is_wanted(
+    tmp_path: Path, version: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_image(tmp_path / "a.zarr", "tczyx", version=version)
+    options = FileOptions(plane=Plane(time=1, z=2), nuclear="0", membrane="1")
+    read_file(path, options)
+    assert not caplog.messages
+    files = [one for one in (path / "0").rglob("*") if one.is_file()]
+    (chunk,) = (one for one in files if re.split("[./]", one.relative_to(path / "0").as_posix())[-2:] == ["0", "1"])
+    chunk.unlink()
+    pixels = read_file(path, options).pixels
+    assert caplog.messages == [
+        f"{path} lacks 1 of 6 chunks; cells there are missed, unless these chunks hold background that was not written"
+    ]
+    assert not pixels[:16, 16:32].any()
+    assert pixels[16:].any()
+    for refused in (read_file, open_slide):
+        with pytest.raises(InputError, match=r"a\.zarr lacks 1 of 6 chunks; expected all of them, as strict=True"):
+            refused(path, replace(options, strict=True))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import sys
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +15,7 @@ import tifffile
 from PIL import Image
 
 from runtime import InputError
-from runtime.files.formats import Plane, open_image
+from runtime.files.formats import Plane, open_image, pictures
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (40, 50, 3), np.uint8)
@@ -150,3 +152,35 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError, match=rf"needs the package {module}.*pip install 'cellsam-engine\[formats\]'"):
         open_image(tmp_path / name)
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG whose header says that it has this size; it holds almost nothing."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
+
+
+def test_a_picture_that_cannot_be_so_large_is_not_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png_of(60_000, 60_000))
+    with pytest.raises(InputError, match=r"60000 x 60000 pixels, more than a PNG of \d+ bytes can hold"):
+        open_image(path)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_the_size_of_a_picture_is_checked_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = tmp_path / name
+    Image.fromarray(np.zeros((30, 40), np.uint8)).save(path)
+    monkeypatch.setattr(pictures, "LARGEST_PICTURE_PX", 30 * 40)
+    assert open_image(path).size_hw == (30, 40)
+    monkeypatch.setattr(pictures, "LARGEST_PICTURE_PX", 30 * 40 - 1)
+    for decoder in ("_read_png", "_read_pillow"):
+        monkeypatch.delattr(pictures, decoder)
+    with pytest.raises(InputError, match=r"has 40 x 30 pixels; expected at most .* Save it as a tiled TIFF"):
+        open_image(path)

@@ -6,6 +6,8 @@ import errno
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -289,3 +291,60 @@ def test_slides_that_cannot_be_segmented(tmp_path: Path, shape: tuple[int, ...],
 def test_settings_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong)).removesuffix("s")):
         SlideSettings(**wrong)
+
+
+class ClaimingReader(ArrayReader):
+    """A slide that claims to be vast, as a damaged or hostile header does."""
+
+    def __init__(self) -> None:
+        super().__init__(np.zeros((1, 1), np.uint8), "vast.zarr")
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        return 10**9, 10**9
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.generic]:
+        return np.random.default_rng(top).integers(0, 2, (height, width, 1)).astype(np.uint8)
+
+
+def test_a_slide_of_too_many_tiles_is_not_begun(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError,
+        match=r"vast\.zarr has 1000000000 x 1000000000 pixels, which makes about [\d,]{17,} tiles of 128 pixels and a "
+        r"label image of 4,000,000,000 GB; expected at most 1,000,000 tiles\. .*pass max_tiles=\d+",
+    ):
+        run(tmp_path, ClaimingReader())
+    assert not list(tmp_path.iterdir()), "no lock either"
+
+
+def test_the_bound_of_tiles_can_be_raised(tmp_path: Path, expected: dict[str, bytes]) -> None:
+    with pytest.raises(InputError, match="expected at most 15 tiles") as refused:
+        run(tmp_path, settings=replace(CUT, max_tiles=15))
+    assert (refused.value.kind, refused.value.field) == ("too_large", "max_tiles")
+    run(tmp_path, settings=replace(CUT, max_tiles=16))
+    assert results(tmp_path) == expected
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from runtime.jobs.slides.jobs import locked
+with locked(Path(sys.argv[1])):
+    (Path(sys.argv[1]) / "begun").touch()
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "job")], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(JobError, match="being worked on by another process"), locked(tmp_path / "job"):
+        pass
+    holder.kill()
+    holder.wait()
+    with locked(tmp_path / "job"):
+        assert (tmp_path / "job" / "begun").exists()
+        (tmp_path / "job" / "begun").unlink()
+    assert not (tmp_path / "job").exists(), "nothing was left to keep"
