@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from runtime.config import SegmentConfig
-from runtime.ops.masks import LabelCanvas, MaskCrop, finish_labels, resize_axis
+from runtime.ops.masks import LabelCanvas, MaskCrop, finish_labels, resize_axis, upsample_window
 from runtime.pipeline.engine_calls import DecodedMasks
-from runtime.results import Instances, Segmentation
+from runtime.results import Appearance, Instances, Segmentation
 from runtime.types import F32, F64, I64
 
 
@@ -23,7 +23,7 @@ class Assembly:
             count: boxes of the image.
             config: thresholds and the rule for overlaps.
         """
-        self._config = config
+        self._config, self._sides, self._size_hw = config, sides, size_hw
         self._axes = resize_axis(*sides, size_hw[0]), resize_axis(*sides, size_hw[1])
         self._canvas = LabelCanvas(size_hw, config)
         self._crops: dict[int, MaskCrop] = {}
@@ -36,13 +36,36 @@ class Assembly:
         crops = self._canvas.add_windows(passed.index, passed.logits, passed.origins, self._axes)
         self._crops.update(zip(passed.index.tolist(), crops, strict=True))
 
-    def finish(self, boxes: F64, scores: F32, prompts: I64) -> Segmentation:
+    def add_of_view(self, masks: DecodedMasks, origin_yx: tuple[int, int], size_hw: tuple[int, int]) -> None:
+        """Enter masks that were decoded in a view of the image, as ``add``.
+
+        Args:
+            masks: their logits are those of the view.
+            origin_yx: image pixel of the view's first pixel.
+            size_hw: size of the view, pixels; it may reach beyond the image.
+        """
+        if origin_yx == (0, 0) and size_hw == self._size_hw:
+            self.add(masks)
+            return
+        self._iou[masks.index] = masks.iou_predictions
+        axes = resize_axis(*self._sides, size_hw[0]), resize_axis(*self._sides, size_hw[1])
+        passed = masks.part(masks.iou_predictions >= self._config.iou_threshold)
+        for index, logits, window in zip(passed.index.tolist(), passed.logits, passed.origins.tolist(), strict=True):
+            pixels, (top, left) = upsample_window(
+                logits, (window[0], window[1]), axes, self._config.mask_threshold_logit
+            )
+            y, x = origin_yx[0] + top, origin_yx[1] + left
+            inside = pixels[: max(0, self._size_hw[0] - y), : max(0, self._size_hw[1] - x)]
+            self._crops[index] = self._canvas.add(index, np.ascontiguousarray(inside), (y, x))
+
+    def finish(self, boxes: F64, scores: F32, prompts: I64, appearance: Appearance | None = None) -> Segmentation:
         """The label map, and the instances that passed the IoU cut.
 
         Args:
             boxes: (K, 4) xyxy, image pixels.
             scores: (K)
             prompts: (K), see ``Instances``.
+            appearance: of the image.
         """
         labels, ids = finish_labels(self._canvas.owner, len(boxes), self._config)
         passed = np.array(sorted(self._crops), np.int64)
@@ -56,4 +79,4 @@ class Assembly:
         )
         # Labels are numbered in the order of the boxes, so that the rows of the cells are in that of the labels.
         shown = ids[passed] > 0
-        return Segmentation.of(labels, instances[shown], instances[~shown])
+        return Segmentation.of(labels, instances[shown], instances[~shown], appearance)

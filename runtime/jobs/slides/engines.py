@@ -33,6 +33,11 @@ class TileSegmenter(Protocol):
         """Side of the model input, pixels."""
         ...
 
+    @property
+    def trained_channels(self) -> tuple[int, ...]:
+        """See ``Manifest``."""
+        ...
+
     def cell_sizes(self, view: F32, config: SegmentConfig) -> CellSizes:
         """Diameters of the cells of a normalised square image (S, S, 3), (K) in its pixels."""
         ...
@@ -106,6 +111,10 @@ class _SegmenterTiles:
     @property
     def model_size(self) -> int:
         return self._pipeline.manifest.image_size
+
+    @property
+    def trained_channels(self) -> tuple[int, ...]:
+        return self._pipeline.manifest.trained_channels
 
     def cell_sizes(self, view: F32, config: SegmentConfig) -> CellSizes:
         """See ``TileSegmenter``."""

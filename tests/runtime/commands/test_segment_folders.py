@@ -70,7 +70,7 @@ def test_images_that_are_done_are_passed_over(folder: Path, tmp_path: Path, seen
     assert again.exit_code == 0, again.output
     assert len(seen) == 5
     assert "4 of 5 images were already done" in again.stderr
-    assert again.stdout.splitlines() == [f"{folder / '4.tif'}\t1 cells\t{out / '4_labels.tif'}"]
+    assert again.stdout.splitlines() == [f"{folder / '4.tif'}\t1 cells\t{out / '4_labels.tif'}\tshown whole"]
     assert first.items() <= results(out).items()
     (out / "2_cells.csv").unlink()
     assert run(folder, "--out", out).exit_code == 0
@@ -534,6 +534,6 @@ def test_a_record_of_before_slides_were_noted_is_read(folder: Path, tmp_path: Pa
     out = tmp_path / "out"
     assert run(folder / "0.tif", "--out", out).exit_code == 0
     lines = [json.loads(line) for line in (out / RECORD_NAME).read_text().splitlines()]
-    old = [{name: line[name] for name in line if name not in ("size_hw", "diameter_px")} for line in lines]
+    old = [{name: line[name] for name in line if name not in ("size_hw", "appearance")} for line in lines]
     (out / RECORD_NAME).write_text("".join(f"{json.dumps(line)}\n" for line in old))
     assert "1 of 1 images were already done" in run(folder / "0.tif", "--out", out).stderr
