@@ -60,7 +60,7 @@ LEVELS: dict[str, Levels] = {
     ),
     "benchmarks": (
         ("commands", "attention", "export_seeds", "int8", "latency", "picture", "plans", "seams", "slides", "tables"),
-        ("synthetic", "synthetic_sheets"),
+        ("synthetic", "synthetic_sheets", "evaluation_tables"),
         ("agreement", "baselines", "made_slide", "plots"),
         ("measure", "arithmetic", "seeded_weights"),
     ),
