@@ -41,6 +41,7 @@ LEVELS: dict[str, Levels] = {
     ),
     "export": (
         ("commands",),
+        ("finetune",),
         ("exporter",),
         ("verify_half",),
         ("onnx_file", "half_range"),
@@ -52,11 +53,12 @@ LEVELS: dict[str, Levels] = {
     "training": (
         ("commands",),
         ("train",),
-        ("stages",),
+        ("stages", "steps", "resume"),
         ("pictures", "losses"),
         ("batches", "assignment", "weights"),
+        ("further",),
         ("evaluation", "recipe", "checkpoint"),
-        ("data", "model"),
+        ("data", "model", "usage"),
     ),
     "benchmarks": (
         ("commands", "attention", "export_seeds", "int8", "latency", "picture", "plans", "seams", "slides", "tables"),

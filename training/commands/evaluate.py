@@ -117,22 +117,26 @@ def tune(
         bool, typer.Option(help="Also choose the diameter at which cells are shown: whole images or tiles.")
     ] = False,
 ) -> None:
-    """Choose a model's settings on images it was not trained on, by the mean F1 over the subsets."""
-    from runtime.config import SegmentConfig
+    """Choose a model's settings on images it was not trained on, by the mean F1 over the subsets.
+
+    The search begins with the settings of the model, and changes only what raises the F1.
+    """
     from runtime.files.placing import write_whole
     from runtime.segmenter import Segmenter
     from training.evaluation.engine_tuning import VIEWS, tune_settings
 
     with errors_shown():
         samples = select(find_samples(data, split=split), dataset or ())
-        start = SegmentConfig(box_threshold_mode="fixed", normalize=samples[0].tile_hw is None)
         views = VIEWS if scale else ()
         segmenter = Segmenter(
             engine_directory(model.model), backend=model.backend, options=backend_options(model, threads)
         )
+        own = segmenter.config
+        # The contrast of built tiles is equalised, and they are inverted, already.
+        start = own if samples[0].tile_hw is None else own.of_views
         with sample_progress("encoding", len(samples) * (1 + len(views))) as step:
             tuned = tune_settings(segmenter, samples, start, views=views, iou=iou, on_image=step)
-        chosen = asdict(replace(tuned.config, normalize=True))
+        chosen = asdict(replace(tuned.config, normalize=own.normalize, invert=own.invert))
         write_whole(out, lambda temporary: temporary.write_text(json.dumps(chosen, indent=2) + "\n", encoding="utf-8"))
         for subset, f1 in tuned.f1.items():
             typer.echo(f"{subset}\tF1 {f1:.3f}")
