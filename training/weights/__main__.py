@@ -16,6 +16,7 @@ import torch
 
 from runtime.config import read_settings
 from training.checkpoint import Checkpoint, CheckpointError, save_checkpoint
+from training.model import CellSAM
 from training.weights import BUILTIN_NAME, load_weights, weights_file
 
 
@@ -43,18 +44,31 @@ def averaged(paths: Sequence[Path]) -> Checkpoint:
     return replace(first, usage=usage)
 
 
+def with_windowed_decoder(model: CellSAM) -> CellSAM:
+    """The same weights in a model whose mask decoder sees windows; see ``ModelConfig``."""
+    windowed = CellSAM(replace(model.config, windowed_decoder=True))
+    windowed.load_state_dict(model.state_dict())
+    return windowed.eval()
+
+
 def main() -> None:
     """Round the weights to float16, which halves the file, and write them to the package."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, nargs="+", help="in this project's format; of several, the mean")
     parser.add_argument("--out", type=Path, default=weights_file(BUILTIN_NAME), help="default: in the package")
     parser.add_argument("--settings", type=Path, help="from 'evaluate tune'; default: those of the first checkpoint")
+    parser.add_argument(
+        "--windowed-decoder",
+        action="store_true",
+        help="let the mask decoder see a window around the box alone; compare both on validation images first",
+    )
     options = parser.parse_args()
     loaded = averaged(options.checkpoint)
+    model = with_windowed_decoder(loaded.model) if options.windowed_decoder else loaded.model
     usage = loaded.usage
     if options.settings is not None:
         usage = replace(usage, settings=read_settings(options.settings))
-    save_checkpoint(options.out, loaded.model, licence=loaded.licence, usage=usage, dtype=torch.float16)
+    save_checkpoint(options.out, model, licence=loaded.licence, usage=usage, dtype=torch.float16)
     print(options.out)  # noqa: T201
 
 
