@@ -25,6 +25,7 @@ def quality_table(report: Report, baseline: Report) -> str:
             *(figure(other[row.name].counts["0.6"].f1 if row.name in other else None), figure(row.seconds_median, 2)),
         ]
         for row in _subsets(report)
+        if row.truth
     ]
     head = ["", "images", "cells", "built-in model", "classical baseline", "seconds an image"]
     caption = (
@@ -49,7 +50,7 @@ def measures_table(report: Report) -> str:
 
 def curve_table(report: Report) -> str:
     """F1 of the built-in model against the IoU of a match, subset by subset."""
-    rows = [[row.name, *(figure(row.counts[iou].f1) for iou in CURVE_IOUS)] for row in _subsets(report)]
+    rows = [[row.name, *(figure(row.counts[iou].f1) for iou in CURVE_IOUS)] for row in _subsets(report) if row.truth]
     return "\n".join([_caption(report), "", *markdown_table(["F1 at IoU", *CURVE_IOUS], rows)])
 
 

@@ -160,6 +160,7 @@ def test_plots_are_pictures(tmp_path: Path) -> None:
 
 def test_commands_hold_no_absolute_paths() -> None:
     arguments = ["/opt/venv/bin/cellsam-engine", "evaluate", "run", "--data", "/data/mine/test", "--out=/tmp/o", "a/b"]
+    assert portable_command(["/x/runtime/__main__.py", "evaluate"]) == "cellsam-engine evaluate"
     assert portable_command([*arguments, "ours=/x/r.json", "two words", "C:\\d\\e"]) == (
         "cellsam-engine evaluate run --data test --out=o a/b ours=r.json 'two words' e"
     )
