@@ -32,7 +32,7 @@ def load_weights(checkpoint: str | Path, *, sha256: str | None = None) -> Checkp
 
     loaded = load_checkpoint(weights_file(checkpoint), sha256=sha256)
     engines = read_manifest(builtin_engine())
-    if loaded.usage.settings is None and loaded.sha256 == engines.weights["sha256"]:
-        # Its thresholds were chosen once the engines were there, and are kept with them.
+    if loaded.sha256 == engines.weights["sha256"]:
+        # Its thresholds may have been chosen once the engines were there: theirs are those that ship.
         return replace(loaded, usage=Usage(settings=engines.config, trained_channels=engines.trained_channels))
     return loaded
