@@ -136,7 +136,7 @@ class InputOptions:
     ] = None
     invert: Annotated[
         Polarity | None,
-        typer.Option(help="Dark cells on a bright background: yes, no or auto.", metavar="WORD"),
+        typer.Option(help="Dark cells, bright background: yes, no, auto.", metavar="WORD"),
     ] = None
     recursive: Annotated[
         bool, typer.Option("--recursive", help="Also search the folders inside folders.", metavar=NO_VALUE)
