@@ -96,7 +96,8 @@ class Report:
         if done.failure is not None or done.already:
             return None
         image, stem = done.target
-        return f"{image}\t{done.cells} cells\t{stem}{self._files.endings[0]}\t{shown_as(done.appearance)}"
+        line = [str(image), f"{done.cells} cells", f"{stem}{self._files.endings[0]}", shown_as(done.appearance)]
+        return "\t".join(filter(None, line))
 
     def _print_problems(self) -> None:
         for done in self._incomplete:
@@ -161,7 +162,7 @@ def describe(done: ImageDone, files: FileOptions) -> dict[str, Any]:
 
 
 def shown_as(appearance: Appearance) -> str:
-    """How an image was shown to the model, in a few words."""
+    """How an image was shown to the model, in a few words; empty if there is nothing to say."""
     words = []
     if appearance.diameter_px is not None:
         sure = appearance.diameter_confidence
@@ -171,7 +172,7 @@ def shown_as(appearance: Appearance) -> str:
         words.append("inverted")
     if appearance.nuclear_alone:
         words.append("nuclear channel alone")
-    return ", ".join(words) or "shown whole"
+    return ", ".join(words)
 
 
 def named_failure(image: Path, reason: str) -> str:

@@ -126,7 +126,7 @@ def test_a_line_says_how_the_image_was_shown() -> None:
     measured = Appearance(diameter_px=31.26, diameter_confidence=0.744, inverted=True)
     assert shown_as(measured) == "diameter 31.3 px (confidence 0.74), inverted"
     assert shown_as(Appearance(diameter_px=20, nuclear_alone=True)) == "diameter 20.0 px (given), nuclear channel alone"
-    assert shown_as(Appearance()) == "shown whole"
+    assert shown_as(Appearance()) == ""
 
 
 def test_warnings_stand_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
