@@ -35,7 +35,7 @@ def test_measured_diameter(size: tuple[int, int], radius: int) -> None:
     measured = measure_diameter(image, 128, find_cells, view_diameter_px=20)
     assert measured is not None
     assert measured.diameter_px == pytest.approx(2 * radius + 1, rel=0.1)
-    assert 0.7 < measured.confidence <= 0.9, "many cells of high scores, and every scale agrees"
+    assert 0.6 < measured.confidence <= 0.9, "many cells of high scores; one scale may cut some of them"
     assert looks[0] == max(size)
 
 
