@@ -139,6 +139,7 @@ class PerfectTiles:
 
     seconds_per_tile: float
     model_size: int = 256
+    trained_channels: tuple[int, ...] = ()
 
     def cell_sizes(self, tile: Tile, config: SegmentConfig) -> CellSizes:
         """Of the bright pieces."""

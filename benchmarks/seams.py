@@ -86,6 +86,8 @@ class Comparison:
             np.searchsorted(truth_ids, truth),
             np.searchsorted(found_ids, found),
             shared / (self.truth[truth] + self.found[found] - shared),
+            self.truth[truth_ids],
+            self.found[found_ids],
         )
         # A label belongs to the cell that has more than half of its pixels.
         owned = np.bincount(truth[2 * shared > self.found[found]], minlength=len(self.truth))

@@ -1,6 +1,6 @@
 """Tables in documents, rendered from the records in ``results/`` and never typed.
 
-    python -m benchmarks.tables    # rewrites the tables of README.md and docs/tensorrt.md
+    python -m benchmarks.tables    # rewrites the tables of README.md, docs/evaluation.md and docs/tensorrt.md
 
 A table stands between a comment that names its case, such as ``<!-- latency -->``, and ``<!-- end -->``; it shows the
 case's newest records.
@@ -13,14 +13,23 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks.evaluation_tables import curve_table, measures_table, published_table, quality_table
+from training.evaluation.report import read_report
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
-DOCUMENTS = (README, ROOT / "docs" / "tensorrt.md")
+DOCUMENTS = (README, ROOT / "docs" / "evaluation.md", ROOT / "docs" / "tensorrt.md")
 
 
 def newest(case: str) -> dict[str, Any]:
-    """The latest record of a case.
+    """The latest record of a case; errors as in ``newest_file``."""
+    record: dict[str, Any] = json.loads(newest_file(case).read_text(encoding="utf-8"))
+    return record
+
+
+def newest_file(case: str) -> Path:
+    """The file of the latest record of a case.
 
     Raises:
         FileNotFoundError: there is none.
@@ -28,8 +37,7 @@ def newest(case: str) -> dict[str, Any]:
     found = sorted(RESULTS.glob(f"{case}_*.json"), key=lambda path: path.stem.rsplit("_", 1)[1])
     if not found:
         raise FileNotFoundError(f"no record of case {case!r} in {RESULTS}; run: python -m benchmarks.{case}")
-    record: dict[str, Any] = json.loads(found[-1].read_text(encoding="utf-8"))
-    return record
+    return found[-1]
 
 
 def latency_table(record: dict[str, Any]) -> str:
@@ -108,27 +116,6 @@ def bench_table(record: dict[str, Any]) -> str:
         f"mean IoU of {row['mean_iou']:.3f}."
         for row in record["agreement"]
     ]
-    return "\n".join(lines)
-
-
-def quality_table(record: dict[str, Any], baseline: dict[str, Any]) -> str:
-    """F1 of the built-in model and of the classical baseline on the test images, subset by subset."""
-    environment = record["environment"]
-    lines = [
-        f"Test images; F1 at IoU 0.6, counts summed over a subset's images ({record['created'][:10]}, "
-        f"{environment['cpu_count']} cores).",
-        "",
-        "| | images | cells | built-in model | classical baseline | seconds an image |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    other = {row["name"]: row for row in baseline["rows"] if row["level"] == "subset"}
-    for row in record["rows"]:
-        if row["level"] == "subset":
-            f1, reference = (r["at"]["0.6"]["f1"] for r in (row, other[row["name"]]))
-            lines.append(
-                f"| {row['name']} | {row['images']} | {row['truth']} | {f1:.3f} | {reference:.3f} | "
-                f"{row['seconds_median']:.2f} |"
-            )
     return "\n".join(lines)
 
 
@@ -211,13 +198,17 @@ def plans_table(record: dict[str, Any]) -> str:
 
 def rendered(text: str) -> str:
     """A document with its tables brought up to date."""
+    quality = read_report(newest_file("nano"))
     tables = {
         "latency": latency_table(newest("latency")),
         "bench": bench_table(newest("bench")),
         "slides": slides_table(newest("slides")),
         "seams": seams_table(newest("seams")),
         "plans": plans_table(newest("plans")),
-        "quality": quality_table(newest("nano"), newest("baseline_classical")),
+        "quality": quality_table(quality, read_report(newest_file("baseline_classical"))),
+        "measures": measures_table(quality),
+        "f1-curves": curve_table(quality),
+        "published": published_table(quality),
     }
     for case, table in tables.items():
         place = re.compile(rf"(<!-- {case} -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -42,7 +42,8 @@ from runtime.engines.manifest import (
 from runtime.errors import ConfigError
 from runtime.files.plain import read_image
 from runtime.ops.preprocess import Profile, check_image
-from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from training.checkpoint import Checkpoint, CheckpointError
+from training.weights import load_weights
 
 Progress = Callable[[str], None]
 Checks = Sequence[OutputCheck | GateCheck | RangeCheck]
@@ -63,10 +64,12 @@ class ExportConfig:
     run fastest. Default: ``gpu`` for plain half precision, else ``any``."""
     licence: str | None = None
     """Licence of the weights for the manifest; default, the one that goes with the checkpoint."""
-    settings: SegmentConfig = field(default_factory=SegmentConfig)
-    """What the engines are used with where a call says nothing else; default, the released code's thresholds."""
+    settings: SegmentConfig | None = None
+    """What the engines are used with where a call says nothing else; default, what the checkpoint carries, else the
+    released code's thresholds."""
     trained_channels: tuple[int, ...] = ()
-    """Numbers of channels of the images the weights were trained on; the runtime remarks on others."""
+    """Numbers of channels of the images the weights were trained on; the runtime remarks on others. Default, what the
+    checkpoint carries."""
     sha256: str | None = None
     """Hex sha256 that the checkpoint must have; None takes any."""
     force: bool = False
@@ -280,7 +283,7 @@ def _limits(precision: Precision, backend: str = "cpu") -> HalfTolerance:
 
 def _load(path: Path, sha256: str | None = None) -> Checkpoint:
     try:
-        return load_checkpoint(path, sha256=sha256)
+        return load_weights(path, sha256=sha256)
     except CheckpointError as error:
         raise ExportError(f"{path}: {error}", kind=error.kind, field=error.field) from error
 
@@ -321,10 +324,10 @@ def _manifest(
         renormalize=loaded.renormalize,
         trunk=sizes.trunk,
         precision=config.precision,
-        config=config.settings,
+        config=config.settings or loaded.usage.settings or SegmentConfig(),
         engines=engines,
         target=config.form,
-        trained_channels=config.trained_channels,
+        trained_channels=config.trained_channels or loaded.usage.trained_channels,
         weights={
             "format": loaded.source_format,
             "sha256": checkpoint_sha256,

@@ -12,9 +12,11 @@ from torch import Tensor
 from export.rounding import OtherRounding, double_precision
 from export.sample_image import FIXED_BOXES, FIXED_IMAGES
 from runtime.engines.manifest import EngineName, Manifest
+from runtime.ops.boxes import LOGITS_PER_TOKEN
 from runtime.ops.preprocess import branch_inputs
 from runtime.types import F32, F64, Arrays
-from training.model import CellSAM
+from training.model import CellSAM, ModelConfig
+from training.model.windowed import Windows
 
 
 def references(
@@ -41,7 +43,10 @@ def references(
         feeds = {"patch_features": outputs["patch_features"]}
         yield "cellfinder", feeds, engine_outputs(model, "cellfinder", feeds)
     mirrored = np.concatenate((embedding, embedding[..., ::-1]))  # two images, the second one mirrored
-    feeds = mask_decoder_feeds(mirrored, FIXED_BOXES * np.float32(model.config.image_size), FIXED_IMAGES)
+    boxes = FIXED_BOXES * np.float32(model.config.image_size)
+    feeds = mask_decoder_feeds(mirrored, boxes, FIXED_IMAGES)
+    if model.config.windowed_decoder:
+        feeds |= _half_windows(boxes, model.config)
     yield "mask_decoder", feeds, engine_outputs(model, "mask_decoder", feeds)
 
 
@@ -61,6 +66,15 @@ def mask_decoder_feeds(image_embedding: F32, boxes_xyxy_model: F32, image_index:
         "window_rows": tokens,
         "window_cols": tokens,
     }
+
+
+def _half_windows(boxes_xyxy_model: F32, config: ModelConfig) -> Arrays:
+    """Windows of half the grid's side around the middle of each box, for a decoder that sees nothing beyond them."""
+    side = config.grid_size // 2
+    middle = (boxes_xyxy_model[:, :2] + boxes_xyxy_model[:, 2:]) / 2 * (config.grid_size / config.image_size)
+    first = np.clip(middle.astype(np.int64) - side // 2, 0, config.grid_size - side)
+    columns, rows = (first[:, axis, None] + np.arange(side) for axis in (0, 1))
+    return {"window_rows": rows, "window_cols": columns}
 
 
 @torch.inference_mode()
@@ -112,9 +126,19 @@ def _outputs(model: CellSAM, engine: EngineName, feeds: dict[str, Tensor]) -> di
         found = model.detect(feeds["patch_features"])
         return {"boxes_cxcywh_norm": found.boxes_cxcywh_norm, "logits": found.logits}
     embeddings = feeds["image_embedding"]
-    boxes = zip(feeds["image_index"], feeds["boxes_xyxy_model"], strict=True)
-    decoded = [model.decode(embeddings[i : i + 1], box[None]) for i, box in boxes]
-    return {
-        "mask_logits": torch.cat([d.low_res_masks[:, 0] for d in decoded]),
-        "iou_predictions": torch.cat([d.iou_predictions[:, 0] for d in decoded]),
-    }
+    windowed = model.config.windowed_decoder
+    masks, estimates = [], []
+    names = ("image_index", "boxes_xyxy_model", "window_rows", "window_cols")
+    for i, box, rows, columns in zip(*(feeds[name] for name in names), strict=True):
+        seen = [Windows(torch.zeros(1, dtype=torch.long), rows[None], columns[None])] if windowed else None
+        decoded = model.decode(embeddings[i : i + 1], box[None], windows=seen)
+        low_res = decoded.low_res_masks[0, 0]
+        masks.append(_cut(low_res, rows, columns) if windowed else low_res)
+        estimates.append(decoded.iou_predictions[:, 0])
+    return {"mask_logits": torch.stack(masks), "iou_predictions": torch.cat(estimates)}
+
+
+def _cut(mask: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The part of a mask (4G, 4G) that belongs to consecutive token rows and columns."""
+    y, x = (LOGITS_PER_TOKEN * int(tokens[0]) for tokens in (rows, columns))
+    return mask[y : y + LOGITS_PER_TOKEN * len(rows), x : x + LOGITS_PER_TOKEN * len(columns)]

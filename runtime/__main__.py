@@ -1,6 +1,6 @@
 """``python -m runtime``: the command ``cellsam-engine``."""
 
-from runtime.commands.entry import main
+from runtime.commands.main import main
 
 if __name__ == "__main__":
     main()

@@ -16,6 +16,7 @@ from runtime.errors import ConfigError, InputError
 BoxThresholdMode = Literal["adaptive", "fixed"]
 MaskWindow = Literal["box", "full"]
 Overlap = Literal["argmax", "last"]
+Invert = bool | Literal["auto"]
 
 _DIAMETERS = ("diameter_px", "diameter_um")
 """Two ways to give one thing."""
@@ -36,8 +37,11 @@ class SegmentConfig:
     """Clip and equalise the contrast of the image first. False takes it as it is, for images that went through
     ``runtime.ops.preprocess.normalize_contrast`` before: values in [0, 1]."""
 
-    invert: bool = False
-    """The cells are dark on a bright ground: every channel is inverted once it is clipped. Needs ``normalize``."""
+    invert: Invert = False
+    """True: the cells are dark on a bright background, and every channel is inverted once it is clipped; needs
+    ``normalize``. ``auto``: the image is inverted if the detector is clearly surer of the cells then, which is tried
+    only if it is not sure of those of the image as it is. Without ``normalize``, and for boxes that the user gives,
+    ``auto`` inverts nothing."""
 
     box_threshold: float = 0.4
     """Base cut on box scores. In [0, 1] when ``fixed``; in [0, 1.5] when ``adaptive``, where it is blended."""
@@ -58,8 +62,8 @@ class SegmentConfig:
 
     view_diameter_px: float | None = None
     """Median cell diameter, model pixels, at which an image is shown: in tiles, where one view cannot hold it. None
-    shows every image whole, squeezed into one view (released code). Boxes that the user gives are decoded in one view
-    either way."""
+    shows every image whole, squeezed into one view (released code). A box that the user gives is shown at this size
+    too, in a tile of its own scale."""
 
     whole_view_diameter_px: float = 0.0
     """One view of the whole image will do where its median cell is at least this large, model pixels."""
@@ -90,12 +94,14 @@ class SegmentConfig:
         _check_choice("overlap", self.overlap, Overlap)
         for name in ("box_threshold", "nms_iou", "iou_threshold", "mask_threshold"):
             _check_number(name, getattr(self, name))
-        for name in ("normalize", "invert", "fill_holes"):
+        for name in ("normalize", "fill_holes", *(() if self.invert == "auto" else ("invert",))):
             if not isinstance(getattr(self, name), bool | np.bool_):
                 raise ConfigError(
-                    f"{name} is {shown(getattr(self, name))}; expected True or False.", kind="wrong_type", field=name
+                    f"{name} is {shown(getattr(self, name))}; expected True or False{' or auto' * (name == 'invert')}.",
+                    kind="wrong_type",
+                    field=name,
                 )
-        if self.invert and not self.normalize:
+        if self.invert is True and not self.normalize:
             raise ConfigError(
                 "invert is True and normalize False; expected an image that is inverted already.",
                 kind="conflict",

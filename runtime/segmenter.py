@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
@@ -15,16 +16,17 @@ from runtime.engines.backends.base import BackendOptions
 from runtime.engines.backends.freed import FREED
 from runtime.engines.manifest import Manifest
 from runtime.errors import InputError
-from runtime.ops.preprocess import normalize_contrast, take_normalized
-from runtime.pipeline.choose_views import views_at_scale
-from runtime.pipeline.encoded import EncodedView, EncodedViews
+from runtime.pipeline.choose_views import choose_views, views_for_boxes
+from runtime.pipeline.encoded import EncodedViews
 from runtime.pipeline.load import load_pipeline
 from runtime.pipeline.ordered import in_order
+from runtime.pipeline.own_boxes import decode_boxes, segment_boxes, views_of_boxes
 from runtime.pipeline.pipeline import BoxPrompts, Pipeline
+from runtime.pipeline.prepare import PreparedImage, prepare
+from runtime.pipeline.remarks import log_appearance
 from runtime.pipeline.view_tasks import ShownImage, ViewResult, ViewTask, segment_views
 from runtime.pipeline.warm_up import warm_up
 from runtime.results import Detections, Segmentation
-from runtime.types import F32
 from runtime.views.stitch import stitch, view_cells
 
 _Segmenter = TypeVar("_Segmenter", bound="Segmenter")
@@ -167,8 +169,13 @@ class Segmenter:
             _check_sequence("boxes", boxes, "boxes=list(boxes)")
         if boxes is not None and len(boxes) != len(images):
             raise InputError(f"boxes are given for {len(boxes)} images, but {len(images)} images came.")
+        if boxes is not None and config.view_diameter_px is not None:
+            return [self._decoded(image, one, config) for image, one in zip(images, boxes, strict=True)]
         tasks = self._view_tasks(images, boxes, config)
-        return list(_results(segment_views(self._pipeline, tasks, config), config))
+        results = list(_results(segment_views(self._pipeline, tasks, config), config))
+        for place, result in enumerate(results):
+            log_appearance(result.appearance, place)
+        return results
 
     def stream(
         self,
@@ -212,7 +219,8 @@ class Segmenter:
 
         Args:
             image: as in ``__call__``.
-            detector: False encodes the image for boxes of your own alone.
+            detector: False encodes the image for boxes of your own alone: in tiles if ``config`` gives the diameter of
+                the cells, else in one view of the whole image.
             config: settings of this call: ``normalize``, ``invert``, and those of the scale.
 
         Returns:
@@ -223,9 +231,14 @@ class Segmenter:
             BackendError: as in ``__call__``.
         """
         config = self._settings(config)
-        normalized = _normalized(image, config)
-        views = tuple(view for _, view in self._encoded([normalized], config, detector=detector))
-        return EncodedViews(views, (normalized.shape[0], normalized.shape[1]), _stitched(config, detector=detector))
+        prepared = self._prepared(image, config)
+        if not detector:
+            views = views_for_boxes(self._pipeline, prepared, config)
+            return EncodedViews(tuple(views), prepared.size_hw, len(views) > 1, prepared.appearance)
+        chosen = list(choose_views(self._pipeline, [prepared], config))
+        return EncodedViews(
+            tuple(one.view for one in chosen), prepared.size_hw, _stitched(config), chosen[0].appearance
+        )
 
     def detect(self, views: EncodedViews, *, config: SegmentConfig | None = None) -> tuple[Detections, ...]:
         """Find the boxes of all cells of an encoded image: the second step.
@@ -264,8 +277,8 @@ class Segmenter:
             config: settings of this call: thresholds of masks, and the rule for overlaps.
 
         Raises:
-            InputError: boxes that cannot be used, scores of another number, both or neither of ``found`` and
-                ``boxes``, or boxes for an image that was encoded in views of the cells' scale.
+            InputError: boxes that cannot be used, scores of another number, or both or neither of ``found`` and
+                ``boxes``.
             BackendError: as in ``__call__``.
         """
         config = self._settings(config)
@@ -273,20 +286,15 @@ class Segmenter:
         if (found is None) == (boxes is None):
             came = "neither came" if found is None else "both came"
             raise InputError(f"{came}; expected either what detect() returned or boxes. Write decode(views, found).")
-        if found is not None:
-            if len(found) != len(views):
-                raise InputError(f"detections came for {len(found)} views; expected {len(views)}, one per view.")
-            prompts = [BoxPrompts.of_detector(one) for one in found]
-        else:
-            if views.stitched:
-                raise InputError(
-                    "the image was encoded in square views at the scale of its cells; boxes need one view of the whole "
-                    "image. Encode it with detector=False."
-                )
+        if found is None:
             assert boxes is not None, "either is given"
-            prompts = [BoxPrompts.of_caller(boxes, views.size_hw, scores)]
-        image = ShownImage(0, views.size_hw, views.stitched)
-        tasks = [ViewTask(image, view, one) for view, one in zip(views, prompts, strict=True)]
+            prompts, of_image = BoxPrompts.of_caller(boxes, views.size_hw, scores), views.appearance
+            shared = views_of_boxes(views.views, prompts)
+            return decode_boxes(self._pipeline, shared, prompts, views.size_hw, appearance=of_image, config=config)
+        if len(found) != len(views):
+            raise InputError(f"detections came for {len(found)} views; expected {len(views)}, one per view.")
+        image = ShownImage(0, views.size_hw, views.stitched, views.appearance)
+        tasks = [ViewTask(image, view, BoxPrompts.of_detector(one)) for view, one in zip(views, found, strict=True)]
         (result,) = _results(segment_views(self._pipeline, tasks, config), config)
         return result
 
@@ -325,21 +333,26 @@ class Segmenter:
     ) -> Iterator[ViewTask]:
         """The views of all images, image by image; as many images as an encoder call takes are prepared at a time."""
         FREED.give_back(at_once=True)  # of earlier results
-        together, stitched = self._pipeline.images_per_call, _stitched(config, detector=boxes is None)
+        together = self._pipeline.images_per_call
         for start in range(0, len(images), together):
-            group = [_normalized(image, config) for image in images[start : start + together]]
-            for place, view in self._encoded(group, config, detector=boxes is None):
-                size_hw = (group[place].shape[0], group[place].shape[1])
-                prompts = None if boxes is None else BoxPrompts.of_caller(boxes[start + place], size_hw)
-                yield ViewTask(ShownImage(start + place, size_hw, stitched), view, prompts)
+            group = [self._prepared(image, config) for image in images[start : start + together]]
+            if boxes is None:
+                for place, view, appearance in choose_views(self._pipeline, group, config):
+                    size_hw = group[place].size_hw
+                    yield ViewTask(ShownImage(start + place, size_hw, _stitched(config), appearance), view)
+                continue
+            views = self._pipeline.encode([image.values for image in group], detector=False)
+            for place, (view, image) in enumerate(zip(views, group, strict=True)):
+                shown = ShownImage(start + place, image.size_hw, False, image.appearance)
+                yield ViewTask(shown, view, BoxPrompts.of_caller(boxes[start + place], image.size_hw))
 
-    def _encoded(
-        self, group: Sequence[F32], config: SegmentConfig, *, detector: bool
-    ) -> Iterable[tuple[int, EncodedView]]:
-        """Views of images whose contrast is normalised, each with the place of its image."""
-        if _stitched(config, detector=detector):
-            return views_at_scale(self._pipeline, group, config)
-        return enumerate(self._pipeline.encode(group, detector=detector))
+    def _decoded(self, image: ArrayLike, boxes: ArrayLike, config: SegmentConfig) -> Segmentation:
+        """The cells of the caller's boxes, which are decoded at their own scale."""
+        prepared = self._prepared(image, config)
+        return segment_boxes(self._pipeline, prepared, BoxPrompts.of_caller(boxes, prepared.size_hw), config)
+
+    def _prepared(self, image: ArrayLike, config: SegmentConfig) -> PreparedImage:
+        return prepare(image, config, self.manifest.trained_channels)
 
 
 def _check_config(config: object) -> None:
@@ -373,13 +386,9 @@ def _check_sequence(name: str, value: object, instead: str) -> None:
         )
 
 
-def _normalized(image: ArrayLike, config: SegmentConfig) -> F32:
-    return normalize_contrast(image, invert=config.invert) if config.normalize else take_normalized(image)
-
-
-def _stitched(config: SegmentConfig, *, detector: bool) -> bool:
+def _stitched(config: SegmentConfig) -> bool:
     """Whether an image is shown in square views at the scale of its cells; see ``EncodedViews``."""
-    return detector and config.view_diameter_px is not None
+    return config.view_diameter_px is not None
 
 
 def _results(cells: Iterator[ViewResult], config: SegmentConfig) -> Iterator[Segmentation]:
@@ -387,6 +396,6 @@ def _results(cells: Iterator[ViewResult], config: SegmentConfig) -> Iterator[Seg
     for image, views in groupby(cells, key=lambda one: one.image):
         if image.stitched:
             found = [view_cells(one.cells, one.origin_yx, image.size_hw) for one in views]
-            yield stitch(found, image.size_hw, min_area_px=config.min_area_px)
+            yield stitch(found, image.size_hw, min_area_px=config.min_area_px, appearance=image.appearance)
         else:
-            yield from (one.cells for one in views)
+            yield from (replace(one.cells, appearance=image.appearance) for one in views)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import runtime.jobs.segmenter_spec
 from export.exporter import ExportConfig, export_engines
 from export.sample_image import verification_image
 from runtime import Segmentation, Segmenter
+from runtime.results import Appearance
 from tests.golden.cases import NAMES, GoldenCase, make_case
 from tests.runtime.files.outputs.made import made_result
 from tests.small import SMALL, calm_model, save_small
@@ -117,7 +119,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
         def __call__(self, image: Any, *, config: Any = None) -> Segmentation:
             images.append(image)
             labels: Any = ndimage.label(image[..., -1] > 0)[0]
-            return made_result(labels.astype(np.int32))
+            diameter = None if config is None else config.diameter_px
+            return replace(made_result(labels.astype(np.int32)), appearance=Appearance(diameter_px=diameter))
 
         def batch(self, images: Any, *, config: Any = None) -> list[Segmentation]:
             return [self(image, config=config) for image in images]

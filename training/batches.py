@@ -80,6 +80,9 @@ class TrainingSamples(Dataset[tuple[F32, F32, I32, int]]):
         weight = np.array([factors.get(kind[0], 1.0) * counts[kind] ** -0.5 for kind in kinds])
         self._cumulative = np.cumsum(weight / weight.sum())
         self._made = MadeSamples(recipe.synthetic_weights) if recipe.synthetic_share else None
+        # A blank tile has the one channel that would show cells.
+        self.channels = tuple(sorted({max(len(used), 1) for _, used in kinds}))
+        """Numbers of channels of the tiles, ascending; what is made beside them is not counted."""
 
     def __getitem__(self, number: int) -> tuple[F32, F32, I32, int]:
         """Pixel values (3, S, S), boxes (T, 4) and labels (S, S) of sample ``number``."""
@@ -142,10 +145,10 @@ class StepSampler(Sampler[list[int]]):
         return self._steps
 
 
-def training_loader(tiles: TileSet, recipe: Recipe, sampler: StepSampler, *, workers: int = 0) -> DataLoader[Any]:
+def training_loader(samples: TrainingSamples, sampler: StepSampler, *, workers: int = 0) -> DataLoader[Any]:
     """Batches of the steps that are left."""
     return DataLoader(
-        TrainingSamples(tiles, recipe),
+        samples,
         batch_sampler=sampler,
         collate_fn=collate,
         num_workers=workers,

@@ -15,16 +15,20 @@ from torch import Tensor
 
 from runtime.engines.manifest import sha256_stream
 from runtime.errors import SegmenterError
+from runtime.files.placing import write_whole
 from runtime.ops.preprocess import Profile
 from runtime.typed_json import convert, refuse_unknown
 from training.model import CellSAM, ModelConfig
 from training.model.image_encoder import same_body
+from training.usage import Usage, usage_from_json
 
 SourceFormat = Literal["cellsam", "sam", "cellsam-engine"]
 
 METADATA_KEY = "cellsam_engine"
 """Entry of our own checkpoints (Lightning's included) that says how the model is built and licensed."""
 METADATA_SCHEMA = 1
+
+UNKNOWN_USAGE = Usage()
 
 CELLSAM_LICENCE = "CellSAM weights: non-commercial, academic use only (see the licence they were released under)"
 SAM_LICENCE = "Apache-2.0"
@@ -51,6 +55,8 @@ class Checkpoint:
     """Released format: whether it holds ``model_cp``, which switches a second normalisation on at inference."""
     sha256: str = ""
     """Hex sha256 of the file."""
+    usage: Usage = UNKNOWN_USAGE
+    """How the weights are meant to be used; unknown for other formats than our own."""
 
     @property
     def default_profile(self) -> Profile:
@@ -98,15 +104,36 @@ def _from_content(path: Path, raw: dict[str, Any]) -> Checkpoint:
     )
 
 
-def save_checkpoint(path: str | Path, model: CellSAM, *, licence: str, dtype: torch.dtype = torch.float32) -> None:
-    """Write our own format: the state dict, rounded to ``dtype``, beside the model's sizes and the weights' licence."""
+def save_checkpoint(
+    path: str | Path,
+    model: CellSAM,
+    *,
+    licence: str,
+    usage: Usage = UNKNOWN_USAGE,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write our own format; the file appears whole.
+
+    Args:
+        path: the file.
+        model: its state dict and sizes are written.
+        licence: of the weights.
+        usage: how the weights are meant to be used.
+        dtype: what the weights are rounded to.
+    """
     state = {key: value.to(dtype) for key, value in model.state_dict().items()}
-    torch.save({METADATA_KEY: metadata(model.config, licence), "state_dict": state}, path)
+    content = {METADATA_KEY: metadata(model.config, licence, usage), "state_dict": state}
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # PyTorch would put a path's name into the file
+            torch.save(content, file)
+
+    write_whole(Path(path), write)
 
 
-def metadata(config: ModelConfig, licence: str) -> dict[str, Any]:
+def metadata(config: ModelConfig, licence: str, usage: Usage = UNKNOWN_USAGE) -> dict[str, Any]:
     """The entry that makes any dict with a ``state_dict`` (a Lightning checkpoint too) one of ours."""
-    return {"schema": METADATA_SCHEMA, "model": asdict(config), "licence": licence}
+    return {"schema": METADATA_SCHEMA, "model": asdict(config), "licence": licence, **usage.to_json()}
 
 
 _ZIP = b"PK\x03\x04"
@@ -189,12 +216,13 @@ def _from_own(raw: Mapping[str, Any]) -> Checkpoint:
         refuse_unknown(sizes, ModelConfig)
         config = convert(sizes, ModelConfig)
         state, licence = dict(raw["state_dict"]), str(meta["licence"])
+        usage = usage_from_json(meta)
         wrapped = bool(state) and all(key.startswith("model.") for key in state)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"the checkpoint's description of its model is damaged: {error!r}.") from error
     # A Lightning module keeps the model as its attribute `model`.
     model = _build(config, state, lambda key: f"model.{key}" if wrapped else key)
-    return Checkpoint(model=model, source_format="cellsam-engine", licence=licence)
+    return Checkpoint(model=model, source_format="cellsam-engine", licence=licence, usage=usage)
 
 
 def _from_cellsam(state: Mapping[str, Any]) -> Checkpoint:

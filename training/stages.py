@@ -16,10 +16,11 @@ from torchvision.ops import box_convert
 
 from runtime.ops.boxes import LOGITS_PER_TOKEN
 from training.batches import Batch
-from training.checkpoint import METADATA_KEY, metadata
+from training.checkpoint import METADATA_KEY, UNKNOWN_USAGE, metadata
 from training.losses import Losses, detection_losses, mask_losses
 from training.model import CellSAM
 from training.recipe import OptimizerConfig, Recipe
+from training.usage import Usage
 
 # SAM's parts for points and several masks per prompt: box prompts never reach them.
 _UNUSED = (
@@ -33,11 +34,19 @@ _DECODER = ("prompt_encoder.", "mask_decoder.")
 class Stage(pl.LightningModule):
     """What both stages share: the optimizer, its schedule, the logs, the checkpoint's metadata."""
 
-    def __init__(self, recipe: Recipe, model: CellSAM, optimizer: OptimizerConfig, *, licence: str) -> None:
-        """Args: licence: of the weights that come out, stored in every checkpoint."""
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: CellSAM,
+        optimizer: OptimizerConfig,
+        *,
+        licence: str,
+        usage: Usage = UNKNOWN_USAGE,
+    ) -> None:
+        """Args: licence, usage: of the weights that come out, stored in every checkpoint."""
         super().__init__()
         self.recipe, self.model = recipe, model
-        self._optimizer, self._licence = optimizer, licence
+        self._optimizer, self._licence, self._usage = optimizer, licence, usage
         unused = (*_UNUSED, "no_mask_embed." if model.config.box_prior else "mask_downscaling.")
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(self.trains(name) and not any(part in name for part in unused))
@@ -89,7 +98,14 @@ class Stage(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint readable by ``training.checkpoint.load_checkpoint``."""
-        checkpoint[METADATA_KEY] = metadata(self.model.config, self._licence)
+        checkpoint[METADATA_KEY] = metadata(self.model.config, self._licence, self._usage)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let training go on from the last step of an earlier run: the one epoch has not ended while steps are left."""
+        loops = checkpoint["loops"]["fit_loop"]
+        loops["epoch_loop.batch_progress"]["is_last_batch"] = False
+        for progress in loops["epoch_progress"].values():
+            progress.update(processed=0, completed=0)
 
     def over_processes(self, count: int) -> float:
         """A count of this process's batch, averaged over the processes; at least 1."""

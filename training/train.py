@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
-from training.batches import StepSampler, training_loader
-from training.checkpoint import load_checkpoint, save_checkpoint
-from training.data.format import TileSet, read_split
+from training.batches import StepSampler, TrainingSamples, training_loader
+from training.checkpoint import UNKNOWN_USAGE, save_checkpoint
+from training.data.format import read_split
 from training.data.records import Split
 from training.model import CellSAM
 from training.pictures import PredictionPictures
 from training.recipe import OptimizerConfig, Recipe
+from training.resume import LAST, check_begun, record_of
 from training.stages import DetectorStage, MaskStage
+from training.steps import KeepLast, TellSteps, quiet_lightning
+from training.usage import Usage
+from training.weights import load_weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,13 +47,15 @@ class RunConfig:
     pictures_every: int = 1000
     """Steps between pictures of predictions; 0 draws none."""
     licence: str = "trained by the user"
-
-
-LAST = "last.ckpt"
+    on_step: Callable[[int], None] | None = None
+    """Called with the number of steps that are done, after each; Lightning's progress bar and remarks are then off."""
 
 
 def run_stage(number: int, recipe: Recipe, run: RunConfig) -> Path:
-    """Train one stage, or go on with it where ``run.out`` holds a checkpoint.
+    """Train one stage, or resume it if ``run.out`` holds a checkpoint.
+
+    A run that has ended goes on if the recipe has more steps; its learning rate then follows the schedule of the new
+    number from the step that it has reached.
 
     Args:
         number: 1 or 2.
@@ -59,31 +66,38 @@ def run_stage(number: int, recipe: Recipe, run: RunConfig) -> Path:
         The final weights in our own format, ``run.out / "stageN.pt"``.
 
     Raises:
+        RecipeError: ``run.out`` holds a run of another stage, another recipe, or of more steps.
         ValueError: another stage, or stage 2 without weights to start from.
     """
     if number not in (1, 2):
         raise ValueError(f"stage is {number}; expected 1 or 2.")
     if number == 2 and run.init is None:
         raise ValueError("stage 2 starts from the weights of stage 1; give them with init.")
-    pl.seed_everything(recipe.seed, workers=True)
-    run.out.mkdir(parents=True, exist_ok=True)
-    (run.out / f"stage{number}.json").write_text(recipe.to_json(), encoding="utf-8")
-    model = initial_model(recipe, run.init)
     optimizer = recipe.stage1 if number == 1 else recipe.stage2
-    kind = DetectorStage if number == 1 else MaskStage
-    stage = kind(recipe, model, optimizer, licence=run.licence)
-    data = _Data(read_split(run.data, "train"), recipe, optimizer, workers=run.workers)
-    trainer = make_trainer(recipe, optimizer, run, _pictures(run, recipe))
-    last = run.out / LAST
-    trainer.fit(stage, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=False)
+    begun = check_begun(run.out, number, recipe)
     final = run.out / f"stage{number}.pt"
-    if trainer.is_global_zero:
-        save_checkpoint(final, stage.model, licence=run.licence)
+    if begun is not None and begun.steps == optimizer.steps and final.is_file():
+        return final
+    with quiet_lightning(run.on_step is not None):
+        pl.seed_everything(recipe.seed, workers=True)
+        run.out.mkdir(parents=True, exist_ok=True)
+        record_of(run.out, number).write_text(recipe.to_json(), encoding="utf-8")
+        model, known = initial_model(recipe, run.init)
+        samples = TrainingSamples(read_split(run.data, "train"), recipe)
+        kind = DetectorStage if number == 1 else MaskStage
+        usage = known.trained_on(samples.channels)
+        stage = kind(recipe, model, optimizer, licence=run.licence, usage=usage)
+        trainer = make_trainer(recipe, optimizer, run, _pictures(run, recipe))
+        ckpt_path = None if begun is None else str(run.out / LAST)
+        data = _Data(samples, optimizer, workers=run.workers)
+        trainer.fit(stage, datamodule=data, ckpt_path=ckpt_path, weights_only=False)
+        if trainer.is_global_zero:
+            save_checkpoint(final, stage.model, licence=run.licence, usage=usage)
     return final
 
 
-def initial_model(recipe: Recipe, init: Path | None) -> CellSAM:
-    """The model of a recipe, fresh or with the weights of a checkpoint.
+def initial_model(recipe: Recipe, init: Path | None) -> tuple[CellSAM, Usage]:
+    """The model of a recipe, fresh or with the weights of a checkpoint, and how those are meant to be used.
 
     SAM weights fill the ViT and the mask decoder; CellFinder is fresh then. Details that the weights lack start
     at zero.
@@ -97,9 +111,9 @@ def initial_model(recipe: Recipe, init: Path | None) -> CellSAM:
     if recipe.local_attention_init:
         model.init_local()
     if init is None:
-        return model
-    loaded = load_checkpoint(init).model
-    state = loaded.state_dict()
+        return model, UNKNOWN_USAGE
+    loaded = load_weights(init)
+    state = loaded.model.state_dict()
     fresh = {key for key in model.state_dict() if key not in state}
     wrong = [key for key, value in model.state_dict().items() if key in state and state[key].shape != value.shape]
     if wrong or any(not key.startswith(("cellfinder.", "encoder.details.")) for key in fresh):
@@ -107,20 +121,16 @@ def initial_model(recipe: Recipe, init: Path | None) -> CellSAM:
             f"{init} holds a model of other sizes than the recipe: {', '.join((wrong or sorted(fresh))[:5])}."
         )
     model.load_state_dict({key: value for key, value in state.items() if key in model.state_dict()}, strict=False)
-    return model
+    return model, loaded.usage
 
 
 def make_trainer(recipe: Recipe, optimizer: OptimizerConfig, run: RunConfig, callbacks: list[Callback]) -> pl.Trainer:
     """Lightning's trainer for one stage: steps are the clock, the sampler knows the processes."""
-    checkpoints = ModelCheckpoint(
-        run.out,
-        filename="step{step}",
-        auto_insert_metric_name=False,
-        every_n_train_steps=run.save_every,
-        save_last=True,
-    )
     if optimizer.ema_decay:
         callbacks = [*callbacks, EMAWeightAveraging(decay=optimizer.ema_decay)]
+    callbacks = [*callbacks, KeepLast(run.out / LAST, run.save_every), LearningRateMonitor("step")]
+    if run.on_step is not None:
+        callbacks = [*callbacks, TellSteps(run.on_step)]
     return pl.Trainer(
         accelerator=run.accelerator,
         devices=run.devices,
@@ -132,10 +142,12 @@ def make_trainer(recipe: Recipe, optimizer: OptimizerConfig, run: RunConfig, cal
         use_distributed_sampler=False,
         default_root_dir=run.out,
         logger=_loggers(run.out),
-        callbacks=[*callbacks, checkpoints, LearningRateMonitor("step")],
+        callbacks=callbacks,
+        enable_checkpointing=False,
         log_every_n_steps=min(20, max(optimizer.steps // 10, 1)),
         deterministic=True,
         enable_model_summary=False,
+        enable_progress_bar=run.on_step is None,
         num_sanity_val_steps=0,
     )
 
@@ -160,9 +172,9 @@ def _pictures(run: RunConfig, recipe: Recipe) -> list[Callback]:
 class _Data(pl.LightningDataModule):
     """The training loader, set to the step that the trainer has reached."""
 
-    def __init__(self, tiles: TileSet, recipe: Recipe, optimizer: OptimizerConfig, *, workers: int) -> None:
+    def __init__(self, samples: TrainingSamples, optimizer: OptimizerConfig, *, workers: int) -> None:
         super().__init__()
-        self._tiles, self._recipe, self._optimizer, self._workers = tiles, recipe, optimizer, workers
+        self._samples, self._optimizer, self._workers = samples, optimizer, workers
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches from the next step on."""
@@ -175,4 +187,4 @@ class _Data(pl.LightningDataModule):
             rank=trainer.global_rank,
             processes=trainer.world_size,
         )
-        return training_loader(self._tiles, self._recipe, sampler, workers=self._workers)
+        return training_loader(self._samples, sampler, workers=self._workers)

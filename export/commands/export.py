@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from export.errors import VerificationError
 from runtime.commands.console import errors, fail
 from runtime.commands.flags import in_flags
-from runtime.config import SegmentConfig, read_settings
+from runtime.config import read_settings
 from runtime.engines.backends.base import BackendName
-from runtime.engines.builtin import builtin_engine
-from runtime.engines.manifest import Attention, Precision, Target, describe_check, read_manifest
+from runtime.engines.manifest import Attention, Precision, Target, describe_check
 from runtime.errors import ConfigError, SegmenterError
 from runtime.files.plain import read_image
 from runtime.ops.preprocess import Profile
-from training.weights import is_builtin, weights_file
+from training.weights import weights_file
 
 FLAGS = {
     name: f"--{name.replace('_', '-')}"
@@ -79,8 +78,8 @@ def export_command(
     settings: Annotated[
         Path | None,
         typer.Option(
-            help="JSON file of thresholds for the manifest, from 'evaluate tune'; default: those of the released code, "
-            "for nano its own.",
+            help="JSON file of thresholds for the manifest, from 'evaluate tune'; default: those that the checkpoint "
+            "carries, else those of the released code.",
             metavar="FILE",
         ),
     ] = None,
@@ -88,7 +87,7 @@ def export_command(
         list[int] | None,
         typer.Option(
             help="Number of channels of the images the weights were trained on, repeatable; others give a warning. "
-            "Default: not said.",
+            "Default: what the checkpoint carries.",
             min=1,
             max=3,
         ),
@@ -117,16 +116,14 @@ def export_command(
     from export.exporter import ExportConfig, export_engines
 
     try:
-        builtin = read_manifest(builtin_engine()) if is_builtin(checkpoint) else None
-        usual, usual_channels = (SegmentConfig(), ()) if builtin is None else (builtin.config, builtin.trained_channels)
         config = ExportConfig(
             profile=profile,
             precision=precision,
             attention=attention,
             target=target,
             licence=licence,
-            settings=usual if settings is None else read_settings(settings),
-            trained_channels=tuple(trained_channels or usual_channels),
+            settings=None if settings is None else read_settings(settings),
+            trained_channels=tuple(trained_channels or ()),
             sha256=sha256,
             force=force,
         )

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
 from runtime.ops.boxes import LOGITS_PER_TOKEN
 from training.model import ModelConfig
-from training.model.cellsam import ellipse_prior
+from training.model.cellsam import ellipse_prior, window_prior
 
 
 class BoxPrior(nn.Module):
@@ -31,6 +32,18 @@ class BoxPrior(nn.Module):
         self.layers = nn.Sequential(*map(_Centred, narrow[::3], narrow[1::3]))
         self.register_buffer("weight", wide.weight.detach().flatten(1).t())  # (mask channels, C)
         self.register_buffer("bias", wide.bias.detach())
+
+    def of_windows(self, boxes_xyxy_model: Tensor, window_rows: Tensor, window_cols: Tensor) -> Tensor:
+        """The prior's tokens in windows: boxes (K, 4), token rows (K, R) and columns (K, S) to (K, R * S, C)."""
+        inner = torch.arange(LOGITS_PER_TOKEN)
+        along_x, along_y = (
+            ((LOGITS_PER_TOKEN * tokens.unsqueeze(2) + inner).flatten(1) + 0.5) * (self.image_size / self.side)
+            for tokens in (window_cols, window_rows)
+        )
+        prior = window_prior(boxes_xyxy_model, along_x, along_y).to(self.weight.dtype)
+        narrow = self.layers(prior).flatten(2).transpose(1, 2)
+        tokens: Tensor = narrow @ self.weight + self.bias
+        return tokens
 
     def forward(self, image: Tensor, image_index: Tensor, boxes_xyxy_model: Tensor) -> Tensor:
         """Image tokens (B, N, C), the image of each box (K) and boxes (K, 4) to each box's tokens (K, N, C)."""

@@ -105,7 +105,7 @@ class MaskDecoderGraph(nn.Module):
     def __init__(self, model: CellSAM, target: Target = "any") -> None:
         super().__init__()
         # With a box prior, every box has tokens of its own from the start; the form for GPUs then moves no less.
-        self.target = target = "any" if model.config.box_prior else target
+        self.target = target = "any" if model.config.box_prior or model.config.windowed_decoder else target
         prompt, decoder = model.prompt_encoder, model.mask_decoder
         self.grid, self.image_size = model.config.grid_size, model.config.image_size
         self.register_buffer("corner_frequencies", prompt.pe_layer.positional_encoding_gaussian_matrix)
@@ -116,8 +116,10 @@ class MaskDecoderGraph(nn.Module):
         self.register_buffer("no_mask", prompt.no_mask_embed.weight)
         transformer = decoder.transformer
         self.box_prior = BoxPrior(prompt, model.config) if model.config.box_prior else None
+        self.windowed = model.config.windowed_decoder
+        shared = self.box_prior is None and not self.windowed
         self.layers = nn.ModuleList(
-            _Layer(layer, first=index == 0, shared=index == 0 and self.box_prior is None, target=target)
+            _Layer(layer, first=index == 0, shared=index == 0 and shared, target=target)
             for index, layer in enumerate(transformer.layers)
         )
         self.final_attention = TokenToImage(transformer.final_attn_token_to_image, target)
@@ -163,10 +165,18 @@ class MaskDecoderGraph(nn.Module):
         image = embedding[..., :width]
         details = embedding[..., width:] if self.with_details else None
         prior = self.box_prior  # a box's own, so that nothing of the image is left to share
-        image = image + self.no_mask if prior is None else prior(image, image_index, boxes_xyxy_model)
         prompt = self._prompt_tokens(boxes_xyxy_model)
         window = window_rows.unsqueeze(2) * self.grid + window_cols.unsqueeze(1)  # (K, R, S) places of tokens
-        tokens, inside = self._two_way(prompt, image, image_index, window)
+        if self.windowed:
+            own = self.no_mask if prior is None else prior.of_windows(boxes_xyxy_model, window_rows, window_cols)
+            positions = _window(self.image_pe, window, torch.zeros_like(image_index))
+            seen = _window(image, window, image_index)
+            seen, positions = (x.reshape(window.shape[0], -1, width) for x in (seen, positions))
+            tokens, image = self._attended(prompt, seen + own, positions)
+            inside = image.flatten(0, 1)
+        else:
+            image = image + self.no_mask if prior is None else prior(image, image_index, boxes_xyxy_model)
+            tokens, inside = self._two_way(prompt, image, image_index, window)
         iou = self.iou_head(tokens[:, 0]).reshape(-1)
         kernel = self.hypernetwork(tokens[:, 1])
         added = None if details is None else _window(details, window, image_index)
@@ -227,6 +237,21 @@ class MaskDecoderGraph(nn.Module):
         read = tokens[:, :2]
         attended = self.final_attention(read + prompt[:, :2], image, image, self.image_pe)
         return self.norm_final(read + attended), inside if apart else _window(image, window, own)
+
+    def _attended(self, prompt: Tensor, image: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """``_two_way`` for image tokens that belong to one box each: image and positions (K, M, C)."""
+        tokens = prompt
+        for module in self.layers:
+            layer = cast(_Layer, module)
+            tokens = layer.tokens_to_tokens(tokens, prompt)
+            keys = image + positions
+            tokens = layer.norm2(tokens + layer.token_to_image(tokens + prompt, keys, image))
+            tokens = layer.norm3(tokens + layer.mlp(tokens))
+            weights = layer.image_to_token(tokens + prompt, keys)
+            image = layer.norm4(image + weights @ layer.image_to_token.token_values(tokens))
+        read = tokens[:, :2]
+        attended = self.final_attention(read + prompt[:, :2], image, image, positions)
+        return self.norm_final(read + attended), image
 
     def _upscale(self, tokens: Tensor, details: Tensor | None, kernel: Tensor) -> Tensor:
         """The tokens of all windows, M for each of K boxes, to the logits of their 4 x 4 pixels.

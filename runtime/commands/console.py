@@ -14,6 +14,7 @@ from runtime.commands.options import FLAGS
 from runtime.commands.printable import printable
 from runtime.errors import SegmenterError, reason_of
 from runtime.jobs.step import IMAGES_AT_WORK
+from runtime.pipeline.remarks import IMAGE_OF_CALL
 
 
 def say(text: object) -> None:
@@ -47,14 +48,23 @@ class ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""
         try:
-            errors.print(f"{record.levelname.lower()}: {with_file(self.format(record))}", markup=False)
+            errors.print(
+                f"{record.levelname.lower()}: {with_file(self.format(record), getattr(record, IMAGE_OF_CALL, None))}",
+                markup=False,
+            )
         except Exception:  # as every handler: what cannot be shown stops no work
             self.handleError(record)
 
 
-def with_file(message: str) -> str:
-    """A message of this thread, preceded by the images that the thread is at work on unless it names one."""
+def with_file(message: str, place: int | None = None) -> str:
+    """A message of this thread, preceded by the images that the thread is at work on unless it names one.
+
+    Args:
+        message: of the log.
+        place: the image among those of the call that the message is about; None if unknown.
+    """
     names = [str(path) for path in IMAGES_AT_WORK.get()]
+    names = names if place is None else names[place : place + 1]
     if not names or any(name in message for name in names):
         return message
     shown, more = names[:NAMED_IMAGES], len(names) - NAMED_IMAGES

@@ -1,69 +1,49 @@
-"""The command ``cellsam-engine``. Results go to stdout, everything else to stderr.
+"""Where the command begins, before anything else is imported: how a process ends that is told to stop, or fails.
 
-Exit codes: 0 done; 1 something failed: an image, a file or directory that is missing, engines or a backend that cannot
-be used; 2 wrong usage: an unknown option or value, a setting outside its range; 130 interrupted, 143 terminated
-(``runtime.commands.entry``). Other packages add commands (``runtime.commands.plugins``).
+Exit codes: 130 for Ctrl-C (SIGINT), 143 for SIGTERM, 1 for an error that nothing foresaw; one line each on stderr.
 """
 
 from __future__ import annotations
 
-import shutil
-from importlib.metadata import version
-from pathlib import Path
-from typing import Annotated
+import sys
 
-import typer
-
-from runtime.commands.console import fail, log_to_console, say
-from runtime.commands.info import info_command
-from runtime.commands.plugins import Commands, missing_packages_named
-from runtime.commands.segment import segment_command
-from runtime.engines.builtin import sample_images
-
-app = typer.Typer(
-    cls=Commands,
-    help="Segment every cell of microscope images with exported CellSAM engines.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+from runtime.commands.printable import printable
+from runtime.commands.signals import Stopped, leave_at_once, stop_in_order
 
 
-def _version(value: bool) -> None:
-    if value:
-        typer.echo(version("cellsam-engine"))
-        raise typer.Exit
+def main() -> None:
+    """Entry point of the console script."""
+    leave_at_once()
+    try:
+        from runtime.commands.app import run  # takes a second
+
+        stop_in_order()
+        run()
+    except (KeyboardInterrupt, Stopped) as error:
+        leave_at_once()
+        sys.stderr.write("interrupted\n")
+        sys.exit(error.exit_code if isinstance(error, Stopped) else 130)
+    except Exception as error:  # no traceback for users: it goes into a file
+        sys.stderr.write(f"{_last_words(error)}\n")
+        sys.exit(1)
 
 
-@app.callback()
-def _options(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is chosen and why.")] = False,
-    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
-) -> None:
-    log_to_console(verbose=verbose)
+def _last_words(error: Exception) -> str:
+    """What happened, and the file with the traceback."""
+    said = printable(f"{type(error).__name__}: {error}").replace("\n", " ")
+    try:
+        import tempfile
+        import traceback
+
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="cellsam-engine-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as log:
+            log.write(f"{sys.argv}\nPython {sys.version}\n")
+            traceback.print_exception(error, file=log)
+    except (OSError, MemoryError, ImportError) as second:
+        return f"error: unforeseen {said} (and no log could be written: {second})."
+    return f"error: unforeseen {said}. Details are in {log.name}; please report them."
 
 
-app.command("segment")(segment_command)
-app.command("info")(info_command)
-
-
-@app.command()
-def samples(
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Copy them into this folder.", metavar="DIR")] = None,
-) -> None:
-    """List the sample images of the package, or copy them."""
-    for path in sample_images():
-        if out is not None:
-            try:
-                out.mkdir(parents=True, exist_ok=True)
-                path = Path(shutil.copy(path, out))
-            except OSError as error:
-                fail(error)
-        say(path)
-
-
-def run() -> None:
-    """Run the command that the arguments of the process name; ``runtime.commands.entry`` calls it."""
-    with missing_packages_named():
-        app()
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import typer
 
@@ -121,6 +121,9 @@ class MachineOptions:
     ] = None
 
 
+Polarity = Literal["yes", "no", "auto"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InputOptions:
     """What is read of the image files."""
@@ -132,7 +135,8 @@ class InputOptions:
         str | None, typer.Option(help="Channel of the cells: name or number from 0.", metavar="CHANNEL")
     ] = None
     invert: Annotated[
-        bool | None, typer.Option("--invert", help="Cells are dark on a bright background.", metavar=NO_VALUE)
+        Polarity | None,
+        typer.Option(help="Dark cells, bright background: yes, no, auto.", metavar="WORD"),
     ] = None
     strict: Annotated[
         bool,

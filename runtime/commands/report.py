@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from runtime.files.outputs.formats import OUTPUT_FORMATS
 from runtime.jobs.folders.work import ImageDone
 from runtime.jobs.step import Step
 from runtime.ops.compiled import loops_to_compile
+from runtime.results import Appearance
 
 COMPILE_SECONDS = 20
 """About how long the loops take to compile, on one core of 2020."""
@@ -95,7 +97,8 @@ class Report:
         if done.failure is not None or done.already:
             return None
         image, stem = done.target
-        return f"{image}\t{done.cells} cells\t{stem}{self._files.endings[0]}"
+        line = [str(image), f"{done.cells} cells", f"{stem}{self._files.endings[0]}", shown_as(done.appearance)]
+        return "\t".join(filter(None, line))
 
     def _print_problems(self) -> None:
         for done in self._incomplete:
@@ -135,15 +138,16 @@ def describe(done: ImageDone, files: FileOptions) -> dict[str, Any]:
     """What became of an image, as objects of JSON.
 
     Returns:
-        ``path``, ``cells``, ``seconds``, ``results`` (paths by format), ``diameter_px``, ``already_done`` and ``error``
-        (None, or ``kind`` and ``message``). Of an image that failed, ``cells`` is None and ``results`` empty.
+        ``path``, ``cells``, ``seconds``, ``results`` (paths by format), the fields of ``Appearance``, ``already_done``
+        and ``error`` (None, or ``kind`` and ``message``). Of an image that failed, ``cells`` is None and ``results``
+        empty.
     """
     image, stem = done.target
     error = None
     if done.failure is not None:
         error = {"kind": done.failure.kind, "message": in_flags(str(done.failure))}
     elif done.slide is not None and done.slide.failed:
-        error = {"kind": "tiles_failed", "message": in_flags("; ".join(done.slide.failed))}
+        error = {"kind": "failed", "message": in_flags("; ".join(done.slide.failed))}
     results = {name: f"{stem}{OUTPUT_FORMATS[name].ending}" for name in files.formats}
     if files.overlay:
         results["overlay"] = f"{stem}{OVERLAY_ENDING}"
@@ -152,10 +156,24 @@ def describe(done: ImageDone, files: FileOptions) -> dict[str, Any]:
         "cells": None if done.failure is not None else done.cells,
         "seconds": round(done.seconds, 3),
         "results": results if done.failure is None else {},
-        "diameter_px": done.diameter_px,
+        **asdict(done.appearance),
         "already_done": done.already,
         "error": error,
     }
+
+
+def shown_as(appearance: Appearance) -> str:
+    """How an image was shown to the model, in a few words; empty if there is nothing to say."""
+    words = []
+    if appearance.diameter_px is not None:
+        sure = appearance.diameter_confidence
+        how = "given" if sure is None else f"confidence {sure:.2f}"
+        words.append(f"diameter {appearance.diameter_px:.1f} px ({how})")
+    if appearance.inverted:
+        words.append("inverted")
+    if appearance.nuclear_alone:
+        words.append("nuclear channel alone")
+    return ", ".join(words)
 
 
 def named_failure(image: Path, reason: str) -> str:

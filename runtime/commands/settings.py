@@ -57,9 +57,10 @@ def segment_config(defaults: SegmentConfig, *groups: Any) -> SegmentConfig:
         ConfigError: a setting outside its range.
     """
     known = {field.name for field in fields(SegmentConfig)}
-    return with_overrides(
-        defaults, {name: value for group in groups for name, value in _values(group) if name in known}
-    )
+    given = {name: value for group in groups for name, value in _values(group) if name in known}
+    if "invert" in given:
+        given["invert"] = {"yes": True, "no": False}.get(given["invert"], given["invert"])
+    return with_overrides(defaults, given)
 
 
 def slide_settings(slides: SlideOptions, files: FileOptions) -> SlideSettings:

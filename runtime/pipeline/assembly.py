@@ -8,9 +8,10 @@ import numpy as np
 
 from runtime.config import SegmentConfig
 from runtime.errors import InputError
-from runtime.ops.masks import Axes, LabelCanvas, MaskCrop, finish_labels, resize_axis
+from runtime.ops.masks import Axes, LabelCanvas, MaskCrop, finish_labels, resize_axis, upsample_window
+from runtime.pipeline.encoded import EncodedView
 from runtime.pipeline.engine_calls import DecodedMasks
-from runtime.results import Instances, Segmentation
+from runtime.results import Appearance, Instances, Segmentation
 from runtime.types import F32, F64, I64
 
 MASK_BYTES_PER_PIXEL = 8
@@ -65,7 +66,7 @@ class Assembly:
             budget: of the image that the view is of; default, of this view.
         """
         self._config, self._budget = config, budget or MaskBudget(size_hw)
-        self._lengths = tuple((*sides, frame, length) for frame, length in zip(frame_hw, size_hw, strict=True))
+        self._sides, self._size_hw, self._frame_hw = sides, size_hw, frame_hw
         self._canvas = LabelCanvas(size_hw, config)
         self._axes: Axes | None = None  # not needed where no mask comes
         self._crops: dict[int, MaskCrop] = {}
@@ -80,19 +81,47 @@ class Assembly:
         self._iou[masks.index] = masks.iou_predictions
         passed = masks.part(masks.iou_predictions >= self._config.iou_threshold)
         if self._axes is None:
-            down, across = (resize_axis(*lengths) for lengths in self._lengths)
-            self._axes = down, across
+            self._axes = self._axes_of(self._size_hw, self._frame_hw)
         crops = self._canvas.add_windows(passed.index, passed.logits, passed.origins, self._axes)
         self._budget.take(crops)
         self._crops.update(zip(passed.index.tolist(), crops, strict=True))
 
-    def finish(self, boxes: F64, scores: F32, prompts: I64) -> Segmentation:
+    def add_of_view(self, masks: DecodedMasks, view: EncodedView) -> None:
+        """Enter masks that were decoded in a view of the image, as ``add``.
+
+        Args:
+            masks: their logits are those of the view.
+            view: a part of the image.
+
+        Raises:
+            InputError: as ``MaskBudget.take``.
+        """
+        if (view.size_hw, view.frame_hw) == (self._size_hw, self._frame_hw):
+            self.add(masks)
+            return
+        self._iou[masks.index] = masks.iou_predictions
+        axes = self._axes_of(view.size_hw, view.frame_hw)
+        passed = masks.part(masks.iou_predictions >= self._config.iou_threshold)
+        for index, logits, window in zip(passed.index.tolist(), passed.logits, passed.origins.tolist(), strict=True):
+            pixels, (top, left) = upsample_window(
+                logits, (window[0], window[1]), axes, self._config.mask_threshold_logit
+            )
+            place = view.origin_yx[0] + top, view.origin_yx[1] + left
+            self._crops[index] = self._canvas.add(index, pixels, place)
+            self._budget.take([self._crops[index]])
+
+    def _axes_of(self, size_hw: tuple[int, int], frame_hw: tuple[int, int]) -> Axes:
+        down, across = (resize_axis(*self._sides, *lengths) for lengths in zip(frame_hw, size_hw, strict=True))
+        return down, across
+
+    def finish(self, boxes: F64, scores: F32, prompts: I64, appearance: Appearance | None = None) -> Segmentation:
         """The label map, and the instances that passed the IoU cut.
 
         Args:
             boxes: (K, 4) xyxy, image pixels.
             scores: (K)
             prompts: (K), see ``Instances``.
+            appearance: of the image.
         """
         labels, ids = finish_labels(self._canvas.owner, len(boxes), self._config)
         passed = np.array(sorted(self._crops), np.int64)
@@ -106,4 +135,4 @@ class Assembly:
         )
         # Labels are numbered in the order of the boxes, so that the rows of the cells are in that of the labels.
         shown = ids[passed] > 0
-        return Segmentation.of(labels, instances[shown], instances[~shown])
+        return Segmentation.of(labels, instances[shown], instances[~shown], appearance)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from runtime.results import Appearance
 from runtime.types import F32, Tensor
 
 
@@ -61,6 +62,8 @@ class EncodedViews:
     stitched: bool
     """The views are square parts of the image, and their cells are stitched and numbered in reading order. False: one
     view shows the image stretched to the model input, and the cells are numbered by score."""
+    appearance: Appearance = field(default_factory=Appearance)
+    """How the image is shown to the model."""
 
     def __len__(self) -> int:
         return len(self.views)

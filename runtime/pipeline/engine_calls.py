@@ -63,6 +63,10 @@ class DecodedMasks:
     iou_predictions: F32
     """The decoder's own estimates, not clamped."""
 
+    def renumbered(self, index: I64) -> DecodedMasks:
+        """The same with other places of the boxes, (K,)."""
+        return DecodedMasks(index, self.logits, self.origins, self.iou_predictions)
+
     def part(self, members: NDArray[np.bool_]) -> DecodedMasks:
         """Some of them."""
         if members.all():

@@ -102,6 +102,11 @@ class Pipeline:
         return self.calls.engines
 
     @property
+    def sides(self) -> tuple[int, int]:
+        """Side of a whole map of mask logits, and of the model input, pixels."""
+        return LOGITS_PER_TOKEN * self.manifest.grid_size, self.manifest.image_size
+
+    @property
     def images_per_call(self) -> int:
         """The most views of one encoder call."""
         return self.calls.images_per_call
@@ -199,15 +204,33 @@ class Pipeline:
             InputError: the masks take too much memory.
             BackendError: the backend failed.
         """
-        sides = (LOGITS_PER_TOKEN * self.manifest.grid_size, self.manifest.image_size)
         budgets = budgets or [MaskBudget(view.size_hw) for view in views]
         assemblies = [
-            Assembly(v.size_hw, v.frame_hw, sides, len(p.boxes), config, budget)
+            Assembly(v.size_hw, v.frame_hw, self.sides, len(p.boxes), config, budget)
             for v, p, budget in zip(views, prompts, budgets, strict=True)
         ]
         for view, masks in self.calls.decode(views, [p.boxes for p in prompts], full=config.mask_window == "full"):
             assemblies[view].add(masks)
         return [a.finish(p.boxes, p.scores, p.numbers) for a, p in zip(assemblies, prompts, strict=True)]
+
+    def decode_into(
+        self, assembly: Assembly, views: Sequence[tuple[EncodedView, I64, F64]], config: SegmentConfig
+    ) -> None:
+        """Decode boxes of several views of one image in shared calls, and add their masks to those of the image.
+
+        Args:
+            assembly: collects the masks of the image.
+            views: each with places (K,) of its boxes among those of the image, and the boxes (K, 4) xyxy, image pixels.
+            config: only ``mask_window`` matters here.
+
+        Raises:
+            BackendError: the backend failed.
+        """
+        boxes = [boxes - np.tile(view.origin_yx[::-1], 2) for view, _, boxes in views]
+        encoded = [view for view, _, _ in views]
+        for place, masks in self.calls.decode(encoded, boxes, full=config.mask_window == "full"):
+            view, rows, _ = views[place]
+            assembly.add_of_view(masks.renumbered(rows[masks.index]), view)
 
     def decode_logits(self, view: EncodedView, boxes: ArrayLike, config: SegmentConfig) -> list[MaskLogits]:
         """Mask logits as the decoder gives them, before they are resized, cut or assembled.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from runtime.config import SegmentConfig
 from runtime.pipeline.assembly import MaskBudget
 from runtime.pipeline.encoded import EncodedView, without_features
 from runtime.pipeline.pipeline import BoxPrompts, Pipeline
-from runtime.results import Segmentation
+from runtime.results import Appearance, Segmentation
 
 VIEWS_TOGETHER = 8
 """Views whose boxes share decoder calls, unless one encoder call takes more; bounds what a long batch holds."""
@@ -27,6 +27,7 @@ class ShownImage:
     """Size of the image, pixels."""
     stitched: bool
     """See ``EncodedViews``."""
+    appearance: Appearance = field(default_factory=Appearance)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

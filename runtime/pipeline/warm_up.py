@@ -61,7 +61,8 @@ def _compile_loops(rng: np.random.Generator, config: SegmentConfig) -> None:
     noise = rng.integers(0, 256, (64, 64, 3))
     for kind in (np.uint8, np.uint16, np.float32):
         for image in (noise, noise[..., 0], noise[..., :2]):
-            normalized = normalize_contrast(np.ascontiguousarray(image).astype(kind), invert=config.invert)
+            inverted = config.invert is True
+            normalized = normalize_contrast(np.ascontiguousarray(image).astype(kind), invert=inverted)
     resize_channels(normalized[:, :30], np.empty((3, 8, 8), np.float32))  # a tile: its rows lie apart in memory
     owner = np.zeros((32, 32), np.int32)
     owner[2:20, 2:20], owner[8:12, 8:12], owner[28:30, 28:30] = 1, 0, 2

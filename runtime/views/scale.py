@@ -1,9 +1,9 @@
-"""How large the cells of an image are: the median diameter, measured by the detector itself."""
+"""How large the cells of an image are, and whether they are bright or dark: measured by the detector itself."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,9 +23,14 @@ CONFIDENT = 0.6
 NEARLY = 0.9
 """Share of the highest mean score at which a scale may still be the right one."""
 
-
 MISSED = 4.0
 """A scale does not count where a closer one shows more than this many times as many cells per area."""
+
+ONE_POLARITY = 0.72
+"""Score of a measurement from which on the other polarity of the image is not tried."""
+
+BETTER_POLARITY = 0.05
+"""By how much the score of the inverted image has to be higher for it to be chosen."""
 
 
 class CellSizes(NamedTuple):
@@ -41,12 +46,29 @@ class ScaleEstimate(NamedTuple):
     """What the detector found at one scale."""
 
     score: float
+    """Mean score of the cells, and of one more cell of score 0: a few high scores say little."""
     diameter: float
     """Median, image pixels."""
     shown: float
     """Median, model pixels."""
     density: float
     """Cells per image pixel, each counted by its score."""
+
+
+class Measurement(NamedTuple):
+    """The median cell diameter of an image, and how sure it is."""
+
+    diameter_px: float
+    """Image pixels."""
+    score: float
+    """See ``ScaleEstimate``; at the scale that was chosen."""
+    agreement: float
+    """Smallest over largest diameter measured at the scales whose scores are near the highest, in (0, 1]."""
+
+    @property
+    def confidence(self) -> float:
+        """``score`` times ``agreement``, in [0, 1]."""
+        return self.score * self.agreement
 
 
 def one_view_will_do(
@@ -67,8 +89,8 @@ def one_view_will_do(
 
 def measure_diameter(
     image: F32, model_size: int, find_cells: Callable[[Tile], CellSizes], *, view_diameter_px: float
-) -> float | None:
-    """Measure the median cell diameter, image pixels.
+) -> Measurement | None:
+    """Measure the median cell diameter.
 
     The detector looks at the whole image, then at ever smaller parts with the most contrast, until nothing is shrunk or
     one step after it was confident of cells large enough to measure. Far off it misses the small cells, and takes
@@ -82,7 +104,7 @@ def measure_diameter(
         view_diameter_px: diameter at which the detector works best, model pixels.
 
     Returns:
-        None where no cell was found.
+        None if no cell was found.
     """
     side = max(image.shape[:2])
     views, estimates, confirmed = [cut_tile(image, (0, 0), side)], [], False
@@ -94,21 +116,61 @@ def measure_diameter(
         confirmed = estimate is not None and estimate.shown >= RELIABLE_PX and estimate.score >= CONFIDENT
         side = max(side // 2, min(side, model_size))
         views = _most_contrast(image, side)
-    least = NEARLY * max((one.score for one in estimates), default=0.0)
+    return _chosen(estimates, view_diameter_px)
+
+
+def measure_at(image: F32, side: int, model_size: int, find_cells: Callable[[Tile], CellSizes]) -> Measurement | None:
+    """Measure the cells at one scale, in the parts of the image that vary most; arguments as ``measure_diameter``.
+
+    Args:
+        image: (H, W, C) float32, as the detector takes it.
+        side: of the parts, image pixels.
+        model_size: side of the model input, pixels.
+        find_cells: the cells of a square part of it.
+
+    Returns:
+        None if no cell was found.
+    """
+    sizes = [find_cells(view) for view in _most_contrast(image, side)]
+    return measured_of(sizes, side, model_size)
+
+
+def measured_of(sizes: Sequence[CellSizes], side: int, model_size: int) -> Measurement | None:
+    """The measurement of some views of one scale, ``side`` image pixels wide; None if no cell was found."""
+    estimate = _estimate(sizes, side, model_size) if sizes else None
+    return None if estimate is None else Measurement(estimate.diameter, estimate.score, 1.0)
+
+
+def inverted_is_better(measured: Measurement | None, inverted: Measurement | None) -> tuple[bool, float]:
+    """Compare what was measured in both polarities of an image.
+
+    Returns:
+        Whether the inverted image is clearly better, and by how much the score of the better choice is higher.
+    """
+    score, other = (0.0 if one is None else one.score for one in (measured, inverted))
+    better = other - score > BETTER_POLARITY
+    return better, other - score if better else score - other
+
+
+def _chosen(estimates: Sequence[ScaleEstimate], view_diameter_px: float) -> Measurement | None:
+    """The estimate that counts, of those from the farthest scale to the closest."""
+    if not estimates:
+        return None
+    least = NEARLY * max(one.score for one in estimates)
     likely = [one for one in estimates if one.score >= least]
     closer = [max(other.density for other in likely[place:]) for place in range(len(likely))]
     whole = [one for one, density in zip(likely, closer, strict=True) if density <= MISSED * one.density]
-    nearest = min(whole, key=lambda one: abs(np.log(one.shown / view_diameter_px)), default=None)
-    return nearest.diameter if nearest else None
+    nearest = min(whole, key=lambda one: abs(np.log(one.shown / view_diameter_px)))
+    diameters = [one.diameter for one in likely]
+    return Measurement(nearest.diameter, nearest.score, min(diameters) / max(diameters))
 
 
-def _estimate(cells: list[CellSizes], side: int, model_size: int) -> ScaleEstimate | None:
+def _estimate(cells: Sequence[CellSizes], side: int, model_size: int) -> ScaleEstimate | None:
     """The views of one scale, squares of ``side`` image pixels, together; None where no cell was measured."""
     diameters, scores = (np.concatenate(values) for values in zip(*cells, strict=True))
     if not len(diameters):
         return None
     diameter, mass = float(np.median(diameters)), float(scores.sum())
-    # One more cell of score 0: a few high scores say little.
     return ScaleEstimate(
         mass / (len(scores) + 1), diameter, diameter * model_size / side, mass / (len(cells) * side**2)
     )

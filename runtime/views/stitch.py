@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from runtime.ops.masks import MaskCrop, join_masks, relabel
-from runtime.results import Instances, Segmentation
+from runtime.results import Appearance, Instances, Segmentation
 from runtime.types import F64, I64, Bool, Extent
 from runtime.views.merge_rules import EDGE_PX, Group, JoinedCells, TileCells, edge_margins, group_box, paint
 
@@ -83,13 +83,16 @@ def _shift(origin_yx: tuple[int, int]) -> F64:
     return np.array([x, y, x, y], np.float64)
 
 
-def stitch(views: Sequence[ViewCells], size_hw: tuple[int, int], *, min_area_px: int = 0) -> Segmentation:
+def stitch(
+    views: Sequence[ViewCells], size_hw: tuple[int, int], *, min_area_px: int = 0, appearance: Appearance | None = None
+) -> Segmentation:
     """Combine the cells of overlapping tiles into one result.
 
     Args:
         views: the tiles, in any order.
         size_hw: size of the image.
         min_area_px: cells with fewer pixels are hidden.
+        appearance: of the image.
 
     Returns:
         The cells from top to bottom and left to right of their first row and column. The mask of a cell that was joined
@@ -116,7 +119,7 @@ def stitch(views: Sequence[ViewCells], size_hw: tuple[int, int], *, min_area_px:
         instances[~shown_rows],
         *(view.hidden[_own_hidden(place, views, size_hw)] for place, view in enumerate(views)),
     ]
-    return Segmentation.of(labels, instances[shown_rows], Instances.joined(apart))
+    return Segmentation.of(labels, instances[shown_rows], Instances.joined(apart), appearance)
 
 
 def _instances(groups: Sequence[Group], views: Sequence[ViewCells]) -> Instances:

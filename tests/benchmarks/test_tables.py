@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
-from benchmarks.tables import DOCUMENTS, rendered
+from benchmarks.evaluation_tables import PUBLISHED, measures_table, published_table
+from benchmarks.tables import DOCUMENTS, RESULTS, newest_file, rendered
+from training.evaluation.report import read_report
 
-CASES = {"README.md": ("latency", "bench", "slides", "seams", "quality"), "tensorrt.md": ("plans",)}
+CASES = {
+    "README.md": ("latency", "bench", "slides", "seams", "quality"),
+    "evaluation.md": ("measures", "f1-curves", "published"),
+    "tensorrt.md": ("plans",),
+}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -16,3 +24,34 @@ def test_documents_show_the_newest_records(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert all(f"<!-- {case} -->" in text for case in CASES[path.name])
     assert rendered(text) == text, "run: python -m benchmarks.tables"
+
+
+def test_published_figures_stand_beside_those_of_the_record() -> None:
+    """Mean segmentation accuracy is worked out here from the record's images alone."""
+    record = json.loads(newest_file("nano").read_text(encoding="utf-8"))
+    table = published_table(read_report(newest_file("nano")))
+    for row in json.loads(PUBLISHED.read_text(encoding="utf-8"))["rows"]:
+        images = [image for image in record["images"] if image["subset"] == row["subset"]]
+        if not images:
+            assert row["name"] not in table
+            continue
+        values = []
+        for image in images:
+            cells = image["truth"] + image["predicted"]
+            values.append(
+                fmean(image["tp"][key] / (cells - image["tp"][key]) for key in image["tp"]) if cells else None
+            )
+        own = fmean(value for value in values if value is not None)
+        theirs = " | ".join(f"{figure:.3f}" for figure in row["figures"])
+        assert f"| {row['name']} | {own:.3f} | {theirs} | {row['our_images']} ({len(images)}) |" in table
+        assert f"| {row['seen']} |" in table
+
+
+def test_unknown_measures_are_dashes() -> None:
+    """Of a record made before areas were kept."""
+    report = read_report(RESULTS / "nano_2026-11-25.json")
+    (line,) = [line for line in measures_table(report).splitlines() if line.startswith("| usiigaci_phase |")]
+    name, images, truth, *figures = line.removeprefix("| ").removesuffix(" |").split(" | ")
+    assert (name, images, truth) == ("usiigaci_phase", "5", "308")
+    assert figures[-5:-3] == ["0.207", "-"], "mSA, PQ"
+    assert figures[-2:] == ["-", "-"], "area ratio, false cells"

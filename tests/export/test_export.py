@@ -24,8 +24,10 @@ from runtime import EngineError, InputError, SegmentConfig, Segmenter
 from runtime.engines.backends.ort import OrtEngine
 from runtime.engines.manifest import Target, read_manifest
 from tests.engine_sources import renew_sums, source_of
-from tests.small import SEPARATE, SMALL, save_small, small_model
+from tests.small import CALM, SEPARATE, SMALL, calm_model, save_small, small_model
+from training.checkpoint import save_checkpoint
 from training.model import ModelConfig
+from training.model.windowed import Windows
 
 
 @pytest.mark.parametrize(
@@ -83,6 +85,39 @@ def test_mask_decoder_graph_equals_the_model(change: dict[str, Any], target: Tar
             torch.testing.assert_close(iou[k], expected.iou_predictions[0, 0], rtol=1e-4, atol=1e-5)
         part = MaskDecoderGraph(model, target)(embedding, index, boxes, tokens[:, 2:5], tokens[:, 3:])[0]
     torch.testing.assert_close(part, masks[:, 8:20, 12:], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("change", [{}, {"box_prior": True}, {"stem": (8, 16, 24), "details": True, "box_prior": True}])
+@pytest.mark.parametrize("target", get_args(Target))
+def test_windowed_decoder_graph_equals_the_model(change: dict[str, Any], target: Target) -> None:
+    """What it gives depends on the window, and on nothing beyond it."""
+    model = small_model(replace(SMALL, windowed_decoder=True, **change))
+    graph = MaskDecoderGraph(model, target)
+    embedding = torch.randn(2, model.config.embedding_channels, 10, 10)
+    boxes, index = torch.rand(3, 4) * 200 - 20, torch.tensor([1, 0, 1])
+    rows, columns = torch.tensor([[2], [0], [5]]) + torch.arange(4), torch.tensor([[1], [4], [0]]) + torch.arange(5)
+    with torch.inference_mode():
+        masks, iou = graph(embedding, index, boxes, rows, columns)
+        expected = model.decode(embedding, boxes, index, windows=[Windows(torch.arange(3), rows, columns)])
+        for k in range(3):
+            y, x = 4 * int(rows[k, 0]), 4 * int(columns[k, 0])
+            inside = expected.low_res_masks[k, 0, y : y + 16, x : x + 20]
+            torch.testing.assert_close(masks[k], inside, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(iou, expected.iou_predictions[:, 0], rtol=1e-4, atol=1e-5)
+        elsewhere = embedding.clone()
+        elsewhere[1, :, :2] += 1.0  # seen by the second box alone, which is of the other image
+        torch.testing.assert_close(graph(elsewhere, index, boxes, rows, columns)[0], masks, rtol=0, atol=0)
+
+
+def test_a_windowed_decoder_is_exported_and_used(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "w.pt", calm_model(replace(CALM, windowed_decoder=True)), licence="test weights")
+    export_engines(tmp_path / "w.pt", tmp_path / "engines", ExportConfig())
+    every = SegmentConfig(iou_threshold=-100.0, min_area_px=0)
+    image = np.random.default_rng(0).integers(0, 255, (160, 160), np.uint8)
+    result = Segmenter(tmp_path / "engines", backend="cpu")(
+        image, boxes=[[10, 10, 60, 50], [80, 90, 130, 140]], config=every
+    )
+    assert len(result) + len(result.hidden) == 2
 
 
 def operators(path: Path) -> Counter[str]:

@@ -25,7 +25,7 @@ from export.plans.build import check_buildable
 from export.plans.builder import BuildOptions
 from export.quantised import constant_products, encoder_inputs, input_ranges, quantise_encoders, quantised
 from runtime import BackendError, ConfigError, InputError, SegmentConfig, Segmenter
-from runtime.commands.main import app
+from runtime.commands.app import app
 from runtime.engines.backends import choice
 from runtime.engines.backends.base import BACKENDS, ON_GPU, BackendOptions
 from runtime.engines.backends.load import load_engine

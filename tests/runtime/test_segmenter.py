@@ -225,8 +225,6 @@ def test_misused_steps(segmenter: Segmenter, image: Any) -> None:
     tiles = segmenter.encode(image[:100, :100], config=STEPWISE["tiles"])
     with pytest.raises(InputError, match="both came"):
         segmenter.decode(tiles, segmenter.detect(tiles), boxes=BOXES)
-    with pytest.raises(InputError, match=r"boxes need one view of the whole image. Encode it with detector=False"):
-        segmenter.decode(tiles, boxes=BOXES)
 
 
 def test_closed(small_engines: Path, image: Any) -> None:
@@ -492,9 +490,10 @@ def test_other_channels_than_trained_on_are_remarked_on_once(
         segmenter(np.stack([image] * 2, -1), config=OPEN)
         segmenter(np.stack([image] * 3, -1), config=OPEN)
         segmenter(np.stack([image, empty], -1), config=OPEN)
-    two, equal, nuclear = (record.getMessage() for record in caplog.records)
-    assert "uses channels nuclear and whole-cell, but these weights were trained on 1 channel or 3 channels" in two
-    assert "uses channels that are the same three times, but" in equal
+    pair, equal, nuclear, again = (record.getMessage() for record in caplog.records)
+    assert pair == again, "of every image"
+    assert "only the nuclear channel is used" in pair
+    assert "uses channels that are the same three times, but these weights were trained on 1 channel or 3" in equal
     assert "uses channels nuclear, but" in nuclear
 
 
@@ -558,9 +557,30 @@ def test_a_measured_scale(segmenter: Segmenter, image: Any) -> None:
     check_invariants(segmenter(image, config=tiled), image.shape)
 
 
-def test_given_boxes_need_no_scale(segmenter: Segmenter, image: Any) -> None:
-    config = replace(OPEN, view_diameter_px=40.0)
-    assert_same(segmenter(image, boxes=BOXES, config=config), segmenter(image, boxes=BOXES, config=OPEN))
+def test_given_boxes_are_decoded_at_their_own_scale(segmenter: Segmenter, image: Any) -> None:
+    """Each in a view of its own size, all in one label map, in the order of the boxes."""
+    config = replace(OPEN, view_diameter_px=200.0, whole_view_diameter_px=150.0)
+    result = segmenter(image, boxes=BOXES, config=config)
+    check_invariants(result, image.shape)
+    assert sorted([*result.prompts, *result.hidden.prompts]) == list(range(len(BOXES)))
+    assert (np.diff(result.prompts) > 0).all()
+    for row, prompt in enumerate(result.prompts.tolist()):
+        np.testing.assert_array_equal(result.boxes[row], BOXES[prompt])
+        alone = segmenter(image, boxes=[BOXES[prompt]], config=config)
+        assert alone.masks[0].offset_yx == result.masks[row].offset_yx
+        np.testing.assert_array_equal(alone.masks[0].mask, result.masks[row].mask)
+
+
+def test_given_boxes_on_tiles_that_were_encoded_before(segmenter: Segmenter, image: Any) -> None:
+    config = replace(OPEN, view_diameter_px=40.0, diameter_px=50.0)
+    views = segmenter.encode(image, detector=False, config=config)
+    assert len(views) > 3
+    assert all(view.batch.patch_features is None for view in views)
+    result = segmenter.decode(views, boxes=BOXES, scores=np.linspace(0.5, 0.9, len(BOXES)), config=config)
+    check_invariants(result, image.shape)
+    assert sorted([*result.prompts, *result.hidden.prompts]) == list(range(len(BOXES)))
+    with pytest.raises(InputError, match="detector=False"):
+        segmenter.detect(views, config=config)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (40, 7)])

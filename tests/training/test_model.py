@@ -16,6 +16,7 @@ from training.model import CellSAM, ModelConfig
 from training.model.details import pack, unpack, unpack_details
 from training.model.image_encoder import same_body
 from training.model.position import inverse_sigmoid, sine_embedding_1d, sine_embedding_2d
+from training.model.windowed import OUTSIDE_LOGIT, Windows, windows_of
 
 
 def test_shapes_follow_the_config() -> None:
@@ -49,6 +50,41 @@ def test_masks_are_those_of_sams_own_forward() -> None:
             )
             torch.testing.assert_close(found.low_res_masks[k : k + 1], masks, rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(found.iou_predictions[k : k + 1], iou, rtol=1e-4, atol=1e-5)
+
+
+def test_a_decoder_that_sees_windows() -> None:
+    """Windows of the whole grid see what the other decoder does; smaller ones see nothing beyond them."""
+    whole, windowed = small_model(), small_model(replace(SMALL, windowed_decoder=True))
+    windowed.load_state_dict(whole.state_dict())
+    embedding, index = torch.randn(2, 64, 10, 10), torch.tensor([1, 0, 1])
+    boxes = torch.tensor([[20.0, 20.0, 50.0, 60.0], [0.0, 0.0, 160.0, 160.0], [100.0, 110.0, 120.0, 140.0]])
+    tokens = torch.arange(10).expand(3, 10)
+    with torch.inference_mode():
+        expected = whole.decode(embedding, boxes, index)
+        found = windowed.decode(embedding, boxes, index, windows=[Windows(torch.arange(3), tokens, tokens)])
+        torch.testing.assert_close(found.low_res_masks, expected.low_res_masks, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found.iou_predictions, expected.iou_predictions, rtol=1e-4, atol=1e-5)
+        seen = windowed.decode(embedding, boxes, index)
+        elsewhere = embedding.clone()
+        elsewhere[1, :, 9, 0] += 1.0  # beyond the windows of the first and the last box
+        again = windowed.decode(elsewhere, boxes, index)
+    groups = windows_of(boxes, 160, 10)
+    assert [(group.members.tolist(), group.rows.shape[1]) for group in groups] == [([0, 2], 8), ([1], 10)]
+    torch.testing.assert_close(again.low_res_masks, seen.low_res_masks, rtol=0, atol=0)
+    assert (seen.low_res_masks[0, 0, 32:] == OUTSIDE_LOGIT).all()
+    assert (seen.low_res_masks[0, 0, :32, :32] != OUTSIDE_LOGIT).all()
+    torch.testing.assert_close(seen.low_res_masks[1], expected.low_res_masks[1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_windowed_decoder_is_trained_through_its_windows() -> None:
+    model = small_model(replace(SMALL, windowed_decoder=True))
+    embedding = torch.randn(1, 64, 10, 10, requires_grad=True)
+    model.decode(embedding, torch.tensor([[20.0, 20.0, 50.0, 60.0]])).low_res_masks.sum().backward()
+    assert embedding.grad is not None
+    touched = embedding.grad[0].abs().sum(0) > 0
+    assert touched[:8, :8].all()
+    assert not touched[8:].any()
+    assert not touched[:, 8:].any()
 
 
 def test_a_convolutional_stem_has_the_shape_of_the_patch_embedding() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from runtime.commands.main import app
+from runtime.commands.app import app
 from runtime.engines.builtin import builtin_engine
 from runtime.engines.manifest import read_manifest, sha256_file
 from tests.small import SEPARATE, SMALL, save_small

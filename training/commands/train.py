@@ -18,7 +18,12 @@ def train_command(
     data: Annotated[Path, typer.Option(help="Built dataset, or a directory of them ('data build').", metavar="DIR")],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Checkpoints, logs and pictures; goes on where it left off.", metavar="DIR"),
+        typer.Option(
+            "--out",
+            "-o",
+            help="Directory for the checkpoint, logs and pictures; a run in it is resumed.",
+            metavar="DIR",
+        ),
     ],
     recipe: Annotated[str, typer.Option(help="Preset (vit_b, nano) or a JSON file with changes to one.")] = "vit_b",
     init: Annotated[
@@ -35,7 +40,10 @@ def train_command(
     ] = 1000,
     licence: Annotated[str, typer.Option(help="Licence of the weights that come out.")] = "trained by the user",
 ) -> None:
-    """Train a stage of CellSAM; an interrupted run goes on at its last checkpoint, to the same result."""
+    """Train a stage of CellSAM. An interrupted run resumes at its last checkpoint, to the same result.
+
+    A run that has ended goes on if the recipe has more steps; any other difference is an error.
+    """
     from training.recipe import load_recipe
     from training.train import RunConfig, run_stage
     from training.weights import weights_file

@@ -11,6 +11,7 @@ from typing import Any
 from runtime.errors import InputError
 from training.evaluation.metrics import PRIMARY_IOU, iou_key
 from training.evaluation.report import (
+    MEASURES,
     SCHEMA,
     TITLES,
     Report,
@@ -99,7 +100,7 @@ def write_comparison(path: Path, columns: Sequence[Column], *, iou: float, comma
 
 
 def comparison_markdown(columns: Sequence[Column], *, iou: float = PRIMARY_IOU) -> str:
-    """One table per level: F1 and COCO mAP of every column. A row of unequal images is marked."""
+    """One table per level: F1, mSA and COCO mAP of every column. A row of unequal images is marked."""
     key, unequal, lines = iou_key(iou), False, []
     for level in LEVELS:
         names = [row for row in row_names(columns) if row[0] == level]
@@ -110,13 +111,13 @@ def comparison_markdown(columns: Sequence[Column], *, iou: float = PRIMARY_IOU) 
             equal = same_images(columns, row)
             unequal |= not equal
             table.append([row[1] + ("" if equal else " †"), *_figures(columns, row, key)])
-        head = [TITLES[level], *(f"{column.name} {what}" for column in columns for what in (f"F1@{key}", "mAP"))]
+        head = [TITLES[level], *(f"{column.name} {what}" for column in columns for what in (f"F1@{key}", "mSA", "mAP"))]
         if any(_has_prompts(column) for column in columns):
             head += [f"{column.name} mean IoU of prompts" for column in columns]
         lines += [*markdown_table(head, table), ""]
     if unequal:
         lines += ["† the columns are of different images, or some images failed in one of them.", ""]
-    lines.append(f"Matching is one to one at IoU {iou:g} or more; counts are summed over images.")
+    lines += [f"Matching is one to one at IoU {iou:g} or more; counts are summed over images.", "", MEASURES]
     return "\n".join(lines) + "\n"
 
 
@@ -124,7 +125,8 @@ def _figures(columns: Sequence[Column], row: RowName, key: str) -> list[str]:
     found = [column.rows.get(row) for column in columns]
     values: list[float] = []
     for one in found:
-        values += [one.counts[key].f1 if one else math.nan, one.coco.map if one and one.coco else math.nan]
+        values += [one.counts[key].f1, one.mean_segmentation_accuracy] if one else [math.nan] * 2
+        values.append(one.coco.map if one and one.coco else math.nan)
     if any(_has_prompts(column) for column in columns):
         values += [one.mean_prompt_iou if one else math.nan for one in found]
     return [figure(value) for value in values]

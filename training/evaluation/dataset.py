@@ -25,6 +25,9 @@ from runtime.files.plain import read_image
 from runtime.types import I32
 from training.evaluation.matching import check_labels
 
+NO_CELLS = "No cells"
+"""Group of images in which every predicted cell is wrong (``training.evaluation.no_cells``)."""
+
 PAPER_GROUPS: Mapping[str, str] = {
     "tissuenet": "Tissue",
     "brifiseg": "Cell Culture",
@@ -39,6 +42,7 @@ PAPER_GROUPS: Mapping[str, str] = {
     "bbbc039": "Nuclear",
     "dsb2018": "Nuclear",
     "dsb": "Nuclear",
+    "no_cells": NO_CELLS,
 }
 """Group of each dataset the paper names (Fig. 2a), and of those that come with this project."""
 

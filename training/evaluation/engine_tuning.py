@@ -16,6 +16,7 @@ from training.evaluation.matching import Counts, count_matches, find_overlaps
 from training.evaluation.metrics import PRIMARY_IOU
 
 SEARCH: Mapping[str, tuple[Any, ...]] = {
+    "box_threshold_mode": ("fixed", "adaptive"),
     "box_threshold": (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5),
     "nms_iou": (0.4, 0.6, 0.8, 1.0),
     "iou_threshold": (0.0, 0.4, 0.5, 0.6, 0.7),

@@ -44,9 +44,11 @@ def portable_command(arguments: Sequence[str]) -> str:
     """A command line in which every absolute path is cut to its last part.
 
     Args:
-        arguments: as in ``sys.argv``; the first one is the program.
+        arguments: as in ``sys.argv``; the first one is the program. ``python -m runtime`` is ``cellsam-engine``.
     """
     program, *rest = arguments
+    if PureWindowsPath(program).parts[-2:] == ("runtime", "__main__.py"):
+        program = "cellsam-engine"
     return shlex.join([_last_part(program), *(_portable(argument) for argument in rest)])
 
 

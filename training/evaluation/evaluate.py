@@ -15,7 +15,7 @@ from runtime.results import Instances, Segmentation
 from runtime.types import F32, I32
 from training.evaluation.coco_metrics import CocoAp, CocoImage, coco_ap, encode_image
 from training.evaluation.dataset import Sample, read_sample
-from training.evaluation.matching import check_iou, find_overlaps
+from training.evaluation.matching import check_iou, find_overlaps, matched_cells
 from training.evaluation.metrics import DEFAULT_IOUS, counts_at
 from training.evaluation.summary import HELD_OUT, ImageScore, RowName, SummaryRow, failed_score, summarize
 
@@ -99,14 +99,18 @@ def score_samples(
     samples: Iterable[Sample],
     *,
     ious: Sequence[float] = DEFAULT_IOUS,
+    timed: bool = True,
     on_image: Callable[[ImageScore], None] = lambda score: None,
 ) -> list[Scored]:
-    """The images of ``evaluate`` alone, for ``collect``: parts may be segmented in different ways."""
+    """The images of ``evaluate`` alone, for ``collect``: parts may be segmented in different ways.
+
+    ``timed=False`` records no seconds, for label maps that are only read.
+    """
     for iou in ious:
         check_iou(iou)
     scored = []
     for sample in samples:
-        scored.append(_score_one(segment, sample, ious))
+        scored.append(_score_one(segment, sample, ious, timed=timed))
         on_image(scored[-1].score)
     return scored
 
@@ -129,6 +133,7 @@ def score_image(
         truth=len(overlaps.truth_ids),
         predicted=len(overlaps.predicted_ids),
         tp={key: counts.tp for key, counts in counts_at(overlaps, ious).items()},
+        matched=matched_cells(overlaps),
         seconds=seconds,
     )
     return Scored(score, encode_image(truth, prediction.masks, prediction.scores))
@@ -159,12 +164,14 @@ def hold_out(samples: Iterable[Sample], datasets: Iterable[str]) -> list[Sample]
     return [replace(s, group=HELD_OUT) if names & {s.dataset, s.subset} else s for s in samples]
 
 
-def _score_one(segment: Callable[[NDArray[np.generic]], Prediction], sample: Sample, ious: Sequence[float]) -> Scored:
+def _score_one(
+    segment: Callable[[NDArray[np.generic]], Prediction], sample: Sample, ious: Sequence[float], *, timed: bool
+) -> Scored:
     try:
         image, truth = read_sample(sample)
         start = time.perf_counter()
         prediction = segment(image)
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start if timed else None
         return score_image(sample, truth, prediction, ious, seconds=seconds)
     except PER_IMAGE_ERRORS as error:
         return Scored(failed_score(sample, error), None)

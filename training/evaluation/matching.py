@@ -51,6 +51,29 @@ class Counts:
         return _ratio(self.tp, self.tp + self.fp + self.fn)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatchedCells:
+    """How well matched cells are outlined: sums over pairs of a true and a predicted cell, matched at IoU 0.5."""
+
+    pairs: int = 0
+    iou_sum: float = 0.0
+    """Sum of the IoUs of the pairs."""
+    log_area_ratio_sum: float = 0.0
+    """Sum of the natural logarithms of predicted over true area."""
+
+    def __add__(self, other: MatchedCells) -> MatchedCells:
+        return MatchedCells(
+            pairs=self.pairs + other.pairs,
+            iou_sum=self.iou_sum + other.iou_sum,
+            log_area_ratio_sum=self.log_area_ratio_sum + other.log_area_ratio_sum,
+        )
+
+    @property
+    def area_ratio(self) -> float:
+        """Predicted over true area, geometric mean over the pairs; outlines are too small below 1. NaN if none."""
+        return math.exp(self.log_area_ratio_sum / self.pairs) if self.pairs else math.nan
+
+
 @dataclass(frozen=True, slots=True)
 class Overlaps:
     """All pairs of a true and a predicted cell that share a pixel; T true and P predicted cells, M pairs."""
@@ -65,6 +88,10 @@ class Overlaps:
     """(M) place of each pair's predicted cell in ``predicted_ids``."""
     iou: F64
     """(M) intersection over union, in (0, 1]."""
+    truth_area: I64
+    """(T) area of each true cell, pixels."""
+    predicted_area: I64
+    """(P) area of each predicted cell, pixels."""
 
 
 def find_overlaps(truth: ArrayLike, predicted: ArrayLike) -> Overlaps:
@@ -91,7 +118,8 @@ def find_overlaps(truth: ArrayLike, predicted: ArrayLike) -> Overlaps:
     pair, shared = np.unique(truth_dense[both] * width + predicted_dense[both], return_counts=True)
     truth_index, predicted_index = pair // width - 1, pair % width - 1
     union = truth_area[truth_index] + predicted_area[predicted_index] - shared
-    return Overlaps(truth_ids, predicted_ids, truth_index, predicted_index, shared / union)
+    iou = shared / union
+    return Overlaps(truth_ids, predicted_ids, truth_index, predicted_index, iou, truth_area, predicted_area)
 
 
 def match(overlaps: Overlaps, iou_threshold: float) -> I64:
@@ -128,6 +156,19 @@ def count_matches(overlaps: Overlaps, iou_threshold: float) -> Counts:
     """True positives, false positives and false negatives of one image at one IoU; see ``match``."""
     tp = len(match(overlaps, iou_threshold))
     return Counts(tp, len(overlaps.predicted_ids) - tp, len(overlaps.truth_ids) - tp)
+
+
+def matched_cells(overlaps: Overlaps) -> MatchedCells:
+    """IoUs and areas of the pairs of one image that match at IoU 0.5; see ``match``."""
+    truth, predicted = match(overlaps, 0.5).T
+    place = {pair: m for m, pair in enumerate(zip(overlaps.truth_index, overlaps.predicted_index, strict=True))}
+    chosen = [place[pair] for pair in zip(truth, predicted, strict=True)]
+    ratios = overlaps.predicted_area[predicted] / overlaps.truth_area[truth]
+    return MatchedCells(
+        pairs=len(truth),
+        iou_sum=float(overlaps.iou[chosen].sum()),
+        log_area_ratio_sum=float(np.log(ratios).sum()),
+    )
 
 
 def check_labels(labels: ArrayLike, which: str) -> NDArray[np.integer]:

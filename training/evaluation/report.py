@@ -14,11 +14,24 @@ from runtime.errors import InputError
 from runtime.typed_json import convert
 from training.evaluation.coco_metrics import CocoAp
 from training.evaluation.evaluate import Evaluation
-from training.evaluation.matching import Counts
 from training.evaluation.metrics import PRIMARY_IOU, iou_key
-from training.evaluation.summary import LEVELS, ImageScore, Level, SummaryRow
+from training.evaluation.summary import LEVELS, ImageScore, Level, RowName, SummaryRow, summarize
 
 SCHEMA = 1
+
+_PLAIN = (
+    *("level", "name", "images", "failed", "truth", "predicted", "mean_segmentation_accuracy", "panoptic_quality"),
+    *("count_error", "area_ratio", "without_cells", "false_cells", "seconds_median", "mean_prompt_iou"),
+)
+"""Figures of a row that are plain values, in the order in which they are written."""
+
+MEASURES = (
+    "mSA: mean segmentation accuracy, TP / (TP + FP + FN) averaged over IoU 0.5, 0.55 .. 0.95 and then over images; "
+    "images without cells and without predictions are left out. PQ: panoptic quality at IoU 0.5. Count error: sum over "
+    "images of the difference between predicted and true cells, as a fraction of the true ones. Area ratio: predicted "
+    "over true area, geometric mean over cells matched at IoU 0.5. False cells: in images without cells."
+)
+"""What the columns of the tables mean."""
 
 TITLES: Mapping[Level, str] = {"subset": "Subset", "dataset": "Dataset", "group": "Group", "all": "All images"}
 
@@ -76,10 +89,11 @@ def read_report(path: str | Path) -> Report:
         )
     try:
         images = convert(content["images"], tuple[ImageScore, ...])
-        rows = tuple(_row_from_json(row) for row in content["rows"])
+        ious = tuple(content["ious"])
+        rows = tuple(summarize(images, ious, _coco_from_json(content["rows"])))
         return Report(
             name=content["name"],
-            evaluation=Evaluation(tuple(content["ious"]), images, rows),
+            evaluation=Evaluation(ious, images, rows),
             **{key: content[key] for key in ("method", "command", "environment", "created")},
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -99,21 +113,16 @@ def row_to_json(row: SummaryRow) -> dict[str, Any]:
         }
         for key, counts in row.counts.items()
     }
-    plain = ("level", "name", "images", "failed", "truth", "predicted", "seconds_median", "mean_prompt_iou")
-    return {**{k: getattr(row, k) for k in plain}, "coco": asdict(row.coco) if row.coco else None, "at": at}
+    return {**{k: getattr(row, k) for k in _PLAIN}, "coco": asdict(row.coco) if row.coco else None, "at": at}
 
 
-def _row_from_json(content: Mapping[str, Any]) -> SummaryRow:
-    rest = {k: v for k, v in content.items() if k not in ("at", "coco")}
-    for key in ("seconds_median", "mean_prompt_iou"):
-        rest[key] = _number(rest[key])
-    coco = content["coco"]
-    return SummaryRow(
-        counts={key: Counts(at["tp"], at["fp"], at["fn"]) for key, at in content["at"].items()},
-        cellpose_ap={key: _number(at["cellpose_ap"]) for key, at in content["at"].items()},
-        coco=None if coco is None else CocoAp(**{key: _number(value) for key, value in coco.items()}),
-        **rest,
-    )
+def _coco_from_json(rows: Sequence[Mapping[str, Any]]) -> dict[RowName, CocoAp]:
+    """COCO AP of the rows that have one: the only figures that cannot be summed up anew from the images."""
+    return {
+        (row["level"], row["name"]): CocoAp(**{key: _number(value) for key, value in row["coco"].items()})
+        for row in rows
+        if row["coco"] is not None
+    }
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -148,7 +157,7 @@ def markdown(report: Report, baseline: Report | None = None, *, iou: float = PRI
     if evaluation.failed:
         lines += [f"**{len(evaluation.failed)} of {len(evaluation.images)} images failed** and enter no figure:", ""]
         lines += [f"- {image.dataset}/{image.id}: {image.error}" for image in evaluation.failed] + [""]
-    lines.append(f"Matching is one to one at IoU {iou:g} or more; counts are summed over images.")
+    lines += [f"Matching is one to one at IoU {iou:g} or more; counts are summed over images.", "", MEASURES]
     return "\n".join(lines) + "\n"
 
 
@@ -178,9 +187,11 @@ def _table(level: Level, rows: Sequence[SummaryRow], baseline: Report | None, io
     key = iou_key(iou)
     reference = {row.name: row for row in baseline.evaluation.rows if row.level == level} if baseline else {}
     prompts = any(not math.isnan(row.mean_prompt_iou) for row in rows)
+    empty = any(row.without_cells for row in rows)
     head = [TITLES[level], "images", "true cells", "predicted", "precision", "recall", f"F1@{key}"]
     head += [f"F1@{key}, {baseline.name}"] if baseline else []
-    head += [f"Cellpose AP@{key}", "COCO mAP", "AP50", "s/image"] + (["mean IoU of prompts"] if prompts else [])
+    head += ["mSA", "PQ", f"Cellpose AP@{key}", "COCO mAP", "AP50", "count error", "area ratio"]
+    head += (["false cells/image"] if empty else []) + ["s/image"] + (["mean IoU of prompts"] if prompts else [])
     lines = []
     for row in rows:
         counts = row.counts[key]
@@ -188,7 +199,9 @@ def _table(level: Level, rows: Sequence[SummaryRow], baseline: Report | None, io
         if baseline:
             other = reference.get(row.name)
             values.append(other.counts[key].f1 if other and key in other.counts else math.nan)
-        values += [row.cellpose_ap[key], *((row.coco.map, row.coco.ap50) if row.coco else (math.nan, math.nan))]
+        values += [row.mean_segmentation_accuracy, row.panoptic_quality, row.cellpose_ap[key]]
+        values += [*((row.coco.map, row.coco.ap50) if row.coco else (math.nan, math.nan))]
+        values += [row.count_error, row.area_ratio] + ([row.false_cells_per_image] if empty else [])
         values += [row.seconds_median] + ([row.mean_prompt_iou] if prompts else [])
         number = f"{row.images}" + (f" (+{row.failed} failed)" if row.failed else "")
         lines.append([row.name, number, str(row.truth), str(row.predicted), *map(figure, values)])

@@ -10,15 +10,18 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from training.evaluation.coco_metrics import CocoAp
-from training.evaluation.dataset import Sample
-from training.evaluation.matching import Counts
-from training.evaluation.metrics import iou_key, mean_average_precision
+from training.evaluation.dataset import NO_CELLS, Sample
+from training.evaluation.matching import Counts, MatchedCells
+from training.evaluation.metrics import iou_key, mean_average_precision, mean_segmentation_accuracy
 
 Level = Literal["subset", "dataset", "group", "all"]
 LEVELS: tuple[Level, ...] = ("subset", "dataset", "group", "all")
 
 HELD_OUT = "Zero-shot"
 """Group of the datasets that the model has not been trained on; they count in no other group, nor in ``all``."""
+
+APART = frozenset({HELD_OUT, NO_CELLS})
+"""Groups that do not count in ``all``."""
 
 RowName = tuple[Level, str]
 
@@ -38,8 +41,10 @@ class ImageScore:
     """Predicted cells."""
     tp: Mapping[str, int] = field(default_factory=dict)
     """Matched cells by IoU (``iou_key``)."""
+    matched: MatchedCells | None = None
+    """None in records of before these sums were kept."""
     seconds: float | None = None
-    """Wall time of the segmentation alone."""
+    """Wall time of the segmentation alone; None if the label map was made elsewhere."""
     prompt_iou_sum: float | None = None
     """Prompts made from true cells only: the sum over them of the IoU of each cell with its own prompt's mask."""
     error: str | None = None
@@ -53,7 +58,7 @@ class ImageScore:
     def rows(self) -> list[RowName]:
         """The rows of the tables that this image counts in."""
         rows: list[RowName] = [("subset", self.subset), ("dataset", self.dataset), ("group", self.group)]
-        return rows if self.group == HELD_OUT else [*rows, ("all", "all")]
+        return rows if self.group in APART else [*rows, ("all", "all")]
 
 
 def failed_score(sample: Sample, error: Exception) -> ImageScore:
@@ -79,11 +84,44 @@ class SummaryRow:
     """Summed over the images, by IoU (``iou_key``)."""
     cellpose_ap: Mapping[str, float]
     """Cellpose's average precision, mean over images, by IoU."""
+    matched: MatchedCells | None
+    """Summed over the images; None if one of them has no such sums."""
+    count_error: float
+    """Sum over images of the difference between predicted and true cells, as a fraction of all true cells; NaN
+    without true cells."""
+    without_cells: int
+    """Images without a true cell."""
+    false_cells: int
+    """Predicted cells in images without a true cell."""
     coco: CocoAp | None
     """None where the masks are not at hand: figures recomputed from a report."""
     seconds_median: float
     mean_prompt_iou: float
     """Mean over true cells; NaN unless the prompts were made from them."""
+
+    @property
+    def mean_segmentation_accuracy(self) -> float:
+        """See ``metrics.mean_segmentation_accuracy``."""
+        return mean_segmentation_accuracy(self.cellpose_ap)
+
+    @property
+    def panoptic_quality(self) -> float:
+        """PQ at IoU 0.5: sum of matched IoUs / (TP + FP / 2 + FN / 2), all summed over images; NaN if unknown.
+
+        Source: Kirillov et al. 2019 (arXiv:1801.00868); pairs of an IoU of exactly 0.5 match here.
+        """
+        cells = self.truth + self.predicted
+        return 2 * self.matched.iou_sum / cells if self.matched is not None and cells else math.nan
+
+    @property
+    def area_ratio(self) -> float:
+        """See ``MatchedCells.area_ratio``; NaN if unknown."""
+        return math.nan if self.matched is None else self.matched.area_ratio
+
+    @property
+    def false_cells_per_image(self) -> float:
+        """Mean number of predicted cells in images without a true cell; NaN if there are none."""
+        return self.false_cells / self.without_cells if self.without_cells else math.nan
 
 
 def summarize(
@@ -109,6 +147,8 @@ def _row(name: RowName, scores: Sequence[ImageScore], ious: Sequence[float], coc
     truth = sum(s.truth for s in done)
     times = [s.seconds for s in done if s.seconds is not None]
     prompt_sums = [s.prompt_iou_sum for s in done if s.prompt_iou_sum is not None]
+    matched = [s.matched for s in done if s.matched is not None]
+    empty = [s.predicted for s in done if not s.truth]
     return SummaryRow(
         level=name[0],
         name=name[1],
@@ -118,6 +158,10 @@ def _row(name: RowName, scores: Sequence[ImageScore], ious: Sequence[float], coc
         predicted=sum(s.predicted for s in done),
         counts={iou_key(iou): sum((s.counts(iou) for s in done), Counts()) for iou in ious},
         cellpose_ap={iou_key(iou): mean_average_precision(s.counts(iou) for s in done) for iou in ious},
+        matched=sum(matched, MatchedCells()) if len(matched) == len(done) else None,
+        count_error=sum(abs(s.predicted - s.truth) for s in done) / truth if truth else math.nan,
+        without_cells=len(empty),
+        false_cells=sum(empty),
         coco=coco,
         seconds_median=statistics.median(times) if times else math.nan,
         mean_prompt_iou=sum(prompt_sums) / truth if prompt_sums and truth else math.nan,

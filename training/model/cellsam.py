@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from training.model.cellfinder import CellFinder, CellFinderOutput
 from training.model.config import ModelConfig
 from training.model.details import unpack_details
 from training.model.image_encoder import EncoderOutput, ImageEncoder
+from training.model.windowed import OUTSIDE_LOGIT, Windows, windows_of
 
 PROMPT_CYCLES = 10.0
 """Largest factor on the frequencies of the prompts' position code, for models that do not start from SAM."""
@@ -88,40 +90,80 @@ class CellSAM(nn.Module):
         return self.cellfinder(patch_features, auxiliary=auxiliary)
 
     def decode(
-        self, image_embedding: Tensor, boxes_xyxy_model: Tensor, image_index: Tensor | None = None
+        self,
+        image_embedding: Tensor,
+        boxes_xyxy_model: Tensor,
+        image_index: Tensor | None = None,
+        *,
+        windows: Sequence[Windows] | None = None,
     ) -> DecoderOutput:
         """Decode one mask per box.
 
         Args:
             image_embedding: (B, embedding_channels, G, G).
             boxes_xyxy_model: (K, 4) box prompts in model pixels, 0..image_size.
-            image_index: (K) int64, the image of each box; None where there is one image.
+            image_index: (K) int64, the image of each box; None if there is one image.
+            windows: for models with ``windowed_decoder``, the tokens that are seen for each box; default, those that
+                the runtime takes. Mask logits beyond them are ``OUTSIDE_LOGIT``.
 
         Source: Kirillov et al. 2023 (arXiv:2304.02643), one mask per box prompt (``multimask_output=False``); the
         heads of the other masks, which the original computes and drops, are left out.
         """
-        decoder, count = self.mask_decoder, len(boxes_xyxy_model)
-        width = self.config.embedding_dim
-        image_embedding, details = image_embedding[:, :width], image_embedding[:, width:]
-        prior = self._prior(boxes_xyxy_model) if self.config.box_prior else None
+        config, count = self.config, len(boxes_xyxy_model)
+        if image_index is None:
+            image_index = torch.zeros(count, dtype=torch.long, device=boxes_xyxy_model.device)
+        prior = self._prior(boxes_xyxy_model) if config.box_prior else None
         sparse, dense = self.prompt_encoder(points=None, boxes=boxes_xyxy_model[:, None], masks=prior)
-        queries = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight)).expand(count, -1, -1)
-        chosen = image_embedding.expand(count, -1, -1, -1) if image_index is None else image_embedding[image_index]
-        source = chosen + dense
-        positions = self.prompt_encoder.get_dense_pe().expand(count, -1, -1, -1)
-        tokens, image = decoder.transformer(source, positions, torch.cat((queries, sparse), dim=1))
-        upscaled = self._upscaled(image.transpose(1, 2).reshape(source.shape), details, image_index)
+        positions = self.prompt_encoder.get_dense_pe()
+        width = config.embedding_dim
+        if not config.windowed_decoder:
+            embedding = image_embedding[image_index]
+            source = embedding[:, :width] + dense
+            return DecoderOutput(
+                *self._masks(source, embedding[:, width:], positions.expand(count, -1, -1, -1), sparse)
+            )
+        if windows is None:
+            windows = windows_of(boxes_xyxy_model, config.image_size, config.grid_size)
+        side = LOGITS_PER_TOKEN * config.grid_size
+        logits = sparse.new_full((count, side, side), OUTSIDE_LOGIT)
+        estimates = sparse.new_zeros(count, 1)
+        for group in windows:
+            members = group.members
+            embedding = group.of(image_embedding, image_index[members])
+            source = embedding[:, :width] + group.of(dense, members)
+            masks, estimates[members] = self._masks(
+                source, embedding[:, width:], group.of(positions, torch.zeros_like(members)), sparse[members]
+            )
+            group.paste(masks[:, 0], logits)
+        return DecoderOutput(logits[:, None], estimates)
+
+    def _masks(self, source: Tensor, details: Tensor, positions: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """Masks and IoU estimates of K boxes from the tokens that each of them sees.
+
+        Args:
+            source: (K, C, h, w), image tokens with the dense prompt.
+            details: (K, 3C, h, w); (K, 0, h, w) without details.
+            positions: (K, C, h, w).
+            prompts: (K, 2, C), the boxes' corners.
+
+        Returns:
+            (K, 1, 4h, 4w) and (K, 1).
+        """
+        decoder = self.mask_decoder
+        queries = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight)).expand(len(prompts), -1, -1)
+        tokens, image = decoder.transformer(source, positions, torch.cat((queries, prompts), dim=1))
+        upscaled = self._upscaled(image.transpose(1, 2).reshape(source.shape), details)
         kernel = decoder.output_hypernetworks_mlps[0](tokens[:, 1])  # (K, C / 8): the first mask token
         masks = (kernel[:, None] @ upscaled.flatten(2)).unflatten(2, upscaled.shape[2:])
-        return DecoderOutput(masks, decoder.iou_prediction_head(tokens[:, 0])[:, :1])
+        return masks, decoder.iou_prediction_head(tokens[:, 0])[:, :1]
 
-    def _upscaled(self, image: Tensor, details: Tensor, image_index: Tensor | None) -> Tensor:
-        """(K, C, G, G) to (K, C / 8, 4G, 4G), the details (B, 3C, G, G) added at stride 8 and 4; B x 0: none."""
+    def _upscaled(self, image: Tensor, details: Tensor) -> Tensor:
+        """(K, C, h, w) to (K, C / 8, 4h, 4w), the details (K, 3C, h, w) added at stride 8 and 4."""
         upscaling = self.mask_decoder.output_upscaling
         if not self.config.details:
             plain: Tensor = upscaling(image)
             return plain
-        coarse, fine = (x if image_index is None else x[image_index] for x in unpack_details(details))
+        coarse, fine = unpack_details(details)
         first, norm, activation, second, last = upscaling
         detailed: Tensor = last(second(activation(norm(first(image) + coarse))) + fine)
         return detailed
@@ -142,7 +184,16 @@ def ellipse_prior(boxes_xyxy: Tensor, side: int, image_size: int) -> Tensor:
         (K, 1, side, side): 1 at the centre of the box, 0 on the ellipse, down to -3 outside.
     """
     centres = (torch.arange(side, device=boxes_xyxy.device) + 0.5) * (image_size / side)
+    return window_prior(boxes_xyxy, centres[None], centres[None])
+
+
+def window_prior(boxes_xyxy: Tensor, along_x: Tensor, along_y: Tensor) -> Tensor:
+    """``ellipse_prior`` at places of its own for each box, (K, w) along x and (K, h) along y, model pixels.
+
+    Returns:
+        (K, 1, h, w).
+    """
     low, high = boxes_xyxy[:, None, :2], boxes_xyxy[:, None, 2:]
-    half = ((high - low) / 2).clamp(min=1.0)
-    square = ((centres[None, :, None] - (low + high) / 2) / half).square()  # (K, side, 2): along x, along y
-    return (1 - square[:, None, None, :, 0] - square[:, None, :, None, 1]).clamp(min=-3.0)
+    half, middle = ((high - low) / 2).clamp(min=1.0), (low + high) / 2
+    x, y = (((places - middle[..., axis]) / half[..., axis]).square() for axis, places in enumerate((along_x, along_y)))
+    return (1 - x[:, None, None, :] - y[:, None, :, None]).clamp(min=-3.0)

@@ -106,6 +106,11 @@ class ModelConfig:
     """Prompt the mask decoder with the ellipse inside the box as well, through SAM's mask prompt. SAM's two corner
     tokens alone take long to learn from scratch."""
 
+    windowed_decoder: bool = False
+    """The mask decoder sees the tokens of a window around the box instead of all: the box and two tokens on every side
+    (``runtime.ops.boxes.token_windows``). Cells are small beside an image, so that most of the decoder's work is saved.
+    Weights have to be trained so; those of SAM and CellSAM are not."""
+
     trunk: Trunk = "shared"
     """``shared``: one ViT serves both branches (the paper). ``separate``: the box branch has its own ViT body."""
     detector: bool = True

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from runtime.engines.builtin import BUILTIN_NAME
+from runtime.engines.builtin import BUILTIN_NAME, builtin_engine
+from runtime.engines.manifest import read_manifest
+from training.usage import Usage
 
-__all__ = ["BUILTIN_NAME", "is_builtin", "weights_file"]
+if TYPE_CHECKING:
+    from training.checkpoint import Checkpoint
+
+__all__ = ["BUILTIN_NAME", "load_weights", "weights_file"]
 
 
 def weights_file(checkpoint: str | Path) -> Path:
     """The file that ``checkpoint`` names: the built-in model's by its name, else the path itself."""
-    return Path(__file__).parent / f"{BUILTIN_NAME}.pt" if is_builtin(checkpoint) else Path(checkpoint)
+    return Path(__file__).parent / f"{BUILTIN_NAME}.pt" if str(checkpoint) == BUILTIN_NAME else Path(checkpoint)
 
 
-def is_builtin(checkpoint: str | Path) -> bool:
-    """Whether it is the built-in model's name, not a path."""
-    return str(checkpoint) == BUILTIN_NAME
+def load_weights(checkpoint: str | Path, *, sha256: str | None = None) -> Checkpoint:
+    """Read the checkpoint that ``checkpoint`` names, the built-in model's with the settings of its engines.
+
+    Args:
+        checkpoint: ``nano`` or a path.
+        sha256: as for ``load_checkpoint``, whose errors it has.
+    """
+    from training.checkpoint import load_checkpoint
+
+    loaded = load_checkpoint(weights_file(checkpoint), sha256=sha256)
+    engines = read_manifest(builtin_engine())
+    if loaded.sha256 == engines.weights["sha256"]:
+        # Its thresholds may have been chosen once the engines were there: theirs are those that ship.
+        return replace(loaded, usage=Usage(settings=engines.config, trained_channels=engines.trained_channels))
+    return loaded

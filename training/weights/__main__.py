@@ -1,4 +1,4 @@
-"""Keep a checkpoint as the built-in model's: ``python -m training.weights run/stage1.pt``.
+"""Keep a checkpoint as the built-in model's: ``python -m training.weights run/stage1.pt --settings settings.json``.
 
 Of several, of one model and one line of training, their mean is kept, which does better on new images than each where
 they lie in one basin of the loss (Wortsman et al. 2022, model soups, arXiv:2203.05482).
@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 
 import torch
 
-from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from training.weights import BUILTIN_NAME, weights_file
+from runtime.config import read_settings
+from training.checkpoint import Checkpoint, CheckpointError, save_checkpoint
+from training.model import CellSAM
+from training.weights import BUILTIN_NAME, load_weights, weights_file
 
 
 def averaged(paths: Sequence[Path]) -> Checkpoint:
-    """The checkpoint whose weights are the mean of those given.
+    """The checkpoint whose weights are the mean of those given, with the settings of the first.
 
     Raises:
         CheckpointError: one cannot be read, or models or licences differ.
     """
-    loaded = [load_checkpoint(path) for path in paths]
+    loaded = [load_weights(path) for path in paths]
     first = loaded[0]
     for path, other in zip(paths, loaded, strict=True):
         if (other.model.config, other.licence) != (first.model.config, first.licence):
@@ -36,7 +40,15 @@ def averaged(paths: Sequence[Path]) -> Checkpoint:
             for name, value in weights[0].items()
         }
     )
-    return first
+    usage = reduce(lambda known, other: known.trained_on(other.usage.trained_channels), loaded, first.usage)
+    return replace(first, usage=usage)
+
+
+def with_windowed_decoder(model: CellSAM) -> CellSAM:
+    """The same weights in a model whose mask decoder sees windows; see ``ModelConfig``."""
+    windowed = CellSAM(replace(model.config, windowed_decoder=True))
+    windowed.load_state_dict(model.state_dict())
+    return windowed.eval()
 
 
 def main() -> None:
@@ -44,9 +56,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, nargs="+", help="in this project's format; of several, the mean")
     parser.add_argument("--out", type=Path, default=weights_file(BUILTIN_NAME), help="default: in the package")
+    parser.add_argument("--settings", type=Path, help="from 'evaluate tune'; default: those of the first checkpoint")
+    parser.add_argument(
+        "--windowed-decoder",
+        action="store_true",
+        help="let the mask decoder see a window around the box alone; compare both on validation images first",
+    )
     options = parser.parse_args()
     loaded = averaged(options.checkpoint)
-    save_checkpoint(options.out, loaded.model, licence=loaded.licence, dtype=torch.float16)
+    model = with_windowed_decoder(loaded.model) if options.windowed_decoder else loaded.model
+    usage = loaded.usage
+    if options.settings is not None:
+        usage = replace(usage, settings=read_settings(options.settings))
+    save_checkpoint(options.out, model, licence=loaded.licence, usage=usage, dtype=torch.float16)
     print(options.out)  # noqa: T201
 
 

@@ -170,7 +170,9 @@ def estimate_slides(
             reader = open_slide(one.target[0], work.files)
             found.append(estimate(reader, for_tiles(work.engines), work.config, work.slides))
             layout = found[-1].layout
-            known[place] = replace(one, tiles=found[-1].tiles, tile_px=layout.grid.side, diameter_px=layout.diameter_px)
+            known[place] = replace(
+                one, tiles=found[-1].tiles, tile_px=layout.grid.side, diameter_px=layout.appearance.diameter_px
+            )
         except RECOVERABLE_ERRORS as error:
             known[place] = replace(one, failure=Failure.of(error, one.target[0]))
     if not found:

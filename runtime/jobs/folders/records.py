@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from typing import Any
 from runtime.jobs.differences import differences
 from runtime.jobs.failure import Failure
 from runtime.jobs.folders.work import ImageDone, Target
+from runtime.results import Appearance
+from runtime.typed_json import convert
 
 RECORD_NAME = "segmented.jsonl"
 SCHEMA = 1
@@ -121,7 +123,7 @@ class Records:
             return
         sizes = {ending: _bytes(Path(f"{done.target[1]}{ending}")) for ending in self._endings}
         line |= {"done": done.cells, "of": _mark(done.target[0]), "bytes": sizes, "size_hw": done.size_hw}
-        line |= {"diameter_px": done.diameter_px}
+        line |= {"appearance": asdict(done.appearance)}
         if done.slide is not None:
             line |= {"slide": dict(done.slide.settings), "failed_tiles": len(done.slide.failed)}
         self._add(line)
@@ -188,7 +190,7 @@ def _already(target: Target, done: Mapping[str, Any]) -> ImageDone:
         cells=done["done"],
         already=True,
         size_hw=None if size_hw is None else (size_hw[0], size_hw[1]),
-        diameter_px=done.get("diameter_px"),
+        appearance=convert(done.get("appearance", {}), Appearance),
     )
 
 

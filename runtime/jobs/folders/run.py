@@ -197,6 +197,6 @@ def _segment_slide(image: Path, stem: Path, work: ImageWork, options: FolderOpti
         cells=found.cells,
         size_hw=reader.size_hw,
         seconds=time.perf_counter() - start,
-        diameter_px=found.diameter_px,
+        appearance=found.appearance,
         slide=tiles,
     )

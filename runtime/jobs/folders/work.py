@@ -16,7 +16,7 @@ from runtime.jobs.failure import Failure
 from runtime.jobs.segmenter_spec import SegmenterSpec, loaded_segmenter
 from runtime.jobs.slides.settings import SlideSettings
 from runtime.jobs.step import at_work_on
-from runtime.results import Segmentation
+from runtime.results import Appearance, Segmentation
 
 Target = tuple[Path, Path]
 """An image, and the path its results begin with."""
@@ -50,8 +50,8 @@ class ImageDone:
     """Height and width in pixels; None if the image was not opened."""
     seconds: float = 0.0
     """Time of reading, segmenting and writing it; images that share an engine call share its time."""
-    diameter_px: float | None = None
-    """Median diameter of the cells; None if unknown."""
+    appearance: Appearance = field(default_factory=Appearance)
+    """How the image was shown to the model."""
     slide: TilesDone | None = None
     """None for an image that was segmented whole."""
     as_slide: bool = False
@@ -157,7 +157,7 @@ class ImageWork:
             target=one.target,
             cells=len(result),
             size_hw=_size_hw(one),
-            diameter_px=one.config.diameter_px,
+            appearance=result.appearance,
             seconds=one.seconds + time.perf_counter() - start,
         )
 

@@ -30,6 +30,11 @@ class TileSegmenter(Protocol):
         """Side of the model input, pixels."""
         ...
 
+    @property
+    def trained_channels(self) -> tuple[int, ...]:
+        """See ``Manifest``."""
+        ...
+
     def cell_sizes(self, tile: Tile, config: SegmentConfig) -> CellSizes:
         """Diameters of the cells of a normalised tile of 3 channels, (K) in its pixels."""
         ...
@@ -101,6 +106,10 @@ class _SegmenterTiles:
     @property
     def model_size(self) -> int:
         return self._pipeline.manifest.image_size
+
+    @property
+    def trained_channels(self) -> tuple[int, ...]:
+        return self._pipeline.manifest.trained_channels
 
     def cell_sizes(self, tile: Tile, config: SegmentConfig) -> CellSizes:
         """See ``TileSegmenter``."""

@@ -27,7 +27,7 @@ from runtime.typed_json import convert
 from runtime.types import Extent
 from runtime.views.merge_rules import TileCells
 
-SCHEMA = 2
+SCHEMA = 3
 JOB_ENDING = "_job"
 """What follows a slide's name in that of its job's directory."""
 

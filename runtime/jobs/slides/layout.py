@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,10 +25,21 @@ from runtime.jobs.slides.contrast import (
 )
 from runtime.jobs.slides.engines import TileSegmenter
 from runtime.jobs.slides.settings import SlideSettings
-from runtime.ops.preprocess import take_normalized
+from runtime.ops.preprocess import channel_targets, take_normalized
+from runtime.pipeline.prepare import NUCLEAR, WHOLE_CELL, lacks_pairs, without_whole_cell
+from runtime.pipeline.remarks import log_appearance
+from runtime.results import Appearance
 from runtime.types import F32, Extent
 from runtime.views.grid import OVERLAP_DIAMETERS, Tile, TileGrid, tile_counts, tile_grid, tiles_at_scale
-from runtime.views.scale import CellSizes, measure_diameter, one_view_will_do
+from runtime.views.scale import (
+    ONE_POLARITY,
+    CellSizes,
+    Measurement,
+    inverted_is_better,
+    measure_at,
+    measure_diameter,
+    one_view_will_do,
+)
 
 WINDOWS = 5
 """Parts of a large slide in which cells are measured."""
@@ -45,8 +58,8 @@ class SlideLayout:
 
     grid: TileGrid
     contrast: SlideContrast
-    diameter_px: float | None
-    """Median cell diameter, slide pixels; None where it was neither given nor could be measured."""
+    appearance: Appearance
+    """Of the whole slide."""
     whole: bool
     """The slide is no larger than a tile and is segmented as an image."""
     busiest: int
@@ -62,6 +75,24 @@ class SlideLayout:
         """First pixel (y, x) of a tile."""
         row, column = divmod(place, len(self.grid.lefts))
         return self.grid.tops[row], self.grid.lefts[column]
+
+
+class _SlideLook(NamedTuple):
+    """A slide in one polarity."""
+
+    sample: Sample
+    inverted: bool
+    nuclear_alone: bool
+    small: bool
+    """The whole slide is measured."""
+    measures: bool = False
+    """Some part was measured."""
+    measured: Measurement | None = None
+
+    @property
+    def sure_of_polarity(self) -> bool:
+        """Whether the other polarity need not be tried."""
+        return self.measured is not None and self.measured.score >= ONE_POLARITY
 
 
 def check_slide(reader: ImageReader) -> None:
@@ -91,17 +122,53 @@ def make_layout(
         InputError: a slide that cannot be read or segmented, or has too many tiles.
     """
     check_slide(reader)
-    sample = sample_slide(reader, normalize=config.normalize, invert=config.invert)
-    diameter, whole = config.diameter_px, False
-    if diameter is None and settings.tile_px is None and config.view_diameter_px is not None:
-        diameter, whole = _measured(reader, sample, engines, config)
-    if whole:
-        grid = tile_grid(reader.size_hw, max(reader.size_hw), 0)
-    else:
-        side, overlap = _tiles(reader.size_hw, diameter, engines.model_size, config, settings)
-        _check_count(reader, side, overlap, settings)
-        grid = tile_grid(reader.size_hw, side, overlap)
-    return SlideLayout(grid, sample.contrast, diameter, len(grid) == 1, _busiest(grid, sample))
+    look = _look(reader, engines, config, settings, inverted=config.invert is True)
+    margin = None
+    if config.invert == "auto" and config.normalize and not look.sure_of_polarity:
+        other = _look(reader, engines, config, settings, inverted=True)
+        better, margin = inverted_is_better(look.measured, other.measured)
+        look = other if better else look
+    measured = look.measured if _measures_scale(config, settings) else None
+    if measured is None and _measures_scale(config, settings) and not look.small:
+        _log.warning(
+            "no cell was found to measure in %s; its tiles are shown at the model's own size. Give diameter_px if it "
+            "has cells.",
+            reader.name,
+        )
+    appearance = Appearance(
+        diameter_px=config.diameter_px if measured is None else measured.diameter_px,
+        diameter_confidence=None if measured is None else measured.confidence,
+        inverted=look.inverted,
+        invert_margin=margin,
+        nuclear_alone=look.nuclear_alone,
+    )
+    log_appearance(appearance, 0)
+    return _laid_out(reader, look, appearance, engines.model_size, config, settings)
+
+
+def _laid_out(
+    reader: ImageReader,
+    look: _SlideLook,
+    appearance: Appearance,
+    model_size: int,
+    config: SegmentConfig,
+    settings: SlideSettings,
+) -> SlideLayout:
+    """The tiles of a slide that was looked at."""
+    grid = _grid(reader, appearance.diameter_px, model_size, config, settings)
+    if look.small and look.measures and _measures_scale(config, settings):
+        assert config.view_diameter_px is not None, "nothing is measured without a wanted diameter"
+        diameter = None if look.measured is None else look.measured.diameter_px
+        if one_view_will_do(
+            diameter, max(reader.size_hw), model_size, config.view_diameter_px, config.whole_view_diameter_px
+        ):
+            grid = tile_grid(reader.size_hw, max(reader.size_hw), 0)
+    return SlideLayout(grid, look.sample.contrast, appearance, len(grid) == 1, _busiest(grid, look.sample))
+
+
+def _measures_scale(config: SegmentConfig, settings: SlideSettings) -> bool:
+    """Whether the diameter of the cells decides how the slide is cut, and is not given."""
+    return config.diameter_px is None and settings.tile_px is None and config.view_diameter_px is not None
 
 
 def _busiest(grid: TileGrid, sample: Sample) -> int:
@@ -132,10 +199,15 @@ def _tiles(
     return side, min(overlap if settings.overlap_px is None else settings.overlap_px, side / 2)
 
 
-def _check_count(reader: ImageReader, side: float, overlap: float, settings: SlideSettings) -> None:
-    """Raises:
-    InputError: a slide of too many tiles.
+def _grid(
+    reader: ImageReader, diameter: float | None, model_size: int, config: SegmentConfig, settings: SlideSettings
+) -> TileGrid:
+    """The tiles of a slide whose cells have this diameter.
+
+    Raises:
+        InputError: too many tiles, or as ``_tiles``.
     """
+    side, overlap = _tiles(reader.size_hw, diameter, model_size, config, settings)
     rows, columns = tile_counts(reader.size_hw, side, overlap)
     if rows * columns > settings.max_tiles:
         height, width = reader.size_hw
@@ -146,47 +218,55 @@ def _check_count(reader: ImageReader, side: float, overlap: float, settings: Sli
             kind="too_large",
             field="max_tiles",
         )
+    return tile_grid(reader.size_hw, side, overlap)
 
 
-def _measured(
-    reader: ImageReader, sample: Sample, engines: TileSegmenter, config: SegmentConfig
-) -> tuple[float | None, bool]:
-    """Median cell diameter, and whether one view of the whole slide will do."""
-    assert config.view_diameter_px is not None, "nothing is measured without a wanted diameter"
+def _look(
+    reader: ImageReader, engines: TileSegmenter, config: SegmentConfig, settings: SlideSettings, *, inverted: bool
+) -> _SlideLook:
+    """Look at parts of a slide in one polarity, and measure their cells if scale or polarity depend on it."""
+    sample = sample_slide(reader, normalize=config.normalize, invert=inverted)
+    shown = [index for index, one in zip(channel_targets(len(sample.contrast)), sample.contrast, strict=True) if one]
+    alone = shown == [NUCLEAR, WHOLE_CELL] and lacks_pairs(engines.trained_channels)
+    small = is_small(reader.size_hw)
+    look = _SlideLook(sample, inverted, alone, small)
+    if not _measures_scale(config, settings) and config.invert != "auto":
+        return look
+    side = None
+    if not _measures_scale(config, settings):
+        side = _grid(reader, config.diameter_px, engines.model_size, config, settings).side
+    found: list[Measurement | None] = []
+    extents = [(0, 0, *reader.size_hw)] if small else _windows(reader, sample, WINDOW_VIEWS * engines.model_size)
+    for extent in extents:
+        try:
+            part = read_normalized(reader, extent, look, config)
+        except InputError as error:
+            _log.warning("cells of %s at %s cannot be measured: %s", reader.name, extent, error)
+            continue
+        found.append(_measured(part, engines, config, side))
+    return look._replace(measured=_median(found), measures=bool(found))
+
+
+def _measured(part: F32, engines: TileSegmenter, config: SegmentConfig, side: int | None) -> Measurement | None:
+    """The cells of a part of a slide, at all scales or as tiles of this side show them."""
     in_view = config.of_views
 
     def find_cells(tile: Tile) -> CellSizes:
         return engines.cell_sizes(tile, in_view)
 
-    found: list[float | None] = []
-    small = is_small(reader.size_hw)
-    extents = [(0, 0, *reader.size_hw)] if small else _windows(reader, sample, WINDOW_VIEWS * engines.model_size)
-    for extent in extents:
-        try:
-            part = read_normalized(reader, extent, sample.contrast, config)
-        except InputError as error:
-            _log.warning("cells of %s at %s cannot be measured: %s", reader.name, extent, error)
-            continue
-        wanted_px = config.view_diameter_px
-        found.append(measure_diameter(part, engines.model_size, find_cells, view_diameter_px=wanted_px))
-    diameters = [diameter for diameter in found if diameter is not None]
-    if small and found:
-        one_view = one_view_will_do(
-            found[0],
-            max(reader.size_hw),
-            engines.model_size,
-            config.view_diameter_px,
-            config.whole_view_diameter_px,
-        )
-        return found[0], one_view
-    if not diameters:
-        _log.warning(
-            "no cell was found to measure in %s; its tiles are shown at the model's own size. Give diameter_px if it "
-            "has cells.",
-            reader.name,
-        )
-        return None, False
-    return float(np.median(diameters)), False
+    if side is not None:
+        return measure_at(part, side, engines.model_size, find_cells)
+    assert config.view_diameter_px is not None, "nothing is measured without a wanted diameter"
+    return measure_diameter(part, engines.model_size, find_cells, view_diameter_px=config.view_diameter_px)
+
+
+def _median(found: Sequence[Measurement | None]) -> Measurement | None:
+    """Of the parts in which cells were found."""
+    rows = [one for one in found if one is not None]
+    if not rows:
+        return None
+    diameter, score, agreement = (float(np.median(values)) for values in zip(*rows, strict=True))
+    return Measurement(diameter, score, agreement)
 
 
 def _windows(reader: ImageReader, sample: Sample, side: int) -> list[Extent]:
@@ -211,16 +291,19 @@ def _windows(reader: ImageReader, sample: Sample, side: int) -> list[Extent]:
     return chosen
 
 
-def read_normalized(reader: ImageReader, extent: Extent, contrast: SlideContrast, config: SegmentConfig) -> F32:
+def read_normalized(reader: ImageReader, extent: Extent, look: _SlideLook, config: SegmentConfig) -> F32:
     """A part of the slide as the model takes it, (h, w, 3).
 
     Raises:
         InputError: it cannot be read, or holds what cannot be segmented.
     """
-    if not config.normalize:
-        return take_normalized(read_extent(reader, extent))
-    context = context_of(extent, reader.size_hw)
-    return normalize_part(read_extent(reader, context), context, extent, contrast, invert=config.invert)
+    if config.normalize:
+        context = context_of(extent, reader.size_hw)
+        raw = read_extent(reader, context)
+        part = normalize_part(raw, context, extent, look.sample.contrast, invert=look.inverted)
+    else:
+        part = take_normalized(read_extent(reader, extent))
+    return without_whole_cell(part) if look.nuclear_alone else part
 
 
 def read_tile(
@@ -239,7 +322,9 @@ def read_tile(
     if not has_signal(own, layout.contrast, settings.min_contrast):
         return None
     if config.normalize:
-        part = normalize_part(raw, context, extent, layout.contrast, invert=config.invert)
+        part = normalize_part(raw, context, extent, layout.contrast, invert=layout.appearance.inverted)
     else:
         part = take_normalized(raw)
+    if layout.appearance.nuclear_alone:
+        part = without_whole_cell(part)
     return Tile(part, layout.grid.side, layout.origin(place))

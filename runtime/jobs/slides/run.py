@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from runtime.config import SegmentConfig
@@ -36,6 +36,7 @@ from runtime.jobs.slides.slide_file import SlideFile
 from runtime.jobs.slides.work import BatchDone, TileWork, no_cells
 from runtime.jobs.step import Step
 from runtime.pipeline.ordered import in_order
+from runtime.results import Appearance
 from runtime.views.merge_rules import TileCells
 
 SHOWN_FAILURES = 20
@@ -75,8 +76,8 @@ class SlideResult:
     """Tiles without signal that this run skipped."""
     failed: tuple[Failure, ...]
     """With ``partial``: tiles without a result, and why."""
-    diameter_px: float | None = None
-    """Median diameter of the cells that the tiles were cut for, slide pixels; None if unknown."""
+    appearance: Appearance = field(default_factory=Appearance)
+    """How the slide was shown to the model."""
 
     @property
     def labels(self) -> Path:
@@ -141,7 +142,7 @@ def segment_slide(
     if not join.cell_count:
         _log.warning("no cells in %s: %d of %d tiles have no signal", reader.name, skipped, len(job.layout.grid))
     described = tuple(_described(job, place, failure) for place, failure in failed)
-    return SlideResult(files, join.cell_count, len(job.layout.grid), skipped, described, job.layout.diameter_px)
+    return SlideResult(files, join.cell_count, len(job.layout.grid), skipped, described, job.layout.appearance)
 
 
 def _check_results(results: Iterable[Path], directory: Path, options: RunOptions) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -110,7 +110,8 @@ class TileWork:
             if not has_signal(raw, layout.contrast, self.settings.min_contrast):
                 self.job.write_tile(0, no_cells((0, 0, *size_hw)))
                 return 1
-            self.job.write_tile(0, loaded(self.engines).segment_whole(raw, self.config))
+            config = replace(self.config, invert=layout.appearance.inverted)
+            self.job.write_tile(0, loaded(self.engines).segment_whole(raw, config))
             return 0
         tiles: dict[int, Tile] = {}
         for place in places:

@@ -17,7 +17,7 @@ from benchmarks.arithmetic import engine_flop, matrix_product_rate
 from benchmarks.commands import bench
 from benchmarks.commands.bench import STEPS, Case
 from runtime import BackendOptions, Segmentation, SegmentConfig
-from runtime.commands.main import app
+from runtime.commands.app import app
 from runtime.errors import ConfigError
 from tests.runtime.files.outputs.made import made_result
 

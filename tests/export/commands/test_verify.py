@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from export.errors import VerificationError
 from export.exporter import verify_directory
 from runtime import BackendError
-from runtime.commands.main import app
+from runtime.commands.app import app
 
 
 def test_every_image_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

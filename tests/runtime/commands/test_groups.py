@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 from typer.testing import CliRunner
 
+from runtime.commands.app import app
 from runtime.commands.flags import in_flags
 from runtime.commands.groups import flags_of, with_groups
-from runtime.commands.main import app
 from runtime.commands.options import FLAGS, SegmentOptions
 from runtime.config import SegmentConfig
 from runtime.jobs.slides import SlideSettings

@@ -19,8 +19,8 @@ import tifffile
 from PIL import Image
 from typer.testing import CliRunner
 
+import runtime.commands.app
 import runtime.commands.info
-import runtime.commands.main
 import runtime.jobs.folders.work
 from export.exporter import export_engines
 from runtime import InputError, Segmenter
@@ -229,7 +229,7 @@ def test_an_image_that_may_not_be_read_fails_alone(
     images = [str(folder / "a.png"), str(folder / "c.npy")]
     out = folder / "out"
     done = CliRunner().invoke(
-        runtime.commands.main.app, ["segment", *images, "--model", str(small_engines), "--out", str(out)]
+        runtime.commands.app.app, ["segment", *images, "--model", str(small_engines), "--out", str(out)]
     )
     assert done.exit_code == 1, done.output
     assert f"{images[0]}: Permission denied\n" in done.stderr
@@ -247,7 +247,7 @@ def test_an_interrupt_still_reports_what_failed(
     monkeypatch.setattr(runtime.jobs.folders.work, "read_file", stop)
     images = [str(folder / name) for name in ("a.png", "b.tif", "c.npy")]
     arguments = ["segment", *images, "--model", str(small_engines), "--out", str(folder / "out")]
-    done = CliRunner().invoke(runtime.commands.main.app, arguments)
+    done = CliRunner().invoke(runtime.commands.app.app, arguments)
     assert done.exit_code == 130
     assert "1 of 3 images failed" in done.stderr
     assert f"{images[0]}: too dark" in done.stderr
@@ -395,7 +395,7 @@ def test_info_of_an_odd_verification(tmp_path: Path, small_engines: Path, output
     manifest["verification"] = {} if outputs is None else {"outputs": outputs}
     path.write_text(json.dumps(manifest))
     renew_sums(path.parent)
-    done = CliRunner().invoke(runtime.commands.main.app, ["info", str(tmp_path / "odd")])
+    done = CliRunner().invoke(runtime.commands.app.app, ["info", str(tmp_path / "odd")])
     assert isinstance(done.exception, SystemExit | None), done.exception
     assert "mask_decoder.onnx" in done.stdout or done.stderr.startswith("error: ")
 
@@ -414,7 +414,7 @@ def test_info_of_files_that_cannot_be_opened(small_engines: Path, monkeypatch: p
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(runtime.commands.info, "read_manifest", refuse)
-    done = CliRunner().invoke(runtime.commands.main.app, ["info", str(small_engines)])
+    done = CliRunner().invoke(runtime.commands.app.app, ["info", str(small_engines)])
     assert done.exit_code == 1
     assert "Permission denied" in done.stderr
 

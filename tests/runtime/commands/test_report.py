@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import runtime.commands.report
 import runtime.jobs.folders.work
 from runtime.commands.console import ConsoleHandler, errors, with_file
 from runtime.commands.progress import JobProgress, duration
+from runtime.commands.report import shown_as
 from runtime.files.image_results import is_slide
 from runtime.jobs.step import at_work_on
 from runtime.ops import compiled
 from runtime.ops.compiled import loops_to_compile
+from runtime.results import Appearance
 from tests.runtime.commands.test_segment import IMAGE, run, write
 
 
@@ -32,9 +35,9 @@ def test_json_is_a_line_for_each_image(tmp_path: Path, seen: list[Any]) -> None:
     assert done.exit_code == 1
     rows = {Path(row["path"]).name: row for row in map(json.loads, done.stdout.splitlines())}
     assert set(rows) == {"a.tif", "b.tif"}
+    names = [field.name for field in fields(Appearance)]
     assert all(
-        list(row) == ["path", "cells", "seconds", "results", "diameter_px", "already_done", "error"]
-        for row in rows.values()
+        list(row) == ["path", "cells", "seconds", "results", *names, "already_done", "error"] for row in rows.values()
     )
     a, b = rows["a.tif"], rows["b.tif"]
     assert (a["cells"], a["diameter_px"], a["already_done"], a["error"]) == (2, 20, False, None)
@@ -116,6 +119,14 @@ def test_warnings_name_the_files(
     with at_work_on([Path(f"{name}.tif") for name in "abcde"]):
         assert with_file("odd") == "one of a.tif, b.tif, c.tif and 2 more: odd"
         assert with_file("b.tif is odd") == "b.tif is odd"
+        assert with_file("odd", 1) == "b.tif: odd"
+
+
+def test_a_line_says_how_the_image_was_shown() -> None:
+    measured = Appearance(diameter_px=31.26, diameter_confidence=0.744, inverted=True)
+    assert shown_as(measured) == "diameter 31.3 px (confidence 0.74), inverted"
+    assert shown_as(Appearance(diameter_px=20, nuclear_alone=True)) == "diameter 20.0 px (given), nuclear channel alone"
+    assert shown_as(Appearance()) == ""
 
 
 def test_warnings_stand_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import pytest
 import tifffile
 from typer.testing import CliRunner
 
-import runtime.commands.main
+import runtime.commands.app
 from runtime import InputError
 from runtime.files.formats import open_image
 from runtime.jobs.find_images import ImageFile, find_images, result_stems
@@ -27,7 +27,7 @@ CELLS = 2
 
 
 def run(*arguments: object) -> Any:
-    return CliRunner().invoke(runtime.commands.main.app, ["segment", *map(str, arguments)])
+    return CliRunner().invoke(runtime.commands.app.app, ["segment", *map(str, arguments)])
 
 
 def write(path: Path, **options: Any) -> Path:
@@ -322,7 +322,7 @@ def test_errors_of_usage_name_the_option(
     tmp_path: Path, seen: list[Any], options: tuple[str, str], message: str
 ) -> None:
     arguments = ["segment", str(write(tmp_path / "a.tif")), "--out", str(tmp_path / "out"), *options]
-    done = CliRunner().invoke(runtime.commands.main.app, arguments, env={"COLUMNS": "300"})
+    done = CliRunner().invoke(runtime.commands.app.app, arguments, env={"COLUMNS": "300"})
     assert done.exit_code == 2, done.output
     assert message in done.stderr
     assert not (tmp_path / "out").exists()
@@ -332,7 +332,7 @@ def test_a_file_in_place_of_the_output_directory(tmp_path: Path, seen: list[Any]
     (tmp_path / "taken").touch()
     for out, code, message in (("taken", 2, "is a file; expected a directory"), ("taken/in", 1, "Not a directory: ")):
         arguments = ["segment", str(write(tmp_path / "a.tif")), "--out", str(tmp_path / out)]
-        done = CliRunner().invoke(runtime.commands.main.app, arguments, env={"COLUMNS": "300"})
+        done = CliRunner().invoke(runtime.commands.app.app, arguments, env={"COLUMNS": "300"})
         assert done.exit_code == code, done.output
         assert message in done.stderr
         assert "Errno" not in done.stderr
@@ -340,7 +340,7 @@ def test_a_file_in_place_of_the_output_directory(tmp_path: Path, seen: list[Any]
 
 def test_what_tifffile_says_of_damaged_files_is_told_to_who_asks(tmp_path: Path) -> None:
     def level(*options: str) -> bool:
-        CliRunner().invoke(runtime.commands.main.app, [*options, "samples"])
+        CliRunner().invoke(runtime.commands.app.app, [*options, "samples"])
         return logging.getLogger("tifffile").isEnabledFor(logging.ERROR)
 
     assert (level("--verbose"), level()) == (True, False)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from benchmarks.made_slide import AS_MADE, PerfectEngines, PerfectTiles
 from runtime import Segmenter
-from runtime.commands.main import app
+from runtime.commands.app import app
 from runtime.commands.options import MachineOptions, ModelOptions
 from runtime.commands.settings import segmenter_spec
 from runtime.engines.backends import load

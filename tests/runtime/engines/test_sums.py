@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import runtime.commands.main
+import runtime.commands.app
 from runtime import EngineError, Segmenter
 from runtime.engines.builtin import builtin_engine
 from runtime.engines.engine_source import check_files
@@ -26,7 +26,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def info(directory: Path) -> str:
-    done = CliRunner().invoke(runtime.commands.main.app, ["info", str(directory)])
+    done = CliRunner().invoke(runtime.commands.app.app, ["info", str(directory)])
     return done.output
 
 

@@ -15,9 +15,10 @@ from runtime import Detections, InputError, SegmentConfig, Segmenter
 from runtime.engines.backends.base import Engine
 from runtime.errors import BackendError
 from runtime.ops.preprocess import normalize_contrast
-from runtime.pipeline.choose_views import encode_tiles, views_at_scale
+from runtime.pipeline.choose_views import choose_views, encode_tiles
 from runtime.pipeline.encoded import EncodedView, without_features
 from runtime.pipeline.pipeline import BoxPrompts, Pipeline
+from runtime.pipeline.prepare import prepare
 from runtime.pipeline.view_tasks import VIEWS_TOGETHER, ShownImage, ViewTask, segment_views
 from runtime.types import Tensor, Tensors
 from runtime.views.grid import cut_tile, grid_at_scale
@@ -127,8 +128,9 @@ def test_features_are_freed_before_the_next_views_are_encoded(segmenter: Segment
 
 
 def test_views_come_with_their_places(segmenter: Segmenter, image: Any) -> None:
-    images = [normalize_contrast(one) for one in (image, image[:60, :50])]
-    places = [(place, view.origin_yx) for place, view in views_at_scale(segmenter.pipeline, images, TILED)]
+    images = [prepare(one, TILED, ()) for one in (image, image[:60, :50])]
+    chosen = choose_views(segmenter.pipeline, images, TILED)
+    places = [(place, view.origin_yx) for place, view, _ in chosen]
     assert [place for place, _ in places] == sorted(place for place, _ in places)
     assert [origin for place, origin in places if place == 1] == [(0, 0)]
     assert len(places) > 4

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from typer.testing import CliRunner, Result
 
 from runtime import InputError, SegmentConfig, Segmenter
+from runtime.files.plain import read_image
 from runtime.ops.preprocess import normalize_contrast
 from tests.training.evaluation.made import bright_image, discs, write_pair, write_tile
 from training.commands.evaluate import evaluate_app
@@ -78,6 +80,51 @@ def test_baseline_then_engines_beside_it(data: Path, small_engines: Path, tmp_pa
     assert result.exit_code == 0, result.output
     assert json.loads((both / "comparison.json").read_text())["sources"].keys() == {"first", "small"}
     assert "first F1@0.7" in result.stdout
+
+
+def test_label_maps_of_another_tool_in_the_same_tables(data: Path, small_engines: Path, tmp_path: Path) -> None:
+    """Beside images without cells, in which the other tool found two, and beside the engines' own report."""
+    empty, found = tmp_path / "empty", tmp_path / "found"
+    done = call("no-cells", "--out", empty)
+    assert done.exit_code == 0, done.output
+    for path in sorted((empty / "no_cells").glob("*_img.png"))[2:]:
+        path.unlink()
+    truth = discs()
+    for name, labels in (("d", truth), ("e", np.where(truth == 1, 0, truth))):
+        tifffile.imwrite(ensured(found / "made") / f"{name}_img_cp_masks.tif", labels.astype(np.uint16))
+    first, second = sorted((empty / "no_cells").glob("*_img.png"))
+    for path, cells in ((first, 2), (second, 0)):
+        labels = np.zeros(read_image(path).shape[:2], np.uint16)
+        labels[:, :9], labels[:, 20:29] = (1, 2) if cells else (0, 0)
+        tifffile.imwrite(ensured(found / "no_cells") / f"{path.stem}_cp_masks.tif", labels)
+    out = tmp_path / "out"
+    sources = ("--data", data / "test", "--data", empty)
+    result = call("labels", found, *sources, "--out", out, "--name", "Cellpose")
+    assert result.exit_code == 0, result.output
+    report = read_report(out / "evaluation.json")
+    assert (report.name, report.method["files"]) == ("Cellpose", {".tif": 4})
+    rows = {(row.level, row.name): row for row in report.evaluation.rows}
+    assert rows["all", "all"].truth == rows["subset", "made"].truth == 10, "images without cells stand apart"
+    assert rows["subset", "no_cells"].false_cells_per_image == 1.0
+    assert "| no_cells | 2 | 0 | 2 |" in result.stdout
+
+    (found / "made" / "e_img_cp_masks.tif").unlink()
+    result = call("labels", found, *sources, "--out", out, "--name", "Cellpose")
+    assert result.exit_code == 1
+    assert "made/e: has no label map; expected a file such as e_img_cp_masks.tif" in result.stderr
+
+
+def ensured(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def test_tiles_and_plain_images_are_not_mixed(data: Path, small_engines: Path, tmp_path: Path) -> None:
+    write_tile(tmp_path / "built", "t", bright_image(discs()), discs())
+    sources = ("--data", data / "test", "--data", tmp_path / "built")
+    result = call("run", "--model", small_engines, *sources, "--out", tmp_path / "o")
+    assert result.exit_code == 1
+    assert "tiles of 'data build'" in result.stderr
 
 
 def test_a_damaged_image_makes_the_command_fail_after_the_others(

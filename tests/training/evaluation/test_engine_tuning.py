@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,7 +15,8 @@ from typer.testing import CliRunner
 
 from runtime import InputError, SegmentConfig, Segmenter
 from runtime.config import read_settings
-from tests.training.evaluation.made import discs, write_pair
+from runtime.engines.manifest import read_manifest
+from tests.training.evaluation.made import discs, row_of_squares, write_pair
 from training.commands.evaluate import evaluate_app
 from training.evaluation.dataset import find_samples, read_sample
 from training.evaluation.engine_tuning import tune_settings
@@ -84,6 +87,22 @@ def test_the_command_writes_settings_that_the_export_takes(small_engines: Path, 
     assert result.exit_code == 0, result.output
     assert "settings tried on 1 images" in result.stdout
     settings = read_settings(out)
-    assert settings.box_threshold_mode == "fixed"
-    assert settings.normalize
+    own = read_manifest(small_engines).config
+    assert settings.box_threshold_mode in ("adaptive", "fixed")
+    assert (settings.normalize, settings.overlap, settings.mask_window) == (True, own.overlap, own.mask_window)
     assert json.loads(out.read_text())["overlap"] == "argmax"
+
+
+def test_the_search_begins_with_the_models_own_settings(small_engines: Path, tmp_path: Path) -> None:
+    """Where nothing is gained, as on images that are lost whatever the thresholds are, they stay as they were."""
+    engines = tmp_path / "engines"
+    shutil.copytree(small_engines, engines)
+    manifest = read_manifest(engines)
+    own = replace(manifest.config, box_threshold=0.33, iou_threshold=0.45, min_area_px=31, invert=True)
+    replace(manifest, config=own).write(engines)
+    write_pair(tmp_path / "images" / "made", "a", row_of_squares(1, side=2), np.zeros((6, 6), np.uint8))
+    out = tmp_path / "settings.json"
+    command = ["tune", "--model", str(engines), "--data", str(tmp_path / "images"), "--out", str(out)]
+    result = CliRunner().invoke(evaluate_app, command)
+    assert result.exit_code == 0, result.output
+    assert read_settings(out) == own

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from runtime.errors import ConfigError, InputError
 from runtime.types import I32
 from tests.training.evaluation.made import label_maps, row_of_squares
-from training.evaluation.matching import Counts, count_matches, find_overlaps, match
+from training.evaluation.matching import Counts, count_matches, find_overlaps, match, matched_cells
 
 THRESHOLDS = st.sampled_from([0.1, 0.25, 1 / 3, 0.5, 0.6, 0.75, 1.0])
 
@@ -134,6 +134,28 @@ def test_ratios_by_hand_and_without_cells() -> None:
     assert all(math.isnan(v) for v in (Counts().precision, Counts().recall, Counts().f1, Counts().average_precision))
     assert (Counts(fn=3).f1, Counts(fp=3).f1) == (0.0, 0.0)
     assert math.isnan(Counts(fn=3).precision)
+
+
+def test_areas_of_matched_cells_by_hand() -> None:
+    truth = row_of_squares(3)  # of 100 pixels each
+    predicted = np.where((truth == 2) & (np.arange(truth.shape[0])[:, None] >= 10), 0, truth)  # 80 pixels
+    predicted[(truth == 3) & (np.arange(truth.shape[0])[:, None] >= 5)] = 0  # 30 pixels: no match
+    found = matched_cells(find_overlaps(truth, predicted))
+    assert (found.pairs, found.iou_sum) == (2, pytest.approx(1.8))
+    assert found.area_ratio == pytest.approx(math.sqrt(1.0 * 0.8))
+    larger = matched_cells(find_overlaps(predicted, truth))
+    assert larger.area_ratio == pytest.approx(1 / found.area_ratio)
+    assert (found + larger).area_ratio == pytest.approx(1.0)
+    assert math.isnan(matched_cells(find_overlaps(truth, np.zeros_like(truth))).area_ratio)
+
+
+@given(label_maps(), label_maps())
+def test_matched_cells_are_those_that_count(truth: I32, predicted: I32) -> None:
+    overlaps = find_overlaps(truth, predicted)
+    found = matched_cells(overlaps)
+    assert found.pairs == count_matches(overlaps, 0.5).tp
+    assert 0.5 * found.pairs <= found.iou_sum <= found.pairs
+    assert abs(found.log_area_ratio_sum) <= found.pairs * math.log(2) + 1e-9
 
 
 @pytest.mark.parametrize(

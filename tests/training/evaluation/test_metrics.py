@@ -13,7 +13,14 @@ from runtime.ops.masks import MaskCrop, label_crops
 from tests.training.evaluation.made import row_of_squares
 from training.evaluation.coco_metrics import coco_ap, encode_image
 from training.evaluation.matching import Counts, count_matches, find_overlaps
-from training.evaluation.metrics import DEFAULT_IOUS, f1_at, mean_average_precision, shown_iou
+from training.evaluation.metrics import (
+    DEFAULT_IOUS,
+    counts_at,
+    f1_at,
+    mean_average_precision,
+    mean_segmentation_accuracy,
+    shown_iou,
+)
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -52,6 +59,20 @@ def test_counts_and_average_precision_equal_cellposes() -> None:
 def test_images_without_any_cell_have_no_average_precision() -> None:
     assert mean_average_precision([Counts(), Counts(tp=1, fp=1)]) == 0.5
     assert math.isnan(mean_average_precision([Counts()]))
+
+
+def test_mean_segmentation_accuracy_is_over_ten_ious_and_then_over_images() -> None:
+    """One image of two cells, one of which keeps 70 of 100 pixels; one image with a false cell; one with nothing."""
+    truth = row_of_squares(2)
+    smaller = np.where((truth == 2) & (np.arange(truth.shape[0])[:, None] >= 9), 0, truth)
+    none = np.zeros_like(truth)
+    pairs = [(truth, smaller), (none, smaller == 1), (none, none)]
+    counts = [counts_at(find_overlaps(t, p.astype(np.int32)), DEFAULT_IOUS) for t, p in pairs]
+    by_iou = {key: mean_average_precision(image[key] for image in counts) for key in counts[0]}
+    first = (5 * 1 + 5 * (1 / 3)) / 10  # both cells up to 0.70; beyond, one found, one made up, one missed
+    assert mean_segmentation_accuracy(by_iou) == pytest.approx((first + 0) / 2)
+    del by_iou["0.95"]
+    assert math.isnan(mean_segmentation_accuracy(by_iou))
 
 
 def test_coco_equals_pycocotools() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from PIL import Image
 
 from runtime.errors import InputError
 from training.evaluation.compare import comparison_markdown, make_column, same_images, write_comparison
+from training.evaluation.dataset import NO_CELLS
 from training.evaluation.environment import describe_environment, portable_command
 from training.evaluation.evaluate import Evaluation
+from training.evaluation.matching import MatchedCells
 from training.evaluation.plots import plot_bars, plot_curves
 from training.evaluation.report import Report, markdown, read_report, write_report
 from training.evaluation.summary import ImageScore, summarize
@@ -31,6 +34,7 @@ def image(name: str, dataset: str = "dsb2018", *, tp: int = 3, group: str = "Nuc
         truth=4,
         predicted=4,
         tp={"0.5": min(tp + 1, 4), "0.6": tp},
+        matched=MatchedCells(pairs=4, iou_sum=3.077, log_area_ratio_sum=4 * math.log(0.9)),
         seconds=0.25,
     )
 
@@ -59,10 +63,35 @@ def test_reports_round_trip(tmp_path: Path) -> None:
 
 def test_the_table_shows_figures_failures_and_the_baseline() -> None:
     text = markdown(report("ours", image("a"), FAILED), report("classical", image("a", tp=1)))
-    assert "| dsb2018 | 1 (+1 failed) | 4 | 4 | 0.750 | 0.750 | 0.750 | 0.250 | 0.600 | - | - | 0.250 |" in text
+    figures = "0.750 | 0.750 | 0.750 | 0.250 | - | 0.769 | 0.600 | - | - | 0.000 | 0.900 | 0.250 |"
+    assert f"| dsb2018 | 1 (+1 failed) | 4 | 4 | {figures}" in text
     assert "F1@0.6, classical" in text
     assert "**1 of 2 images failed**" in text
     assert "- dsb2018/z: no memory" in text
+
+
+def test_false_cells_are_shown_beside_and_count_in_no_sum() -> None:
+    empty = replace(image("n", "no_cells", group=NO_CELLS), truth=0, predicted=3, tp={"0.5": 0, "0.6": 0})
+    text = markdown(report("ours", image("a"), empty, replace(empty, id="m", predicted=0)))
+    assert "| no_cells | 2 | 0 | 3 | 0.000 | - | 0.000 |" in text
+    assert "| 1.500 | 0.250 |" in text
+    assert "| all | 1 | 4 | 4 |" in text
+
+
+def test_records_without_sums_over_matched_cells_are_read(tmp_path: Path) -> None:
+    """All else is summed up from their images; what they do not hold is unknown, not 0."""
+    write_report(tmp_path / "r.json", report("ours", image("a")))
+    content = json.loads((tmp_path / "r.json").read_text())
+    del content["images"][0]["matched"]
+    content["rows"] = [{"level": "all", "name": "all", "coco": {"map": 0.5, "ap50": 0.75, "ap75": None}}]
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    (row,) = [row for row in read_report(tmp_path / "r.json").evaluation.rows if row.level == "all"]
+    assert (row.images, row.counts["0.6"].f1, row.count_error) == (1, 0.75, 0.0)
+    assert row.matched is None
+    assert math.isnan(row.panoptic_quality)
+    assert math.isnan(row.area_ratio)
+    assert row.coco is not None
+    assert (row.coco.map, math.isnan(row.coco.ap75)) == (0.5, True)
 
 
 def test_specialists_are_one_column(tmp_path: Path) -> None:
@@ -71,8 +100,8 @@ def test_specialists_are_one_column(tmp_path: Path) -> None:
     generalist = make_column("generalist", [report("g", image("a", tp=2), replace(yeast, tp={"0.5": 4, "0.6": 4}))])
     assert specialists.rows["all", "all"].counts["0.6"].tp == 6
     text = comparison_markdown([specialists, generalist])
-    assert "| dsb2018 | 1.000 | - | 0.500 | - |" in text
-    assert "| yeaz | 0.500 | - | 1.000 | - |" in text
+    assert "| dsb2018 | 1.000 | - | - | 0.500 | - | - |" in text
+    assert "| yeaz | 0.500 | - | - | 1.000 | - | - |" in text
     assert "†" not in text
     write_comparison(tmp_path / "c.json", [specialists, generalist], iou=0.6)
     content = json.loads((tmp_path / "c.json").read_text())
@@ -131,6 +160,7 @@ def test_plots_are_pictures(tmp_path: Path) -> None:
 
 def test_commands_hold_no_absolute_paths() -> None:
     arguments = ["/opt/venv/bin/cellsam-engine", "evaluate", "run", "--data", "/data/mine/test", "--out=/tmp/o", "a/b"]
+    assert portable_command(["/x/runtime/__main__.py", "evaluate"]) == "cellsam-engine evaluate"
     assert portable_command([*arguments, "ours=/x/r.json", "two words", "C:\\d\\e"]) == (
         "cellsam-engine evaluate run --data test --out=o a/b ours=r.json 'two words' e"
     )

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-import runtime.commands.main
+import runtime.commands.app
 from runtime import BackendError, BackendOptions, Segmenter
 from runtime.engines.backends import choice, ort_tensorrt
 from runtime.engines.backends.input_shapes import BOXES_ON_GPU, DECODER_IMAGES, IMAGES_ON_GPU, profile_ranges
@@ -379,7 +379,7 @@ def test_it_is_a_backend_of_gpus(ort: Ort, engines: Path) -> None:
 def test_the_command_line_takes_it(ort: Ort, engines: Path, image: Any, tmp_path: Path) -> None:
     Image.fromarray(image).save(tmp_path / "cells.png")
     arguments = ["segment", tmp_path / "cells.png", "--model", engines, "--out", tmp_path / "out"]
-    done = CliRunner().invoke(runtime.commands.main.app, [*map(str, arguments), "--backend", "tensorrt-ort"])
+    done = CliRunner().invoke(runtime.commands.app.app, [*map(str, arguments), "--backend", "tensorrt-ort"])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "out" / "cells_labels.tif").is_file()
     assert set(ort.built) == {f"{name}.onnx" for name in ENGINES}

@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from runtime import InputError
-from runtime.commands.main import app
+from runtime.commands.app import app
 from runtime.files.formats import choose_channels, open_image, without_copies
 
 NAMES = ["DAPI", "CD3", "CD8", "PanCK", "2", "cd3"]

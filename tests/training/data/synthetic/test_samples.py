@@ -97,7 +97,8 @@ def test_a_recipe_mixes_made_images_in(tmp_path: Path) -> None:
 
 def test_workers_make_the_images_that_one_process_makes(tmp_path: Path) -> None:
     tiles, recipe = read_split(make_dataset(tmp_path), "train"), recipe_of(0.7)
-    batches = [list(training_loader(tiles, recipe, StepSampler(2, 2), workers=workers)) for workers in (0, 2)]
+    samples = TrainingSamples(tiles, recipe)
+    batches = [list(training_loader(samples, StepSampler(2, 2), workers=workers)) for workers in (0, 2)]
     for alone, shared in zip(*batches, strict=True):
         assert alone.numbers == shared.numbers
         assert torch.equal(alone.pixel_values, shared.pixel_values)

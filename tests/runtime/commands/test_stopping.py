@@ -27,7 +27,7 @@ class Stop:
 
 sys.meta_path.insert(0, Stop())
 sys.argv = ["cellsam-engine", "info"]
-from runtime.commands.entry import main
+from runtime.commands.main import main
 main()
 """
 
@@ -45,7 +45,7 @@ work.loaded_segmenter = lambda spec: Segmenter()
 import runtime.jobs.segmenter_spec
 runtime.jobs.segmenter_spec.loaded_segmenter = work.loaded_segmenter
 sys.argv = ["cellsam-engine", "segment", {image!r}, "--out", {out!r}, "--backend", "cpu"]
-from runtime.commands.entry import main
+from runtime.commands.main import main
 main()
 """
 
@@ -58,7 +58,7 @@ def fails(*_):
 
 info.read_manifest = fails
 sys.argv = ["cellsam-engine", "info"]
-from runtime.commands.entry import main
+from runtime.commands.main import main
 main()
 """
 
@@ -69,7 +69,7 @@ def run(code: str, tmp: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("module", ["runtime.commands.main", "numpy", "runtime.commands.segment"])
+@pytest.mark.parametrize("module", ["runtime.commands.app", "numpy", "runtime.commands.segment"])
 def test_stopped_while_it_imports(tmp_path: Path, module: str, number: int) -> None:
     done = run(AT_IMPORT.format(module=module, number=int(number)), tmp_path)
     assert (done.returncode, done.stderr, done.stdout) == (128 + number, "interrupted; nothing was begun\n", "")

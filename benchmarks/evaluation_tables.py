@@ -1,0 +1,81 @@
+"""Tables of the built-in model's quality, from reports of ``evaluate run`` and from published figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from training.evaluation.report import MEASURES, Report, figure, markdown_table
+from training.evaluation.summary import SummaryRow
+
+PUBLISHED = Path(__file__).with_name("published.json")
+"""Figures that others have published, with their source and the images they are of."""
+
+CURVE_IOUS = ("0.5", "0.6", "0.7", "0.8", "0.9")
+
+
+def quality_table(report: Report, baseline: Report) -> str:
+    """F1 of the built-in model and of the classical baseline on the test images, subset by subset."""
+    other = {row.name: row for row in _subsets(baseline)}
+    rows = [
+        [
+            *(row.name, str(row.images), str(row.truth), figure(row.counts["0.6"].f1)),
+            *(figure(other[row.name].counts["0.6"].f1 if row.name in other else None), figure(row.seconds_median, 2)),
+        ]
+        for row in _subsets(report)
+        if row.truth
+    ]
+    head = ["", "images", "cells", "built-in model", "classical baseline", "seconds an image"]
+    caption = (
+        f"Test images; F1 at IoU 0.6, counts summed over a subset's images ({report.created[:10]}, "
+        f"{report.environment['cpu_count']} cores)."
+    )
+    return "\n".join([caption, "", *markdown_table(head, rows)])
+
+
+def measures_table(report: Report) -> str:
+    """Every measure of the built-in model, subset by subset."""
+    rows = []
+    for row in _subsets(report):
+        at = row.counts["0.6"]
+        values = [at.precision, at.recall, at.f1, row.mean_segmentation_accuracy, row.panoptic_quality]
+        values += [row.count_error, row.area_ratio, row.false_cells_per_image]
+        rows.append([row.name, str(row.images), str(row.truth), str(row.predicted), *map(figure, values)])
+    head = ["", "images", "true cells", "predicted", "precision@0.6", "recall@0.6", "F1@0.6", "mSA", "PQ"]
+    head += ["count error", "area ratio", "false cells/image"]
+    return "\n".join([_caption(report), "", *markdown_table(head, rows), "", MEASURES])
+
+
+def curve_table(report: Report) -> str:
+    """F1 of the built-in model against the IoU of a match, subset by subset."""
+    rows = [[row.name, *(figure(row.counts[iou].f1) for iou in CURVE_IOUS)] for row in _subsets(report) if row.truth]
+    return "\n".join([_caption(report), "", *markdown_table(["F1 at IoU", *CURVE_IOUS], rows)])
+
+
+def published_table(report: Report) -> str:
+    """Published mean segmentation accuracy beside the built-in model's, with what sets the figures apart."""
+    published: dict[str, Any] = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    ours = {row.name: row for row in _subsets(report)}
+    rows = []
+    for row in published["rows"]:
+        if (own := ours.get(row["subset"])) is None:
+            continue
+        rows.append(
+            [
+                *(row["name"], figure(own.mean_segmentation_accuracy), *map(figure, row["figures"])),
+                *(f"{row['our_images']} ({own.images})", row["their_images"], row["seen"]),
+            ]
+        )
+    head = ["", "built-in model", *published["methods"], "our images", "their images", "the built-in model saw"]
+    caption = f"Mean segmentation accuracy. Ours: {_caption(report)} Theirs: {published['source']}."
+    return "\n".join([caption, "", *markdown_table(head, rows)])
+
+
+def _subsets(report: Report) -> Iterator[SummaryRow]:
+    return (row for row in report.evaluation.rows if row.level == "subset")
+
+
+def _caption(report: Report) -> str:
+    return f"`{report.command}`, {report.created[:10]}."

@@ -1,0 +1,314 @@
+"""Labelled images in, verified engines out: the built-in model, or another checkpoint, trained further.
+
+Each step leaves its result in the working directory and is passed over if that is there, so an interrupted run resumes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from export.errors import ExportError
+from export.exporter import ExportConfig, export_engines, write_engines
+from export.placing import check_target
+from runtime.config import SegmentConfig, read_settings
+from runtime.engines.builtin import BUILTIN_NAME, builtin_engine
+from runtime.engines.manifest import MANIFEST_NAME, read_manifest, sha256_file
+from runtime.errors import EngineError, InputError
+from runtime.files.placing import write_whole
+from runtime.jobs.differences import differences
+from runtime.segmenter import Segmenter
+from training.checkpoint import Checkpoint, save_checkpoint
+from training.data import FolderOptions, build_dataset, find_datasets, read_split
+from training.data.records import SourceDataset, Split
+from training.evaluation.compare import Column, make_column
+from training.evaluation.dataset import find_samples
+from training.evaluation.engine_tuning import tune_settings
+from training.evaluation.environment import describe_environment
+from training.evaluation.evaluate import evaluate, from_segmentation
+from training.evaluation.report import Report, write_report
+from training.further import further_recipe
+from training.recipe import Recipe, load_recipe
+from training.train import RunConfig, run_stage
+from training.weights import load_weights, weights_file
+
+Progress = Callable[[str, float], None]
+"""Called with what is being done and the share of all work that is done, 0 to 1."""
+
+ENOUGH_TO_TEST = 20
+"""From this many images on, a tenth of them is kept for the comparison alone, beside the tenth that settings are chosen
+on."""
+
+SAVED_STEPS = 25
+"""Training steps between checkpoints: what an interruption costs."""
+
+_log = logging.getLogger(__name__)
+
+_WORK = {"data": 15, "training": 0, "settings": 60, "comparison": 15, "engines": 15}
+"""Work of each step, in training steps; about what they take for a few dozen images."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuneConfig:
+    """What to train on which images, and where."""
+
+    images: Path
+    """Pairs of images and label maps, in a layout that ``data build folder`` takes."""
+    out: Path
+    """Engine directory to make."""
+    work: Path
+    """Directory for what lies between."""
+    init: str = BUILTIN_NAME
+    """Weights to start from: the built-in model's by its name, or a checkpoint in our own format."""
+    steps: int | None = None
+    """Training steps; default, those of the recipe."""
+    recipe: Path | None = None
+    """Recipe for stage 1; its model is that of ``init``. Default, ``training.further``."""
+    folder: FolderOptions = field(default_factory=lambda: FolderOptions(groups={"": "Cell Culture"}))
+    accelerator: str = "auto"
+    """As Lightning names them."""
+    backend: str = "auto"
+    """What runs the engines that settings are chosen with."""
+    force: bool = False
+    """Replace an engine directory that exists."""
+
+
+def finetune(config: FinetuneConfig, progress: Progress = lambda what, done: None) -> list[Column]:
+    """Build the data, train, choose settings on images that were not trained on, compare, export and verify.
+
+    Args:
+        config: the images, the weights to start from, and where to write.
+        progress: see ``Progress``.
+
+    Returns:
+        Columns "before" and "after" of the held-out images, for ``comparison_markdown``.
+
+    Raises:
+        ExportError: the trained model is worse than the one before, in mean F1 over the subsets of the held-out
+            images; ``config.out`` is not written then. Or it exists.
+        InputError: too few images, or the working directory is of other images, weights or a recipe.
+        VerificationError: an engine differs from PyTorch.
+    """
+    loaded = load_weights(config.init)
+    recipe = _recipe(config, loaded)
+    tell = _Shares(progress, recipe.stage1.steps)
+    checkpoint = config.work / "checkpoint.pt"
+    if not _made_from(config.out, checkpoint):
+        check_target(config.out.resolve(), force=config.force)
+    _begin(config, loaded, recipe)
+    _build(config, tell.of("data"))
+    trained = _train(config, loaded, recipe, tell)
+    _tune(config, trained, checkpoint, tell.of("settings"))
+    columns = _compare(config, loaded, trained, checkpoint, tell.of("comparison"))
+    _refuse_worse(config, columns, checkpoint)
+    if not _made_from(config.out, checkpoint):
+        tell.of("engines")(0.0)
+        export_engines(checkpoint, config.out, ExportConfig(force=config.force))
+    progress("done", 1.0)
+    return columns
+
+
+class _Shares:
+    """One share of all work, from the shares of its steps; it never falls, though a step may begin anew inside."""
+
+    def __init__(self, progress: Progress, training_steps: int) -> None:
+        self._progress, self._work, self._done = progress, {**_WORK, "training": training_steps}, 0.0
+
+    def of(self, name: str) -> Callable[[float], None]:
+        """Takes the share of a step that is done."""
+        names = list(self._work)
+        before = sum(self._work[one] for one in names[: names.index(name)])
+        total = sum(self._work.values())
+
+        def tell(done: float) -> None:
+            self._done = max(self._done, (before + min(done, 1.0) * self._work[name]) / total)
+            self._progress(name, self._done)
+
+        return tell
+
+
+def _recipe(config: FinetuneConfig, loaded: Checkpoint) -> Recipe:
+    settings = loaded.usage.settings
+    recipe = (
+        further_recipe(loaded.model.config, settings)
+        if config.recipe is None
+        else replace(load_recipe(config.recipe), model=loaded.model.config)
+    )
+    if config.steps is None:
+        return recipe
+    return replace(recipe, stage1=replace(recipe.stage1, steps=config.steps))
+
+
+def _begin(config: FinetuneConfig, loaded: Checkpoint, recipe: Recipe) -> None:
+    """Note what is asked for, or check that the working directory was begun with it.
+
+    Raises:
+        InputError: it was begun with something else; the difference is named. Training checks the recipe itself.
+    """
+    path = config.work / "finetune.json"
+    asked = {"init": loaded.sha256, "files": _hashes(config.images), "options": asdict(config.folder)}
+    if path.is_file():
+        changed = [name for name, *_ in differences(asked, json.loads(path.read_text(encoding="utf-8")))]
+        if changed:
+            raise InputError(
+                f"{config.work} was begun with other input: {', '.join(changed[:5])}"
+                f"{f' and {len(changed) - 5} more' if len(changed) > 5 else ''} differ. Remove it to begin anew, or "
+                "give another directory.",
+                kind="conflict",
+                field="work",
+            )
+        return
+    config.work.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(asked, indent=1) + "\n"
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """Hex sha256 of every file below a folder, by its path in it."""
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} is not a directory; expected one with pairs NAME_img.png and NAME_mask.png.", kind="not_found"
+        )
+    return {str(path.relative_to(folder)): sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _build(config: FinetuneConfig, tell: Callable[[float], None]) -> None:
+    """Build the tiles; what is built already is kept.
+
+    Raises:
+        InputError: no image is left to choose the settings on.
+    """
+    data = config.work / "data"
+    tell(0.0)
+    for dataset in find_datasets("folder", config.images, config.folder):
+        report = build_dataset(
+            dataset,
+            data / (dataset.subdirectory or dataset.name),
+            held_out=_held_out(dataset),
+            progress=lambda step, done, total, _: tell(done / max(total, 1) * (0.5 if step == "scanning" else 1.0)),
+        )
+        for skipped in report.skipped:
+            _log.warning("%s is left out: %s", skipped.file, skipped.reason)
+    needed: tuple[Split, ...] = ("train", "val")
+    for split in needed:
+        if not len(read_split(data, split)):
+            raise InputError(
+                f"{config.images} leaves no images for {split}; expected at least two images, or folders train and "
+                "val with some in each.",
+                kind="missing",
+                field="images",
+            )
+
+
+def _held_out(dataset: SourceDataset) -> tuple[Split, ...]:
+    return ("val", "test") if len(dataset.fields) >= ENOUGH_TO_TEST else ("val",)
+
+
+def _train(config: FinetuneConfig, loaded: Checkpoint, recipe: Recipe, tell: _Shares) -> Path:
+    show = tell.of("training")
+    show(0.0)
+    run = RunConfig(
+        out=config.work / "train",
+        data=config.work / "data",
+        init=weights_file(config.init),
+        accelerator=config.accelerator,
+        save_every=SAVED_STEPS,
+        pictures_every=0,
+        licence=loaded.licence,
+        on_step=lambda done: show(done / recipe.stage1.steps),
+    )
+    return run_stage(1, recipe, run)
+
+
+def _tune(config: FinetuneConfig, trained: Path, checkpoint: Path, tell: Callable[[float], None]) -> None:
+    """Choose settings on val, from the model's own ones on, and write the trained checkpoint with them."""
+    tell(0.0)
+    loaded = load_weights(trained)
+    settings = config.work / f"settings_{loaded.sha256[:16]}.json"
+    if not settings.is_file():
+        samples = find_samples(config.work / "data", split="val")
+        engines = unverified_engines(loaded, config.work / "trained_engines")
+        done = iter(range(1, len(samples) + 1))
+        with Segmenter(engines, backend=config.backend) as segmenter:
+            own = segmenter.config
+            tuned = tune_settings(
+                segmenter, samples, own.of_views, on_image=lambda _: tell(next(done) / (2 * len(samples)))
+            )
+        chosen = replace(tuned.config, normalize=own.normalize, invert=own.invert)
+        write_whole(settings, lambda path: path.write_text(json.dumps(asdict(chosen), indent=2) + "\n"))
+    usage = replace(loaded.usage, settings=read_settings(settings))
+    save_checkpoint(checkpoint, loaded.model, licence=loaded.licence, usage=usage)
+
+
+def unverified_engines(loaded: Checkpoint, directory: Path) -> Path:
+    """The engines of a checkpoint to be tried out, written unless the directory holds them."""
+    if not _holds_engines_of(directory, loaded.sha256):
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        write_engines(loaded, loaded.sha256, directory, ExportConfig()).write(directory)
+    return directory
+
+
+def _compare(
+    config: FinetuneConfig, loaded: Checkpoint, trained: Path, checkpoint: Path, tell: Callable[[float], None]
+) -> list[Column]:
+    """Score the model before and after on held-out images, each with its own settings; write both reports."""
+    tell(0.0)
+    data = config.work / "data"
+    split: Split = "test" if len(read_split(data, "test")) else "val"
+    samples = find_samples(data, split=split)
+    before = builtin_engine() if config.init == BUILTIN_NAME else unverified_engines(loaded, config.work / "before")
+    after = unverified_engines(load_weights(trained), config.work / "trained_engines")
+    columns, done = [], iter(range(1, 2 * len(samples) + 1))
+    for name, engines, settings in (
+        ("before", before, read_manifest(before).config),
+        ("after", after, load_weights(checkpoint).usage.settings or SegmentConfig()),
+    ):
+        with Segmenter(engines, backend=config.backend, config=settings.of_views) as segmenter:
+            evaluation = evaluate(
+                lambda image, segmenter=segmenter: from_segmentation(segmenter(image)),  # type: ignore[misc]
+                samples,
+                on_image=lambda _: tell(next(done) / (2 * len(samples))),
+            )
+            method = {"kind": "engines", "backend": segmenter.backend, "config": asdict(settings), "split": split}
+        report = Report(name=name, evaluation=evaluation, method=method, environment=describe_environment())
+        write_report(config.work / f"{name}.json", report)
+        columns.append(make_column(name, [report]))
+    return columns
+
+
+def mean_f1(column: Column) -> float:
+    """Mean over the subsets of a column of their F1 at IoU 0.6, which settings are chosen by."""
+    values = [row.counts["0.6"].f1 for row in column.rows.values() if row.level == "subset"]
+    return float(np.mean(np.nan_to_num(values)))
+
+
+def _refuse_worse(config: FinetuneConfig, columns: list[Column], checkpoint: Path) -> None:
+    before, after = map(mean_f1, columns)
+    if after < before:
+        raise ExportError(
+            f"the trained model is worse on images that it was not trained on: mean F1 {after:.3f}, before "
+            f"{before:.3f}. {config.out} was not written. Train on more images or with another recipe; to use it all "
+            f"the same: cellsam-engine export --checkpoint {checkpoint} --out {config.out}",
+            kind="mismatch",
+        )
+
+
+def _made_from(out: Path, checkpoint: Path) -> bool:
+    """Whether ``out`` holds the engines of the checkpoint that this run has made."""
+    return checkpoint.is_file() and _holds_engines_of(out, sha256_file(checkpoint))
+
+
+def _holds_engines_of(directory: Path, sha256: str) -> bool:
+    if not (directory / MANIFEST_NAME).is_file():
+        return False
+    try:
+        return read_manifest(directory).weights["sha256"] == sha256
+    except EngineError:  # written in part
+        return False

@@ -1,0 +1,93 @@
+"""Boxes that the caller gives: each is decoded in one view of the image, then all share one label map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from runtime.config import SegmentConfig
+from runtime.pipeline.assembly import Assembly
+from runtime.pipeline.choose_views import encode_tiles
+from runtime.pipeline.encoded import EncodedView
+from runtime.pipeline.pipeline import BoxPrompts, Pipeline
+from runtime.pipeline.prepare import PreparedImage
+from runtime.pipeline.view_tasks import VIEWS_TOGETHER
+from runtime.results import Appearance, Segmentation
+from runtime.types import I64
+from runtime.views.box_tiles import box_tiles, innermost_view
+from runtime.views.grid import cut_tile
+
+
+class BoxView(NamedTuple):
+    """A view of an image, and the boxes to decode in it."""
+
+    view: EncodedView
+    rows: I64
+    """(K,), places among the boxes of the image."""
+
+
+def segment_boxes(pipeline: Pipeline, image: PreparedImage, prompts: BoxPrompts, config: SegmentConfig) -> Segmentation:
+    """Decode boxes in views in which they have the size that the model works best at.
+
+    Args:
+        pipeline: encodes and decodes.
+        image: the image.
+        prompts: the boxes, image pixels.
+        config: ``view_diameter_px`` is not None.
+
+    Raises:
+        InputError: the masks take too much memory.
+        BackendError: the backend failed.
+    """
+    assert config.view_diameter_px is not None, "without a wanted diameter one view shows the image"
+    tiles = box_tiles(
+        prompts.boxes,
+        image.size_hw,
+        model_size=pipeline.manifest.image_size,
+        view_diameter_px=config.view_diameter_px,
+        whole_view_diameter_px=config.whole_view_diameter_px,
+    )
+
+    cut = (cut_tile(image.values, tile.origin_yx, tile.side) for tile in tiles)
+    encoded = encode_tiles(pipeline, cut, detector=False)
+    views = (BoxView(view, tile.rows) for view, tile in zip(encoded, tiles, strict=True))
+    return decode_boxes(pipeline, views, prompts, image.size_hw, appearance=image.appearance, config=config)
+
+
+def views_of_boxes(views: Sequence[EncodedView], prompts: BoxPrompts) -> Iterator[BoxView]:
+    """Share boxes out among encoded views of an image: each goes to the view in which it is farthest inside."""
+    chosen = innermost_view(prompts.boxes, [(view.origin_yx, view.frame_hw) for view in views])
+    for place, view in enumerate(views):
+        rows = (chosen == place).nonzero()[0]
+        if len(rows):
+            yield BoxView(view, rows)
+
+
+def decode_boxes(
+    pipeline: Pipeline,
+    views: Iterable[BoxView],
+    prompts: BoxPrompts,
+    size_hw: tuple[int, int],
+    *,
+    appearance: Appearance,
+    config: SegmentConfig,
+) -> Segmentation:
+    """Decode the boxes of one image, a few views at a time, into one label map; cells are in the order of the boxes.
+
+    Args:
+        pipeline: decodes.
+        views: encoded when they are taken from here.
+        prompts: the boxes, image pixels.
+        size_hw: the image.
+        appearance: of the image.
+        config: thresholds and the rule for overlaps.
+
+    Raises:
+        BackendError: the backend failed.
+    """
+    assembly = Assembly(size_hw, size_hw, pipeline.sides, len(prompts.boxes), config)
+    waiting = iter(views)
+    while group := list(islice(waiting, max(VIEWS_TOGETHER, pipeline.images_per_call))):
+        pipeline.decode_into(assembly, [(one.view, one.rows, prompts.boxes[one.rows]) for one in group], config)
+    return assembly.finish(prompts.boxes, prompts.scores, prompts.numbers, appearance)
