@@ -55,7 +55,7 @@ def foreign() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def idle() -> Segmenter:
     """A segmenter whose engines are never reached."""
-    pipeline: Any = SimpleNamespace(images_per_call=1)
+    pipeline: Any = SimpleNamespace(images_per_call=1, manifest=SimpleNamespace(trained_channels=()))
     return Segmenter.from_pipeline(pipeline, SegmentConfig())
 
 
