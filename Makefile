@@ -9,11 +9,12 @@ DEMO_OUT ?= demo_output
 # Without a goal, say what there is.
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint types pytest bench-gpu clean
+.PHONY: help demo test test-min lint types pytest bench-gpu clean
 
 help:
 	@echo "make demo   segment the sample images with the built-in model, into $(DEMO_OUT)/"
 	@echo "make test   lint, types, tests"
+	@echo "make test-min  segment a sample with the lowest versions of all dependencies; needs the package index"
 	@echo "make bench-gpu CHECKPOINT=weights.pt ENGINES=directory"
 	@echo "            on an NVIDIA GPU: the tests that need one and all measurements, in the environment that is active"
 	@echo "make clean  remove what both made"
@@ -36,6 +37,9 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e '.[test]'
 	touch $@
+
+test-min: $(VENV)/installed
+	$(BIN)/python -m tests.minimum
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
