@@ -584,9 +584,9 @@ def test_two_processes_equal_one(whole_run: Path, data: Path, tmp_path: Path) ->
     expected, found = losses_of(whole_run), losses_of(out)
     assert [step for step, _ in found] == [step for step, _ in expected]
     np.testing.assert_allclose([v for _, v in found], [v for _, v in expected], rtol=2e-3)
-    final = weights_of(out / "stage1.pt")
-    for key, value in weights_of(whole_run / "stage1.pt").items():
-        torch.testing.assert_close(final[key], value, rtol=1e-2, atol=2e-3, msg=key)
+    # As above: where a gradient is nearly 0, its rounding decides the sign of Adam's first steps.
+    start, whole = initial_model(TINY, None)[0].state_dict(), weights_of(whole_run / "stage1.pt")
+    assert distance(weights_of(out / "stage1.pt"), whole) < 0.02 * distance(start, whole)
 
 
 def test_stage_2_trains_the_neck_and_the_decoder_only(whole_run: Path, data: Path, tmp_path: Path) -> None:
