@@ -48,8 +48,11 @@ lint: $(VENV)/installed
 types: $(VENV)/installed
 	$(BIN)/mypy
 
+# Each worker has its share of the cores; one needs up to 6 GiB of memory.
+JOBS ?= 2
+
 pytest: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder --durations 20
 
 # TensorRT is measured where ENGINES has plans ('cellsam-engine build'), through onnxruntime where that has built
 # engines before; CUDA with and without graphs.

@@ -1,0 +1,3 @@
+from tests.sharing import keep_to_own_cores
+
+keep_to_own_cores()

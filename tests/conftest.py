@@ -23,6 +23,7 @@ from runtime import Segmentation, Segmenter
 from runtime.results import Appearance
 from tests.golden.cases import NAMES, GoldenCase, make_case
 from tests.runtime.files.outputs.made import made_result
+from tests.sharing import groups, made_once
 from tests.small import SMALL, calm_model, save_small
 from training.checkpoint import save_checkpoint
 
@@ -41,47 +42,41 @@ def image() -> NDArray[np.uint8]:
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Our own format, seeded weights, shared trunk."""
-    return save_small(tmp_path_factory.mktemp("checkpoints") / "small.pt", SMALL)
+    return made_once(tmp_path_factory, "small.pt", lambda path: save_small(path, SMALL))
 
 
 @pytest.fixture(scope="session")
 def small_engines(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The engines of the small model."""
-    out = tmp_path_factory.mktemp("engines") / "small"
-    export_engines(small_checkpoint, out)
-    return out
+    return made_once(tmp_path_factory, "small", lambda path: export_engines(small_checkpoint, path))
 
 
 @pytest.fixture(scope="session")
 def calm_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Our own format, freshly initialised weights."""
-    path = tmp_path_factory.mktemp("half") / "calm.pt"
-    save_checkpoint(path, calm_model(), licence="test weights")
-    return path
+    return made_once(
+        tmp_path_factory, "calm.pt", lambda path: save_checkpoint(path, calm_model(), licence="test weights")
+    )
 
 
 @pytest.fixture(scope="session")
-def calm_engines(calm_checkpoint: Path) -> Path:
+def calm_engines(calm_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The engines of the calm model."""
-    out = calm_checkpoint.parent / "full"
-    export_engines(calm_checkpoint, out)
-    return out
+    return made_once(tmp_path_factory, "calm", lambda path: export_engines(calm_checkpoint, path))
 
 
 @pytest.fixture(scope="session")
-def integer_engines(calm_checkpoint: Path) -> Path:
+def integer_engines(calm_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Engines of the calm model with an encoder in 8-bit integers."""
-    out = calm_checkpoint.parent / "integers"
-    export_engines(calm_checkpoint, out, ExportConfig(precision="int8"))
-    return out
+    config = ExportConfig(precision="int8")
+    return made_once(tmp_path_factory, "calm-int8", lambda path: export_engines(calm_checkpoint, path, config))
 
 
 @pytest.fixture(scope="session")
-def half_engines(calm_checkpoint: Path) -> Path:
+def half_engines(calm_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Half-precision engines of the calm model."""
-    out = calm_checkpoint.parent / "engines"
-    export_engines(calm_checkpoint, out, ExportConfig(precision="fp16"))
-    return out
+    config = ExportConfig(precision="fp16")
+    return made_once(tmp_path_factory, "calm-fp16", lambda path: export_engines(calm_checkpoint, path, config))
 
 
 @pytest.fixture(scope="session")
@@ -135,3 +130,13 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 def _seed() -> None:
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002 - libraries may use the global generator
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that one worker should run, and put the longest groups first."""
+    together = groups(items)
+    for number, group in enumerate(together):
+        for item in group:
+            item.add_marker(pytest.mark.xdist_group(str(number)))
+    items[:] = [item for group in together for item in group]
