@@ -4,16 +4,19 @@ PYTHON ?= python3
 VENV ?= .venv-test
 BIN := $(VENV)/bin
 DEMO_VENV ?= .venv
+DOCS_VENV ?= .venv-docs
 DEMO_OUT ?= demo_output
 
 # Without a goal, say what there is.
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-min lint types pytest bench-gpu clean
+.PHONY: help demo test test-fast test-min lint types pytest docs bench-gpu clean
 
 help:
 	@echo "make demo   segment the sample images with the built-in model, into $(DEMO_OUT)/"
 	@echo "make test   lint, types, tests"
+	@echo "make test-fast  the tests that take seconds"
+	@echo "make docs   the documentation site, into site/"
 	@echo "make test-min  segment a sample with the lowest versions of all dependencies; needs the package index"
 	@echo "make bench-gpu CHECKPOINT=weights.pt ENGINES=directory"
 	@echo "            on an NVIDIA GPU: the tests that need one and all measurements, in the environment that is active"
@@ -54,6 +57,15 @@ JOBS ?= 2
 pytest: $(VENV)/installed
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder --durations 20
 
+docs: $(DOCS_VENV)/installed
+	$(DOCS_VENV)/bin/python -m mkdocs build --strict
+
+$(DOCS_VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(DOCS_VENV)/bin/python -m pip install --quiet -e '.[docs]'
+	touch $@
+
 # TensorRT is measured where ENGINES has plans ('cellsam-engine build'), through onnxruntime where that has built
 # engines before; CUDA with and without graphs.
 PLANS = $(wildcard $(ENGINES)/tensorrt)
@@ -70,4 +82,4 @@ bench-gpu:
 	  --without $(WITHOUT)
 
 clean:
-	rm -rf $(VENV) $(DEMO_VENV) $(DEMO_OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO_VENV) $(DOCS_VENV) site $(DEMO_OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,7 +17,7 @@ from runtime.files.outputs.overlay import draw_overlay
 from runtime.files.placing import write_whole
 from runtime.files.plain import read_image
 
-PICTURE = Path(__file__).parent / "results" / "overlay.png"
+PICTURE = Path(__file__).parents[1] / "docs" / "overlay.png"
 PANEL_PX = 448
 GAP_PX = 6
 

@@ -1,6 +1,6 @@
 """Tables in documents, rendered from the records in ``results/`` and never typed.
 
-    python -m benchmarks.tables    # rewrites the tables of README.md, docs/evaluation.md and docs/tensorrt.md
+    python -m benchmarks.tables    # rewrites the tables of README.md and docs/
 
 A table stands between a comment that names its case, such as ``<!-- latency -->``, and ``<!-- end -->``; it shows the
 case's newest records.
@@ -13,13 +13,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evaluation_tables import curve_table, measures_table, published_table, quality_table
+from benchmarks.evaluation_tables import curve_table, glance_table, measures_table, published_table, quality_table
 from training.evaluation.report import read_report
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-README = ROOT / "README.md"
-DOCUMENTS = (README, ROOT / "docs" / "evaluation.md", ROOT / "docs" / "tensorrt.md")
+DOCS = ROOT / "docs"
+DOCUMENTS = (ROOT / "README.md", DOCS / "benchmarks.md", DOCS / "evaluation.md", DOCS / "tensorrt.md")
 
 
 def newest(case: str) -> dict[str, Any]:
@@ -205,6 +205,7 @@ def rendered(text: str) -> str:
         "slides": slides_table(newest("slides")),
         "seams": seams_table(newest("seams")),
         "plans": plans_table(newest("plans")),
+        "glance": glance_table(quality, newest("latency")),
         "quality": quality_table(quality, read_report(newest_file("baseline_classical"))),
         "measures": measures_table(quality),
         "f1-curves": curve_table(quality),

@@ -30,7 +30,7 @@ LEVELS: dict[str, Levels] = {
         ("results",),
         ("ops",),
         ("config",),
-        ("types", "errors", "typed_json"),
+        ("types", "errors", "typed_json", "extras"),
     ),
     "runtime/engines": (("backends",), ("engine_source",), ("manifest", "builtin"), ("sums", "onnx_check")),
     "runtime/files": (("image_results", "save"), ("outputs",), ("plain",), ("formats",), ("readers", "placing")),

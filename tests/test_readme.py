@@ -1,4 +1,4 @@
-"""Every command and every line of Python in the READMEs runs, in order, in one directory."""
+"""Every command and every line of Python in README.md and docs/ runs, in order, in one directory for each page."""
 
 from __future__ import annotations
 
@@ -13,28 +13,42 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
+import pytest
 import tifffile
+from nbclient import NotebookClient
 from PIL import Image
 
 from tests.small import SMALL
+from tests.training.evaluation.made import discs, write_pair
 from tests.training.made_data import disc_tile
 from training.recipe import NANO, load_recipe
 
 ROOT = Path(__file__).parents[1]
 
 
-def blocks(readme: Path) -> list[tuple[str, str]]:
+def blocks(page: Path) -> list[tuple[str, str]]:
     """Language and content of the fenced blocks, in order."""
-    return re.findall(r"```(\w+)\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    return re.findall(r"```(\w+)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def run_blocks(readme: Path, directory: Path) -> dict[str, int]:
-    """Run all bash and Python blocks; how often each program ran."""
+def run_blocks(page: Path, directory: Path, done: set[str] | None = None) -> dict[str, int]:
+    """Run all bash and Python blocks.
+
+    Args:
+        page: a Markdown file.
+        directory: where the commands run.
+        done: commands that need not run again; those that run are added.
+
+    Returns:
+        How many commands of each language ran.
+    """
+    before = set() if done is None else done
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     ran: dict[str, int] = {}
-    for language, content in blocks(readme):
-        if language == "json":
+    for language, content in blocks(page):
+        if language in ("json", "dockerfile"):
             continue
         assert language in ("bash", "python"), language
         if language == "python":
@@ -43,21 +57,69 @@ def run_blocks(readme: Path, directory: Path) -> dict[str, int]:
             commands = [shlex.split(line, comments=True) for line in content.splitlines() if line.strip()]
         for command in commands:
             # Installing and testing are what brought this test here.
-            if command[0] in ("pip", "make"):
+            if command[0] in ("pip", "make") or shlex.join(command) in before:
                 continue
-            done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr}"
+            result = subprocess.run(
+                command, cwd=directory, env=environment, capture_output=True, text=True, check=False
+            )
+            assert result.returncode == 0, f"{shlex.join(command)}\n{result.stderr}"
+            before.add(shlex.join(command))
             ran[language] = ran.get(language, 0) + 1
     return ran
 
 
-def test_readme(tmp_path: Path, small_checkpoint: Path, image: Any) -> None:
-    shutil.copy(small_checkpoint, tmp_path / "cellsam_general.pt")
+@pytest.fixture
+def with_cells(tmp_path: Path, image: Any) -> Path:
+    """A folder with the image that pages call cells.png."""
     Image.fromarray(image).save(tmp_path / "cells.png")
-    ran = run_blocks(ROOT / "README.md", tmp_path)
-    assert ran["bash"] >= 5
-    assert ran["python"] >= 1
-    assert (tmp_path / "labels" / "cells_labels.tif").is_file()
+    return tmp_path
+
+
+def test_readme_and_own_weights(with_cells: Path, small_checkpoint: Path) -> None:
+    """One after the other: commands that both pages have run once."""
+    shutil.copy(small_checkpoint, with_cells / "cellsam_general.pt")
+    write_pair(with_cells / "data" / "made", "a", discs())
+    done: set[str] = set()
+    assert run_blocks(ROOT / "README.md", with_cells, done) == {"bash": 3, "python": 1}
+    assert run_blocks(ROOT / "docs" / "weights.md", with_cells, done) == {"bash": 4}
+    assert (with_cells / "labels" / "cells_labels.tif").is_file()
+
+
+def test_getting_started(with_cells: Path) -> None:
+    ran = run_blocks(ROOT / "docs" / "getting-started.md", with_cells)
+    assert ran == {"bash": 4, "python": 1}
+    assert (with_cells / "found" / "cells_overlay.png").is_file()
+    assert (with_cells / "cells_rois.csv").is_file()
+
+
+def test_index_and_services(with_cells: Path) -> None:
+    done: set[str] = set()
+    assert run_blocks(ROOT / "docs" / "index.md", with_cells, done) == {"python": 1}
+    assert run_blocks(ROOT / "docs" / "services.md", with_cells, done) == {"python": 1, "bash": 2}
+
+
+def test_backends_and_tensorrt(with_cells: Path, half_engines: Path) -> None:
+    shutil.copytree(half_engines, with_cells / "engines")
+    assert run_blocks(ROOT / "docs" / "backends.md", with_cells) == {"bash": 1}
+    assert run_blocks(ROOT / "docs" / "tensorrt.md", with_cells) == {"bash": 1}
+
+
+def test_worked_example(tmp_path: Path) -> None:
+    notebook = nbformat.read(ROOT / "docs" / "worked-example.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    printed = "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", ()))
+    assert "67 cells" in printed
+    assert "'cells_labels.tif'" in printed
+
+
+def test_the_readme_fits_a_screen() -> None:
+    assert len((ROOT / "README.md").read_bytes()) <= 6000
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = {path.name for path in (ROOT / "docs").iterdir() if path.suffix in (".md", ".ipynb")}
+    assert pages == set(re.findall(r": ([\w-]+\.(?:md|ipynb))", text))
 
 
 def test_slides_page(tmp_path: Path) -> None:
@@ -76,9 +138,9 @@ def test_folders_page(tmp_path: Path) -> None:
     assert tifffile.imread(tmp_path / "tiled" / "field0_labels.tif").max() > 0
 
 
-def test_training_readme(tmp_path: Path) -> None:
+def test_training_page(tmp_path: Path) -> None:
     """With few images, a small model and few steps; the recipe shown must be one."""
-    shown = [content for language, content in blocks(ROOT / "training" / "README.md") if language == "json"]
+    shown = [content for language, content in blocks(ROOT / "docs" / "training.md") if language == "json"]
     for content, steps in zip(shown, (20000, 600), strict=True):
         (tmp_path / "shown.json").write_text(content)
         assert load_recipe(tmp_path / "shown.json").stage1.steps == steps
@@ -97,5 +159,5 @@ def test_training_readme(tmp_path: Path) -> None:
         grey = (tile.image[2, :160, :160] * 255).astype(np.uint8)
         Image.fromarray(grey).save(tmp_path / "images" / f"disc{number}_img.png")
         Image.fromarray(tile.labels[:160, :160].astype(np.uint16)).save(tmp_path / "images" / f"disc{number}_mask.png")
-    assert run_blocks(ROOT / "training" / "README.md", tmp_path)["bash"] == 12
+    assert run_blocks(ROOT / "docs" / "training.md", tmp_path)["bash"] == 12
     assert (tmp_path / "engines" / "manifest.json").is_file()

@@ -21,11 +21,12 @@ from export.plans.kernels import Kernel, parse_layers, read_kernels
 from runtime.engines.backends.plan_record import Shape
 from runtime.engines.backends.tensorrt import message_log, pop_errors
 from runtime.errors import ConfigError
+from runtime.extras import install_command
 
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """Compute capabilities that it builds for."""
 
-INSTALL = "pip install 'cellsam-engine[rtx]'"
+INSTALL = install_command("rtx")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

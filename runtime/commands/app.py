@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from runtime.commands.console import fail, log_to_console, say
+from runtime.commands.doctor import doctor_command, warm_up_command
 from runtime.commands.info import info_command
 from runtime.commands.plugins import Commands, missing_packages_named
 from runtime.commands.segment import segment_command
@@ -46,6 +47,8 @@ def _options(
 
 app.command("segment")(segment_command)
 app.command("info")(info_command)
+app.command("doctor")(doctor_command)
+app.command("warm-up")(warm_up_command)
 
 
 @app.command()

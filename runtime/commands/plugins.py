@@ -15,6 +15,7 @@ import typer.main
 
 from runtime.commands.console import errors, fail
 from runtime.errors import EngineError
+from runtime.extras import install_command
 
 COMMANDS = "cellsam_engine.commands"
 """Entry point group through which other packages add their commands."""
@@ -48,7 +49,7 @@ def missing_packages_named() -> Iterator[None]:
             raise
         errors.print(
             f"error: '{name}' needs the package {error.name!r}, which is not installed. "
-            f"Install it: pip install 'cellsam-engine[{extras[name]}]'.",
+            f"Install it: {install_command(extras[name])}.",
             style="bold red",
             markup=False,
         )

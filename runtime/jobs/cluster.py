@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from runtime.engines.backends.gpus import VISIBLE, visible_gpus
 from runtime.errors import ConfigError, JobError
+from runtime.extras import install_command
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -76,7 +77,7 @@ def check_cluster(options: ClusterOptions, engines: Engines) -> list[str]:
         import distributed  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            "a cluster needs the package distributed: pip install 'cellsam-engine[cluster]'.",
+            f"a cluster needs the package distributed: {install_command('cluster')}.",
             kind="not_installed",
             field="cluster",
         ) from error

@@ -13,8 +13,9 @@ from benchmarks.tables import DOCUMENTS, RESULTS, newest_file, rendered
 from training.evaluation.report import read_report
 
 CASES = {
-    "README.md": ("latency", "bench", "slides", "seams", "quality"),
-    "evaluation.md": ("measures", "f1-curves", "published"),
+    "README.md": ("glance",),
+    "benchmarks.md": ("latency", "bench", "slides", "seams"),
+    "evaluation.md": ("quality", "measures", "f1-curves", "published"),
     "tensorrt.md": ("plans",),
 }
 

@@ -280,7 +280,7 @@ def test_plans_are_not_built_of_them(integer_engines: Path) -> None:
 
 def test_auto_leaves_a_gpu_unused(integer_engines: Path, calm_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "count_gpus", lambda: 1)
-    monkeypatch.setattr(choice, "_onnxruntime_has_cuda", lambda: True)
+    monkeypatch.setattr(choice, "onnxruntime_providers", lambda: ("CUDAExecutionProvider",))
     assert choice.choose_backend(calm_engines).backend == "cuda"
     chosen = choice.choose_backend(integer_engines)
     assert chosen.backend in ("cpu", "openvino")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import InputError
+from runtime.extras import install_command
 from runtime.ops.masks import MaskCrop, label_crops
 from runtime.types import F32
 
@@ -53,7 +54,7 @@ def require_library() -> None:
     except ImportError as error:
         raise InputError(
             f"COCO metrics need faster-coco-eval, which cannot be imported ({error}). "
-            "Install it: pip install 'cellsam-engine[training]'.",
+            f"Install it: {install_command('training')}.",
             kind="not_installed",
         ) from error
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from runtime.errors import InputError
+from runtime.extras import install_command
 from training.evaluation.compare import Column, row_names
 from training.evaluation.metrics import iou_key
 from training.evaluation.summary import Level
@@ -23,8 +24,7 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise InputError(
-            f"plots need matplotlib, which cannot be imported ({error}). "
-            "Install it: pip install 'cellsam-engine[training]'.",
+            f"plots need matplotlib, which cannot be imported ({error}). Install it: {install_command('training')}.",
             kind="not_installed",
         ) from error
 

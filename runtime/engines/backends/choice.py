@@ -44,11 +44,11 @@ def choose_backend(directory: Path, device: int = 0) -> BackendChoice:
     if gpus and _in_integers(directory):
         gpus, unused = 0, ("the GPU is not used: engines with 8-bit integers are for CPUs",)
     if gpus and (directory / PLANS).is_dir():
-        problem = _plans_problem(directory, device)
+        problem = plans_problem(directory, device)
         if problem is None:
             return BackendChoice("tensorrt", "found a GPU, TensorRT and plans")
         unused = (f"TensorRT is not used: {problem}",)
-    if gpus and _onnxruntime_has_cuda():
+    if gpus and "CUDAExecutionProvider" in onnxruntime_providers():
         return BackendChoice("cuda", "found a GPU and onnxruntime's CUDA provider", unused)
     if gpus:
         missing = "the GPU is not used because onnxruntime has no CUDA provider: install onnxruntime-gpu"
@@ -65,8 +65,8 @@ def _in_integers(directory: Path) -> bool:
     return any(spec.integers for spec in read_manifest(directory).engines.values())
 
 
-def _plans_problem(directory: Path, device: int) -> str | None:
-    """Why the plans of a directory cannot be used here; None where they can."""
+def plans_problem(directory: Path, device: int) -> str | None:
+    """Why the plans of a directory cannot be used here; None if they can."""
     try:
         check_usable(directory, read_manifest(directory).engines.values(), device)
     except BackendError as error:
@@ -74,7 +74,8 @@ def _plans_problem(directory: Path, device: int) -> str | None:
     return None
 
 
-def _onnxruntime_has_cuda() -> bool:
+def onnxruntime_providers() -> tuple[str, ...]:
+    """Execution providers of the installed onnxruntime."""
     import onnxruntime
 
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    return tuple(onnxruntime.get_available_providers())

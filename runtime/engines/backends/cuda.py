@@ -27,8 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import BackendError, OutOfMemoryError
+from runtime.extras import install_command
 
-INSTALL = "pip install 'cellsam-engine[tensorrt]'"
+INSTALL = install_command("tensorrt")
 
 
 def bindings() -> Any:

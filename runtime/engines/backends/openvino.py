@@ -15,6 +15,7 @@ from runtime.engines.backends.base import BackendOptions, Engine
 from runtime.engines.engine_source import EngineSource
 from runtime.engines.manifest import Dim, TensorSpec, takes_boxes
 from runtime.errors import BackendError
+from runtime.extras import install_command
 from runtime.types import Tensor, Tensors
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -35,7 +36,7 @@ class OpenVinoEngine(Engine):
             import openvino
         except ImportError as error:
             raise BackendError(
-                "the backend 'openvino' needs OpenVINO: pip install 'cellsam-engine[openvino]'.", kind="not_installed"
+                f"the backend 'openvino' needs OpenVINO: {install_command('openvino')}.", kind="not_installed"
             ) from error
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if options.threads is not None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import InputError
+from runtime.extras import install_command
 
 Array = NDArray[np.generic]
 Reader = TypeVar("Reader", bound="FileReader")
@@ -133,7 +134,7 @@ def optional_package(module: str, package: str, purpose: str) -> ModuleType:
     except (ImportError, OSError) as error:  # OSError: a shared library that the package loads
         raise InputError(
             f"{purpose} needs the package {package}, which cannot be imported ({error}). "
-            "Install it: pip install 'cellsam-engine[formats]'.",
+            f"Install it: {install_command('formats')}.",
             kind="not_installed",
         ) from error
 

@@ -34,9 +34,13 @@ class SlideFile:
         """Open the file.
 
         Args:
-            path, series, plane: see ``open_image``.
-            pixel_size_um: side of a pixel; None where the file says it.
-            nuclear, membrane, rgb: see ``choose_channels``.
+            path: the file; see ``open_image``, also for ``series`` and ``plane``.
+            nuclear: channel of the nuclei; see ``choose_channels``, also for ``membrane`` and ``rgb``.
+            membrane: channel of the whole cells.
+            rgb: whether the image must be in colour.
+            series: which of several images of the file.
+            plane: which plane of a stack.
+            pixel_size_um: side of a pixel, micrometres; None if the file declares it.
 
         Raises:
             InputError: the file cannot be used, or a choice is missing or not there.

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 import runtime.commands.app
 from runtime import InputError
+from runtime.extras import install_command
 from runtime.files.formats import open_image
 from runtime.jobs.find_images import ImageFile, find_images, result_stems
 
@@ -298,7 +299,7 @@ def test_formats_that_cannot_be_written(tmp_path: Path, seen: list[Any], monkeyp
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     missing = run(path, "--out", tmp_path / "out", "--format", "parquet")
     assert missing.exit_code == 1
-    assert "pip install 'cellsam-engine[formats]'" in missing.output
+    assert install_command("formats") in missing.output
     assert seen == []
     assert not (tmp_path / "out").exists()
 

@@ -37,10 +37,10 @@ def test_choice(
 ) -> None:
     if plans is not False:
         (tmp_path / "tensorrt").mkdir()
-    monkeypatch.setattr(choice, "_plans_problem", lambda directory, device: plans)
+    monkeypatch.setattr(choice, "plans_problem", lambda directory, device: plans)
     monkeypatch.setattr(choice, "count_gpus", lambda: gpus)
     monkeypatch.setattr(choice, "find_spec", lambda name: name if name in packages else None)
-    monkeypatch.setattr(choice, "_onnxruntime_has_cuda", lambda: cuda)
+    monkeypatch.setattr(choice, "onnxruntime_providers", lambda: ("CUDAExecutionProvider",) if cuda else ())
     chosen = choice.choose_backend(tmp_path)
     assert chosen.backend == expected
     assert re.search(reason, str(chosen))
@@ -64,10 +64,10 @@ def test_the_log_says_what_was_chosen(
     monkeypatch.delenv("CELLSAM_BACKEND", raising=False)
     monkeypatch.setattr(choice, "count_gpus", lambda: 1)
     monkeypatch.setattr(choice, "find_spec", lambda name: None)
-    monkeypatch.setattr(choice, "_onnxruntime_has_cuda", lambda: False)
+    monkeypatch.setattr(choice, "onnxruntime_providers", tuple)
     assert resolve_backend("auto", tmp_path) == "cpu"
     assert "the GPU is not used" in caplog.text, "a warning, seen without asking for the log"
-    monkeypatch.setattr(choice, "_onnxruntime_has_cuda", lambda: True)
+    monkeypatch.setattr(choice, "onnxruntime_providers", lambda: ("CUDAExecutionProvider",))
     with caplog.at_level("INFO"):
         assert resolve_backend("auto", tmp_path) == "cuda"
     assert "'auto' is 'cuda': found a GPU and onnxruntime's CUDA provider" in caplog.text

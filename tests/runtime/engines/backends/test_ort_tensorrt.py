@@ -32,6 +32,7 @@ from runtime.engines.backends.ort_tensorrt import TENSORRT, OrtTensorRtEngine
 from runtime.engines.backends.plan_record import BUILT_BY_ORT
 from runtime.engines.manifest import read_manifest, sha256_file
 from runtime.errors import EngineError, OutOfMemoryError
+from runtime.extras import install_command
 from runtime.jobs.segmenter_spec import SegmenterSpec
 from tests.plans import copy_engines
 from tests.runtime.test_segmenter import BOXES, OPEN, assert_same, edit_manifest
@@ -304,7 +305,7 @@ def test_a_missing_package_is_an_error(engines: Path) -> None:
         BackendError, match=r"'tensorrt-ort' cannot be used here: .* needs .*'tensorrt-cu13<11'"
     ) as info:
         load(engines)
-    assert "cellsam-engine[tensorrt]" not in str(info.value), "which installs a TensorRT that is too new"
+    assert install_command("tensorrt") not in str(info.value), "which installs a TensorRT that is too new"
 
 
 def test_a_missing_gpu_is_an_error(ort: Ort, double: Double, engines: Path) -> None:

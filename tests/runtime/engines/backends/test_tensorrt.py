@@ -425,7 +425,7 @@ def auto(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a GPU and onnxruntime's CUDA provider, where nothing is said about the backend."""
     monkeypatch.delenv("CELLSAM_BACKEND", raising=False)
     monkeypatch.setattr(choice, "count_gpus", lambda: 1)
-    monkeypatch.setattr(choice, "_onnxruntime_has_cuda", lambda: True)
+    monkeypatch.setattr(choice, "onnxruntime_providers", lambda: ("CUDAExecutionProvider",))
 
 
 @pytest.mark.usefixtures("auto")

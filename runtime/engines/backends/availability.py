@@ -1,0 +1,58 @@
+"""Which backends can run on this machine, and why the others cannot."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
+from pathlib import Path
+
+from runtime.engines.backends.choice import onnxruntime_providers, plans_problem
+from runtime.engines.backends.gpus import count_gpus
+
+NO_GPU = "no NVIDIA GPU: the driver shows this process none"
+
+
+def backend_problems(directory: Path, device: int = 0) -> dict[str, str | None]:
+    """Why each backend cannot run the engines of a directory here; None for those that can.
+
+    Args:
+        directory: the engines.
+        device: number of the GPU to use.
+
+    Raises:
+        EngineError: there is a GPU and TensorRT, but the manifest cannot be read.
+    """
+    gpu = None if count_gpus() else NO_GPU
+    providers = onnxruntime_providers()
+    return {
+        "cpu": None,
+        "openvino": None if find_spec("openvino") else "OpenVINO is not installed; the extra 'openvino' adds it",
+        "cuda": gpu or _missing("CUDAExecutionProvider", providers),
+        "tensorrt": gpu or plans_problem(directory, device),
+        "tensorrt-ort": gpu or _missing("TensorrtExecutionProvider", providers),
+    }
+
+
+def _missing(provider: str, providers: tuple[str, ...]) -> str | None:
+    if provider in providers:
+        return None
+    return f"onnxruntime has no {provider}; uninstall onnxruntime, then install 'onnxruntime-gpu[cuda,cudnn]'"
+
+
+def onnxruntime_clash() -> str | None:
+    """What to do if onnxruntime and onnxruntime-gpu are both installed: they share a folder, and the later one wins."""
+    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
+    if len(installed) < 2:
+        return None
+    return (
+        "onnxruntime and onnxruntime-gpu are both installed, and overwrite each other's files; keep one: "
+        "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    )
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True
