@@ -41,7 +41,8 @@ from runtime.engines.manifest import (
 )
 from runtime.errors import ConfigError
 from runtime.files.plain import read_image
-from runtime.ops.preprocess import Profile, check_image
+from runtime.ops.preprocess import check_image
+from runtime.types import Profile
 from training.checkpoint import Checkpoint, CheckpointError
 from training.weights import load_weights
 

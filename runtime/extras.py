@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 NAME = "cellsam-engine"
 
@@ -35,6 +33,9 @@ def _requirement(extra: str) -> str:
         vcs = origin["vcs_info"]
         return f"'{NAME}[{extra}] @ {vcs['vcs']}+{url}@{vcs.get('requested_revision') or vcs['commit_id']}'"
     if "dir_info" in origin:
+        from urllib.parse import urlsplit
+        from urllib.request import url2pathname  # takes long to import
+
         editable = "-e " if origin["dir_info"].get("editable") else ""
         return f"{editable}'{url2pathname(urlsplit(url).path)}[{extra}]'"
     return f"'{NAME}[{extra}] @ {url}'"

@@ -38,7 +38,7 @@ class Segmenter:
     Loads every engine once. Calls keep no state, so threads may share a segmenter. As a context manager it releases
     its engines at the end.
 
-    Example:
+    Examples:
         >>> segmenter = Segmenter()  # Segmenter("engines/") for engines of your own
         >>> result = segmenter(image)
         >>> result.labels  # (H, W) int32, 0 = background

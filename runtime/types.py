@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,3 +38,6 @@ Tensors = dict[str, Tensor]
 
 Extent = tuple[int, int, int, int]
 """Top, left, bottom, right in image pixels; bottom and right are exclusive."""
+
+Profile = Literal["paper", "cellsam-1.2"]
+"""How an image becomes model input, see ``runtime.ops.preprocess``."""

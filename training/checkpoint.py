@@ -16,8 +16,8 @@ from torch import Tensor
 from runtime.engines.manifest import sha256_stream
 from runtime.errors import SegmenterError
 from runtime.files.placing import write_whole
-from runtime.ops.preprocess import Profile
 from runtime.typed_json import convert, refuse_unknown
+from runtime.types import Profile
 from training.model import CellSAM, ModelConfig
 from training.model.image_encoder import same_body
 from training.usage import Usage, usage_from_json

@@ -16,7 +16,7 @@ from runtime.engines.backends.base import BackendName
 from runtime.engines.manifest import Attention, Precision, Target, describe_check
 from runtime.errors import ConfigError, SegmenterError
 from runtime.files.plain import read_image
-from runtime.ops.preprocess import Profile
+from runtime.types import Profile
 from training.weights import weights_file
 
 FLAGS = {

@@ -15,10 +15,7 @@ from typing import Annotated
 import typer
 
 from runtime.commands.console import fail, log_to_console, say
-from runtime.commands.doctor import doctor_command, warm_up_command
-from runtime.commands.info import info_command
 from runtime.commands.plugins import Commands, missing_packages_named
-from runtime.commands.segment import segment_command
 from runtime.engines.builtin import sample_images
 
 app = typer.Typer(
@@ -43,12 +40,6 @@ def _options(
     _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     log_to_console(verbose=verbose)
-
-
-app.command("segment")(segment_command)
-app.command("info")(info_command)
-app.command("doctor")(doctor_command)
-app.command("warm-up")(warm_up_command)
 
 
 @app.command()

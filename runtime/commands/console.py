@@ -14,7 +14,6 @@ from runtime.commands.options import FLAGS
 from runtime.commands.printable import printable
 from runtime.errors import SegmenterError, reason_of
 from runtime.jobs.step import IMAGES_AT_WORK
-from runtime.pipeline.remarks import IMAGE_OF_CALL
 
 
 def say(text: object) -> None:
@@ -47,6 +46,8 @@ class ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""
+        from runtime.pipeline.remarks import IMAGE_OF_CALL  # takes long to import
+
         try:
             errors.print(
                 f"{record.levelname.lower()}: {with_file(self.format(record), getattr(record, IMAGE_OF_CALL, None))}",

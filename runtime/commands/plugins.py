@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -20,21 +23,62 @@ from runtime.extras import install_command
 COMMANDS = "cellsam_engine.commands"
 """Entry point group through which other packages add their commands."""
 
+OWN = {
+    "segment": "runtime.commands.segment:segment_command",
+    "info": "runtime.commands.info:info_command",
+    "doctor": "runtime.commands.doctor:doctor_command",
+    "warm-up": "runtime.commands.doctor:warm_up_command",
+}
+"""Commands of this package, in the order of the help."""
+
 _log = logging.getLogger(__name__)
 
 
 class Commands(typer.core.TyperGroup):
-    """The application's own commands, and those of other packages, loaded only when one is called or help is shown."""
+    """Commands that are imported when they are called: the list of them takes its descriptions from the sources."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        own = super().list_commands(ctx)
-        return [*own, *sorted({entry.name for entry in entry_points(group=COMMANDS)} - set(own))]
+        own = [*OWN, *super().list_commands(ctx)]
+        return list(dict.fromkeys([*own, *sorted(entry.name for entry in entry_points(group=COMMANDS))]))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in self.commands:
-            for entry in entry_points(group=COMMANDS, name=cmd_name):
-                self.commands[cmd_name] = _load_command(entry)
+            own = [EntryPoint(cmd_name, OWN[cmd_name], COMMANDS)] if cmd_name in OWN else []
+            for entry in own or entry_points(group=COMMANDS, name=cmd_name):
+                self.commands[cmd_name] = _DeferredCommand(entry)
         return super().get_command(ctx, cmd_name)
+
+
+class _DeferredCommand(typer.core.TyperCommand):
+    """Stands for a command that has not been imported."""
+
+    def __init__(self, entry: EntryPoint) -> None:
+        super().__init__(entry.name, callback=_nothing, help=_description(entry))
+        self._entry = entry
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """That of the command itself, which the context then names as its command."""
+        return _load_command(self._entry).make_context(info_name, args, parent=parent, **extra)
+
+
+def _description(entry: EntryPoint) -> str:
+    """What a command's source says that it does: the docstring of its function, or the help of its ``Typer``."""
+    try:
+        spec = find_spec(entry.module)
+        if spec is None or spec.origin is None:
+            return "Cannot be loaded."
+        tree = ast.parse(Path(spec.origin).read_bytes())
+    except Exception:  # whatever the package's own ``__init__`` may raise
+        return "Cannot be loaded."
+    for node in tree.body:
+        match node:
+            case ast.FunctionDef(name=entry.attr):
+                return ast.get_docstring(node) or ""
+            case ast.Assign(targets=[ast.Name(id=entry.attr)], value=ast.Call(keywords=keywords)):
+                return next(
+                    (k.value.value for k in keywords if k.arg == "help" and isinstance(k.value, ast.Constant)), ""
+                )
+    return ""
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from msgspec import Meta
 from runtime.config import SegmentConfig
 from runtime.engines.sums import SUMS_NAME, check_sums, read_sums, sums_content
 from runtime.errors import ConfigError, EngineError
-from runtime.ops.preprocess import Profile
 from runtime.typed_json import FieldError, convert, refuse_unknown
+from runtime.types import Profile
 
 SCHEMA = 1
 MANIFEST_NAME = "manifest.json"

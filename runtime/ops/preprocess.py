@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,9 +22,7 @@ from runtime.ops.arrays import as_array
 from runtime.ops.clahe import equalize, gray_bins
 from runtime.ops.compiled import compiled, looked_up
 from runtime.ops.resize import resize_plane
-from runtime.types import F32
-
-Profile = Literal["paper", "cellsam-1.2"]
+from runtime.types import F32, Profile
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)

@@ -14,8 +14,8 @@ from torch import Tensor
 from runtime.config import SegmentConfig
 from runtime.errors import ConfigError
 from runtime.ops.masks import LabelCanvas, MaskCrop, finish_labels, resize_axis, upsample_window
-from runtime.ops.preprocess import Profile, branch_inputs, normalize_contrast
-from runtime.types import F32, F64, I32
+from runtime.ops.preprocess import branch_inputs, normalize_contrast
+from runtime.types import F32, F64, I32, Profile
 from training.evaluation.dataset import Sample, read_sample
 from training.evaluation.evaluate import PER_IMAGE_ERRORS, Evaluation, Prediction, Scored, collect, score_image
 from training.evaluation.metrics import DEFAULT_IOUS
