@@ -53,9 +53,13 @@ types: $(VENV)/installed
 
 # Each worker has its share of the cores; one needs up to 6 GiB of memory.
 JOBS ?= 2
+PARALLEL := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
 pytest: $(VENV)/installed
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder --durations 20
+	$(BIN)/python -m pytest $(PARALLEL) --durations 20
+
+test-fast: $(VENV)/installed
+	$(BIN)/python -m pytest $(PARALLEL) -m "not gpu and not slow"
 
 docs: $(DOCS_VENV)/installed
 	$(DOCS_VENV)/bin/python -m mkdocs build --strict

@@ -43,6 +43,22 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     return path
 
 
+SLOW_FILES = (
+    *("tests/benchmarks/", "tests/export/", "tests/robustness/", "tests/runtime/test_memory.py", "tests/test_minimum.py"),
+    *("tests/training/test_training.py", "tests/training/test_resume.py", "tests/training/test_weights.py"),
+    *("tests/test_readme.py", "tests/test_formats_page.py", "tests/test_evaluation_page.py"),
+)
+"""Beginnings of the paths of files whose tests take seconds each."""
+
+SLOW_FIXTURES = {"golden", "small_engines", "calm_engines", "half_engines", "integer_engines"}
+"""What exports a model."""
+
+
+def is_slow(item: pytest.Item) -> bool:
+    """Whether a test is left out of ``make test-fast``."""
+    return item.nodeid.startswith(SLOW_FILES) or not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
+
+
 def groups(items: list[pytest.Item]) -> list[list[pytest.Item]]:
     """Tests that one worker should run, the longest groups first.
 
