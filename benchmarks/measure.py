@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.jobs.memory import peak_mib
 from training.evaluation.environment import describe_environment, portable_command
 
 SCHEMA = 1
@@ -119,7 +119,7 @@ def _serve(make: Callable[[], Variant], pipe: Connection) -> None:
             if pipe.recv() == "run":
                 pipe.send(variant())
             else:
-                pipe.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, gpu_peak_mib()))
+                pipe.send((peak_mib(), gpu_peak_mib()))
     except BaseException as error:
         pipe.send(error)
 

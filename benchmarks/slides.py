@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import statistics
 import tempfile
 import time
@@ -26,6 +25,7 @@ from benchmarks.made_slide import MadeSlide, PerfectEngines
 from benchmarks.measure import write_record
 from runtime import Segmenter
 from runtime.commands.settings import engine_directory
+from runtime.jobs.memory import peak_mib
 from runtime.jobs.slides import ArrayReader, EngineSpec, SlideSettings, segment_slide
 
 TILE_PX = 512
@@ -57,7 +57,7 @@ def memory_of(side: int, pitch_px: int) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "megapixels_per_second": round(side * side / seconds / 1e6, 2),
         "label_mib": round(label_bytes / (1 << 20), 1),
-        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "peak_mib": round(_peak_mib(), 1),
     }
 
 
@@ -125,6 +125,13 @@ def main() -> None:
         "seconds_per_mm2": statistics.median(run["seconds_per_mm2"] for run in runs),
     }
     print(write_record(options.out, "slides", content))  # noqa: T201
+
+
+def _peak_mib() -> float:
+    peak = peak_mib()
+    if peak is None:
+        raise RuntimeError("this system does not report peak memory; run the benchmark on Linux or macOS.")
+    return peak
 
 
 if __name__ == "__main__":

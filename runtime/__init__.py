@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    __version__: str
+
     from runtime.config import SegmentConfig
     from runtime.engines.backends.base import BackendOptions
     from runtime.errors import BackendError, ConfigError, EngineError, InputError, SegmenterError
@@ -49,6 +51,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("cellsam-engine")
     for module, names in _MODULES.items():
         if name in names:
             globals()[name] = value = getattr(import_module(module), name)
@@ -57,4 +61,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})

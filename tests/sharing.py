@@ -44,7 +44,13 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
 
 SLOW_FILES = (
-    *("tests/benchmarks/", "tests/export/", "tests/robustness/", "tests/runtime/test_memory.py", "tests/test_minimum.py"),
+    *(
+        "tests/benchmarks/",
+        "tests/export/",
+        "tests/robustness/",
+        "tests/runtime/test_memory.py",
+        "tests/test_minimum.py",
+    ),
     *("tests/training/test_training.py", "tests/training/test_resume.py", "tests/training/test_weights.py"),
     *("tests/test_readme.py", "tests/test_formats_page.py", "tests/test_evaluation_page.py"),
 )

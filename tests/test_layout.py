@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
 import venv
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+import runtime
 from tests import layers
 
 ROOT = Path(__file__).parents[1]
@@ -141,3 +144,46 @@ def test_the_base_install_segments_without_torch(tmp_path: Path, small_engines: 
     assert refused.returncode == 1
     assert f"pip install '{ROOT}[export]'" in refused.stderr
     assert run(cli, "--help").returncode == 0
+    (site,) = directory.glob("lib/python*/site-packages")
+    assert all((site / package / "py.typed").is_file() for package in FORBIDDEN)
+    assert list((site / "runtime" / "models" / "nano").glob("*.onnx"))
+    assert not (site / "benchmarks" / "results").exists()
+    assert not (site / "tests").exists()
+
+
+POSIX_ONLY = {"fcntl", "resource", "termios", "pwd", "grp", "pty"}
+
+
+@pytest.mark.parametrize("package", sorted(FORBIDDEN))
+def test_no_module_needs_posix_to_be_imported(package: str) -> None:
+    """Such modules are imported inside functions, after a check of the system."""
+    wrong = {
+        str(path.relative_to(ROOT)): sorted(bad)
+        for path in (ROOT / package).rglob("*.py")
+        if (bad := POSIX_ONLY & _imported_at_once(path))
+    }
+    assert wrong == {}
+
+
+def _imported_at_once(path: Path) -> set[str]:
+    """Top-level names that importing a file imports."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_the_command_starts_without_posix_modules() -> None:
+    """As on Windows, where they do not exist."""
+    blocked = "; ".join(f"sys.modules[{name!r}] = None" for name in sorted(POSIX_ONLY - {"pwd", "grp"}))
+    script = f"import sys; {blocked}; import runtime, runtime.segmenter, runtime.commands.segment, runtime.jobs.slides"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_packages_are_typed_and_versioned() -> None:
+    assert all((ROOT / package / "py.typed").is_file() for package in FORBIDDEN)
+    assert runtime.__version__ == version("cellsam-engine")
