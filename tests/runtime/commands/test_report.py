@@ -158,7 +158,7 @@ def test_masks_beside_their_images_are_left_out(
     (folder / "z_IMG.png").unlink()
     names = {Path(line.split("\t")[0]).name for line in run(folder, "--out", tmp_path / "a").stdout.splitlines()}
     assert names == {"x_img.tif", "y_mask.tif", "z_img.tif"}, "there is no image y"
-    assert "2 masks left out (NAME_mask beside NAME_img)" in caplog.text
+    assert "2 masks skipped (NAME_mask of an image NAME_img)" in caplog.text
     by_pattern = run(folder / "x*.tif", "--out", tmp_path / "b")
     assert [Path(line.split("\t")[0]).name for line in by_pattern.stdout.splitlines()] == ["x_img.tif"]
     for asked in ("x_mask.tif", "*_mask.tif"):

@@ -124,21 +124,21 @@ def test_files_of_other_types_are_told_once(tmp_path: Path, caplog: pytest.LogCa
         write(tmp_path / name)
     find_images([tmp_path / "one"], out=tmp_path / "one")
     assert [record.getMessage() for record in caplog.records] == [
-        "1 file of another type is left out (.czi). Save files of microscopes' own formats as OME-TIFF, for example "
+        "1 file of another type is skipped (.czi). Save files of microscopes' own formats as OME-TIFF, for example "
         "with Bio-Formats in Fiji."
     ]
     caplog.clear()
     find_images([tmp_path], recursive=True)
     assert len(caplog.records) == 1
-    assert "2 files of other types are left out (.czi, .nd2). Save" in caplog.text
+    assert "2 files of other types are skipped (.czi, .nd2). Save" in caplog.text
     caplog.clear()
-    with pytest.raises(InputError, match="holds no image"):
+    with pytest.raises(InputError, match="contains no image"):
         find_images([tmp_path / "two"])
     assert "(.nd2). Save" in caplog.text
     caplog.clear()
     (tmp_path / "one" / "b.czi").rename(tmp_path / "one" / "film.mp4")
     find_images([tmp_path / "one"])
-    assert caplog.messages == ["1 file of another type is left out (.mp4)."]
+    assert caplog.messages == ["1 file of another type is skipped (.mp4)."]
 
 
 def test_a_file_of_a_vendor_is_refused_with_a_way_out(tmp_path: Path, seen: list[Any]) -> None:
@@ -164,7 +164,7 @@ def test_images_of_one_name_are_all_listed(tmp_path: Path) -> None:
     for name in ("x/a.tif", "y/a.tif"):
         write(tmp_path / name)
     with pytest.raises(
-        InputError, match="rename them, or segment each directory into an output directory of its own, with out="
+        InputError, match="rename them, or segment each directory into a different output directory with out="
     ):
         result_stems(find_images([tmp_path / "x", tmp_path / "y"]), tmp_path / "out", ("_labels.tif",))
 
@@ -179,12 +179,12 @@ def test_patterns(tmp_path: Path, seen: list[Any]) -> None:
     )
     assert len(list((tmp_path / "two").glob("*.tif"))) == 4
     none = run(tmp_path / "in" / "q*.tif", "--out", tmp_path / "three")
-    assert (none.exit_code, "no file fits" in none.output) == (1, True)
+    assert (none.exit_code, "no file matches" in none.output) == (1, True)
 
 
 def test_directories_without_images_and_names_that_collide(tmp_path: Path) -> None:
     (tmp_path / "none" / "deep").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"none holds no image .*recursive=True also searches"):
+    with pytest.raises(InputError, match=r"none contains no image .*recursive=True also searches"):
         find_images([tmp_path / "none"])
     for name in ("one/a.tif", "two/a.ome.tif", "two/deep/a.tif"):
         write(tmp_path / name)

@@ -128,7 +128,7 @@ def test_a_set_of_files_that_was_cut_short_is_made_again(
     with monkeypatch.context() as patch:
         patch.setattr(runtime.files.image_results, "move_into_place", stops)
         stopped = run(folder, "--out", out)
-    assert (stopped.exit_code, "give the same command again to resume" in stopped.stderr) == (130, True)
+    assert (stopped.exit_code, "run the same command again to resume" in stopped.stderr) == (130, True)
     written = ["0_cells.csv", "0_labels.tif", "1_cells.csv", "1_labels.tif", "2_labels.tif"]
     assert sorted(name for name in results(out) if name[0] != "3") == written, "the last one may be in work too"
     (out / f".3.{ended_process()}.partial").mkdir()
@@ -169,7 +169,7 @@ def test_a_full_disk_loses_nothing(
     assert done.exit_code == 1
     assert "2 of 4 images failed" in done.stderr
     assert f"{folder / '1.tif'}: No space left on device" in done.stderr
-    assert "make room and give the same command again" in done.stderr
+    assert "free space, then run the same command again" in done.stderr
     assert before.items() <= results(out).items()
     assert {name[0] for name in results(out)} == {"0", "2", "3"}
     assert not list(out.glob(".*"))

@@ -219,7 +219,7 @@ def test_stacks_are_refused_by_name_and_shape(tmp_path: Path, shape: tuple[int, 
         ("a", b"x", "type 'none'"),
         ("a.png", b"", "0 bytes"),
         ("a.png", b"not a picture", "cannot be read"),
-        ("a.tif", b"II*\0garbage", "holds no image"),
+        ("a.tif", b"II*\0garbage", "contains no image"),
         ("a.npy", b"\x93NUMPY", "cannot be read"),
     ],
 )
