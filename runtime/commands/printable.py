@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 _NOT_SHOWN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
-"""Unicode categories of control, format, surrogate, private-use, line-separating and paragraph-separating characters."""
+"""Unicode categories of control, format, surrogate, private-use, and line- or paragraph-separating characters."""
 
 
 def printable(text: str) -> str:

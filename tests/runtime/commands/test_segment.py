@@ -184,7 +184,7 @@ def test_patterns(tmp_path: Path, seen: list[Any]) -> None:
 
 def test_directories_without_images_and_names_that_collide(tmp_path: Path) -> None:
     (tmp_path / "none" / "deep").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"none contains no image .*recursive=True also searches"):
+    with pytest.raises(InputError, match=r"none contains no images .*recursive=True also searches"):
         find_images([tmp_path / "none"])
     for name in ("one/a.tif", "two/a.ome.tif", "two/deep/a.tif"):
         write(tmp_path / name)

@@ -90,13 +90,13 @@ def test_other_settings_images_and_results_are_named(folder: Path, tmp_path: Pat
     assert run(folder, "--out", out).exit_code == 0
     other = run(folder, "--out", out, "--min-area", 7)
     assert other.exit_code == 1
-    assert "0.tif: has results of other settings (config.min_area_px is 7, was " in other.stderr
+    assert "0.tif: has results from other settings (config.min_area_px is 7, was " in other.stderr
     tifffile.imwrite(folder / "0.tif", spots((90, 80)))
     (out / "1_cells.csv").write_text("corrected by hand")
     changed = run(folder, "--out", out)
     assert changed.exit_code == 1
     assert "0.tif: has changed since it was segmented, and has results; pass --overwrite" in changed.stderr
-    assert "1.tif: has results that are not as they were written" in changed.stderr
+    assert "1.tif: has results that were altered after they were written" in changed.stderr
     assert (len(seen), (out / "1_cells.csv").read_text()) == (4, "corrected by hand")
     assert run(folder, "--out", out, "--overwrite").exit_code == 0
     assert len(seen) == 6, "the two that differ"
@@ -133,7 +133,7 @@ def test_a_set_of_files_that_was_cut_short_is_made_again(
     assert sorted(name for name in results(out) if name[0] != "3") == written, "the last one may be in work too"
     (out / f".3.{ended_process()}.partial").mkdir()
     refused = run(folder / "2.tif", "--out", out, "--min-area", 7)
-    assert (refused.exit_code, "2.tif: has results of other settings" in refused.stderr) == (1, True)
+    assert (refused.exit_code, "2.tif: has results from other settings" in refused.stderr) == (1, True)
     done = run(folder, "--out", out)
     assert done.exit_code == 0, done.output
     assert "2 of 4 images were already done" in done.stderr
@@ -208,7 +208,7 @@ def test_dry_run(folder: Path, tmp_path: Path, seen: list[Any]) -> None:
     before = results(tmp_path)
     arguments = ("--out", out, "--dry-run")
     done = run(folder, *arguments, "--view-diameter", 0)
-    assert "has results of other settings" in done.stderr
+    assert "has results from other settings" in done.stderr
     assert done.exit_code == 1
     done = run(folder, *arguments)
     assert done.exit_code == 0, done.stderr
@@ -477,7 +477,7 @@ def test_an_image_that_cannot_be_noted_is_done_again(
         patch.setattr(Records, "finish", full)
         done = run(folder, "--out", out)
     assert done.exit_code == 1
-    assert "1.tif: its results are written, but not noted (No space left on device" in done.stderr
+    assert "1.tif: its results are written, but not recorded (No space left on device" in done.stderr
     before = results(out)
     again = run(folder, "--out", out)
     assert again.exit_code == 0, again.output
@@ -504,7 +504,7 @@ def test_restart_begins_anew_and_overwrite_permits_to_replace(folder: Path, tmp_
     assert run(image, "--out", out, "--restart").exit_code == 0
     assert len(seen) == 2
     refused = run(image, "--out", out, "--restart", "--min-area", 7)
-    assert (refused.exit_code, "has results of other settings" in refused.stderr, len(seen)) == (1, True, 2)
+    assert (refused.exit_code, "has results from other settings" in refused.stderr, len(seen)) == (1, True, 2)
     (out / "0_cells.csv").write_text("corrected by hand")
     assert run(image, "--out", out, "--restart").exit_code == 1
     assert (out / "0_cells.csv").read_text() == "corrected by hand"

@@ -117,7 +117,7 @@ def test_command(tmp_path: Path, slide: Path) -> None:
     other = run(slide, "--out", tmp_path)
     assert other.exit_code == 1
     assert (
-        "has results of other settings (slide.overlap_px is None, was 80; slide.tile_px is None, was 400)"
+        "has results from other settings (slide.overlap_px is None, was 80; slide.tile_px is None, was 400)"
         in other.stderr
     )
     assert "pass --overwrite" in other.stderr
@@ -182,14 +182,14 @@ def test_a_damaged_tile_of_a_file_is_named_by_position(tmp_path: Path, nuclei: N
     failed = run(*arguments)
     said = " ".join(failed.stderr.split())
     assert failed.exit_code == 1
-    assert "tiles failed, so that no result is written; the others are kept" in said
+    assert "tiles failed, so no results were written; the other tiles are kept" in said
     named = re.findall(r"tile at rows (\d+)-(\d+), columns (\d+)-(\d+): (\S+)", said)
     assert 1 <= len(named) < 16
     for top, bottom, left, right in (map(int, place[:4]) for place in named):
         # A tile is read with the regions of 128 pixels that its contrast needs.
         assert (top - 256 < 1536, bottom + 256 > 1280, left - 256 < 1280, right + 256 > 1024) == (True,) * 4
     assert all(place[4] == str(path) for place in named), "the reason follows, and names the file"
-    assert "pass --partial to leave their places out" in said
+    assert "pass --partial to write results without them" in said
     assert sorted(left.name for left in out.iterdir()) == ["damaged_job", "segmented.jsonl"]
 
     partial = run(*arguments, "--partial")

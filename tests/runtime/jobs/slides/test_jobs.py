@@ -191,7 +191,7 @@ def test_results_are_not_replaced_unasked(tmp_path: Path) -> None:
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     with (
         locked(tmp_path / "image_job"),
-        pytest.raises(JobError, match="is being worked on by another process"),
+        pytest.raises(JobError, match="is in use by another process"),
         locked(tmp_path / "image_job"),
     ):
         pass
@@ -340,7 +340,7 @@ def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "job")], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(JobError, match="being worked on by another process"), locked(tmp_path / "job"):
+    with pytest.raises(JobError, match="in use by another process"), locked(tmp_path / "job"):
         pass
     holder.kill()
     holder.wait()
