@@ -51,7 +51,7 @@ class TileWork:
         return -(-len(self.job.layout.grid) // self.settings.tiles_together)
 
     def places(self, batch: int) -> range:
-        """Return the tiles of a batch. Batches never change, as tiles that share decoder calls may round differently."""
+        """Return the tiles of a batch. Batches never change: tiles that share decoder calls may round differently."""
         first = batch * self.settings.tiles_together
         return range(first, min(first + self.settings.tiles_together, len(self.job.layout.grid)))
 

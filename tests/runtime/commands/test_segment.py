@@ -124,7 +124,7 @@ def test_files_of_other_types_are_told_once(tmp_path: Path, caplog: pytest.LogCa
         write(tmp_path / name)
     find_images([tmp_path / "one"], out=tmp_path / "one")
     assert [record.getMessage() for record in caplog.records] == [
-        "1 file of another type is skipped (.czi). Save files of microscopes' own formats as OME-TIFF, for example "
+        "1 file of another type is skipped (.czi). Convert proprietary microscope files to OME-TIFF, for example "
         "with Bio-Formats in Fiji."
     ]
     caplog.clear()

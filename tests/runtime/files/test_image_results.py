@@ -58,7 +58,7 @@ def test_tables_are_plain_unless_asked(tmp_path: Path) -> None:
 
 def test_measuring_needs_a_table() -> None:
     with pytest.raises(
-        ConfigError, match=r"measure=True came with the formats tiff, imagej; expected one .*\(csv, geojson"
+        ConfigError, match=r"measure=True was given with the formats tiff, imagej; expected one .*\(csv, geojson"
     ):
         FileOptions(formats=("tiff", "imagej"), measure=True)
     assert FileOptions(formats=("tiff", "parquet"), measure=True).measure

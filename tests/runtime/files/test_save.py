@@ -130,7 +130,7 @@ def test_every_format_has_a_suffix() -> None:
 
 @pytest.mark.parametrize("name", ["a.png", "a", ".tif", "a.tif.gz"])
 def test_other_suffixes(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match=r"has type .*; expected one of \.ome\.tif, .*\.zip\. Give the file a name"):
+    with pytest.raises(InputError, match=r"has type .*; expected one of \.ome\.tif, .*\.zip\. Use one of these"):
         runtime.save(AWKWARD, tmp_path / name)
 
 
@@ -153,7 +153,7 @@ def test_directories_of_others_are_never_replaced(tmp_path: Path) -> None:
     image.create_array("0", data=IMAGE)
     (tmp_path / "folder.tif").mkdir()
     for name in ("image.zarr", "folder.tif"):
-        with pytest.raises(InputError, match=r"is a directory that holds something else; expected a free name"):
+        with pytest.raises(InputError, match=r"is a directory with other content; expected a new path"):
             runtime.save(AWKWARD, tmp_path / name)
     np.testing.assert_array_equal(zarr.open_group(str(tmp_path / "image.zarr"), mode="r")["0"][:], IMAGE)
 

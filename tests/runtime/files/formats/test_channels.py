@@ -56,7 +56,7 @@ def test_channels_by_name_and_number(many: Path, nuclear: Any, membrane: Any, ex
         ({"membrane": 6}, r"no channel 6; it has 6 channels"),
         ({"membrane": "-1"}, r"no channel '-1'"),
         ({"nuclear": "Cd3"}, r"several channels 'Cd3'"),
-        ({"nuclear": "DAPI", "membrane": 0}, r"channel 0 \(DAPI\) chosen as nuclear and as membrane"),
+        ({"nuclear": "DAPI", "membrane": 0}, r"channel 0 \(DAPI\) is chosen as nuclear and as membrane"),
         ({}, r"6 channels: 0 \(DAPI\).*5 \(cd3\); expected at most three. Choose with nuclear= and membrane="),
         ({"rgb": True}, r"6 channels.*expected three, red, green and blue"),
         ({"rgb": True, "nuclear": 0}, "choose one of the two"),

@@ -99,7 +99,7 @@ def test_images_in_one_directory(tmp_path: Path) -> None:
     root.attrs.update({"bioformats2raw.layout": 3})
     for number in ("0", "1"):
         shutil.move(tmp_path / number, tmp_path / "all.zarr" / number)
-    with pytest.raises(InputError, match=r"holds 2 series; .*series= \(0: shape \(4, 30, 41\); 1: shape"):
+    with pytest.raises(InputError, match=r"contains 2 series; .*series= \(0: shape \(4, 30, 41\); 1: shape"):
         open_image(tmp_path / "all.zarr")
     with open_image(tmp_path / "all.zarr", series=1) as reader:
         assert reader.pixel_size_um == pytest.approx(2.0)
@@ -150,13 +150,13 @@ def test_damaged_directories(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         open_image(tmp_path / "odd.zarr")
     zarr.open_group(str(tmp_path / "plain.zarr"), mode="w").create_group("tables")
-    with pytest.raises(InputError, match=r"no OME-Zarr image .*It holds: tables"):
+    with pytest.raises(InputError, match=r"no OME-Zarr image .*It contains: tables"):
         open_image(tmp_path / "plain.zarr")
     zarr.create_array(str(tmp_path / "array.zarr"), data=STACK[0, 0, 0])
     with pytest.raises(InputError, match="array without OME-Zarr metadata"):
         open_image(tmp_path / "array.zarr")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError, match="no OME-Zarr image; give image files"):
+    with pytest.raises(InputError, match="not an OME-Zarr image; give image files"):
         open_image(tmp_path / "folder")
 
 
@@ -173,7 +173,7 @@ def test_absent_chunks_are_counted_and_refused_where_that_is_wanted(
     chunk.unlink()
     pixels = read_file(path, options).pixels
     assert caplog.messages == [
-        f"{path} lacks 1 of 6 chunks; cells there are missed, unless these chunks hold background that was not written"
+        f"{path} lacks 1 of 6 chunks; cells there are missed, unless these chunks are background that was not written"
     ]
     assert not pixels[:16, 16:32].any()
     assert pixels[16:].any()

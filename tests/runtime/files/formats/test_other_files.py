@@ -69,7 +69,7 @@ def test_one_plane_gives_no_choice(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="levels 0 to 0; level 1"):
         open_image(tmp_path / "a.npy", level=1)
     for options in ({"series": 1}, {"plane": Plane(z=2)}, {"plane": Plane(time=1)}):
-        with pytest.raises(InputError, match="holds one plane"):
+        with pytest.raises(InputError, match="has one plane"):
             open_image(tmp_path / "a.npy", **options)  # type: ignore[arg-type]
 
 

@@ -107,8 +107,8 @@ def test_axes_that_are_missing_are_no_choice(tmp_path: Path, axes: str) -> None:
     [
         (Plane(), r"axes TCZYX with shape \(2, 5, 3, 40, 53\); .*time=0\.\.1 and z=0\.\.2"),
         (Plane(time=1), r"Choose it: z=0\.\.2"),
-        (Plane(time=2, z=0), r"time=2 was asked for, expected 0 to 1"),
-        (Plane(time=0, z=-1), r"z=-1 was asked for, expected 0 to 2"),
+        (Plane(time=2, z=0), r"time=2 was given, expected 0 to 1"),
+        (Plane(time=0, z=-1), r"z=-1 was given, expected 0 to 2"),
     ],
 )
 def test_a_choice_that_is_missing_or_wrong_names_the_axes(tmp_path: Path, plane: Plane, message: str) -> None:
@@ -119,7 +119,7 @@ def test_a_choice_that_is_missing_or_wrong_names_the_axes(tmp_path: Path, plane:
 
 def test_a_plane_of_an_axis_that_is_not_there(tmp_path: Path) -> None:
     path = write_stack(tmp_path / "a.ome.tif", "CYX")
-    with pytest.raises(InputError, match="z=4 was asked for, but there is no axis Z"):
+    with pytest.raises(InputError, match="z=4 was given, but there is no axis Z"):
         open_image(path, plane=Plane(z=4))
     with open_image(path, plane=Plane(z=0)) as reader:
         assert reader.size_hw == (40, 53)
@@ -128,7 +128,7 @@ def test_a_plane_of_an_axis_that_is_not_there(tmp_path: Path) -> None:
 def test_pages_without_a_name_are_what_the_caller_says(tmp_path: Path) -> None:
     pages = STACK[0, :, 0]
     tifffile.imwrite(tmp_path / "a.tif", pages, photometric="minisblack", metadata=None)
-    with pytest.raises(InputError, match=r"axes IYX .* does not say what its 5 pages are"):
+    with pytest.raises(InputError, match=r"axes IYX .* does not describe its 5 pages"):
         open_image(tmp_path / "a.tif")
     for plane in (Plane(z=3), Plane(time=3)):
         with open_image(tmp_path / "a.tif", plane=plane) as reader:
@@ -247,7 +247,7 @@ def test_a_series_is_chosen_by_number_or_name(tmp_path: Path) -> None:
         for name, plane, side in (("overview", 0, 1.0), ("field 1", 1, 0.5)):
             metadata = {"axes": "YX", "Name": name, "PhysicalSizeX": side, "PhysicalSizeY": side}
             tiff.write(STACK[0, plane, 0, : 20 + plane], photometric="minisblack", metadata=metadata)
-    with pytest.raises(InputError, match=r"holds 2 series; .*series= \(0: overview, axes YX.*1: field 1"):
+    with pytest.raises(InputError, match=r"contains 2 series; .*series= \(0: overview, axes YX.*1: field 1"):
         open_image(path)
     for series in (1, "1", "field 1"):
         with open_image(path, series=series) as reader:

@@ -168,7 +168,7 @@ def test_tables(tmp_path: Path) -> None:
 def test_names_of_formats() -> None:
     assert parse_formats([]) == ("tiff", "csv")
     assert parse_formats(["geojson, OME-TIFF", "csv", "geojson"]) == ("geojson", "ome-tiff", "csv")
-    with pytest.raises(ConfigError, match="format 'png' is not known; expected some of tiff, csv"):
+    with pytest.raises(ConfigError, match="format 'png' is unknown; expected one or more of tiff, csv"):
         parse_formats(["png"])
     endings = [kind.ending for kind in OUTPUT_FORMATS.values()]
     assert len(set(endings)) == len(endings)

@@ -94,5 +94,5 @@ def test_a_slide_without_cells(tmp_path: Path) -> None:
 
 
 def test_measuring_needs_a_table() -> None:
-    with pytest.raises(ConfigError, match="measure=True came with the formats tiff; expected one that has a table"):
+    with pytest.raises(ConfigError, match="measure=True was given with the formats tiff; expected one with a table"):
         SlideSettings(formats=("tiff",), measure=True)
