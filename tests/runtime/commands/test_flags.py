@@ -1,4 +1,4 @@
-"""Settings in messages become flags."""
+"""Settings in messages are replaced by flags."""
 
 from __future__ import annotations
 

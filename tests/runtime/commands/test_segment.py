@@ -1,4 +1,4 @@
-"""What the command line takes and writes: directories, patterns, channels, planes, formats."""
+"""Tests of the inputs and outputs of the command line: directories, patterns, channels, planes, formats."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write(path: Path, **options: Any) -> Path:
 
 
 def multiplex(path: Path) -> Path:
-    """Four channels; 'membrane', the third, holds the cells of ``IMAGE``, 'DAPI' half their values."""
+    """Write four channels: 'membrane', the third, contains the cells of ``IMAGE``, 'DAPI' half their values."""
     planes = np.stack([IMAGE // 2, np.zeros_like(IMAGE), IMAGE, np.zeros_like(IMAGE)])
     metadata = {"axes": "CYX", "Channel": {"Name": ["DAPI", "a", "membrane", "b"]}}
     metadata |= {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
@@ -72,7 +72,7 @@ def test_results_are_no_images_of_a_directory(tmp_path: Path, seen: list[Any]) -
     inside = run(tmp_path, "--out", tmp_path / "out", "--recursive", *everything)
     again = run(tmp_path, "--out", tmp_path / "out", "--recursive", "--restart", *everything)
     assert (inside.exit_code, again.exit_code, len(seen)) == (0, 0, 4)
-    # A label image that belongs to no image of the directory is one.
+    # A label image without an image in the directory is itself an image.
     write(tmp_path / "c_labels.tif")
     names = [image.path.name for image in find_images([tmp_path], out=tmp_path / "out")]
     assert "c_labels.tif" in names
@@ -99,13 +99,13 @@ def test_results_of_a_run_with_other_options_are_no_images(tmp_path: Path, seen:
                 find_images([folder / pattern])
         else:
             assert [image.path.name for image in find_images([folder / pattern])] == found
-    # What is asked for by its ending is meant.
+    # A pattern that includes the ending of results selects them.
     asked = find_images([folder / "*_labels.tif", folder / "*.zarr"])
     assert [image.path.name for image in asked] == ["a_labels.tif", "a.zarr"]
 
 
 def test_images_that_are_named_as_results_by_chance(tmp_path: Path) -> None:
-    """An OME-Zarr image beside a TIFF of its name; results of an OME-Zarr image; the files of a job."""
+    """The directory has an OME-Zarr image and a TIFF of one name, results of an OME-Zarr image, and job files."""
     write(tmp_path / "a.tif")
     for name in ("a.zarr", "b.ome.zarr", "c.zarr"):
         (tmp_path / name).mkdir()
@@ -228,7 +228,7 @@ def test_wrong_channels_are_reported_with_those_there_are(tmp_path: Path, seen: 
         assert "4 channels: 0 (DAPI), 1 (a), 2 (membrane), 3 (b)" in done.output
         assert done.stderr.count(str(path)) == 1
     done = run(path, "--out", tmp_path / "out", "--rgb", "--nuclear", "DAPI")
-    assert (done.exit_code, "--rgb takes all three planes" in done.stderr) == (2, True)
+    assert (done.exit_code, "--rgb uses all three planes" in done.stderr) == (2, True)
     alone = run(write(tmp_path / "a.tif"), "--out", tmp_path / "out", "--nuclear", "DAPI")
     assert (alone.exit_code, "it has one channel; leave --nuclear out" in alone.stderr) == (1, True)
     assert seen == []
@@ -284,7 +284,7 @@ def test_formats(tmp_path: Path, seen: list[Any]) -> None:
     assert done.exit_code == 0, done.output
     with (out / "m_cells.csv").open(newline="") as file:
         assert float(next(csv.DictReader(file))["area_um2"]) == pytest.approx(4 * (labels == 1).sum())
-    assert run(path, "--out", out, "--membrane", "membrane").exit_code == 1, "the table is that of another pixel size"
+    assert run(path, "--out", out, "--membrane", "membrane").exit_code == 1, "the existing table has another pixel size"
     assert run(path, "--out", out, "--membrane", "membrane", "--overwrite").exit_code == 0
     with open_image(out / "m_labels.tif") as reader:
         assert reader.pixel_size_um == pytest.approx(0.5), "also in the default label image"
@@ -293,7 +293,7 @@ def test_formats(tmp_path: Path, seen: list[Any]) -> None:
 def test_formats_that_cannot_be_written(tmp_path: Path, seen: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.tif")
     unknown = run(path, "--out", tmp_path / "out", "--format", "png")
-    assert (unknown.exit_code, "format 'png' is not known" in unknown.output) == (2, True)
+    assert (unknown.exit_code, "format 'png' is unknown" in unknown.output) == (2, True)
     zero = run(path, "--out", tmp_path / "out", "--pixel-size", "0")
     assert (zero.exit_code, "error: --pixel-size is 0.0; expected a positive" in zero.stderr) == (2, True)
     monkeypatch.setitem(sys.modules, "pyarrow", None)

@@ -1,4 +1,4 @@
-"""How the command ends when it is told to stop, or fails in a way that nobody foresaw."""
+"""Tests of how the command ends after a signal or an unexpected error."""
 
 from __future__ import annotations
 

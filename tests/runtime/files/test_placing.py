@@ -1,4 +1,4 @@
-"""Files and directories appear whole, and what they replace is never lost."""
+"""Files and directories are written atomically, and what they replace is never lost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def names(directory: Path) -> list[str]:
 
 
 def failing_rename(monkeypatch: pytest.MonkeyPatch, error: BaseException, *, fail_at: set[int]) -> None:
-    """Let the numbered calls of ``Path.rename`` raise."""
+    """Make the numbered calls of ``Path.rename`` raise."""
     original, calls = Path.rename, iter(range(99))
 
     def rename(self: Path, target: Any) -> Any:
@@ -115,7 +115,7 @@ with held(Path(sys.argv[1])):
 
 @pytest.mark.skipif(os.name == "nt", reason="directories are not locked there")
 def test_what_a_live_process_works_on_stays(tmp_path: Path) -> None:
-    """However old it is, and whatever number a process of another machine has; once that is killed, it goes."""
+    """A directory in use stays, whatever its age and process number; it is removed once its process is killed."""
     directory = tmp_path / ".a.4194303.partial"  # a number that no process of this machine has
     directory.mkdir()
     os.utime(directory, (0, 0))
@@ -141,4 +141,4 @@ def test_a_directory_that_was_just_made_may_not_be_locked_yet(tmp_path: Path) ->
     with held(tmp_path):
         assert not is_abandoned(tmp_path, 4194303)
     os.utime(tmp_path, (0, 0))
-    assert is_abandoned(tmp_path, os.getpid()), "an earlier process of this number"
+    assert is_abandoned(tmp_path, os.getpid()), "an earlier process with this number"

@@ -1,4 +1,4 @@
-"""``runtime.save``: every format, read again by the library that others read it with."""
+"""Tests of ``runtime.save``: each format is read back by the library that users read it with."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ IMAGE = np.random.default_rng(0).integers(0, 60_000, (24, 30, 2)).astype(np.uint
 
 @pytest.fixture(scope="module")
 def many() -> Segmentation:
-    """More cells than 16 bits hold."""
+    """Make more cells than 16 bits can number."""
     return made_result(np.arange(1, 66_001, dtype=np.int32).reshape(300, 220))
 
 
@@ -53,7 +53,7 @@ def read_labels(path: Path) -> Any:
 
 @pytest.mark.parametrize("name", ["a.tif", "a.TIFF", "a.npy", "a.ome.tif", "a.ome.tiff", "a.zarr", "a.ome.zarr"])
 def test_label_maps(tmp_path: Path, result: Segmentation, name: str) -> None:
-    for _ in range(2):  # an existing file is replaced
+    for _ in range(2):  # replaces an existing file
         runtime.save(result, tmp_path / name, pixel_size_um=0.25)
         assert [path.name for path in tmp_path.iterdir()] == [name]
     labels = read_labels(tmp_path / name)
@@ -66,7 +66,7 @@ def test_label_maps(tmp_path: Path, result: Segmentation, name: str) -> None:
 
 
 def table_files(directory: Path, result: Segmentation, **options: Any) -> Iterator[list[dict[str, Any]]]:
-    """The rows of the CSV and the Parquet file."""
+    """Write the CSV and the Parquet file, and return their rows."""
     import pyarrow.parquet
 
     runtime.save(result, directory / "a.csv", **options)
@@ -92,7 +92,7 @@ def test_tables_without_cells_and_of_many(tmp_path: Path, many: Segmentation, mo
     assert list(table_files(tmp_path, NONE)) == [[], []]
     header = (tmp_path / "a.csv").read_text().strip()
     assert header == ",".join((*TABLE_COLUMNS, *SHAPES))
-    for module in ("runtime.files.save", "runtime.results.measure"):  # a millisecond a cell
+    for module in ("runtime.files.save", "runtime.results.measure"):  # a millisecond per cell
         monkeypatch.setattr(f"{module}.shapes", lambda labels: {"eccentricity": np.zeros(labels.max())})
     for rows in table_files(tmp_path, many):
         assert [row["label"] for row in rows] == list(range(1, 66_001))

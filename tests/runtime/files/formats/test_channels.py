@@ -1,4 +1,4 @@
-"""Which channels the model sees."""
+"""Tests of the choice of channels for the model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLANES = np.random.default_rng(0).integers(0, 1 << 16, (6, 20, 30)).astype(np.ui
 
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
-    """Six channels, one with a number for a name, two whose names differ in case."""
+    """Reader of six channels: one has a number as its name, two have names that differ in case."""
     metadata = {"axes": "CYX", "Channel": {"Name": NAMES}}
     tifffile.imwrite(tmp_path / "many.ome.tif", PLANES, photometric="minisblack", metadata=metadata)
     return tmp_path / "many.ome.tif"
@@ -96,7 +96,7 @@ def test_colours_stay_together_unless_one_is_chosen(tmp_path: Path) -> None:
 
 def test_any_reader_will_do() -> None:
     class Memory:
-        """An ``ImageReader`` of another make."""
+        """A different implementation of ``ImageReader``."""
 
         name, size_hw, dtype, channels, pixel_size_um = "memory", (20, 30), PLANES.dtype, tuple("abcdef"), 0.5
 
@@ -120,7 +120,7 @@ def test_gray_images_saved_in_colour_are_gray() -> None:
         image = np.stack(planes, -1)
         assert without_copies(image) is image
     wide = np.stack([gray, gray, jpeg], -1).astype(np.uint16)
-    assert without_copies(wide) is wide, "16 bits hold no JPEG"
+    assert without_copies(wide) is wide, "JPEG has no 16-bit images"
     assert without_copies(np.stack([empty] * 3, -1)).shape == (20, 30, 1)
 
 

@@ -1,4 +1,4 @@
-"""OME-Zarr, versions 0.4 and 0.5."""
+"""Tests of OME-Zarr, versions 0.4 and 0.5."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from runtime.jobs.slides.slide_file import open_slide
 
 RNG = np.random.default_rng(0)
 STACK = RNG.integers(0, 1 << 16, (2, 4, 3, 30, 41)).astype(np.uint16)
-"""TCZYX."""
+"""Axes are TCZYX."""
 KINDS = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
 
 
@@ -32,7 +32,7 @@ def write_image(
     unit: str | None = "micrometer",
     names: list[str] | None = None,
 ) -> Path:
-    """``STACK`` as an image of two levels with its axes in this order."""
+    """Write ``STACK`` as an image of two levels, with its axes in this order."""
     array = STACK[tuple(slice(None) if axis in axes else 0 for axis in "tczyx")]
     order = [axis for axis in "tczyx" if axis in axes]
     array = array.transpose([order.index(axis) for axis in axes])
@@ -92,7 +92,7 @@ def test_a_choice_that_is_missing_names_the_axes(tmp_path: Path) -> None:
 
 
 def test_images_in_one_directory(tmp_path: Path) -> None:
-    """bioformats2raw's layout, and plates."""
+    """The layouts are bioformats2raw's, and plates."""
     for number in (0, 1):
         write_image(tmp_path / str(number), "cyx", scale=1.0 + number)
     root = zarr.open_group(str(tmp_path / "all.zarr"), mode="w", zarr_format=2)

@@ -1,4 +1,4 @@
-"""Pictures, npy files and whole slides."""
+"""Tests of pictures, npy files and whole slides."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_files_that_are_no_image(tmp_path: Path, name: str, content: bytes | Non
 
 
 def write_slide(path: Path) -> Any:
-    """A tiled pyramid as Aperio's scanners write it."""
+    """Write a tiled pyramid like those of Aperio scanners."""
     large = np.kron(RNG.integers(0, 256, (32, 48, 3), np.uint8), np.ones((16, 16, 1), np.uint8))
     description = "Aperio Image Library v1\n{w}x{h}|AppMag = 20|MPP = 0.5"
     with tifffile.TiffWriter(path) as tiff:
@@ -116,7 +116,7 @@ def test_slides(tmp_path: Path) -> None:
 
 def test_what_was_not_scanned_has_the_colour_of_the_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Slide:
-        """As ``openslide.OpenSlide``, with nothing scanned in the left half."""
+        """Double of ``openslide.OpenSlide`` with nothing scanned in the left half."""
 
         level_dimensions = ((100, 80),)
         level_downsamples = (1.0,)
@@ -155,7 +155,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def png_of(width: int, height: int) -> bytes:
-    """A PNG whose header says that it has this size; it holds almost nothing."""
+    """Write an almost empty PNG whose header declares this size."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))

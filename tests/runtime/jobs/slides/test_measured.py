@@ -1,4 +1,4 @@
-"""Cells of a slide are measured as those of an image are."""
+"""Cells of a slide are measured like those of an image."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CUT = SlideSettings(
 
 
 def multiplex() -> NDArray[np.uint16]:
-    """Four channels, the first of which shows the cells."""
+    """Write four channels; the first shows the cells."""
     noise = np.random.default_rng(0).integers(0, 5000, (*SIZE, 3))
     return np.concatenate([(TRUTH > 0)[..., None], noise], axis=2).astype(np.uint16)
 
