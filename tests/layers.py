@@ -100,7 +100,10 @@ def imported_names(path: Path) -> Iterator[tuple[str, str | None, int]]:
 
 
 def read_imports(package: str, root: Path = ROOT) -> Graph:
-    """Map each module of a package to its imports inside it; ``from a import b`` imports ``a.b`` if that is a module."""
+    """Map each module of a package to its imports inside it.
+
+    ``from a import b`` imports ``a.b`` if that is a module.
+    """
     files = {module_name(path, root): path for path in sorted((root / package).rglob("*.py"))}
     graph: Graph = {}
     for module, path in files.items():

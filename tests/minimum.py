@@ -78,8 +78,8 @@ def _segment(programs: Path, scratch: Path) -> int:
     listed = subprocess.run([command, "samples"], check=True, capture_output=True, text=True, cwd=scratch).stdout
     out = ["--out", str(scratch / "out"), "--backend", "cpu", "--overlay", "--measure"]
     segment = [command, "segment", listed.splitlines()[0], *out]
-    said = subprocess.run(segment, check=True, capture_output=True, text=True, cwd=scratch).stdout
-    found = re.search(r"\t(\d+) cells\t", said)
+    output = subprocess.run(segment, check=True, capture_output=True, text=True, cwd=scratch).stdout
+    found = re.search(r"\t(\d+) cells\t", output)
     return int(found[1]) if found else 0
 
 

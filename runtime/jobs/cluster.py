@@ -87,8 +87,8 @@ def check_cluster(options: ClusterOptions, engines: Engines) -> list[str]:
     if not gpus and options.workers is None:
         listed = repr(os.environ[VISIBLE]) if VISIBLE in os.environ else "not set"
         raise ConfigError(
-            "no GPU is found, but with a GPU backend a local cluster has one worker for each GPU "
-            f"({VISIBLE} is {listed}). Make GPUs visible, choose a CPU backend, or give the number of workers.",
+            f"no GPU is found ({VISIBLE} is {listed}); with a GPU backend, a local cluster has one worker for each "
+            "GPU. Make GPUs visible, choose a CPU backend, or give the number of workers.",
             kind="missing",
             field="workers",
         )

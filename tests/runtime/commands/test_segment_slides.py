@@ -180,16 +180,16 @@ def test_a_damaged_tile_of_a_file_is_named_by_position(tmp_path: Path, nuclei: N
     arguments = [path, "--out", out, "--tile-size", 400, "--tile-overlap", 60]
 
     failed = run(*arguments)
-    said = " ".join(failed.stderr.split())
+    message = " ".join(failed.stderr.split())
     assert failed.exit_code == 1
-    assert "tiles failed, so no results were written; the other tiles are kept" in said
-    named = re.findall(r"tile at rows (\d+)-(\d+), columns (\d+)-(\d+): (\S+)", said)
+    assert "tiles failed, so no results were written; the other tiles are kept" in message
+    named = re.findall(r"tile at rows (\d+)-(\d+), columns (\d+)-(\d+): (\S+)", message)
     assert 1 <= len(named) < 16
     for top, bottom, left, right in (map(int, place[:4]) for place in named):
         # A tile is read together with the regions of 128 pixels that its contrast needs.
         assert (top - 256 < 1536, bottom + 256 > 1280, left - 256 < 1280, right + 256 > 1024) == (True,) * 4
     assert all(place[4] == str(path) for place in named), "the reason follows, and names the file"
-    assert "pass --partial to write results without them" in said
+    assert "pass --partial to write results without them" in message
     assert sorted(left.name for left in out.iterdir()) == ["damaged_job", "segmented.jsonl"]
 
     partial = run(*arguments, "--partial")

@@ -49,7 +49,7 @@ from runtime.commands.main import main
 main()
 """
 
-UNFORESEEN = """
+UNEXPECTED = """
 import sys
 import runtime.commands.info as info
 
@@ -88,15 +88,15 @@ def test_stopped_at_work(tmp_path: Path, number: int) -> None:
 
 
 def test_what_nobody_foresaw_goes_to_a_file(tmp_path: Path) -> None:
-    done = run(UNFORESEEN, tmp_path)
-    said = re.fullmatch(
+    done = run(UNEXPECTED, tmp_path)
+    line = re.fullmatch(
         r"error: unexpected TypeError: so \\x1b\[31mthat\. Details are in (.*\.log); please report them\.\n",
         done.stderr,
     )
-    assert said is not None, done.stderr
+    assert line is not None, done.stderr
     assert done.returncode == 1
-    assert Path(said[1]).parent == tmp_path
-    assert "in fails" in Path(said[1]).read_text()
+    assert Path(line[1]).parent == tmp_path
+    assert "in fails" in Path(line[1]).read_text()
 
 
 def test_nothing_moves_the_cursor_of_a_terminal() -> None:

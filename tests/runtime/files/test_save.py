@@ -139,7 +139,7 @@ def test_wrong_arguments_write_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         runtime.save(AWKWARD, tmp_path / "a.csv", image=np.zeros((5, 5)))
     with pytest.raises(ConfigError, match="pixel_size_um is -1"):
         runtime.save(AWKWARD, tmp_path / "a.tif", pixel_size_um=-1)
-    with pytest.raises(InputError, match=r"there is not a directory; expected an existing one\. Make it"):
+    with pytest.raises(InputError, match=r"there is not a directory; expected an existing one\. Create it"):
         runtime.save(AWKWARD, tmp_path / "there" / "a.tif")
     for module, name in (("pyarrow", "a.parquet"), ("zarr", "a.zarr"), ("roifile", "a.zip")):
         monkeypatch.setitem(sys.modules, module, None)

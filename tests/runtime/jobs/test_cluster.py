@@ -152,7 +152,7 @@ def test_engines_on_a_gpu_want_their_own(backend: str, wanted: bool, monkeypatch
     assert SegmenterSpec(backend=backend).wants_own_gpu() == wanted
     other = SegmenterSpec(backend=backend, options=BackendOptions(device=1))
     if wanted:
-        with pytest.raises(ConfigError, match=r"device is 1; .* number 0 there"):
+        with pytest.raises(ConfigError, match=r"device is 1; .* as number 0\."):
             other.wants_own_gpu()
     else:
         assert not other.wants_own_gpu()

@@ -59,7 +59,7 @@ def test_channels_by_name_and_number(many: Path, nuclear: Any, membrane: Any, ex
         ({"nuclear": "DAPI", "membrane": 0}, r"channel 0 \(DAPI\) is chosen as nuclear and as membrane"),
         ({}, r"6 channels: 0 \(DAPI\).*5 \(cd3\); expected at most three. Choose with nuclear= and membrane="),
         ({"rgb": True}, r"6 channels.*expected three, red, green and blue"),
-        ({"rgb": True, "nuclear": 0}, "choose one of the two"),
+        ({"rgb": True, "nuclear": 0}, "expected one of the two"),
     ],
 )
 def test_wrong_choices_list_the_channels(many: Path, options: dict[str, Any], message: str) -> None:

@@ -52,7 +52,7 @@ def test_npy_files_are_mapped(tmp_path: Path) -> None:
     [
         (np.zeros(5), r"shape \(5,\); expected \(H, W\)"),
         (np.zeros((2, 3, 4, 5)), "expected"),
-        (np.zeros((0, 5)), "not empty"),
+        (np.zeros((0, 5)), "expected non-empty"),
         (np.zeros((3, 20, 30)), "Move the channel axis last"),
         (np.array([{}], object), "cannot be read"),
     ],
@@ -66,7 +66,7 @@ def test_arrays_that_are_no_image(tmp_path: Path, array: Any, message: str) -> N
 def test_one_plane_gives_no_choice(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", RGB)
     assert open_image(tmp_path / "a.npy", series=0, plane=Plane(time=0, z=0)).size_hw == (40, 50)
-    with pytest.raises(InputError, match="levels 0 to 0; level 1"):
+    with pytest.raises(InputError, match="levels 0 to 0, but level 1"):
         open_image(tmp_path / "a.npy", level=1)
     for options in ({"series": 1}, {"plane": Plane(z=2)}, {"plane": Plane(time=1)}):
         with pytest.raises(InputError, match="has one plane"):
@@ -167,7 +167,7 @@ def png_of(width: int, height: int) -> bytes:
 def test_a_picture_that_cannot_be_so_large_is_not_decoded(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(png_of(60_000, 60_000))
-    with pytest.raises(InputError, match=r"60000 x 60000 pixels, more than a PNG of \d+ bytes can hold"):
+    with pytest.raises(InputError, match=r"60000 x 60000 pixels, more than a PNG of \d+ bytes can contain"):
         open_image(path)
 
 

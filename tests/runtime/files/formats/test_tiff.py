@@ -210,7 +210,7 @@ def test_levels_of_a_pyramid(pyramid: Path) -> None:
             assert reader.channels == ("a", "b")
             assert reader.pixel_size_um == pytest.approx(0.25 * 2**level)
             np.testing.assert_array_equal(reader.read_all(), whole[:: 2**level, :: 2**level])
-    with pytest.raises(InputError, match="levels 0 to 2; level 3"):
+    with pytest.raises(InputError, match="levels 0 to 2, but level 3"):
         open_image(pyramid, level=3)
 
 
