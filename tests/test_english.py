@@ -31,7 +31,7 @@ PHRASES = {
 """Patterns that must not appear, with what to write instead."""
 
 ALLOWED = (
-    r"connection(?:s)? (?:is |was |are )?refused",
+    r"[Cc]onnections? (?:is |was |are )?refused",
     r"(?:letter|abbreviation|acronym|[A-Z]{2,}) stands for",
 )
 """Exceptions."""

@@ -63,7 +63,7 @@ def _channels_last(array: Array, path: Path) -> Array:
     """Return an (H, W) or (H, W, C) array as (H, W, C)."""
     if array.ndim not in (2, 3) or array.size == 0:
         raise InputError(
-            f"{path} has shape {array.shape}; expected non-empty (H, W) or (H, W, C). Save one plane.",
+            f"{path} has shape {array.shape}; expected (H, W) or (H, W, C) with at least one pixel. Save one plane.",
             kind="wrong_shape",
         )
     if array.ndim == 3 and array.shape[0] < min(array.shape[1:]) and array.shape[2] > len(RGB):

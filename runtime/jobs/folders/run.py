@@ -172,7 +172,7 @@ def _segment_slide(image: Path, stem: Path, work: ImageWork, options: FolderOpti
     reader = open_slide(image, work.files)
     size = reader.size_hw[0] * reader.size_hw[1] / 1e6
 
-    def tell(what: str, done: int, steps: int, megapixels: float | None = size) -> None:
+    def report(what: str, done: int, steps: int, megapixels: float | None = size) -> None:
         progress(f"{image.name}: {what}", done, steps, megapixels)
 
     found = segment_slide(
@@ -189,7 +189,7 @@ def _segment_slide(image: Path, stem: Path, work: ImageWork, options: FolderOpti
             partial=options.partial,
             keep_job=options.keep_job,
             batches_at_once=work.engines.resolved().batches_at_once,
-            progress=tell,
+            progress=report,
         ),
         name=stem.name,
     )

@@ -110,10 +110,10 @@ class ImageWork:
                 waiting.setdefault(one.config, []).append(one)
             else:
                 with _ONE_LARGE:
-                    tell = large or (lambda *_: None)
-                    tell(target, _size_hw(one), False)
+                    report = large or (lambda *_: None)
+                    report(target, _size_hw(one), False)
                     done += self._segmented([one], one.config)
-                    tell(target, _size_hw(one), True)
+                    report(target, _size_hw(one), True)
         for config, images in waiting.items():
             done += self._segmented(images, config)
         return done

@@ -181,12 +181,12 @@ def _run_tiles(work: TileWork, options: RunOptions) -> tuple[int, list[tuple[int
         _log.info("%d of %d tiles exist from an earlier run", done, tiles)
     skipped: int = 0
     failed: list[tuple[int, Failure]] = []
-    _tell(options, "tiles", done, tiles)
+    _report(options, "tiles", done, tiles)
     for batch in _batches(work, waiting, options):
         done += batch.tiles
         skipped += batch.skipped
         failed += batch.failed
-        _tell(options, "tiles", done, tiles)
+        _report(options, "tiles", done, tiles)
     return skipped, sorted(failed)
 
 
@@ -198,7 +198,7 @@ def _batches(work: TileWork, waiting: list[int], options: RunOptions) -> Iterato
     return run_on_cluster(work.run, waiting, failed=work.failed, options=options, engines=work.engines)
 
 
-def _tell(options: RunOptions, what: str, done: int, steps: int) -> None:
+def _report(options: RunOptions, what: str, done: int, steps: int) -> None:
     if options.progress is not None:
         options.progress(what, done, steps)
 
@@ -239,7 +239,7 @@ def _join(job: Job, missing: set[int], config: SegmentConfig, options: RunOption
 
     join = SlideJoin(job.layout, read_tile, job.stitching, min_area_px=config.min_area_px)
     for done in join.run():
-        _tell(options, "stitching", done, join.steps)
+        _report(options, "stitching", done, join.steps)
     return join
 
 

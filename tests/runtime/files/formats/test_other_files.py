@@ -52,7 +52,7 @@ def test_npy_files_are_mapped(tmp_path: Path) -> None:
     [
         (np.zeros(5), r"shape \(5,\); expected \(H, W\)"),
         (np.zeros((2, 3, 4, 5)), "expected"),
-        (np.zeros((0, 5)), "expected non-empty"),
+        (np.zeros((0, 5)), "at least one pixel"),
         (np.zeros((3, 20, 30)), "Move the channel axis last"),
         (np.array([{}], object), "cannot be read"),
     ],
