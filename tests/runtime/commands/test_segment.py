@@ -130,11 +130,11 @@ def test_files_of_other_types_are_told_once(tmp_path: Path, caplog: pytest.LogCa
     caplog.clear()
     find_images([tmp_path], recursive=True)
     assert len(caplog.records) == 1
-    assert "2 files of other types are skipped (.czi, .nd2). Save" in caplog.text
+    assert "2 files of other types are skipped (.czi, .nd2). Convert" in caplog.text
     caplog.clear()
     with pytest.raises(InputError, match="contains no image"):
         find_images([tmp_path / "two"])
-    assert "(.nd2). Save" in caplog.text
+    assert "(.nd2). Convert" in caplog.text
     caplog.clear()
     (tmp_path / "one" / "b.czi").rename(tmp_path / "one" / "film.mp4")
     find_images([tmp_path / "one"])
@@ -145,7 +145,7 @@ def test_a_file_of_a_vendor_is_refused_with_a_way_out(tmp_path: Path, seen: list
     done = run(write(tmp_path / "a.czi"), write(tmp_path / "b.txt"), "--out", tmp_path / "out")
     assert done.exit_code == 1
     lines = {line.split(" has type ")[0].strip(): line for line in done.stderr.splitlines() if " has type " in line}
-    assert "as OME-TIFF, for example with Bio-Formats in Fiji" in lines[str(tmp_path / "a.czi")]
+    assert "to OME-TIFF, for example with Bio-Formats in Fiji" in lines[str(tmp_path / "a.czi")]
     assert "Fiji" not in lines[str(tmp_path / "b.txt")]
 
 

@@ -178,5 +178,5 @@ def test_absent_chunks_are_counted_and_refused_where_that_is_wanted(
     assert not pixels[:16, 16:32].any()
     assert pixels[16:].any()
     for refused in (read_file, open_slide):
-        with pytest.raises(InputError, match=r"a\.zarr lacks 1 of 6 chunks; expected all of them because of strict=True"):
+        with pytest.raises(InputError, match=r"a\.zarr lacks 1 of 6 chunks; expected all .* strict=True"):
             refused(path, replace(options, strict=True))
