@@ -51,7 +51,7 @@ ModelOption = Annotated[
     str,
     typer.Option(
         "--model",
-        help="Built-in model (default), or a directory from 'export'.",
+        help="Built-in (default), or made by 'export'.",
         metavar=f"{BUILTIN_NAME}|DIR",
         show_default=False,
     ),
@@ -136,7 +136,7 @@ class InputOptions:
     ] = None
     invert: Annotated[
         Polarity | None,
-        typer.Option(help="Dark cells on a bright background: yes, no, auto.", metavar="WORD"),
+        typer.Option(help="Dark cells, bright background: yes, no, auto.", metavar="WORD"),
     ] = None
     strict: Annotated[
         bool,
