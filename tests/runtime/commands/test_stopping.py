@@ -69,7 +69,7 @@ def run(code: str, tmp: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("module", ["runtime.commands.app", "numpy", "runtime.commands.segment"])
+@pytest.mark.parametrize("module", ["runtime.commands.app", "numpy", "runtime.commands.plugins"])
 def test_stopped_while_it_imports(tmp_path: Path, module: str, number: int) -> None:
     done = run(AT_IMPORT.format(module=module, number=int(number)), tmp_path)
     assert (done.returncode, done.stderr, done.stdout) == (128 + number, "interrupted before work began\n", "")
