@@ -27,33 +27,33 @@ from tests.sharing import groups, is_slow, made_once
 from tests.small import SMALL, calm_model, save_small
 from training.checkpoint import save_checkpoint
 
-os.environ["CELLSAM_BACKEND"] = "cpu"  # exact, and the same on every machine; processes that tests start inherit it
+os.environ["CELLSAM_BACKEND"] = "cpu"  # exact, and the same on every machine; inherited by processes that tests start
 
-settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
+settings.register_profile("no deadline", deadline=None)  # a busy machine must not cause failures
 settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")
 def image() -> NDArray[np.uint8]:
-    """A real image: fluorescent nuclei, (519, 253) uint8."""
+    """Real image of fluorescent nuclei, (519, 253) uint8."""
     return verification_image()
 
 
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Our own format, seeded weights, shared trunk."""
+    """Small checkpoint in our own format: seeded weights, shared trunk."""
     return made_once(tmp_path_factory, "small.pt", lambda path: save_small(path, SMALL))
 
 
 @pytest.fixture(scope="session")
 def small_engines(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The engines of the small model."""
+    """Engines of the small model."""
     return made_once(tmp_path_factory, "small", lambda path: export_engines(small_checkpoint, path))
 
 
 @pytest.fixture(scope="session")
 def calm_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Our own format, freshly initialised weights."""
+    """Checkpoint of the calm model in our own format, with freshly initialised weights."""
     return made_once(
         tmp_path_factory, "calm.pt", lambda path: save_checkpoint(path, calm_model(), licence="test weights")
     )
@@ -61,13 +61,13 @@ def calm_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def calm_engines(calm_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The engines of the calm model."""
+    """Engines of the calm model."""
     return made_once(tmp_path_factory, "calm", lambda path: export_engines(calm_checkpoint, path))
 
 
 @pytest.fixture(scope="session")
 def integer_engines(calm_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Engines of the calm model with an encoder in 8-bit integers."""
+    """Engines of the calm model with an 8-bit integer encoder."""
     config = ExportConfig(precision="int8")
     return made_once(tmp_path_factory, "calm-int8", lambda path: export_engines(calm_checkpoint, path, config))
 
@@ -86,7 +86,7 @@ def segmenter(small_engines: Path) -> Segmenter:
 
 @pytest.fixture(scope="session", params=NAMES)
 def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GoldenCase]:
-    """Each golden case with its full-size checkpoint, 1.1 GB, which is there for the tests of the case alone."""
+    """Each golden case with its full-size checkpoint of 1.1 GB, which exists only during the tests of the case."""
     directory = tmp_path_factory.mktemp("golden")
     yield make_case(request.param, directory)
     shutil.rmtree(directory)
@@ -94,7 +94,7 @@ def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def golden_engines(golden: GoldenCase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Full-size engines of a golden case, verified by the export itself; there for its tests alone."""
+    """Full-size engines of a golden case, verified by the export; they exist only during the tests of the case."""
     directory = tmp_path_factory.mktemp("full-size")
     export_engines(golden.checkpoint, directory / golden.name)
     yield directory / golden.name
@@ -103,11 +103,11 @@ def golden_engines(golden: GoldenCase, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """Has the command line segment by a threshold; what the model would have seen, image by image."""
+    """Replace the segmenter of the command line by a threshold, and return the list of images that it receives."""
     images: list[Any] = []
 
     class Threshold:
-        """In place of ``Segmenter``."""
+        """Substitute for ``Segmenter`` that segments by a threshold."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 

@@ -79,16 +79,16 @@ LEVELS: dict[str, Levels] = {
         ("measure", "arithmetic", "seeded_weights"),
     ),
 }
-"""Levels of a folder from top to bottom: names of its modules and folders, some of which are yet to come."""
+"""Levels of each folder from top to bottom: names of its modules and folders, some of which do not exist yet."""
 
 PACKAGES = tuple(folder for folder in LEVELS if "/" not in folder)
 
 Graph = dict[str, dict[str, int]]
-"""Modules of a package, and the modules of it that each imports, with the line of the import."""
+"""Modules of a package, with the modules of the package that each imports and the line of each import."""
 
 
 def imported_names(path: Path) -> Iterator[tuple[str, str | None, int]]:
-    """Module, imported name (None for ``import module``) and line of every import of a file, anywhere in it."""
+    """Return module, imported name (None for ``import module``) and line of every import anywhere in a file."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -100,7 +100,10 @@ def imported_names(path: Path) -> Iterator[tuple[str, str | None, int]]:
 
 
 def read_imports(package: str, root: Path = ROOT) -> Graph:
-    """Read who imports whom inside a package; ``from a import b`` is an import of ``a.b`` if that is a module."""
+    """Map each module of a package to its imports inside it.
+
+    ``from a import b`` imports ``a.b`` if that is a module.
+    """
     files = {module_name(path, root): path for path in sorted((root / package).rglob("*.py"))}
     graph: Graph = {}
     for module, path in files.items():
@@ -113,12 +116,12 @@ def read_imports(package: str, root: Path = ROOT) -> Graph:
 
 
 def module_name(path: Path, root: Path = ROOT) -> str:
-    """Dotted name of a file; that of its folder for an ``__init__``."""
+    """Return the dotted name of a file, which for an ``__init__`` is that of its folder."""
     return ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
 
 
 def find_circles(graph: Graph) -> list[str]:
-    """Circles of imports, each as ``a -> b -> a``; empty if there are none."""
+    """Find circles of imports, each as ``a -> b -> a``."""
     rest = {module: set(targets) for module, targets in graph.items()}
     circles = []
     while circle := _find_circle(rest):
@@ -131,14 +134,14 @@ def _find_circle(graph: dict[str, set[str]]) -> list[str]:
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
-        # The path that it gives runs from the imported module to the importing one.
+        # The path found runs from the imported module to the importing one.
         path: list[str] = error.args[1]
         return path[::-1]
     return []
 
 
 def find_upward(folder: str, graph: Graph, levels: Levels) -> list[str]:
-    """Imports of a folder's modules from their own level or above, and modules that stand on no level."""
+    """Find imports of a folder's modules from their own level or above, and modules without a level."""
     of = {name: level for level, names in enumerate(levels) for name in names}
     parts = dict.fromkeys(_part(folder, module) for module in graph)
     wrong = [
@@ -159,14 +162,14 @@ def find_upward(folder: str, graph: Graph, levels: Levels) -> list[str]:
 
 
 def _part(folder: str, module: str) -> str | None:
-    """The module or folder inside ``folder`` that a module belongs to; None outside of it and for its faces."""
+    """Return the module or folder inside ``folder`` that contains a module; None if outside, or for ``__init__``."""
     prefix = folder.replace("/", ".") + "."
     part = module[len(prefix) :].split(".")[0] if module.startswith(prefix) else None
     return None if part == "__main__" else part
 
 
 def longest_chain(graph: Graph) -> int:
-    """Modules in the longest chain of imports; the graph has no circle."""
+    """Count the modules in the longest chain of imports, in a graph without circles."""
     depth: dict[str, int] = {}
     for module in TopologicalSorter({module: set(targets) for module, targets in graph.items()}).static_order():
         depth[module] = 1 + max((depth[target] for target in graph[module]), default=0)
@@ -174,10 +177,10 @@ def longest_chain(graph: Graph) -> int:
 
 
 def describe(folder: str, root: Path = ROOT) -> tuple[list[str], bool]:
-    """Describe the levels of a folder from top to bottom, and what breaks them in lines that end the list.
+    """Describe the levels of a folder from top to bottom, then its violations.
 
     Returns:
-        The lines, and whether there is neither a circle nor an upward import.
+        The lines, and whether there are neither circles nor upward imports.
     """
     graph = read_imports(folder.split("/")[0], root)
     levels = [
@@ -200,7 +203,7 @@ def describe(folder: str, root: Path = ROOT) -> tuple[list[str], bool]:
 
 
 def main(folders: list[str]) -> int:
-    """Print the levels of folders, of all with a table by default; 1 if one has a circle or an upward import."""
+    """Print the levels of the given folders, by default of all in the table; return 1 if there are violations."""
     unknown = [folder for folder in folders if folder not in LEVELS]
     if unknown:
         print(f"no levels for {', '.join(unknown)}; expected one of {', '.join(LEVELS)}.", file=sys.stderr)

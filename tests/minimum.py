@@ -2,8 +2,8 @@
 
     python -m tests.minimum [--venv DIR]
 
-Needs the package index, so it is no part of ``make test``. A bound that no longer installs, is withdrawn (yanked), or
-with which the package does not work, fails.
+The program needs the package index, so ``make test`` does not run it. It fails if a lowest version cannot be installed,
+is withdrawn (yanked), or does not work with the package.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _DEPENDENCIES = re.compile(r"^dependencies = \[\n(.*?)^\]", re.MULTILINE | re.DO
 
 
 def lowest_versions(pyproject: str) -> list[str]:
-    """``name==version`` of every dependency of the base install that this Python needs.
+    """Return ``name==version`` for every dependency of the base install on this Python.
 
     Args:
         pyproject: the text of ``pyproject.toml``; Python 3.10 cannot parse it.
 
     Raises:
-        ValueError: a dependency without a lower bound.
+        ValueError: a dependency has no lower bound.
     """
     found = _DEPENDENCIES.search(pyproject)
     if found is None:
@@ -49,7 +49,7 @@ def lowest_versions(pyproject: str) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0 if a sample is segmented with the lowest versions."""
+    """Return exit code 0 if the lowest versions segment a sample."""
     parser = argparse.ArgumentParser(prog="python -m tests.minimum", description=__doc__)
     parser.add_argument("--venv", type=Path, help="make the environment here and keep it; default: for this run alone")
     given = parser.parse_args(arguments)
@@ -71,15 +71,15 @@ def _install(place: Path, pins: Sequence[str]) -> None:
 
 
 def _segment(programs: Path, scratch: Path) -> int:
-    """Cells of the first sample, by the command as users call it."""
+    """Segment the first sample with the command, as users do; return the number of cells."""
     command = str(programs / "cellsam-engine")
     for arguments in (["--help"], ["segment", "--help"], ["info"]):
         subprocess.run([command, *arguments], check=True, stdout=subprocess.DEVNULL, cwd=scratch)
     listed = subprocess.run([command, "samples"], check=True, capture_output=True, text=True, cwd=scratch).stdout
     out = ["--out", str(scratch / "out"), "--backend", "cpu", "--overlay", "--measure"]
     segment = [command, "segment", listed.splitlines()[0], *out]
-    said = subprocess.run(segment, check=True, capture_output=True, text=True, cwd=scratch).stdout
-    found = re.search(r"\t(\d+) cells\t", said)
+    output = subprocess.run(segment, check=True, capture_output=True, text=True, cwd=scratch).stdout
+    found = re.search(r"\t(\d+) cells\t", output)
     return int(found[1]) if found else 0
 
 

@@ -1,4 +1,4 @@
-"""Engine directories that tests build plans in."""
+"""Engine directories in which tests build plans."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ FEW = BuildOptions(max_batch=2, max_boxes=16)
 
 
 def copy_engines(source: Path, out: Path) -> Path:
-    """A copy of an engine directory, without plans, that may be written to."""
+    """Copy an engine directory, without plans, to a writable place."""
     return Path(shutil.copytree(source, out, ignore=shutil.ignore_patterns(PLANS)))
 
 
 def with_plans(source: Path, out: Path) -> Path:
-    """A copy with plans for the machine that is doubled."""
+    """Copy an engine directory, with plans for the simulated machine."""
     directory = copy_engines(source, out)
     build_plans(directory, FEW)
     return directory

@@ -1,4 +1,4 @@
-"""What parallel workers of a test run share: the processor cores, and fixtures that take long to make."""
+"""Sharing between the parallel workers of a test run: processor cores, and fixtures that take long to create."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from filelock import FileLock
 def keep_to_own_cores() -> None:
     """Give this worker its share of the cores, so that its threads and processes do not slow down the others.
 
-    Must be called before the first import that counts cores. Does nothing outside a parallel run.
+    Call this before the first import that counts cores. Outside a parallel run, it does nothing.
     """
     worker, count = os.environ.get("PYTEST_XDIST_WORKER"), os.environ.get("PYTEST_XDIST_WORKER_COUNT")
     if worker is None or count is None or not hasattr(os, "sched_setaffinity"):
@@ -24,12 +24,12 @@ def keep_to_own_cores() -> None:
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """A file or directory that the first worker to ask for it makes, and all use.
+    """Create a file or directory once for all workers: the first worker that asks for it creates it.
 
     Args:
-        factory: of this worker.
+        factory: the factory of this worker.
         name: unique in the test run; also the last part of the path.
-        make: writes it to the path that it is given.
+        make: writes to the path that it receives.
     """
     base = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -66,9 +66,9 @@ def is_slow(item: pytest.Item) -> bool:
 
 
 def groups(items: list[pytest.Item]) -> list[list[pytest.Item]]:
-    """Tests that one worker should run, the longest groups first.
+    """Group the tests that one worker should run, with the longest groups first.
 
-    Tests of one file share its fixtures; those of a golden case its checkpoint and engines, whatever their file.
+    Tests of one file share its fixtures. Tests of a golden case share its checkpoint and engines, across files.
     """
     together: dict[str, list[pytest.Item]] = {}
     for item in items:
@@ -80,7 +80,7 @@ def groups(items: list[pytest.Item]) -> list[list[pytest.Item]]:
 
 
 FIRST = ("golden", "tests/test_readme.py", "tests/export/", "tests/benchmarks/")
-"""Beginnings of the names of groups that take minutes: begun last, they would keep one worker busy alone."""
+"""Prefixes of the groups that take minutes; if they started last, they would keep one worker busy alone."""
 
 
 def _group(item: pytest.Item) -> str:

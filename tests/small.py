@@ -1,4 +1,4 @@
-"""A small CellSAM whose untrained outputs vary enough to be compared."""
+"""A small CellSAM whose untrained outputs vary enough for comparisons."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ SMALL = ModelConfig(
     finder_decoder_layers=3,
     anchors=150,
 )
-"""10 x 10 tokens, windows of 4 that need padding, three decoder layers."""
+"""Size: 10 x 10 tokens, windows of 4 that need padding, three decoder layers."""
 
 SEPARATE = replace(SMALL, trunk="separate")
 PROMPTED = replace(SMALL, detector=False)
 
 
 def small_model(config: ModelConfig = SMALL, seed: int = 0) -> CellSAM:
-    """Weights scaled so that activations neither vanish nor explode and scores spread over (0, 1)."""
+    """Make a model whose weights keep activations from vanishing or exploding, and spread scores over (0, 1)."""
     generator = torch.Generator().manual_seed(seed)
     model = CellSAM(config).eval()
     with torch.no_grad():
@@ -57,7 +57,7 @@ def small_model(config: ModelConfig = SMALL, seed: int = 0) -> CellSAM:
 
 
 _GAINS = {
-    # Attention that differs from query to query, so that boxes and scores do.
+    # Attention that differs between queries, so that boxes and scores differ.
     "in_proj_weight": 6.0,
     "adapt_pos": 6.0,
     "cross_attn.out_proj": 4.0,
@@ -73,7 +73,7 @@ CALM = replace(SMALL, classes=1, queries="features", anchors=100, stem=(8, 16, 2
 
 
 def calm_model(config: ModelConfig = CALM) -> CellSAM:
-    """Freshly initialised weights: activations of the size that trained ones have, which float16 can hold."""
+    """Make a freshly initialised model, whose activations are as large as trained ones and fit into float16."""
     torch.manual_seed(0)
     model = CellSAM(config)
     model.init_local()

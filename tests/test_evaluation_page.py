@@ -1,4 +1,4 @@
-"""Every command of docs/evaluation.md runs."""
+"""Every command in docs/evaluation.md runs."""
 
 from __future__ import annotations
 

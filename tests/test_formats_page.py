@@ -1,4 +1,4 @@
-"""Every command and every line of Python of docs/formats.md runs."""
+"""Every command and every line of Python in docs/formats.md runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.test_readme import ROOT, run_blocks
 
 @pytest.fixture
 def files(tmp_path: Path, image: Any) -> Path:
-    """What the page names, from a real image."""
+    """Write the files that the page names, from a real image."""
     image = image[:200, :200]
     Image.fromarray(image).save(tmp_path / "cells.png")
     (tmp_path / "plate1" / "well2").mkdir(parents=True)

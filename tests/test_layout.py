@@ -1,4 +1,4 @@
-"""Rules of the layout: who imports whom, across packages and inside them, and what the base install needs."""
+"""Rules of the layout: imports across and inside packages, and dependencies of the base install."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORBIDDEN = {
 
 
 def imported(path: Path) -> set[str]:
-    """Top-level names of everything a file imports, anywhere in it."""
+    """Return the top-level names of everything that a file imports, anywhere in it."""
     return {module.split(".")[0] for module, _, _ in layers.imported_names(path)}
 
 
@@ -54,12 +54,12 @@ def test_no_circle_of_imports(package: str) -> None:
 
 def test_every_package_has_levels() -> None:
     assert sorted(layers.PACKAGES) == sorted(FORBIDDEN)
-    assert len(layers.LEVELS["runtime"]) - 1 <= 11, "beside the level of the applications"
+    assert len(layers.LEVELS["runtime"]) - 1 <= 11, "except the level of the applications"
 
 
 @pytest.fixture
 def wrong_package(tmp_path: Path) -> Path:
-    """A package of two levels that breaks every rule."""
+    """Write a package of two levels that breaks every rule."""
     files = {
         "house/__init__.py": "from house.high.top import A",
         "house/high/top.py": "import house.low.first\nimport house.low",
@@ -90,7 +90,7 @@ def test_circles_and_upward_imports_are_found(wrong_package: Path) -> None:
     ]
     assert layers.find_upward("house", graph, (("high", "low", "elsewhere"),))[0].startswith(
         "house.high.top, line 1, imports house.low.first"
-    ), "folders of one level are apart"
+    ), "folders of one level are separate"
 
 
 def test_levels_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,7 +123,7 @@ print("segmented without torch")
 
 @pytest.mark.full_size
 def test_the_base_install_segments_without_torch(tmp_path: Path, small_engines: Path) -> None:
-    """A fresh environment with nothing but the base dependencies."""
+    """The environment is new and has only the base dependencies."""
     directory = tmp_path / "base"
     venv.create(directory, with_pip=True)
     python = directory / "bin" / "python"

@@ -1,4 +1,4 @@
-"""What the lowest versions are; installing them needs the package index (``make test-min``)."""
+"""Tests of finding the lowest versions; installing them needs the package index (``make test-min``)."""
 
 from __future__ import annotations
 

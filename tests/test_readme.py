@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
-    """Language and content of the fenced blocks, in order."""
+    """Return the language and content of the fenced blocks, in order."""
     return re.findall(r"```(\w+)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
@@ -39,10 +39,10 @@ def run_blocks(page: Path, directory: Path, done: set[str] | None = None) -> dic
     Args:
         page: a Markdown file.
         directory: where the commands run.
-        done: commands that need not run again; those that run are added.
+        done: commands that need not run again; this function adds those that it runs.
 
     Returns:
-        How many commands of each language ran.
+        The number of commands run, by language.
     """
     before = set() if done is None else done
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -56,7 +56,7 @@ def run_blocks(page: Path, directory: Path, done: set[str] | None = None) -> dic
         else:
             commands = [shlex.split(line, comments=True) for line in content.splitlines() if line.strip()]
         for command in commands:
-            # Installing and testing are what brought this test here.
+            # Installing and testing happened before this test could run.
             if command[0] in ("pip", "make") or shlex.join(command) in before:
                 continue
             result = subprocess.run(
@@ -70,13 +70,13 @@ def run_blocks(page: Path, directory: Path, done: set[str] | None = None) -> dic
 
 @pytest.fixture
 def with_cells(tmp_path: Path, image: Any) -> Path:
-    """A folder with the image that pages call cells.png."""
+    """Make a folder with the image that pages call cells.png."""
     Image.fromarray(image).save(tmp_path / "cells.png")
     return tmp_path
 
 
 def test_readme_and_own_weights(with_cells: Path, small_checkpoint: Path) -> None:
-    """One after the other: commands that both pages have run once."""
+    """The pages run one after the other; commands that both contain run once."""
     shutil.copy(small_checkpoint, with_cells / "cellsam_general.pt")
     write_pair(with_cells / "data" / "made", "a", discs())
     done: set[str] = set()
@@ -139,7 +139,7 @@ def test_folders_page(tmp_path: Path) -> None:
 
 
 def test_training_page(tmp_path: Path) -> None:
-    """With few images, a small model and few steps; the recipe shown must be one."""
+    """The page runs with few images, a small model and few steps. The recipe that it shows must exist."""
     shown = [content for language, content in blocks(ROOT / "docs" / "training.md") if language == "json"]
     for content, steps in zip(shown, (20000, 600), strict=True):
         (tmp_path / "shown.json").write_text(content)

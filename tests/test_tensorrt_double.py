@@ -1,4 +1,4 @@
-"""The doubles of TensorRT and CUDA have nothing that the documentation and NVIDIA's own bindings do not have."""
+"""The doubles of TensorRT and CUDA contain only what the documentation or NVIDIA's own bindings contain."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_members_and_arguments_are_documented(version: str, monkeypatch: pytest.
 
 @pytest.fixture(params=["tensorrt_rtx_bindings", "tensorrt_bindings"])
 def bindings(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """What NVIDIA's bindings have: TensorRT for RTX's, and those of TensorRT 11 without its library."""
+    """Load NVIDIA's bindings: those of TensorRT for RTX, and those of TensorRT 11 without its library."""
     if importlib.util.find_spec(request.param) is None:
         pytest.skip(f"{request.param} has wheels for Linux and x86-64 alone")
     if request.param == "tensorrt_bindings" and shutil.which("cc") is None:
@@ -99,7 +99,7 @@ def test_undocumented_properties_cannot_be_set(version: str, monkeypatch: pytest
     config.builder_optimization_level = 4
     with pytest.raises(AttributeError, match="no property 'max_workspace_size'"):
         config.max_workspace_size = 1 << 30
-    assert hasattr(tensorrt.BuilderFlag, "FP16") == version.startswith("10."), "11.x has no weak typing"
+    assert hasattr(tensorrt.BuilderFlag, "FP16") == version.startswith("10."), "version 11 has no weak typing"
 
 
 def test_cuda_functions_are_those_of_the_package() -> None:

@@ -1,8 +1,13 @@
 """The command ``cellsam-engine``. Results go to stdout, everything else to stderr.
 
-Exit codes: 0 done; 1 something failed: an image, a file or directory that is missing, engines or a backend that cannot
-be used; 2 wrong usage: an unknown option or value, a setting outside its range; 130 interrupted, 143 terminated
-(``runtime.commands.main``). Other packages add commands (``runtime.commands.plugins``).
+Exit codes:
+
+- 0: done.
+- 1: something failed: an image, a missing file or directory, or engines or a backend that cannot be used.
+- 2: wrong usage: an unknown option or value, or a setting outside its range.
+- 130: interrupted, 143: terminated (``runtime.commands.main``).
+
+Other packages add commands (``runtime.commands.plugins``).
 """
 
 from __future__ import annotations
@@ -36,7 +41,7 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is chosen and why.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log each choice and its reason.")] = False,
     _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     log_to_console(verbose=verbose)
@@ -46,7 +51,7 @@ def _options(
 def samples(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Copy them into this folder.", metavar="DIR")] = None,
 ) -> None:
-    """List the sample images of the package, or copy them."""
+    """List the sample images of this package, or copy them."""
     for path in sample_images():
         if out is not None:
             try:
@@ -58,6 +63,6 @@ def samples(
 
 
 def run() -> None:
-    """Run the command that the arguments of the process name; ``runtime.commands.main`` calls it."""
+    """Run the command given by the arguments of the process; ``runtime.commands.main`` calls this function."""
     with missing_packages_named():
         app()

@@ -1,4 +1,4 @@
-"""Where commands talk to the user: errors, warnings, progress and remarks on stderr."""
+"""Messages to the user: results on stdout; errors, warnings and progress on stderr."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def say(text: object) -> None:
 
 
 class _SafeConsole(Console):
-    """Prints texts with their control characters escaped."""
+    """A console that escapes control characters in what it prints."""
 
     def print(self, *objects: Any, **settings: Any) -> None:
         super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **settings)
@@ -31,18 +31,18 @@ class _SafeConsole(Console):
 errors = _SafeConsole(stderr=True, soft_wrap=True, highlight=False)
 
 NAMED_IMAGES = 3
-"""Images of one engine call that a warning names; the others are counted."""
+"""Images of one engine call that a warning names; it counts the others."""
 
 
 def fail(error: Exception, code: int = 1, flags: Mapping[str, str] = FLAGS) -> NoReturn:
-    """Print an error, with flags in place of the names of settings, and leave with this exit code."""
+    """Print an error, with flags in place of setting names, and exit with this code."""
     field = error.field if isinstance(error, SegmenterError) else None
     errors.print(f"error: {in_flags(reason_of(error), flags, field)}", style="bold red", markup=False)
     raise typer.Exit(code)
 
 
 class ConsoleHandler(logging.Handler):
-    """Shows log records on stderr, above a progress bar if there is one, with the file that they are about."""
+    """Handler that prints log records and their files to stderr, above the progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""
@@ -53,16 +53,16 @@ class ConsoleHandler(logging.Handler):
                 f"{record.levelname.lower()}: {with_file(self.format(record), getattr(record, IMAGE_OF_CALL, None))}",
                 markup=False,
             )
-        except Exception:  # as every handler: what cannot be shown stops no work
+        except Exception:  # a record that cannot be printed must not stop the work
             self.handleError(record)
 
 
 def with_file(message: str, place: int | None = None) -> str:
-    """A message of this thread, preceded by the images that the thread is at work on unless it names one.
+    """Put the images that this thread is working on before a message, unless the message names one.
 
     Args:
-        message: of the log.
-        place: the image among those of the call that the message is about; None if unknown.
+        message: a log message.
+        place: index, within the call, of the image that the message is about; None if unknown.
     """
     names = [str(path) for path in IMAGES_AT_WORK.get()]
     names = names if place is None else names[place : place + 1]
@@ -74,10 +74,10 @@ def with_file(message: str, place: int | None = None) -> str:
 
 
 def log_to_console(*, verbose: bool) -> None:
-    """Show what the program logs, and warnings of Python, on the console."""
+    """Show log messages and Python warnings on the console."""
     handler = ConsoleHandler()
     handler.setFormatter(FlagFormatter("%(name)s: %(message)s" if verbose else "%(message)s"))
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
     logging.captureWarnings(True)
-    # What it says of a damaged file is of use beside our own message only to those who look closer.
+    # tifffile logs details of damaged files. Our own message suffices unless the user asks for more.
     logging.getLogger("tifffile").setLevel(logging.NOTSET if verbose else logging.CRITICAL)

@@ -31,7 +31,7 @@ PACKAGES = (
     *("numpy", "numba", "scikit-image", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-cu12"),
     *("tensorrt-cu13", "torch", "imagecodecs", "zarr", "distributed"),
 )
-"""Distributions whose version matters."""
+"""Distributions whose versions are reported."""
 
 _MODEL_HELP = f"Engine directory, or {BUILTIN_NAME}."
 _DIR = f"{BUILTIN_NAME}|DIR"
@@ -46,19 +46,19 @@ class Finding:
     name: str
     text: str
     state: State = "ok"
-    """``problem`` fails the command; ``note`` is something that this machine lacks."""
+    """``problem`` makes the command fail; ``note`` reports something that this machine lacks."""
 
 
 def doctor_command(
     model: Annotated[str, typer.Option(help=_MODEL_HELP, metavar=_DIR)] = BUILTIN_NAME,
     self_test: Annotated[
-        bool, typer.Option(help="Segment a sample image with every backend that can run.", metavar="")
+        bool, typer.Option(help="Segment a sample image with each available backend.", metavar="")
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", metavar="")] = False,
 ) -> None:
-    """Check the installation: versions, backends, GPUs, and a test on a sample.
+    """Check the installation: versions, backends, GPUs, and a sample image.
 
-    Exit code 0: usable; 1: a problem was found.
+    Exit code 0: no problem found, 1: a problem was found.
     """
     try:
         findings = []
@@ -78,9 +78,9 @@ def warm_up_command(
     model: Annotated[str, typer.Option(help=_MODEL_HELP, metavar=_DIR)] = BUILTIN_NAME,
     backend: Annotated[BackendName, typer.Option(help="Backend to prepare.", metavar="NAME")] = "auto",
 ) -> None:
-    """Do now what is slow the first time: compile loops, load and run the engines.
+    """Prepare for a fast first run: compile loops, load and run the engines.
 
-    For containers and services. Compiled loops are cached on disk.
+    Useful in containers and services. Compiled loops are cached on disk.
     """
     from runtime.segmenter import Segmenter
 
@@ -96,11 +96,11 @@ def warm_up_command(
 
 
 def examine(directory: Path, *, self_test: bool = True) -> Iterator[Finding]:
-    """What ``doctor`` reports about this machine and an engine directory, line by line.
+    """Examine this machine and an engine directory, one finding at a time.
 
     Args:
-        directory: the engines.
-        self_test: whether to segment a sample image with every backend that can run.
+        directory: the engine directory.
+        self_test: whether to segment a sample image with each available backend.
 
     Raises:
         EngineError: the engine directory cannot be read.
@@ -137,7 +137,7 @@ def _versions() -> Iterator[str]:
 
 
 def _memory() -> str:
-    """Free memory, where the system tells."""
+    """Return the available memory, if the system reports it."""
     if sys.platform == "linux":
         fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text("ascii").splitlines())
         free, total = (int(fields[key].split()[0]) / 2**20 for key in ("MemAvailable", "MemTotal"))
@@ -162,7 +162,7 @@ def _gpus() -> Iterator[Finding]:
 
 
 def _self_test(directory: Path, backend: str) -> Finding:
-    """Segment a sample twice: the second time is that of a warm process."""
+    """Segment a sample twice; the second run gives the time of a warm process."""
     from runtime.files.plain import read_image
     from runtime.segmenter import Segmenter
 

@@ -1,4 +1,4 @@
-"""What ``segment --dry-run`` prints."""
+"""Output of ``segment --dry-run``."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def show_forecast(job: SegmentJob, *, as_json: bool) -> None:
-    """Print what a job would do with each image on stdout, and what it will take.
+    """Print what a job would do with each image, and how much time and memory it would need.
 
     Args:
-        job: the job; nothing of it is written.
-        as_json: print a line of JSON for each image; the rest then goes to stderr.
+        job: the job; this function writes no results.
+        as_json: print a line of JSON for each image to stdout, and the totals to stderr.
 
     Raises:
-        typer.Exit: an image cannot be segmented, or its results may not be replaced.
+        typer.Exit: an image cannot be segmented, or its existing results must not be replaced.
     """
     from runtime.engines.manifest import read_manifest
     from runtime.jobs.folders.estimate import estimate_folder, estimate_slides, forecast_folder

@@ -1,4 +1,4 @@
-"""Messages of the library in the words of the command line: options in place of settings."""
+"""Translation of library messages for the command line: option flags in place of setting names."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ from collections.abc import Mapping
 from runtime.commands.options import FLAGS
 
 _SETTING = re.compile(r"(?<![\w./-])([a-z]+(?:_[a-z]+)*)(?![\w/-]|\.\w)(=(?:'([^']*)'|(-?\w(?:[\w.-]*\w)?))?)?")
-"""A name, with ``=`` and a value if one follows; not inside a path."""
+"""A name outside a path, with ``=`` and a value if they follow."""
 
 
 def in_flags(message: str, flags: Mapping[str, str] = FLAGS, field: str | None = None) -> str:
-    """A message of the library with flags in place of settings: ``overwrite=True`` becomes ``--overwrite``.
+    """Replace settings by flags in a message of the library: ``overwrite=True`` becomes ``--overwrite``.
+
+    A name of several words (``box_threshold``) is always a setting, a name of one word only if ``=`` follows.
 
     Args:
-        message: names of one word are settings only with ``=`` behind them, others (``box_threshold``) always.
-        flags: by the names of settings; other names stay.
-        field: the setting that the message is about; if the message begins with its name, that counts even as one word.
+        message: a message of the library.
+        flags: flags by setting name; names that are not in it stay.
+        field: the setting that the message is about; replaced at the start of the message even if it is one word.
+
+    Returns:
+        The message with flags.
     """
 
     def flag(found: re.Match[str]) -> str:
@@ -32,7 +37,8 @@ def in_flags(message: str, flags: Mapping[str, str] = FLAGS, field: str | None =
 
 
 class FlagFormatter(logging.Formatter):
-    """Writes what the library logs with flags in place of settings."""
+    """Formatter that replaces setting names by flags."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Format a record with flags in place of setting names."""
         return in_flags(super().format(record))

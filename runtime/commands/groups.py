@@ -7,8 +7,8 @@
 >>> @with_groups
 ... def command(image: Path, scale: ScaleOptions) -> None: ...
 
-The command receives a ``ScaleOptions``; on the command line it has the option ``--diameter``. A field may be a group
-itself.
+The command receives a ``ScaleOptions``; on the command line it has the option ``--diameter``. A group may contain
+other groups.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Command = Callable[..., None]
 
 
 def with_groups(command: Command) -> Command:
-    """Replace each parameter of a command that is a group by the fields of the group.
+    """Replace each group among the parameters of a command by its fields.
 
-    Fields are annotated as Typer expects it, ``Annotated[type, typer.Option(...)]``. Their names must differ between
-    the groups of one command.
+    Fields are annotated as Typer expects, ``Annotated[type, typer.Option(...)]``. Field names must be unique among the
+    groups of one command.
     """
     signature = inspect.signature(command, eval_str=True)
     groups = {name: one.annotation for name, one in signature.parameters.items() if _is_group(one.annotation)}
@@ -43,14 +43,14 @@ def with_groups(command: Command) -> Command:
         command(**given, **made)
 
     shown = cast(Any, run)
-    del shown.__wrapped__  # Typer would look through to the command
+    del shown.__wrapped__  # through which Typer would find the command's own signature
     shown.__signature__ = signature.replace(parameters=parameters)
     shown.__annotations__ = {one.name: one.annotation for one in parameters}
     return run
 
 
 def flags_of(*groups: type) -> dict[str, str]:
-    """The long option of each field of some groups, by the field's name."""
+    """Return the long option of each field of some groups, by field name."""
     return {one.name: _flag(one) for group in groups for one in _parameters_of(group)}
 
 
@@ -65,7 +65,7 @@ def _parameters_of(group: type) -> Iterator[inspect.Parameter]:
 
 
 def _made(group: type, given: dict[str, Any]) -> Any:
-    """A group, of those of the given values that are its own; they are taken out."""
+    """Build a group from its values, which are removed from ``given``."""
     return group(
         **{
             field.name: _made(kind, given) if _is_group(kind) else given.pop(field.name)
@@ -89,7 +89,7 @@ def _default(field: Field[Any]) -> Any:
 
 def _flag(parameter: inspect.Parameter) -> str:
     for info in getattr(parameter.annotation, "__metadata__", ()):
-        # In ``Annotated``, Typer keeps the first name that is given as the default.
+        # In ``Annotated``, Typer stores the first given name as the default.
         for name in (info.default, *(info.param_decls or ())):
             if isinstance(name, str) and name.startswith("--"):
                 return name.split("/")[0]

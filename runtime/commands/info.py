@@ -1,4 +1,4 @@
-"""The command ``info``: what an engine directory holds, on one screen."""
+"""The command ``info``: a summary of an engine directory."""
 
 from __future__ import annotations
 
@@ -25,17 +25,13 @@ def info_command(
     model: Annotated[
         str | None, typer.Argument(help=f"Engine directory, or {BUILTIN_NAME}, the default.", metavar=f"[{_MODEL}]")
     ] = None,
-    named: Annotated[
-        str | None, typer.Option("--model", help="The same, as other commands take it.", metavar=_MODEL)
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the manifest as JSON, with all tensors.", metavar="")
-    ] = False,
+    named: Annotated[str | None, typer.Option("--model", help="The same, as an option.", metavar=_MODEL)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole manifest as JSON.", metavar="")] = False,
     check: Annotated[bool, typer.Option(help="Compare the files with their hashes.", metavar="")] = True,
 ) -> None:
-    """Show what a model is and needs, and check that its files are unaltered."""
+    """Describe a model, and check that its files are unaltered."""
     if None not in (model, named):
-        raise typer.BadParameter("give the model once, as an argument or as --model.")
+        raise typer.BadParameter("the model is given twice; give it as an argument or as --model.")
     directory = model_directory(model or named or BUILTIN_NAME)
     try:
         manifest = read_manifest(directory)
@@ -51,7 +47,7 @@ def info_command(
 
 
 def describe(directory: Path, manifest: Manifest, *, checked: bool) -> Iterator[str]:
-    """What ``info`` shows, line by line.
+    """Describe an engine directory, line by line.
 
     Args:
         directory: the engine directory.
@@ -99,7 +95,7 @@ def _traits(spec: EngineFile) -> str:
 
 
 def _verification(outputs: object) -> Iterator[str]:
-    """The comparison with PyTorch: its worst figures, or an entry for each output that has a gate of its own."""
+    """Summarise the comparison with PyTorch by its worst figures; describe outputs with other checks one by one."""
     entries = outputs if isinstance(outputs, list | tuple) else ()
     errors, mismatches = [], []
     for entry in entries:

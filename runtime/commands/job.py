@@ -1,4 +1,4 @@
-"""From the arguments and options of ``segment`` to a job."""
+"""The job that the arguments and options of ``segment`` describe."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runtime.jobs.folders.work import ImageWork, Target
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentJob:
-    """What a command asks for."""
+    """A job, ready to run."""
 
     targets: Sequence[Target]
     work: ImageWork
@@ -29,8 +29,8 @@ def make_job(images: Sequence[Path], options: SegmentOptions) -> SegmentJob:
     """Find the images and the engines of a job, and check its options.
 
     Raises:
-        ConfigError: an option outside its range.
-        SegmenterError, OSError: images or engines that cannot be used.
+        ConfigError: an option is outside its range.
+        SegmenterError, OSError: the images or engines cannot be used.
     """
     out = options.output.out
     how = FolderOptions(

@@ -1,7 +1,7 @@
-"""The options of the commands, each defined once: groups for ``with_groups``, and single ones that commands share.
+"""The options of the commands, each defined once: groups for ``with_groups``, and single options that commands share.
 
-Fields have the names of the settings that they set, in ``SegmentConfig``, ``FileOptions``, ``SlideSettings`` and the
-like; ``runtime.commands.settings`` makes those of them, and ``FLAGS`` translates the names in errors.
+A field has the name of the setting that it sets in ``SegmentConfig``, ``FileOptions``, ``SlideSettings`` or a similar
+class. ``runtime.commands.settings`` builds these classes; ``FLAGS`` translates setting names in error messages.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ SLIDES = "Slides: images that are read and segmented tile by tile"
 OUTPUT, MACHINE = "Output", "Machine"
 
 NO_VALUE = ""
-"""Shown in place of the type of a flag."""
+"""Shown in place of a value for options that take none."""
 
 
 def at_least(least: int) -> Callable[[Number | None], Number | None]:
-    """A check that an option, if it is given, is not below a number."""
+    """Return a check that an option, if given, is not below ``least``."""
 
     def check(value: Number | None) -> Number | None:
         if value is not None and value < least:
@@ -41,7 +41,7 @@ def at_least(least: int) -> Callable[[Number | None], Number | None]:
 
 
 def no_file(path: Path) -> Path:
-    """A check that a directory to be made is not a file."""
+    """Check that an output directory is not a file."""
     if path.exists() and not path.is_dir():
         raise typer.BadParameter(f"{path} is a file; expected a directory.")
     return path
@@ -51,7 +51,7 @@ ModelOption = Annotated[
     str,
     typer.Option(
         "--model",
-        help="Built in (default), or made by 'export'.",
+        help="Built-in (default), or made by 'export'.",
         metavar=f"{BUILTIN_NAME}|DIR",
         show_default=False,
     ),
@@ -59,14 +59,14 @@ ModelOption = Annotated[
 BackendOption = Annotated[
     BackendName,
     typer.Option(
-        help="cpu, openvino, cuda, tensorrt, tensorrt-ort, or auto: the fastest here.",
+        help="cpu, openvino, cuda, tensorrt, tensorrt-ort, or auto (the fastest).",
         metavar="NAME",
         rich_help_panel=MODEL,
     ),
 ]
 CpuPrecisionOption = Annotated[
     CpuPrecision,
-    typer.Option(help="Of openvino: fp32, bf16, or auto: bf16 if available.", metavar="NAME", rich_help_panel=MODEL),
+    typer.Option(help="For openvino: fp32, bf16, or auto (bf16 if available).", metavar="NAME", rich_help_panel=MODEL),
 ]
 ThreadsOption = Annotated[
     int | None,
@@ -81,7 +81,7 @@ ThreadsOption = Annotated[
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelOptions:
-    """Which model, and what runs it."""
+    """The model and its backend."""
 
     model: ModelOption = BUILTIN_NAME
     backend: BackendOption = "auto"
@@ -90,7 +90,7 @@ class ModelOptions:
         bool,
         typer.Option(
             "--cuda-graphs",
-            help="Of cuda: replay CUDA graphs for recurring sizes.",
+            help="For cuda: replay CUDA graphs for recurring sizes.",
             metavar=NO_VALUE,
             rich_help_panel=MODEL,
         ),
@@ -99,13 +99,13 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MachineOptions:
-    """Where a job runs."""
+    """The processes and threads that run a job."""
 
     threads: ThreadsOption = None
     cluster: Annotated[
         str | None,
         typer.Option(
-            help="'local', or the address of a Dask scheduler; default: this process alone.",
+            help="'local', or the address of a Dask scheduler; default: this process only.",
             metavar="WHERE",
             rich_help_panel=MACHINE,
         ),
@@ -126,7 +126,7 @@ Polarity = Literal["yes", "no", "auto"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InputOptions:
-    """What is read of the image files."""
+    """How image files are read."""
 
     nuclear: Annotated[
         str | None, typer.Option(help="Channel of the nuclei: name or number from 0.", metavar="CHANNEL")
@@ -140,11 +140,9 @@ class InputOptions:
     ] = None
     strict: Annotated[
         bool,
-        typer.Option("--strict", help="Refuse Zarr images that lack chunks.", metavar=NO_VALUE, rich_help_panel=INPUT),
+        typer.Option("--strict", help="Reject Zarr images that lack chunks.", metavar=NO_VALUE, rich_help_panel=INPUT),
     ] = False
-    recursive: Annotated[
-        bool, typer.Option("--recursive", help="Also search the folders inside folders.", metavar=NO_VALUE)
-    ] = False
+    recursive: Annotated[bool, typer.Option("--recursive", help="Also search subfolders.", metavar=NO_VALUE)] = False
     rgb: Annotated[
         bool,
         typer.Option(
@@ -165,14 +163,14 @@ class InputOptions:
     series: Annotated[
         str | None,
         typer.Option(
-            help="Image of a file with several: name or number from 0.", metavar="IMAGE", rich_help_panel=INPUT
+            help="Image in a file with several: name or number from 0.", metavar="IMAGE", rich_help_panel=INPUT
         ),
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScaleOptions:
-    """How large the cells are, and how large the model sees them."""
+    """The size of the cells, in the image and as the model sees them."""
 
     diameter_px: Annotated[
         float | None,
@@ -191,7 +189,7 @@ class ScaleOptions:
         float | None,
         typer.Option(
             "--pixel-size",
-            help="Side of a pixel, micrometres; default: the file's.",
+            help="Side of a pixel, micrometres; default: from the file.",
             metavar="UM",
             rich_help_panel=SCALE,
         ),
@@ -200,7 +198,7 @@ class ScaleOptions:
         float | None,
         typer.Option(
             "--view-diameter",
-            help="Diameter at which the model sees cells, model pixels; 0: whole images; default: the model's.",
+            help="Cell diameter after scaling, model pixels; 0: scale whole images; default: the model's.",
             metavar="PX",
             callback=at_least(0),
             rich_help_panel=SCALE,
@@ -210,7 +208,7 @@ class ScaleOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ThresholdOptions:
-    """Which boxes, masks and pixels become cells."""
+    """The boxes, masks and pixels that become cells."""
 
     box_threshold: Annotated[
         float | None,
@@ -219,7 +217,7 @@ class ThresholdOptions:
     box_threshold_mode: Annotated[
         BoxThresholdMode | None,
         typer.Option(
-            help="adaptive: blended with the image's own scores; or fixed.", metavar="NAME", rich_help_panel=THRESHOLDS
+            help="adaptive (to the scores of each image) or fixed.", metavar="NAME", rich_help_panel=THRESHOLDS
         ),
     ] = None
     nms_iou: Annotated[
@@ -232,12 +230,12 @@ class ThresholdOptions:
     ] = None
     mask_threshold: Annotated[
         float | None,
-        typer.Option(help="Lowest probability of a mask's pixel, 0 to 1.", metavar="P", rich_help_panel=THRESHOLDS),
+        typer.Option(help="Lowest probability of a mask pixel, 0 to 1.", metavar="P", rich_help_panel=THRESHOLDS),
     ] = None
     mask_window: Annotated[
         MaskWindow | None,
         typer.Option(
-            help="Where masks are computed: box or full image.",
+            help="Where masks are computed: box or full (the whole image).",
             metavar="NAME",
             rich_help_panel=THRESHOLDS,
         ),
@@ -246,7 +244,7 @@ class ThresholdOptions:
         Overlap | None,
         typer.Option(
             "--overlap-rule",
-            help="Who gets a contested pixel: argmax, the most probable cell, or last, that of the highest index.",
+            help="Cell that gets a contested pixel: argmax (the most probable) or last (of the highest index).",
             metavar="NAME",
             rich_help_panel=THRESHOLDS,
         ),
@@ -274,7 +272,7 @@ class ThresholdOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SlideOptions:
-    """Which images are segmented as slides, and how."""
+    """The images to segment as slides, and how to tile them."""
 
     as_slide: Annotated[
         bool,
@@ -283,7 +281,7 @@ class SlideOptions:
     slide_over: Annotated[
         float,
         typer.Option(
-            help="Treat images of more megapixels as slides.",
+            help="Treat images above this many megapixels as slides.",
             metavar="MPX",
             callback=at_least(0),
             rich_help_panel=SLIDES,
@@ -293,7 +291,7 @@ class SlideOptions:
         int | None,
         typer.Option(
             "--tile-size",
-            help="Side of a slide's tiles, pixels; default: by the diameter.",
+            help="Side of a slide's tiles, pixels; default: from the diameter.",
             metavar="PX",
             callback=at_least(16),
             rich_help_panel=SLIDES,
@@ -303,7 +301,7 @@ class SlideOptions:
         int | None,
         typer.Option(
             "--tile-overlap",
-            help="Least overlap of a slide's tiles, pixels; default: 2.5 diameters.",
+            help="Minimum overlap of a slide's tiles, pixels; default: 2.5 diameters.",
             metavar="PX",
             callback=at_least(0),
             rich_help_panel=SLIDES,
@@ -312,7 +310,7 @@ class SlideOptions:
     min_contrast: Annotated[
         float | None,
         typer.Option(
-            help="Skip a slide's tiles that vary by less than this share of its range; default: 1/128.",
+            help="Skip tiles that vary by less than this share of the slide's range; default: 1/128.",
             metavar="SHARE",
             rich_help_panel=SLIDES,
         ),
@@ -320,7 +318,7 @@ class SlideOptions:
     max_tiles: Annotated[
         int | None,
         typer.Option(
-            help="Refuse slides of more tiles; default: 1000000.",
+            help="Reject slides of more tiles; default: 1000000.",
             metavar="N",
             callback=at_least(1),
             rich_help_panel=SLIDES,
@@ -336,7 +334,7 @@ class SlideOptions:
         bool,
         typer.Option(
             "--keep-job",
-            help="Keep the tiles of a slide that is done, to write further formats.",
+            help="Keep the tiles of a finished slide, to write more formats later.",
             metavar=NO_VALUE,
             rich_help_panel=SLIDES,
         ),
@@ -345,7 +343,7 @@ class SlideOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutputOptions:
-    """What is written where, and what may be replaced."""
+    """The results to write, their folder, and whether to replace existing results."""
 
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the results.", metavar="DIR", callback=no_file)
@@ -365,19 +363,19 @@ class OutputOptions:
         bool, typer.Option("--measure", help="Also measure each cell: shape, intensity.", metavar=NO_VALUE)
     ] = False
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace results of other settings or origin.", metavar=NO_VALUE)
+        bool, typer.Option("--overwrite", help="Replace results of other settings or images.", metavar=NO_VALUE)
     ] = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunOptions:
-    """How a job is run and reported."""
+    """How a job starts and what it prints."""
 
     restart: Annotated[
         bool,
         typer.Option(
             "--restart",
-            help="Segment everything anew instead of resuming.",
+            help="Segment everything again instead of resuming.",
             metavar=NO_VALUE,
             rich_help_panel=OUTPUT,
         ),
@@ -386,7 +384,7 @@ class RunOptions:
         bool,
         typer.Option(
             "--dry-run",
-            help="Only tell what would be done, how long it takes and how much memory.",
+            help="Only print what would be done, and the time and memory needed.",
             metavar=NO_VALUE,
             rich_help_panel=OUTPUT,
         ),
@@ -399,7 +397,7 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentOptions:
-    """All options of ``segment``, those that are used most first."""
+    """All options of ``segment``, the most common first."""
 
     output: OutputOptions
     model: ModelOptions

@@ -1,4 +1,4 @@
-"""Commands of other packages, found through an entry point group: ``runtime`` never imports those packages by name."""
+"""Commands of other packages, found through an entry point group; ``runtime`` never imports them by name."""
 
 from __future__ import annotations
 
@@ -29,19 +29,21 @@ OWN = {
     "doctor": "runtime.commands.doctor:doctor_command",
     "warm-up": "runtime.commands.doctor:warm_up_command",
 }
-"""Commands of this package, in the order of the help."""
+"""Commands of this package, in the order in which the help lists them."""
 
 _log = logging.getLogger(__name__)
 
 
 class Commands(typer.core.TyperGroup):
-    """Commands that are imported when they are called: the list of them takes its descriptions from the sources."""
+    """Group that imports a command only when it is called, and reads descriptions from the source code."""
 
     def list_commands(self, ctx: Any) -> list[str]:
+        """List the commands of this package, then those of other packages."""
         own = [*OWN, *super().list_commands(ctx)]
         return list(dict.fromkeys([*own, *sorted(entry.name for entry in entry_points(group=COMMANDS))]))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command, not yet imported."""
         if cmd_name not in self.commands:
             own = [EntryPoint(cmd_name, OWN[cmd_name], COMMANDS)] if cmd_name in OWN else []
             for entry in own or entry_points(group=COMMANDS, name=cmd_name):
@@ -50,25 +52,25 @@ class Commands(typer.core.TyperGroup):
 
 
 class _DeferredCommand(typer.core.TyperCommand):
-    """Stands for a command that has not been imported."""
+    """Placeholder for a command that has not been imported."""
 
     def __init__(self, entry: EntryPoint) -> None:
         super().__init__(entry.name, callback=_nothing, help=_description(entry))
         self._entry = entry
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """That of the command itself, which the context then names as its command."""
+        """Import the command and make its context."""
         return _load_command(self._entry).make_context(info_name, args, parent=parent, **extra)
 
 
 def _description(entry: EntryPoint) -> str:
-    """What a command's source says that it does: the docstring of its function, or the help of its ``Typer``."""
+    """Read a command's description from its source: the docstring of its function, or the help of its ``Typer``."""
     try:
         spec = find_spec(entry.module)
         if spec is None or spec.origin is None:
             return "Cannot be loaded."
         tree = ast.parse(Path(spec.origin).read_bytes())
-    except Exception:  # whatever the package's own ``__init__`` may raise
+    except Exception:  # the ``__init__`` of the package may raise anything
         return "Cannot be loaded."
     for node in tree.body:
         match node:
@@ -83,7 +85,7 @@ def _description(entry: EntryPoint) -> str:
 
 @contextmanager
 def missing_packages_named() -> Iterator[None]:
-    """Turn a missing package of another package's command into what to install, and exit code 1."""
+    """If another package's command lacks a dependency, print how to install it and exit with code 1."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -101,24 +103,24 @@ def missing_packages_named() -> Iterator[None]:
 
 
 def _load_command(entry: EntryPoint) -> Any:
-    """The command of another package; if that cannot be imported, one that says so when it is called.
+    """Import a command; if the import fails, return a command that reports the failure when called.
 
-    The other commands, and the list of them, work all the same.
+    The other commands and the help keep working.
     """
     try:
         return _command_of(entry.name, entry.load())
-    except Exception as error:  # whatever an import of somebody else's code, or typer about it, may raise
+    except Exception as error:  # another package's code, or Typer reading it, may raise anything
         _log.warning("command %r (%s) cannot be loaded: %s: %s", entry.name, entry.value, type(error).__name__, error)
         loose = {"allow_extra_args": True, "ignore_unknown_options": True}
         return _command_of(
-            entry.name, _refusal(entry, error), help="Cannot be loaded.", add_help_option=False, context_settings=loose
+            entry.name, _failing(entry, error), help="Cannot be loaded.", add_help_option=False, context_settings=loose
         )
 
 
 def _command_of(name: str, command: Any, **settings: Any) -> Any:
-    """A function, or a ``Typer``, as a command."""
+    """Make a command from a function or a ``Typer``."""
     package = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    package.callback()(_nothing)  # makes it a group, whatever it holds
+    package.callback()(_nothing)  # makes it a group even if it has one command
     if isinstance(command, typer.Typer):
         package.add_typer(command, name=name)
     else:
@@ -131,10 +133,10 @@ def _nothing() -> None:
     pass
 
 
-def _refusal(entry: EntryPoint, error: Exception) -> Callable[[], None]:
-    def refuse() -> None:
+def _failing(entry: EntryPoint, error: Exception) -> Callable[[], None]:
+    def fail_to_load() -> None:
         if isinstance(error, ModuleNotFoundError):
-            raise error  # ``main`` says what to install
+            raise error  # ``missing_packages_named`` prints what to install
         fail(EngineError(f"command {entry.name!r} cannot be loaded ({error}); reinstall or remove {entry.value}."))
 
-    return refuse
+    return fail_to_load

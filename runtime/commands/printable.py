@@ -1,17 +1,17 @@
-"""Text as it may be sent to a terminal. Needs nothing but the standard library."""
+"""Text that is safe to print to a terminal. Imports only the standard library."""
 
 from __future__ import annotations
 
 import unicodedata
 
 _NOT_SHOWN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
-"""Categories of characters that control something, stand for nothing, or break lines."""
+"""Unicode categories of control, format, surrogate, private-use, and line- or paragraph-separating characters."""
 
 
 def printable(text: str) -> str:
-    """Text with what would move the cursor, colour it or turn the direction of writing as escapes.
+    """Escape characters that move the cursor, change colours or reverse the writing direction.
 
-    Names of files and channels, and what libraries say of files, may hold anything.
+    Names of files and channels, and error messages of libraries, may contain any character.
     """
     return "".join(
         char if char in "\n\t" or unicodedata.category(char) not in _NOT_SHOWN else _escape(char) for char in text

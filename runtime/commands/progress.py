@@ -1,4 +1,4 @@
-"""How far a job is: steps done, rate and time left on stderr; a bar on a terminal, else lines."""
+"""Progress of a job on stderr: steps done, rate and time left, as a bar on a terminal and as lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from runtime.commands.console import errors, say
 from runtime.commands.printable import printable
 
 SECONDS_BETWEEN_LINES = 10.0
-"""If stderr is not a terminal, progress comes as lines, this far apart."""
+"""Minimum interval of progress lines if stderr is not a terminal."""
 
 
 class JobProgress:
-    """Progress of a job in one or more passes; ``step`` is the callback of jobs."""
+    """Display of a job's progress through one or more passes; ``step`` is the callback of jobs."""
 
     def __init__(self) -> None:
         """Show nothing yet."""
@@ -39,7 +39,7 @@ class JobProgress:
             TimeRemainingColumn(),
             TextColumn("{task.fields[rate]}"),
         )
-        # ``say`` decides where lines go; Rich would take stdout to this console even if it is redirected.
+        # ``say`` decides where lines go; Rich would send stdout to this console even if stdout is redirected.
         self._bar = Progress(*columns, console=errors, disable=not errors.is_terminal, redirect_stdout=False)
 
     def __enter__(self) -> JobProgress:
@@ -50,11 +50,11 @@ class JobProgress:
         self._bar.stop()
 
     def step(self, what: str, done: int, steps: int, megapixels: float | None = None) -> None:
-        """Show that this many steps of a pass are done; see ``Step``."""
+        """Show the number of steps done in a pass; see ``Step``."""
         now = time.monotonic()
         new = what not in self._begun
         begun, before = self._begun.setdefault(what, (now, done))
-        # What an earlier run did says nothing about this one's speed.
+        # Steps of an earlier run do not count towards the speed of this one.
         per_second = (done - before) / max(now - begun, 1e-9)
         rate = _rate(per_second, steps, megapixels) if done > before else ""
         if not self._bar.disable:
@@ -69,12 +69,12 @@ class JobProgress:
         if what not in self._tasks:
             self._tasks[what] = self._bar.add_task(escape(printable(what)), total=steps, rate="")
         self._bar.update(self._tasks[what], completed=done, rate=rate)
-        # The passes of one image of many would fill the screen.
+        # Finished passes of many images would fill the screen.
         if done == steps and len(self._tasks) > 1 and self._tasks[what] != min(self._tasks.values()):
             self._bar.update(self._tasks[what], visible=False)
 
     def say(self, line: str) -> None:
-        """Print to stdout; if it and the bar share a terminal, above the bar."""
+        """Print a line to stdout, above the bar if both share a terminal."""
         if sys.stdout.isatty() and not self._bar.disable:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -86,7 +86,7 @@ def _rate(per_second: float, steps: int, megapixels: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Hours and minutes, or minutes and seconds, or seconds."""
+    """Format a duration as hours and minutes, minutes and seconds, or seconds."""
     minutes, hours = int(seconds // 60), int(seconds // 3600)
     if hours:
         return f"{hours} h {minutes % 60} min"

@@ -1,4 +1,4 @@
-"""What ``segment`` prints: a line for each image on stdout, progress, failures and a summary on stderr."""
+"""Output of ``segment``: a line for each image on stdout; progress, failures and a summary on stderr."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from runtime.ops.compiled import loops_to_compile
 from runtime.results import Appearance
 
 COMPILE_SECONDS = 20
-"""About how long the loops take to compile, on one core of 2020."""
+"""Approximate compilation time of the loops, on one CPU core of 2020."""
 
 
 class Report:
-    """Follows a job and reports it."""
+    """Reporter that prints what a job does."""
 
     def __init__(self, count: int, out: Path, files: FileOptions, *, as_json: bool) -> None:
         """Report nothing yet.
 
         Args:
-            count: images of the job.
-            out: where the results go.
-            files: what is written of each image.
+            count: number of images in the job.
+            out: folder of the results.
+            files: the result files of each image.
             as_json: print a line of JSON for each image instead of text.
         """
         self._count, self._out, self._files, self._as_json = count, out, files, as_json
@@ -47,7 +47,7 @@ class Report:
         self._announced = False
 
     def show(self, job: Callable[[Step], Iterator[ImageDone]]) -> None:
-        """Run a job and print its results as they come, then what failed and a summary.
+        """Run a job; print each result as it arrives, then the failures and a summary.
 
         Raises:
             typer.Exit: something failed, or the job was interrupted.
@@ -69,7 +69,7 @@ class Report:
         except (KeyboardInterrupt, Stopped) as error:
             self._print_problems()
             self._print_summary()
-            errors.print("interrupted; give the same command again to resume", style="bold red")
+            errors.print("interrupted; run the same command again to resume", style="bold red")
             raise typer.Exit(error.exit_code if isinstance(error, Stopped) else 130) from None
         except (SegmenterError, OSError) as error:
             self._print_problems()
@@ -91,7 +91,7 @@ class Report:
             self._incomplete.append(done)
 
     def _line(self, done: ImageDone) -> str | None:
-        """The line of an image on stdout, if it gets one."""
+        """Return the line for an image on stdout, or None."""
         if self._as_json:
             return json.dumps(describe(done, self._files))
         if done.failure is not None or done.already:
@@ -102,7 +102,7 @@ class Report:
 
     def _print_problems(self) -> None:
         for done in self._incomplete:
-            assert done.slide is not None, "counted in for its tiles"
+            assert done.slide is not None, "only slides have failed tiles"
             errors.print(
                 f"{done.target[0]}: {len(done.slide.failed)} of {done.slide.tiles} tiles failed:", style="bold red"
             )
@@ -113,11 +113,11 @@ class Report:
         for done in self._failed:
             errors.print(f"  {named_failure(done.target[0], str(done.failure))}", markup=False)
         if any(one.failure is not None and one.failure.kind == "disk_full" for one in self._failed):
-            errors.print("The disk is full. What was finished is kept: make room and give the same command again.")
+            errors.print("The disk is full. Finished results are kept: free space, then run the same command again.")
         if self._without_cells:
             errors.print(
-                f"{self._without_cells} of {self._count} images have no cells; if there should be some, see "
-                "--diameter, --nuclear and --invert, and what the model was trained on"
+                f"{self._without_cells} of {self._count} images have no cells; if you expected some, check "
+                "--diameter, --nuclear and --invert, and whether the model was trained on such images"
             )
 
     def _print_summary(self) -> None:
@@ -129,17 +129,17 @@ class Report:
 
 
 def announce_compilation() -> None:
-    """Say that loops are compiled first, if the machine has none of them yet."""
+    """Print that loops will be compiled, if this machine has no compiled loops yet."""
     if loops_to_compile():
         errors.print(f"Compiling loops for this machine, once: about {COMPILE_SECONDS} seconds")
 
 
 def describe(done: ImageDone, files: FileOptions) -> dict[str, Any]:
-    """What became of an image, as objects of JSON.
+    """Describe the outcome of an image as a JSON object.
 
     Returns:
         ``path``, ``cells``, ``seconds``, ``results`` (paths by format), the fields of ``Appearance``, ``already_done``
-        and ``error`` (None, or ``kind`` and ``message``). Of an image that failed, ``cells`` is None and ``results``
+        and ``error`` (None, or ``kind`` and ``message``). If the image failed, ``cells`` is None and ``results`` is
         empty.
     """
     image, stem = done.target
@@ -163,7 +163,7 @@ def describe(done: ImageDone, files: FileOptions) -> dict[str, Any]:
 
 
 def shown_as(appearance: Appearance) -> str:
-    """How an image was shown to the model, in a few words; empty if there is nothing to say."""
+    """Describe in a few words how an image was shown to the model; empty if it was shown unchanged."""
     words = []
     if appearance.diameter_px is not None:
         sure = appearance.diameter_confidence
@@ -177,6 +177,6 @@ def shown_as(appearance: Appearance) -> str:
 
 
 def named_failure(image: Path, reason: str) -> str:
-    """Why an image failed, in the words of the command line, with its path once: many reasons begin with it."""
+    """Describe why an image failed, with flags for settings. Many reasons already begin with the path of the image."""
     reason = in_flags(reason)
     return reason if reason.startswith(f"{image} ") else f"{image}: {reason}"

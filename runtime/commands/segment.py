@@ -31,9 +31,9 @@ def segment_command(
     Writes NAME_labels.tif (0 background, 1..n cells) and NAME_cells.csv.
     To try it: cellsam-engine segment $(cellsam-engine samples)
 
-    Give the same command again to resume after an interruption; images
-    that are done are passed over. An image that fails does not stop the
-    others. Exit code 0: done, 1: something failed, 2: wrong usage.
+    Run the same command again to resume after an interruption; it skips
+    finished images. An image that fails does not stop the others.
+    Exit code 0: done, 1: something failed, 2: wrong usage.
     """
     from runtime.commands.dry_run import show_forecast
     from runtime.commands.job import make_job
@@ -49,7 +49,7 @@ def segment_command(
             show_forecast(job, as_json=options.run.as_json)
             return
         if options.machine.cluster is None:
-            loaded_segmenter(job.work.engines)  # what is wrong with it is wrong for all images
+            loaded_segmenter(job.work.engines)  # an error here would fail every image
         else:
             check_cluster(job.options, job.work.engines)
         output.out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""From the options of the command line to the settings of the library."""
+"""Conversion of command line options to settings of the library."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
 
 def engine_directory(model: str) -> Path | None:
-    """The engine directory that ``--model`` names; None for the built-in model."""
+    """Return the engine directory given as ``--model``; None for the built-in model."""
     return None if model == BUILTIN_NAME else Path(model)
 
 
 def model_directory(model: str) -> Path:
-    """The engine directory that ``--model`` names, that of the built-in model included."""
+    """Return the engine directory given as ``--model``, or that of the built-in model."""
     return engine_directory(model) or builtin_engine()
 
 
 def backend_options(model: ModelOptions, threads: int | None) -> BackendOptions:
-    """How the backend runs the engines."""
+    """Build the options with which the backend runs the engines."""
     return BackendOptions(threads=threads, cpu_precision=model.cpu_precision, cuda_graphs=model.cuda_graphs)
 
 
 def segmenter_spec(model: ModelOptions, machine: MachineOptions) -> SegmenterSpec:
-    """The engines that every process of a job loads. Each process of a cluster works out what ``auto`` stands for.
+    """Specify the engines that every process of a job loads. Each process of a cluster resolves ``auto`` by itself.
 
     Raises:
         BackendError, EngineError: as ``resolve_backend``.
@@ -51,10 +51,10 @@ def segmenter_spec(model: ModelOptions, machine: MachineOptions) -> SegmenterSpe
 
 
 def segment_config(defaults: SegmentConfig, *groups: Any) -> SegmentConfig:
-    """The model's settings, with those options of the groups that are settings of a segmentation.
+    """Override the model's settings by the segmentation settings among the given options.
 
     Raises:
-        ConfigError: a setting outside its range.
+        ConfigError: a setting is outside its range.
     """
     known = {field.name for field in fields(SegmentConfig)}
     given = {name: value for group in groups for name, value in _values(group) if name in known}
@@ -64,10 +64,10 @@ def segment_config(defaults: SegmentConfig, *groups: Any) -> SegmentConfig:
 
 
 def slide_settings(slides: SlideOptions, files: FileOptions) -> SlideSettings:
-    """How slides are cut, and what is written of them.
+    """Build the settings for tiling slides and writing their results.
 
     Raises:
-        ConfigError: a setting outside its range.
+        ConfigError: a setting is outside its range.
     """
     from runtime.jobs.slides.settings import SlideSettings
 
@@ -77,7 +77,7 @@ def slide_settings(slides: SlideOptions, files: FileOptions) -> SlideSettings:
 
 
 def file_options(given: SegmentOptions) -> FileOptions:
-    """What is read of each file, and written.
+    """Build the options for reading images and writing results.
 
     Raises:
         ConfigError: as ``FileOptions`` and ``parse_formats``.

@@ -1,6 +1,6 @@
-"""What happens when the command is told to stop, by Ctrl-C (SIGINT) or SIGTERM. Needs nothing but the standard library.
+"""Response of the command to Ctrl-C (SIGINT) and SIGTERM, with exit codes 130 and 143.
 
-The exit codes are 130 and 143.
+Imports only the standard library.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-_NOTHING_BEGUN = "interrupted; nothing was begun"
-_AT_ONCE = "stopped at once; hidden files that end in .partial may be left, the next run removes them"
+_NOTHING_BEGUN = "interrupted before work began"
+_AT_ONCE = "stopped at once; hidden files that end in .partial may remain, the next run removes them"
 
 
 class Stopped(BaseException):
-    """The process was told to stop. No ``KeyboardInterrupt``, to which other packages give exit codes of their own."""
+    """A signal asked the process to stop. Not a ``KeyboardInterrupt``, for which other packages set exit codes."""
 
     def __init__(self, number: int) -> None:
-        """Create it. Args: number: of the signal."""
+        """Derive the exit code from the signal number."""
         super().__init__(number)
         self.exit_code = 128 + number
 
 
 def leave_at_once() -> None:
-    """End the process when a signal comes: nothing is begun that would have to be cleaned up."""
+    """From now on, end the process at once on a signal: there is nothing to clean up."""
     _handle(_leave)
 
 
 def stop_in_order() -> None:
-    """Raise ``Stopped`` in the main thread when a signal comes, so that it cleans up; a second one does not wait."""
+    """From now on, raise ``Stopped`` in the main thread on a signal, to clean up; a second one ends the process."""
     _handle(_stop)
 
 
 def _handle(handler: object) -> None:
     for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell has it for what runs in the background
+        if signal.getsignal(number) is not signal.SIG_IGN:  # shells ignore signals for background processes
             signal.signal(number, handler)  # type: ignore[arg-type]
 
 
@@ -52,7 +52,7 @@ def _leave(number: int, _: FrameType | None, words: str = _NOTHING_BEGUN) -> NoR
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    if os.getpid() != _OWN:  # a child, which inherits the handler
+    if os.getpid() != _OWN:  # a child process, which inherited the handler
         _leave(number, frame)
     _handle(lambda again, at: _leave(again, at, _AT_ONCE))
     raise Stopped(number)

@@ -1,1 +1,1 @@
-"""Image files in, result files out."""
+"""Readers for image files and writers for results."""

@@ -1,4 +1,4 @@
-"""From an image file to the files of its results."""
+"""Read what to segment from an image file, and write the results."""
 
 from __future__ import annotations
 
@@ -31,40 +31,41 @@ _log = logging.getLogger(__name__)
 OVERLAY_ENDING = "_overlay.png"
 
 _DOUBLE = ".ome"
-"""What comes before the suffix of OME files and is no part of their name."""
+"""Ending before the suffix of OME files, which does not belong to the image's name."""
 
 LARGEST_IMAGE_PX = 100_000_000
-"""Larger images are slides: as float32 in three channels such an image takes 1.2 GB, and several copies are held."""
+"""Larger images are slides. An image of this size takes 1.2 GB as float32 in three channels, in several copies."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileOptions:
-    """What is read from an image file, and what is written."""
+    """Options for reading an image file and writing its results."""
 
     series: str | None = None
-    """Image of a file that holds several."""
+    """The image, if the file has several."""
     plane: Plane = field(default_factory=Plane)
     nuclear: str | None = None
     membrane: str | None = None
     rgb: bool = False
-    """Channels; see ``choose_channels``."""
+    """These three options choose the channels; see ``choose_channels``."""
     pixel_size_um: float | None = None
-    """Side of a pixel; None where the file says it."""
+    """Side of a pixel, micrometres; None to use the value that the file declares."""
     formats: tuple[str, ...] = DEFAULT_FORMATS
     """Names of ``OUTPUT_FORMATS``."""
     overlay: bool = False
-    """Also a picture of the image with outlined cells."""
+    """Also write a picture of the image with outlined cells."""
     measure: bool = False
-    """Also perimeter, eccentricity and the intensities of each channel, in the tables."""
+    """Also write perimeter, eccentricity and the intensities of each channel to the tables."""
     strict: bool = False
-    """Refuse Zarr images of which chunks are absent; else they count as background, with a warning."""
+    """Reject Zarr images with missing chunks; otherwise missing chunks count as background, with a warning."""
     largest_px: int = LARGEST_IMAGE_PX
-    """Number of pixels of the largest image that is segmented whole; larger ones, and whole-slide files, are slides."""
+    """Maximum number of pixels of an image that is segmented whole; larger images and whole-slide files are slides."""
 
     def __post_init__(self) -> None:
         if self.rgb and (self.nuclear is not None or self.membrane is not None):
             raise ConfigError(
-                "rgb=True takes all three planes of an image; expected either it or nuclear= and membrane=.",
+                "rgb=True uses all three planes of an image, but nuclear= or membrane= is given too; expected one or "
+                "the other. Leave one out.",
                 kind="conflict",
                 field="rgb",
             )
@@ -73,46 +74,46 @@ class FileOptions:
 
     @property
     def endings(self) -> tuple[str, ...]:
-        """What follows an image's name in the names of its results."""
+        """Endings of the result names, after the name of the image."""
         overlay = (OVERLAY_ENDING,) if self.overlay else ()
         return (*(OUTPUT_FORMATS[name].ending for name in self.formats), *overlay)
 
 
 def result_name(path: Path) -> str:
-    """What the names of an image's results begin with: the file's name without its type."""
+    """Return the beginning of an image's result names: the file name without its suffix."""
     stem = Path(os.path.abspath(path)).stem
     return stem[: -len(_DOUBLE)] if stem.lower().endswith(_DOUBLE) and stem != _DOUBLE else stem
 
 
 @dataclass(frozen=True, slots=True)
 class ReadImage:
-    """An image as it was read."""
+    """An image read from a file."""
 
     pixels: NDArray[Any]
-    """(H, W) or (H, W, C), as ``Segmenter`` takes it."""
+    """(H, W) or (H, W, C), as ``Segmenter`` expects it."""
     pixel_size_um: float | None
-    """Side of a pixel; None where neither the options nor the file say it."""
+    """Side of a pixel, micrometres; None if neither the options nor the file declare it."""
     path: Path
     """The file."""
 
 
 @contextmanager
 def opened(path: Path, options: FileOptions) -> Iterator[ChosenChannels]:
-    """An image file, to read what is to be segmented of it.
+    """Open an image file with the channels to segment.
 
     Raises:
-        InputError: it cannot be read, or a choice is missing or not there.
+        InputError: the file cannot be read, a choice is missing, or the file lacks what was chosen.
     """
     with open_image(path, series=options.series, plane=options.plane) as reader:
         yield choose_channels(reader, nuclear=options.nuclear, membrane=options.membrane, rgb=options.rgb)
 
 
 def read_file(path: Path, options: FileOptions) -> ReadImage:
-    """Read what is to be segmented of an image file.
+    """Read the channels to segment from an image file.
 
     Raises:
-        ImageTooLargeError: a slide, see ``is_slide``.
-        InputError: an image that cannot be read.
+        ImageTooLargeError: the image is a slide, see ``is_slide``.
+        InputError: the image cannot be read.
     """
     with opened(path, options) as chosen:
         _check_size(path, chosen.size_hw, options.largest_px)
@@ -124,16 +125,16 @@ def read_file(path: Path, options: FileOptions) -> ReadImage:
 
 
 def write_results(result: Segmentation, image: ReadImage, stem: Path, options: FileOptions) -> None:
-    """Write the results of an image; those that exist are replaced.
+    """Write the results of an image, and replace existing ones.
 
     Args:
-        result: its cells.
-        image: what was segmented.
-        stem: what the results' paths begin with; their directory is made if need be.
-        options: what to write. No result is moved into its place before all are written.
+        result: the cells of the image.
+        image: the image that was segmented.
+        stem: common beginning of the result paths; their directory is created if necessary.
+        options: the results to write. They are moved into place after all are written.
 
     Raises:
-        OSError: a result cannot be written, such as to a full disk; those that exist stay as they are.
+        OSError: a result cannot be written, for example because the disk is full; existing results stay unchanged.
     """
     from runtime.files.outputs.overlay import write_overlay
 
@@ -149,12 +150,12 @@ def write_results(result: Segmentation, image: ReadImage, stem: Path, options: F
 
 
 def measure_file(labels: I32, path: Path, options: FileOptions) -> Arrays:
-    """Measure cells in every channel of an image file, those that were not segmented too, one channel at a time.
+    """Measure cells in every channel of an image file, segmented or not, one channel at a time.
 
     Args:
-        labels: (H, W), 0 background, 1..n the cells.
+        labels: (H, W), 0 background, 1..n cells.
         path: the image.
-        options: which image and plane of the file.
+        options: select the image and plane of the file.
 
     Returns:
         The columns of ``runtime.ops.measure.shapes``, then those of ``intensities``, each (n,).
@@ -171,44 +172,46 @@ def measure_file(labels: I32, path: Path, options: FileOptions) -> Arrays:
 
 
 def is_slide(path: Path, size_hw: tuple[int, int], largest_px: int) -> bool:
-    """Whether an image is segmented tile by tile: it has more pixels than this, or is a whole-slide file."""
+    """Return whether an image is segmented tile by tile: it exceeds ``largest_px``, or is a whole-slide file."""
     return size_hw[0] * size_hw[1] > largest_px or path.suffix.lower() in SLIDE_SUFFIXES
 
 
 def _check_size(path: Path, size_hw: tuple[int, int], largest_px: int) -> None:
-    """Raises:
-    ImageTooLargeError: a slide.
+    """Check that an image can be segmented whole.
+
+    Raises:
+        ImageTooLargeError: the image is a slide.
     """
     if is_slide(path, size_hw, largest_px):
         raise ImageTooLargeError(
-            f"{path} has {size_hw[1]} x {size_hw[0]} pixels; expected at most {largest_px / 1e6:g} million, and no "
+            f"{path} has {size_hw[1]} x {size_hw[0]} pixels; expected at most {largest_px / 1e6:g} million, not in a "
             "whole-slide file, to segment it whole. Segment it as a slide (runtime.jobs.slides.segment_slide)."
         )
 
 
 def check_chunks(reader: ImageReader, *, strict: bool) -> None:
-    """Warn of an image of which chunks are absent: lost, or not written as they hold nothing but the fill value.
+    """Warn if chunks of an image are missing: lost, or never written because they contain only the fill value.
 
     Raises:
-        InputError: there are such, and ``strict``.
+        InputError: chunks are missing, and ``strict`` is set.
     """
     absent, looked = reader.absent_chunks() if isinstance(reader, FileReader) else (0, 0)
     if not absent:
         return
-    said = f"{reader.name} lacks {absent} of {looked} chunks"
+    finding = f"{reader.name} lacks {absent} of {looked} chunks"
     if strict:
         raise InputError(
-            f"{said}; expected all of them, as strict=True says. Copy the image again, or leave strict out if its "
+            f"{finding}; expected all of them because of strict=True. Copy the image again, or leave strict out if its "
             "background was not written.",
             kind="damaged",
             field="strict",
         )
-    _log.warning("%s; cells there are missed, unless these chunks hold background that was not written", said)
+    _log.warning("%s; cells there are missed, unless these chunks are background that was not written", finding)
 
 
 @contextmanager
 def _staged(stem: Path) -> Iterator[Path]:
-    """What the results' paths begin with while they are written, in a directory that does not outlive this."""
+    """Yield the beginning of result paths in a temporary directory, which is removed afterwards."""
     directory = stem.with_name(f".{stem.name}.{os.getpid()}{PARTIAL}")
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
@@ -220,7 +223,7 @@ def _staged(stem: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(stems: Iterable[Path]) -> None:
-    """Delete what killed processes left of the results that begin so; what a live process is at work on stays."""
+    """Delete unfinished results that killed processes left for these stems; keep those of live processes."""
     names: dict[Path, set[str]] = {}
     for stem in stems:
         names.setdefault(stem.parent, set()).add(stem.name)

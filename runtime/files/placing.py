@@ -1,4 +1,4 @@
-"""Write files and directories so that they appear whole, and never lose what they replace."""
+"""Atomic writing of files and directories, which never loses the files that they replace."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 from runtime.errors import SegmenterError
 
 PARTIAL = ".partial"
-"""Suffix of files that are being written; one that is left over belongs to a killed process."""
+"""Suffix of files during writing; a leftover one belongs to a killed process."""
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file or directory under a temporary name and rename it, so that it appears whole or not at all.
+    """Write a file or directory atomically: under a temporary name, then rename it.
 
     Args:
         path: the file or directory; an existing one is replaced.
-        write: writes to the path it is given.
+        write: writes to the path that it receives.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
@@ -34,18 +34,18 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def move_into_place(new: Path, path: Path) -> None:
-    """Rename a file or directory; one of the same kind at ``path`` is replaced.
+    """Rename a file or directory, and replace one of the same kind at ``path``.
 
-    A directory cannot be replaced in one step: the old one steps aside, is removed once the new one has its name, and
-    comes back if the new one cannot be renamed, or if the user interrupts the process.
+    A directory cannot be replaced in one step. The function renames the old one, renames the new one, then removes the
+    old one. If the new one cannot be renamed, or the user interrupts the process, the old one gets its name back.
 
     Args:
-        new: on the same file system as ``path``.
+        new: the new file or directory, on the same file system as ``path``.
         path: the final name.
 
     Raises:
-        SegmenterError: the old directory could not be put back; the message says where it is.
-        OSError: ``new`` could not be renamed; ``path`` is as it was.
+        SegmenterError: the old directory could not be put back; the message states where it is.
+        OSError: ``new`` could not be renamed; ``path`` is unchanged.
     """
     if not (new.is_dir() and path.is_dir()):
         new.replace(path)
@@ -59,8 +59,8 @@ def move_into_place(new: Path, path: Path) -> None:
             old.rename(path)
         except OSError as second:
             raise SegmenterError(
-                f"{path} could not be replaced ({second}); its earlier content is kept in {old}. Rename it to put it "
-                "back."
+                f"{path} could not be replaced ({second}); its earlier content is in {old}. Rename {old.name} to "
+                f"{path.name} to restore it."
             ) from error
         raise
     if old.is_symlink():
@@ -70,16 +70,16 @@ def move_into_place(new: Path, path: Path) -> None:
 
 
 _ABANDONED_S = 24 * 3600.0
-"""Where there are no locks, a directory that nobody has changed for so long is left over."""
+"""Without locks, a directory that has not changed for this long counts as abandoned."""
 
 _JUST_MADE_S = 60.0
-"""A directory may not be locked yet for so long after it was made."""
+"""For this long after its creation, a directory may not be locked yet."""
 
 
 @contextmanager
 def held(directory: Path) -> Iterator[None]:
-    """Lock a directory for as long as this process works in it; it lets go however it ends."""
-    if os.name == "nt":  # a directory cannot be opened there
+    """Lock a directory while this process works in it; the lock ends with the process, in any case."""
+    if os.name == "nt":  # Windows cannot open directories
         yield
         return
     import fcntl
@@ -94,11 +94,11 @@ def held(directory: Path) -> Iterator[None]:
 
 
 def is_abandoned(directory: Path, process: int) -> bool:
-    """Whether nobody works in a directory any more.
+    """Return whether no process works in a directory any more.
 
     Args:
-        directory: where somebody worked, ``held`` by them.
-        process: number of their process, perhaps on another machine.
+        directory: a directory that a process ``held``.
+        process: the number of that process, perhaps on another machine.
     """
     try:
         unchanged_s = time.time() - directory.stat().st_mtime
@@ -113,7 +113,7 @@ def is_abandoned(directory: Path, process: int) -> bool:
 
 
 def _can_be_held(directory: Path) -> bool | None:
-    """Whether nobody holds a directory; None if the file system has no locks."""
+    """Return whether no process holds a directory; None if the file system has no locks."""
     import fcntl
 
     number = os.open(directory, os.O_RDONLY)
@@ -129,7 +129,7 @@ def _can_be_held(directory: Path) -> bool | None:
 
 
 def _is_alive(process: int) -> bool:
-    """Whether this machine has a process of this number."""
+    """Return whether this machine has a process of this number."""
     try:
         os.kill(process, 0)
     except PermissionError:  # of another user

@@ -1,4 +1,4 @@
-"""Image files in, label files out. Files of any size, in parts: ``runtime.files.formats``."""
+"""Whole-file readers for images and writers for label maps; ``runtime.files.formats`` reads files in parts."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def read_image(path: str | Path) -> NDArray[np.generic]:
 
     Returns:
         (H, W), or (H, W, C) with the channels last, in the file's dtype and full depth. Palettes are resolved to
-        colours; an opaque alpha channel is left out.
+        colours; an opaque alpha channel is removed.
 
     Raises:
-        InputError: no such file, another type, a file that is damaged or may not be read, or axes that are not one
-            image of up to three channels; ``runtime.files.formats.open_image`` takes those.
+        InputError: the file does not exist, is of another type, is damaged or unreadable, or is not one plane of up to
+            three channels; ``runtime.files.formats.open_image`` opens stacks and more channels.
     """
     path = Path(path)
     check_file(path, SMALL_SUFFIXES)
@@ -46,7 +46,7 @@ def _read_tiff(path: Path) -> NDArray[np.generic]:
         if len(reader.channels) > NAMED_FEW and "S" not in reader.axes:
             raise InputError(
                 f"{path} has axes {reader.axes} and {len(reader.channels)} channels; expected one plane of up to three "
-                "channels. Choose them with runtime.files.formats.choose_channels, or save those to segment.",
+                "channels. Choose them with runtime.files.formats.choose_channels, or save the channels to segment.",
                 kind="wrong_shape",
             )
         array = reader.read_all()
@@ -54,12 +54,12 @@ def _read_tiff(path: Path) -> NDArray[np.generic]:
 
 
 def write_labels(path: Path, labels: NDArray[np.int32], pixel_size_um: float | None = None) -> None:
-    """Write a label map as a compressed TIFF, 16 bits where the labels fit, else 32; the file appears whole.
+    """Write a label map as a compressed TIFF, atomically, with 16 bits if the labels fit, else 32.
 
     Args:
         path: the file.
         labels: (H, W), 0 background.
-        pixel_size_um: side of a pixel; None where it is not known.
+        pixel_size_um: side of a pixel, micrometres; None if unknown.
     """
     import tifffile
 
@@ -78,9 +78,9 @@ def write_labels(path: Path, labels: NDArray[np.int32], pixel_size_um: float | N
 
 
 def resolution_tags(pixel_size_um: float | None) -> dict[str, Any]:
-    """What tifffile is to write of the side of a pixel; nothing where it is not known.
+    """Return the arguments with which tifffile writes the pixel size; empty if it is unknown.
 
-    Fiji shows such centimetres as micrometres. ImageJ's own metadata would rule out labels of 32 bits (tifffile).
+    Fiji converts these centimetres to micrometres. ImageJ's own metadata would exclude 32-bit labels (tifffile).
     """
     if pixel_size_um is None:
         return {}

@@ -1,4 +1,4 @@
-"""Images of any size, read in parts."""
+"""Protocol of readers of images of any size, in parts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 
 class ImageReader(Protocol):
-    """One plane of an image, whose parts are read as they are needed."""
+    """Reader of one plane of an image, which reads parts on demand."""
 
     @property
     def name(self) -> str:
-        """What messages call it: its file."""
+        """Name for messages: the file."""
         ...
 
     @property
@@ -23,23 +23,23 @@ class ImageReader(Protocol):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of its values."""
+        """Data type of the pixel values."""
         ...
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """Names of the channels; numbers from "0" on where the file names none."""
+        """Names of the channels; numbers from "0" if the file does not name them."""
         ...
 
     @property
     def pixel_size_um(self) -> float | None:
-        """Side of a pixel, micrometres; None where the file does not say."""
+        """Side of a pixel, micrometres; None if the file does not declare it."""
         ...
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.generic]:
-        """The part (height, width, C) whose first pixel is (top, left); it lies in the image.
+        """Read the part (height, width, C) whose first pixel is (top, left); it must lie in the image.
 
         Raises:
-            InputError: the file is damaged or cannot be read there.
+            InputError: the file is damaged, or this part of it cannot be read.
         """
         ...

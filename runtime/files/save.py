@@ -1,4 +1,4 @@
-"""``runtime.save``: a result as one file, whose format its name tells. What writes it is imported on first use."""
+"""``runtime.save``: write a result to a file, in the format of its suffix. Writers are imported on first use."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FORMAT_OF_ENDING = {
     ".parquet": "parquet",
     ".zip": "imagej",
 }
-"""Names of ``OUTPUT_FORMATS``, and ``npy``, by the end of a file's name; longer endings come first."""
+"""Names of ``OUTPUT_FORMATS``, or ``npy``, by the ending of the file name; longer endings come first."""
 
 
 def save(
@@ -42,27 +42,28 @@ def save(
     pixel_size_um: float | None = None,
     channels: Sequence[str] | None = None,
 ) -> None:
-    """Write a result to a file in the format that its suffix names; an existing file is replaced.
+    """Write a result to a file in the format of its suffix, and replace an existing file.
 
-    - ``.tif``, ``.tiff``: the label map, 16 bits if the labels fit, else 32; ``.ome.tif``, ``.ome.tiff``: as OME-TIFF.
-    - ``.zarr``, ``.ome.zarr``: the label map as OME-Zarr; a directory. Needs zarr.
+    - ``.tif``, ``.tiff``: the label map, 16 bits if the labels fit, else 32.
+    - ``.ome.tif``, ``.ome.tiff``: the label map as OME-TIFF.
+    - ``.zarr``, ``.ome.zarr``: the label map as OME-Zarr, a directory. Needs zarr.
     - ``.npy``: the label map, int32.
-    - ``.csv``, ``.parquet``: the columns of ``Segmentation.table``. A row for each cell, then one with label 0 for each
-      hidden instance; without a pixel size ``area_um2`` is empty. Parquet needs pyarrow.
-    - ``.geojson``: an outline for each cell, with its measurements, as QuPath reads it.
-    - ``.zip``: ImageJ ROIs, one for each cell, named by its label. Needs roifile.
+    - ``.csv``, ``.parquet``: the columns of ``Segmentation.table``, with a row for each cell, then a row with label 0
+      for each hidden instance. Without a pixel size, ``area_um2`` is empty. Parquet needs pyarrow.
+    - ``.geojson``: an outline for each cell, with its measurements, for QuPath.
+    - ``.zip``: an ImageJ ROI for each cell, named by its label. Needs roifile.
 
     Args:
         result: the cells of an image.
-        path: the file, in an existing directory. It appears whole or not at all.
-        image: (H, W) or (H, W, C); tables and GeoJSON then hold the intensities of each cell.
+        path: the file, in an existing directory. It is written atomically.
+        image: (H, W) or (H, W, C); adds the intensities of each cell to tables and GeoJSON.
         pixel_size_um: side of a pixel in micrometres.
-        channels: names of the image's channels for the columns of intensities; default, numbers from 0.
+        channels: names of the image channels for the intensity columns; default: numbers from 0.
 
     Raises:
-        InputError: another suffix, a directory that does not exist or would be replaced, an image of another size, or
-            a package that is not installed.
-        ConfigError: a pixel size that is not a positive number.
+        InputError: the suffix is unknown, the directory does not exist, the path is a directory with other content, the
+            image has another size, or a package is not installed.
+        ConfigError: the pixel size is not a positive number.
         OSError: the file cannot be written.
     """
     path = Path(path)
@@ -90,31 +91,33 @@ def _format_name(path: Path) -> str:
         if lower.endswith(ending) and lower != ending:
             return name
     raise InputError(
-        f"{path} has type {path.suffix or 'none'!r}; expected one of {', '.join(FORMAT_OF_ENDING)}. Give the file a "
-        "name with one of them."
+        f"{path} has type {path.suffix or 'none'!r}; expected one of {', '.join(FORMAT_OF_ENDING)}. Use one of these "
+        "suffixes."
     )
 
 
 def _check_place(path: Path, name: str) -> None:
-    """Raises:
-    InputError: no directory for the file, or one in its place that holds anything but labels.
+    """Check that the file can be written to its place.
+
+    Raises:
+        InputError: the directory does not exist, or the path is a directory that contains anything but labels.
     """
     if not path.parent.is_dir():
-        raise InputError(f"{path.parent} is not a directory; expected an existing one. Make it, or check the path.")
+        raise InputError(f"{path.parent} is not a directory; expected an existing one. Create it, or check the path.")
     if not path.is_dir():
         return
     from runtime.files.outputs.label_images import is_label_group
 
     if name != "ome-zarr" or (any(path.iterdir()) and not is_label_group(path)):
         raise InputError(
-            f"{path} is a directory that holds something else; expected a free name, or label images to replace. Give "
-            "another name."
+            f"{path} is a directory with other content; expected a new path, or label images to replace. Choose "
+            "another path."
         )
 
 
 def _write_npy(path: Path, result: Segmentation) -> None:
     def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # by its name, numpy would add a suffix
+        with temporary.open("wb") as file:  # given a name, numpy would add a suffix
             np.save(file, result.labels)
 
     write_whole(path, write)

@@ -1,1 +1,1 @@
-"""Many images or one huge image: resumable, on one machine or a cluster."""
+"""Resumable jobs on many images or whole slides, on one machine or a cluster."""

@@ -1,4 +1,4 @@
-"""Pieces of work on a Dask cluster: the tiles of a slide, the images of a folder."""
+"""Work on a Dask cluster in pieces, such as the tiles of a slide or the images of a folder."""
 
 from __future__ import annotations
 
@@ -21,56 +21,56 @@ Result = TypeVar("Result")
 LOCAL = "local"
 
 CONNECT_SECONDS = 30
-"""How long a scheduler may take to answer."""
+"""Time limit for a scheduler to answer."""
 
 RESTART_SECONDS = 600
-"""How long a worker that died may take to start again."""
+"""Time limit for a worker that died to restart."""
 
 QUEUED_PER_WORKER = 4
-"""Pieces that wait for each worker; all of a large job would fill the scheduler."""
+"""Queued pieces for each worker; all pieces of a large job would fill the memory of the scheduler."""
 
 _READER = "tifffile"
-"""Logger of the package that reads TIFF."""
+"""Logger of the package that reads TIFF files."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClusterOptions:
-    """Where the pieces of a job are done."""
+    """The processes that run the pieces of a job."""
 
     cluster: str | None = None
-    """None for this process, ``local`` for worker processes of this machine, or the address of a Dask scheduler."""
+    """None for this process, ``local`` for worker processes on this machine, or the address of a Dask scheduler."""
     workers: int | None = None
-    """Processes of a local cluster; None, one for each GPU where the engines run on GPUs, else one for each core."""
+    """Processes of a local cluster. None means one for each GPU if the engines run on GPUs, else one for each core."""
 
     @property
     def remote(self) -> bool:
-        """Whether processes of other machines, or with another working directory, may take part."""
+        """Return whether processes may run on other machines or in another working directory."""
         return self.cluster not in (None, LOCAL)
 
 
 class Engines(Protocol):
-    """What every worker loads."""
+    """The engines that each worker loads."""
 
     def wants_own_gpu(self) -> bool:
-        """Whether a process that shares the machine with others should see one GPU alone, which is number 0 there.
+        """Return whether each process on a shared machine should see only one GPU, as number 0.
 
         Raises:
-            ConfigError: the engines are to run on a GPU of another number.
+            ConfigError: the engines are configured for a GPU with another number.
         """
         ...
 
 
 def check_cluster(options: ClusterOptions, engines: Engines) -> list[str]:
-    """Check what can be known of a cluster before work is sent there.
+    """Check the options of a cluster before sending work to it.
 
     Returns:
-        The GPUs that the workers share out, as ``CUDA_VISIBLE_DEVICES`` names them; empty where the engines run on
-        CPUs, or where the workers are not started from here.
+        The GPUs for the workers, as ``CUDA_VISIBLE_DEVICES`` names them. Empty if the engines run on CPUs, or if this
+        process does not start the workers.
 
     Raises:
-        ConfigError: Dask is not installed; the number of workers is to be that of the GPUs, and none is found; as
+        ConfigError: Dask is not installed; there should be one worker for each GPU, but no GPU is found; or as
             ``Engines.wants_own_gpu``.
     """
     try:
@@ -87,8 +87,8 @@ def check_cluster(options: ClusterOptions, engines: Engines) -> list[str]:
     if not gpus and options.workers is None:
         listed = repr(os.environ[VISIBLE]) if VISIBLE in os.environ else "not set"
         raise ConfigError(
-            "with a backend of the GPU, a local cluster has one worker for each GPU, and no GPU is found "
-            f"({VISIBLE} is {listed}). Make GPUs visible, choose a backend of the CPU, or give the number of workers.",
+            f"no GPU is found ({VISIBLE} is {listed}); with a GPU backend, a local cluster has one worker for each "
+            "GPU. Make GPUs visible, choose a CPU backend, or give the number of workers.",
             kind="missing",
             field="workers",
         )
@@ -103,25 +103,29 @@ def run_on_cluster(
     options: ClusterOptions,
     engines: Engines,
 ) -> Iterator[Result]:
-    """Do pieces of work on a cluster; results come in any order. A piece whose worker dies is done by another one.
+    """Run pieces of work on a cluster. If a worker dies, another one repeats its piece.
 
     Args:
-        work: can be pickled; the paths that it knows must be the same on all workers.
-        pieces: what to do; taken as workers get free.
-        failed: the result of a piece whose work raised an error, or several of whose workers died; may raise.
-        options: which cluster.
-        engines: those that ``work`` loads.
+        work: a function that can be pickled; paths inside it must be valid on all workers.
+        pieces: the pieces; consumed as workers become free.
+        failed: returns the result of a piece if its work raised an error, or if several of its workers died. It may
+            raise.
+        options: the cluster.
+        engines: the engines that ``work`` loads.
+
+    Yields:
+        The results, in order of completion.
 
     Raises:
         ConfigError: as ``check_cluster``.
-        JobError: the cluster cannot be reached, or is lost.
+        JobError: the cluster cannot be reached, or the connection is lost.
     """
     gpus, cluster = check_cluster(options, engines), options.cluster
-    assert cluster is not None, "without a cluster, the caller does the work"
+    assert cluster is not None, "without a cluster, the caller runs the work itself"
     from distributed import Client, as_completed
 
     if not logging.getLogger().isEnabledFor(logging.INFO):
-        # Dask sets its own level when it is imported, and tells of every worker that comes and goes.
+        # Dask sets its own level when imported, and logs every worker that joins or leaves.
         logging.getLogger("distributed").setLevel(logging.WARNING)
     with ExitStack() as stack:
         address = stack.enter_context(_local_cluster(options.workers, gpus)) if cluster == LOCAL else cluster
@@ -139,7 +143,7 @@ def run_on_cluster(
         def fill() -> None:
             slots = max(1, sum(client.nthreads().values()))  # workers come and go
             for number, piece in islice(waiting, max(0, QUEUED_PER_WORKER * slots - len(of))):
-                # Not pure: a piece of an earlier run must not stand for this one.
+                # Not pure: Dask must not return the result of an earlier run.
                 future = client.submit(work, piece, key=f"piece-{client.id}-{number}", pure=False)
                 of[future.key] = piece
                 running.add(future)
@@ -150,9 +154,10 @@ def run_on_cluster(
                 piece, raised = of.pop(future.key), future.exception()
             except CancelledError as lost:
                 raise JobError(
-                    f"cluster {cluster} was lost ({lost}); what was finished is kept. Run again to go on."
+                    f"the connection to cluster {cluster} was lost ({lost}); finished results are kept. "
+                    "Run again to resume."
                 ) from lost
-            # An error may be Dask's own KilledWorker, after several workers died of a piece.
+            # The error may be Dask's KilledWorker, raised after a piece killed several workers.
             yield future.result() if raised is None else failed(piece, raised)
             future.release()
             fill()
@@ -160,12 +165,12 @@ def run_on_cluster(
 
 @contextmanager
 def _level_of_readers(client: Any) -> Iterator[None]:
-    """The workers log as little of what tifffile says of files as this process does, those too that come later."""
+    """Set the log level of tifffile on all workers, including later ones, to the level of this process."""
     from distributed import WorkerPlugin
 
     wanted = logging.getLogger(_READER).level
 
-    class Level(WorkerPlugin):  # type: ignore[misc]  # Dask is not looked into
+    class Level(WorkerPlugin):  # type: ignore[misc]  # mypy skips Dask
         name = f"{_READER}-{client.id}"
 
         def setup(self, worker: Any) -> None:
@@ -179,18 +184,18 @@ def _level_of_readers(client: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        if client.status == "running":  # a cluster that was lost is not asked
+        if client.status == "running":  # a lost cluster would not answer
             client.unregister_worker_plugin(Level.name)
 
 
 @contextmanager
 def _local_cluster(workers: int | None, gpus: Sequence[str]) -> Iterator[Any]:
-    """Processes of this machine. Given GPUs, each process sees one of them; more processes share them in turn."""
+    """Start worker processes on this machine; each sees one of the GPUs, if there are any."""
     import dask
     from distributed import LocalCluster, Nanny
 
-    class GpuNanny(Nanny):  # type: ignore[misc]  # Dask is not looked into
-        """Keeps the environment of its worker: one that dies is started again with the same GPU."""
+    class GpuNanny(Nanny):  # type: ignore[misc]  # mypy skips Dask
+        """Nanny that restarts a dead worker with the same GPU."""
 
         def __init__(self, *arguments: Any, name: int, **options: Any) -> None:
             super().__init__(*arguments, name=name, env={VISIBLE: gpus[name % len(gpus)]}, **options)
@@ -199,7 +204,7 @@ def _local_cluster(workers: int | None, gpus: Sequence[str]) -> Iterator[Any]:
         workers = workers or len(gpus)
         _log.info("%d workers on the GPUs %s", workers, ", ".join(gpus))
     nanny = GpuNanny if gpus else Nanny
-    # Dask gives up for good on a worker that is not back by then: with none left, the job would wait forever.
+    # Dask drops a worker that has not restarted by this time. Without workers, the job would wait forever.
     with (
         dask.config.set({"distributed.deploy.lost-worker-timeout": f"{RESTART_SECONDS}s"}),
         LocalCluster(

@@ -1,4 +1,4 @@
-"""In what two descriptions of a job differ."""
+"""Differences between two descriptions of a job."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 
 def differences(asked: Mapping[str, object], begun: Mapping[str, object]) -> Iterator[tuple[str, object, object]]:
-    """Dotted names that differ, sorted, with the value of each description; None where one lacks it."""
+    """Yield each dotted name that differs, in sorted order, with both values; None if one is missing."""
     one, other = dict(_leaves(asked)), dict(_leaves(begun))
     for name in sorted({*one, *other}):
         if one.get(name) != other.get(name):

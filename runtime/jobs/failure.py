@@ -1,4 +1,4 @@
-"""Why a piece of a job has no result: the cause as data, since the error itself may be of another process."""
+"""The cause of a failed piece of a job, as data: the error itself may belong to another process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runtime.errors import ErrorKind, SegmenterError, kind_of, reason_of
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an image or a tile has no result."""
+    """Reason why an image or a tile has no result."""
 
     message: str
     kind: ErrorKind = "failed"
@@ -19,7 +19,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException, image: Path | None = None, message: str | None = None) -> Failure:
-        """Describe an error by ``message``, or by what it says of ``image``."""
+        """Describe an error by ``message``, or by its reason, with ``image`` named."""
         field = error.field if isinstance(error, SegmenterError) else None
         return cls(reason_of(error, image) if message is None else message, kind_of(error), field)
 

@@ -1,4 +1,4 @@
-"""The images that the arguments of a command name: files, directories of images, patterns."""
+"""Search for the images that the arguments of a command name: files, directories and patterns."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from runtime.files.outputs.label_images import is_label_group
 from runtime.jobs.slides.jobs import JOB_ENDING, JOB_NAME
 
 RESULT_ENDINGS = (*(one.ending for one in OUTPUT_FORMATS.values()), OVERLAY_ENDING)
-"""How the names of results end, of runs with any options."""
+"""Endings of result file names, for runs with any options."""
 
 NO_IMAGES = (
     *(".cfg", ".csv", ".dat", ".geojson", ".html", ".ini", ".ipynb", ".json", ".jsonl", ".log", ".md", ".parquet"),
     *(".pdf", ".py", ".toml", ".tsv", ".txt", ".xls", ".xlsx", ".xml", ".yaml", ".yml", ".zip"),
 )
-"""Files that lie beside images and are none."""
+"""Suffixes of files that are often kept with images but are not images."""
 
 MASK, OF_IMAGE = "_mask", "_img"
-"""What follows a name in those of a true mask and of its image, as in training data."""
+"""Endings, before the suffix, of a ground-truth mask and its image in training data."""
 
 SHOWN_GROUPS = 10
 
@@ -38,36 +38,36 @@ _PATTERN = frozenset("*?[")
 _log = logging.getLogger(__name__)
 
 Owners = Mapping[str, Sequence[Path]]
-"""The images of a directory by what the names of their results begin with, lower case."""
+"""The images of a directory by the common beginning of their result names, in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """An image to be segmented."""
+    """An image to segment."""
 
     path: Path
     folder: Path = Path()
-    """Where it lies below the directory that was given; results keep to it."""
+    """Its folder, relative to the directory that was given; results go to the same relative folder."""
 
     @property
     def name(self) -> Path:
-        """What results begin with, below the output directory: the file's name without its type."""
+        """Beginning of the result paths, relative to the output directory: the file name without its suffix."""
         return self.folder / result_name(self.path)
 
 
 def find_images(arguments: Iterable[Path], *, recursive: bool = False, out: Path | None = None) -> list[ImageFile]:
-    """The images that are named, in order; those of a directory sorted by name.
+    """Find the images that the arguments name, in order; images of a directory are sorted by name.
 
-    In a directory, and among what fits a pattern, a file named as the result of another image there is no input, nor is
-    ``NAME_mask`` beside ``NAME_img``. Files of a directory that are left out for their type are counted in the log.
+    Directories and patterns skip files named like the result of another image, and ``NAME_mask`` if ``NAME_img``
+    exists. A warning in the log counts the files skipped because of their type.
 
     Args:
         arguments: image files, OME-Zarr directories, directories of images, or patterns (``*.tif``, ``**/*.tif``).
-        recursive: look into the directories of a directory, too.
-        out: the output directory, which is not looked into unless it is an argument itself.
+        recursive: also search subdirectories.
+        out: the output directory, which is not searched unless it is itself an argument.
 
     Raises:
-        InputError: a directory without images, or a pattern that nothing fits.
+        InputError: a directory has no images, or a pattern has no matches.
     """
     images: list[ImageFile] = []
     left_out = _LeftOut([], [])
@@ -78,20 +78,20 @@ def find_images(arguments: Iterable[Path], *, recursive: bool = False, out: Path
             else:
                 images += _fitting(argument, left_out)
     finally:
-        _tell_left_out(left_out)
+        _log_left_out(left_out)
     return images
 
 
 class _LeftOut(NamedTuple):
-    """Files that are not segmented."""
+    """Files that are skipped."""
 
     others: list[Path]
-    """Of types that are not read."""
+    """Files of types that cannot be read."""
     masks: list[Path]
 
 
 def _named_by(path: Path, recursive: bool, out: Path | None, left_out: _LeftOut) -> list[ImageFile]:
-    """A file, or the images of a directory; what else it holds is added to ``left_out``."""
+    """Return a file, or the images of a directory; add its other files to ``left_out``."""
     if not path.is_dir() or is_zarr(path):
         return [ImageFile(path)]
     skipped = None if out is None or os.path.realpath(out) == os.path.realpath(path) else os.path.realpath(out)
@@ -105,18 +105,20 @@ def _named_by(path: Path, recursive: bool, out: Path | None, left_out: _LeftOut)
         left_out.others.extend(entry for entry in inner if _is_left_out(entry))
     if not found:
         more = "" if recursive else "; recursive=True also searches the directories inside it"
-        raise InputError(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)} or OME-Zarr){more}.", kind="not_found")
+        message = f"{path} contains no images ({', '.join(IMAGE_SUFFIXES)} or OME-Zarr){more}."
+        raise InputError(message, kind="not_found")
     return found
 
 
 def _fitting(pattern: Path, left_out: _LeftOut) -> list[ImageFile]:
-    """What fits a pattern, without results and masks of images beside it."""
-    matches = [Path(match) for match in sorted(glob.glob(str(pattern), recursive=True))]
+    """Return the images that match a pattern, without results and masks of other images."""
+    # ``Path.glob`` would also match hidden files.
+    matches = [Path(match) for match in sorted(glob.glob(str(pattern), recursive=True))]  # noqa: PTH207
     fitting = [path for path in matches if is_zarr(path) or path.is_file()]
     if not fitting:
-        raise InputError(f"no file fits {pattern}; check the pattern.", kind="not_found")
+        raise InputError(f"no file matches {pattern}; check the pattern.", kind="not_found")
     owners = {folder: _owners(_images_among(_entries(folder))) for folder in {path.parent for path in fitting}}
-    # '*_labels.tif' asks for them.
+    # The pattern '*_labels.tif' asks for results.
     endings = [ending for ending in RESULT_ENDINGS if not pattern.name.casefold().endswith(ending)]
     masks = set() if MASK in pattern.name else {path for path in fitting if _is_mask(path, owners[path.parent])}
     left_out.masks.extend(masks)
@@ -125,13 +127,13 @@ def _fitting(pattern: Path, left_out: _LeftOut) -> list[ImageFile]:
     ]
     if not found:
         raise InputError(
-            f"all files that fit {pattern} are results of other images; check the pattern.", kind="not_found"
+            f"all files that match {pattern} are results of other images; check the pattern.", kind="not_found"
         )
     return found
 
 
 def _walk(path: Path, recursive: bool, skipped: str | None) -> Iterator[tuple[Path, list[Path]]]:
-    """Directories with what is in them, by name; the output directory, those of jobs and hidden ones left out."""
+    """Yield directories with their entries, by name; skip ``skipped``, job directories and hidden directories."""
     waiting = [Path()]
     while waiting:
         folder = waiting.pop()
@@ -144,7 +146,7 @@ def _walk(path: Path, recursive: bool, skipped: str | None) -> Iterator[tuple[Pa
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is in a directory and not hidden, by name."""
+    """List the entries of a directory that are not hidden, by name."""
     try:
         return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
@@ -162,26 +164,26 @@ def _suffix(path: Path) -> str:
 
 
 def _is_job(folder: Path) -> bool:
-    """Whether a directory holds a job on a slide."""
+    """Return whether a directory contains a job on a slide."""
     return folder.name.endswith(JOB_ENDING) and (folder / JOB_NAME).is_file()
 
 
 def _is_left_out(path: Path) -> bool:
-    """Whether a file may be an image of a type that is not read."""
+    """Return whether a file may be an image of a type that cannot be read."""
     return _suffix(path) not in ("", *IMAGE_SUFFIXES, *NO_IMAGES) and path.is_file()
 
 
-def _tell_left_out(left_out: _LeftOut) -> None:
+def _log_left_out(left_out: _LeftOut) -> None:
     others, masks = left_out
     if masks:
         count = f"{len(masks)} masks" if len(masks) > 1 else "1 mask"
-        _log.warning("%s left out (NAME%s beside NAME%s).", count, MASK, OF_IMAGE)
+        _log.warning("%s skipped (NAME%s of an image NAME%s).", count, MASK, OF_IMAGE)
     if not others:
         return
     types = sorted({_suffix(path) for path in others})
     hint = f" {VENDOR_HINT}" if set(types) & set(VENDOR_SUFFIXES) else ""
     count = f"{len(others)} files of other types are" if len(others) > 1 else "1 file of another type is"
-    _log.warning("%s left out (%s).%s", count, ", ".join(types), hint)
+    _log.warning("%s skipped (%s).%s", count, ", ".join(types), hint)
 
 
 def _owners(images: Iterable[Path]) -> Owners:
@@ -192,27 +194,27 @@ def _owners(images: Iterable[Path]) -> Owners:
 
 
 def _is_mask(path: Path, owners: Owners) -> bool:
-    """Whether a file is named as the true mask of an image of its directory."""
+    """Return whether a file is named like the ground-truth mask of an image in its directory."""
     name = result_name(path).casefold()
     return name.endswith(MASK) and f"{name[: -len(MASK)]}{OF_IMAGE}" in owners
 
 
 def _is_result(path: Path, owners: Owners, endings: Sequence[str] = RESULT_ENDINGS) -> bool:
-    """Whether a file or directory is named as the result of another image of its directory."""
+    """Return whether a file or directory is named like the result of another image in its directory."""
     name = path.name.casefold()
     begins = [name[: -len(ending)] for ending in endings if name.endswith(ending)]
     owned = any(owner.name != path.name for begin in begins for owner in owners.get(begin, ()))
-    # An image may lie beside as OME-Zarr, too.
+    # A directory with such a name may also be an OME-Zarr image.
     return owned and (not path.is_dir() or is_label_group(path))
 
 
 def result_stems(images: Iterable[ImageFile], out: Path, endings: Sequence[str]) -> list[tuple[Path, Path]]:
-    """Each image with the path its results begin with.
+    """Pair each image with the common beginning of its result paths.
 
     Args:
         images: from ``find_images``.
         out: the output directory.
-        endings: how the names of the results end, ``_labels.tif``.
+        endings: endings of the result names, such as ``_labels.tif``.
 
     Raises:
         InputError: an image is given twice, several would write the same files, or results would replace an image.
@@ -224,7 +226,7 @@ def result_stems(images: Iterable[ImageFile], out: Path, endings: Sequence[str])
         if real in inputs:
             raise InputError(f"{_named(inputs[real], image.path)} given twice; give each image once.", kind="conflict")
         inputs[real] = image.path
-        # Many file systems do not tell A from a.
+        # Many file systems ignore case.
         groups.setdefault(str(image.name).casefold(), []).append(image)
     _check_names([group for group in groups.values() if len(group) > 1], out, endings[0])
     stems = [(image.path, out / image.name) for group in groups.values() for image in group]
@@ -246,7 +248,7 @@ def _named(first: Path, again: Path) -> str:
 
 
 def _check_names(groups: Sequence[Sequence[ImageFile]], out: Path, ending: str) -> None:
-    """Raise an ``InputError`` that lists images whose results would have the same names, if there are any."""
+    """Raise an ``InputError`` if there are images whose results would have the same names."""
     if not groups:
         return
     lines = [
@@ -256,17 +258,17 @@ def _check_names(groups: Sequence[Sequence[ImageFile]], out: Path, ending: str) 
     ]
     if len(groups) > SHOWN_GROUPS:
         lines.append(f"and {len(groups) - SHOWN_GROUPS} more")
-    way_out = "rename them, or segment each directory into an output directory of its own, with out=."
+    way_out = "rename them, or segment each directory into a different output directory with out=."
     if (pattern := next(filter(None, map(_pattern_for_one, groups)), None)) is not None:
         way_out = f"choose with a pattern, such as {shlex.quote(pattern)} (with the quotes), or rename them."
     raise InputError(
-        "several images would write the same files:\n  " + "\n  ".join(lines) + f"\nTo go on, {way_out}",
+        "several images would write the same files:\n  " + "\n  ".join(lines) + f"\nTo continue, {way_out}",
         kind="conflict",
     )
 
 
 def _pattern_for_one(group: Sequence[ImageFile]) -> str | None:
-    """A pattern of a type that one image alone has, of some that lie in one directory; None where there is none."""
+    """Suggest a pattern that matches one image of a group in one directory; None if there is none."""
     if len({image.path.parent for image in group}) > 1:
         return None
     names = [image.path.name for image in group]

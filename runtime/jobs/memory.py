@@ -6,7 +6,7 @@ import sys
 
 
 def peak_mib() -> float | None:
-    """Most memory that this process held so far; None where the system does not tell."""
+    """Return the peak memory of this process in MiB; None if the system does not report it."""
     if sys.platform == "win32":
         return None
     import resource

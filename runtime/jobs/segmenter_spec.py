@@ -1,4 +1,4 @@
-"""Which engines, and how they are run: what every process of a job is told, and loads for itself."""
+"""Specification of the engines and their options, from which each process of a job loads its own segmenter."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LOADING = threading.Lock()
 
 
 class Resolved(NamedTuple):
-    """What ``auto`` and None stand for."""
+    """The values behind ``auto`` and None."""
 
     backend: str
     images_per_call: int
@@ -32,48 +32,48 @@ class Resolved(NamedTuple):
 
     @property
     def threads(self) -> int:
-        """Images that a process reads, prepares and writes at a time, so that the engines need not wait for that."""
+        """Images that a process reads, prepares and writes at a time, so that the engines do not have to wait."""
         return 8 if self.on_gpu else 2
 
     @property
     def batches_at_once(self) -> int:
-        """Batches of tiles, likewise; one on a CPU, which has nothing to wait for and less memory."""
+        """Batches of tiles in progress at a time. A CPU is always busy and has less memory, so it gets one."""
         return 4 if self.on_gpu else 1
 
     @property
     def on_gpu(self) -> bool:
-        """Whether the engines run on a GPU."""
+        """Return whether the engines run on a GPU."""
         return self.backend in ON_GPU
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmenterSpec:
-    """The arguments of a ``Segmenter``; can be pickled, and be compared as a key of a cache."""
+    """The arguments of a ``Segmenter``, picklable and hashable."""
 
     engine_dir: Path | None = None
-    """None: the built-in model."""
+    """None means the built-in model."""
     backend: str = "auto"
     boxes_per_call: int | None = None
-    """None: ``Segmenter``'s, which depends on the backend; ``images_per_call`` too."""
+    """None means the default of ``Segmenter``, which depends on the backend; so for ``images_per_call``."""
     images_per_call: int | None = None
     options: BackendOptions = field(default_factory=BackendOptions)
 
     @property
     def directory(self) -> Path:
-        """Where the engines are."""
+        """The engine directory."""
         return builtin_engine() if self.engine_dir is None else self.engine_dir
 
     def resolved(self) -> Resolved:
-        """How the engines are run here.
+        """Resolve ``auto`` and None for this machine.
 
         Raises:
-            BackendError: no such backend.
+            BackendError: the backend does not exist.
         """
         backend = resolve_backend(self.backend, self.directory, self.options.device)
         return Resolved(backend, *per_call(backend, self.images_per_call, self.boxes_per_call))
 
     def here(self: Spec) -> Spec:
-        """The same with the backend that ``auto`` stands for on this machine: nothing asks again.
+        """Return a copy in which ``auto`` is replaced by the backend that this machine chooses.
 
         Raises:
             BackendError, EngineError: as ``resolve_backend``.
@@ -81,10 +81,10 @@ class SegmenterSpec:
         return replace(self, backend=self.resolved().backend)
 
     def default_config(self) -> SegmentConfig:
-        """The manifest's.
+        """Return the thresholds of the manifest.
 
         Raises:
-            EngineError: no usable manifest, or engines without a detector.
+            EngineError: the manifest is unusable, or the engines have no detector.
         """
         manifest = read_manifest(self.directory)
         if not manifest.has_detector:
@@ -97,7 +97,7 @@ class SegmenterSpec:
         return manifest.config
 
     def identity(self) -> dict[str, str]:
-        """What results depend on: the hash of the manifest, which holds those of the files, and how engines are run."""
+        """Return what results depend on: how engines run, and the hash of the manifest, which lists file hashes."""
         content = (self.directory / MANIFEST_NAME).read_bytes()
         resolved = self.resolved()
         return {
@@ -110,25 +110,25 @@ class SegmenterSpec:
         }
 
     def wants_own_gpu(self) -> bool:
-        """See ``runtime.jobs.cluster.Engines``: so it is for the backends that run on GPUs.
+        """Return whether the backend runs on a GPU; see ``runtime.jobs.cluster.Engines``.
 
         Raises:
-            BackendError: no such backend.
+            BackendError: the backend does not exist.
             ConfigError: ``options.device`` is not 0.
         """
         if not self.resolved().on_gpu:
             return False
         if self.options.device != 0:
             raise ConfigError(
-                f"device is {self.options.device}; each worker of a local cluster sees one GPU alone, which is number "
-                "0 there. Leave device at 0, and list the GPUs to use in CUDA_VISIBLE_DEVICES.",
+                f"device is {self.options.device}; expected 0, since each worker of a local cluster sees only one GPU, "
+                "as number 0. Leave device at 0, and list the GPUs to use in CUDA_VISIBLE_DEVICES.",
                 field="device",
             )
         return True
 
 
 def loaded_segmenter(spec: SegmenterSpec) -> Segmenter:
-    """The engines of this process, loaded once, whichever of its threads asks.
+    """Return the segmenter of this process, loaded once and shared by its threads.
 
     Raises:
         EngineError, BackendError, ConfigError: as ``Segmenter``.
@@ -138,7 +138,7 @@ def loaded_segmenter(spec: SegmenterSpec) -> Segmenter:
 
 
 def forget_loaded() -> None:
-    """Let go of the engines of this process."""
+    """Release the engines of this process."""
     _loaded.cache_clear()
 
 

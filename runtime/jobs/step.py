@@ -1,4 +1,4 @@
-"""Progress of a job as a callback, and the images that a thread is at work on."""
+"""Progress callback of jobs, and the images that a thread is working on."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from pathlib import Path
 from typing import Protocol
 
 IMAGES_AT_WORK: ContextVar[tuple[Path, ...]] = ContextVar("images_at_work", default=())
-"""The images of the engine call under way, so that a warning can name its file."""
+"""The images of the current engine call, so that a warning can name its file."""
 
 
 class Step(Protocol):
-    """Told how far a pass of a job is."""
+    """Callback that receives the progress of a job."""
 
     def __call__(self, what: str, done: int, steps: int, megapixels: float | None = None) -> None:
-        """Take note of progress.
+        """Receive progress.
 
         Args:
-            what: the pass.
-            done: steps that are done.
-            steps: steps of the pass in all.
-            megapixels: size of the image that the steps are parts of, if they are parts of one.
+            what: name of the pass.
+            done: number of finished steps.
+            steps: total number of steps in the pass.
+            megapixels: size of the image, if the steps are parts of one image.
         """
         ...
 
 
 def no_step(what: str, done: int, steps: int, megapixels: float | None = None) -> None:
-    """Take no note of progress."""
+    """Ignore progress."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Image files of microscopes, read in parts: ``open_image``."""
+"""Readers of microscope image files in parts; see ``open_image``."""
 
 from __future__ import annotations
 
@@ -26,38 +26,38 @@ __all__ = [
 ]
 
 SMALL_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
-"""Files that ``read_image`` takes, too."""
+"""Suffixes of files that ``read_image`` also reads."""
 
 IMAGE_SUFFIXES = (*SMALL_SUFFIXES, *SLIDE_SUFFIXES)
-"""Files; a directory is an OME-Zarr image if Zarr's files lie in it."""
+"""Suffixes of image files. OME-Zarr images are directories, recognised by the files inside."""
 
 
 VENDOR_SUFFIXES = (
     *(".czi", ".dcm", ".dv", ".flex", ".ics", ".ids", ".ims", ".lif", ".lof", ".lsm", ".mrc", ".nd", ".nd2", ".oib"),
     *(".oif", ".oir", ".pic", ".qptiff", ".r3d", ".sld", ".sldy", ".stk", ".vsi", ".xlif", ".zvi"),
 )
-"""Files of microscopes' own formats, which are not read."""
+"""Suffixes of proprietary microscope formats, which cannot be read."""
 
-VENDOR_HINT = "Save files of microscopes' own formats as OME-TIFF, for example with Bio-Formats in Fiji."
+VENDOR_HINT = "Convert proprietary microscope files to OME-TIFF, for example with Bio-Formats in Fiji."
 
 
 def open_image(
     path: str | Path, *, series: int | str | None = None, plane: Plane | None = None, level: int = 0
 ) -> FileReader:
-    """Open an image of any size; its parts are read as they are needed.
+    """Open an image of any size, to read parts on demand.
 
     Args:
         path: a TIFF, OME-TIFF, PNG, JPEG or npy file, the directory of an OME-Zarr image, or a whole slide.
-        series: number or name of the image in a file with several; of OME-Zarr, also the path of an image inside.
-        plane: which plane of a stack.
-        level: of a pyramid; 0 is the largest.
+        series: number or name of the image in a file with several; for OME-Zarr, also the path of an image inside.
+        plane: the plane of a stack.
+        level: level of a pyramid; 0 is the largest.
 
     Returns:
-        An ``ImageReader`` to be closed, or used in a ``with`` statement.
+        An ``ImageReader``. Close it, or use it in a ``with`` statement.
 
     Raises:
-        InputError: no such file, another type, a damaged file, a package that is not installed, or a choice of series,
-            plane or level that is missing or not there. The message lists what there is.
+        InputError: the file does not exist, is of another type or damaged, a package is not installed, or the choice of
+            series, plane or level is missing or invalid. The message lists the choices.
     """
     path, plane = Path(path), plane or Plane()
     if is_zarr(path):
@@ -69,7 +69,7 @@ def open_image(
     for name, value in (("series", series), ("time", plane.time), ("z", plane.z)):
         if value not in (None, 0, "0"):
             raise InputError(
-                f"{path} holds one plane; {name}={value} was asked for. Leave it out.", kind="not_found", field=name
+                f"{path} has one plane, but {name}={value} was given. Leave it out.", kind="not_found", field=name
             )
     if suffix in SLIDE_SUFFIXES:
         return SlideReader(path, level=level)
@@ -80,7 +80,7 @@ def open_image(
 def check_file(path: Path, suffixes: tuple[str, ...]) -> None:
     """Raise an ``InputError`` unless this is a file of one of these types that is not empty."""
     if path.is_dir():
-        raise InputError(f"{path} is a directory, but no OME-Zarr image; give image files.", kind="wrong_type")
+        raise InputError(f"{path} is a directory, but not an OME-Zarr image; give image files.", kind="wrong_type")
     if not path.is_file():
         raise InputError(f"{path} is not a file; check the path.", kind="not_found")
     if path.suffix.lower() not in suffixes:

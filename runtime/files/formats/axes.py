@@ -1,4 +1,4 @@
-"""Which plane of a stack is the image. Pure functions on axis names and shapes."""
+"""Choice of the image plane in a stack. Pure functions on axis names and shapes."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ Array = NDArray[np.generic]
 _log = logging.getLogger(__name__)
 
 UNNAMED = "QI"
-"""Axes of pages of which a TIFF says nothing (tifffile's letters)."""
+"""Axes of pages that a TIFF does not describe (tifffile's letters)."""
 
 NAMED_FEW = 3
-"""Up to so many unnamed pages are taken as channels unasked, since the model takes three."""
+"""Up to this many undescribed pages count as channels by default, since the model input has three."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plane:
-    """Which plane of a stack is wanted; the first is 0."""
+    """Choice of a plane in a stack, counted from 0."""
 
     time: int | None = None
-    """Time point; needed where there are several."""
+    """Time point; required if there are several."""
     z: int | None = None
-    """Z plane; needed where there are several."""
+    """Z plane; required if there are several."""
     pages_are_channels: bool = False
-    """Take pages of which the file says nothing as channels, however many they are."""
+    """Treat undescribed pages as channels, in any number."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlaneAxes:
-    """Where a plane lies in an array of several axes."""
+    """Position of a plane in an array with several axes."""
 
     y: int
     x: int
     channel: int | None
-    """The axis along which the channels lie, be they pages or samples of a pixel; None for a single one."""
+    """The axis of the channels, which are pages or samples of a pixel; None if there is one channel."""
     fixed: dict[int, int]
-    """Index along each of the other axes."""
+    """The index along each of the other axes."""
 
     def index(self, rows: slice, columns: slice, channel: int) -> tuple[slice | int, ...]:
-        """The index of a part of one channel into the array."""
+        """Return the array index of a part of one channel."""
         places: dict[int, slice | int] = {**self.fixed, self.y: rows, self.x: columns}
         if self.channel is not None:
             places[self.channel] = channel
@@ -56,18 +56,18 @@ class PlaneAxes:
 
 
 def find_plane(axes: str, shape: Sequence[int], plane: Plane, name: str) -> PlaneAxes:
-    """Find the plane that is wanted among the axes of an array.
+    """Find the chosen plane among the axes of an array.
 
     Args:
-        axes: a letter each: Y, X, C (channels), S (samples of a pixel), T, Z, Q or I (pages without a name); others may
-            have length 1.
-        shape: of the array.
-        plane: what is wanted.
-        name: of the file, for messages.
+        axes: a letter for each axis: Y, X, C (channels), S (samples of a pixel), T, Z, Q or I (undescribed pages).
+            Other axes must have length 1.
+        shape: shape of the array.
+        plane: the choice.
+        name: name of the file, for messages.
 
     Raises:
-        InputError: a choice is missing, is out of range, or would be one along an axis that is not there; axes that are
-            not those of an image. The message names the axes.
+        InputError: a choice is missing, is out of range, or names an axis that does not exist; or the axes are not
+            those of an image. The message names the axes.
     """
     came = f"{name} has axes {axes} with shape {tuple(shape)}"
     if axes.count("Y") != 1 or axes.count("X") != 1:
@@ -85,14 +85,14 @@ def find_plane(axes: str, shape: Sequence[int], plane: Plane, name: str) -> Plan
         if letter in "CS" and size > 1:
             if channel is not None:
                 raise InputError(
-                    f"{came}; expected one axis of channels. Save the channels to segment as an image.",
+                    f"{came}; expected one channel axis. Save the channels to segment as an image.",
                     kind="wrong_shape",
                 )
             channel = axis
         elif letter in wanted and (chosen := wanted.pop(letter)) is not None:
             if not 0 <= chosen < size:
                 raise InputError(
-                    f"{came}; {_FIELDS[letter]}={chosen} was asked for, expected 0 to {size - 1}.",
+                    f"{came}; {_FIELDS[letter]}={chosen} was given, expected 0 to {size - 1}.",
                     kind="out_of_range",
                     field=_FIELDS[letter],
                 )
@@ -103,7 +103,8 @@ def find_plane(axes: str, shape: Sequence[int], plane: Plane, name: str) -> Plan
             missing[_FIELDS[letter]] = size
         else:
             raise InputError(
-                f"{came}; expected one plane of channels. Axis {letter} cannot be chosen from: save a part.",
+                f"{came}; expected one plane of channels. A plane cannot be chosen along axis {letter}; save the plane "
+                "to segment as an image.",
                 kind="wrong_shape",
             )
     if missing:
@@ -114,7 +115,7 @@ def find_plane(axes: str, shape: Sequence[int], plane: Plane, name: str) -> Plan
     for letter, chosen in wanted.items():
         if chosen:
             raise InputError(
-                f"{came}; {_FIELDS[letter]}={chosen} was asked for, but there is no axis {letter}. Leave it out.",
+                f"{came}; {_FIELDS[letter]}={chosen} was given, but there is no axis {letter}. Leave it out.",
                 kind="not_found",
                 field=_FIELDS[letter],
             )
@@ -122,11 +123,11 @@ def find_plane(axes: str, shape: Sequence[int], plane: Plane, name: str) -> Plan
 
 
 _FIELDS = {"T": "time", "Z": "z"}
-"""Fields of ``Plane`` by the axes that they choose from."""
+"""Fields of ``Plane`` by axis."""
 
 
 def _named(axes: str, shape: Sequence[int], plane: Plane, came: str) -> str:
-    """The axes, with a name for pages that have none: the plane that is asked for, or channels."""
+    """Give undescribed pages an axis: that of the chosen plane, or channels."""
     unnamed = [axis for axis, letter in enumerate(axes) if letter in UNNAMED and shape[axis] > 1]
     if not unnamed:
         return axes
@@ -140,22 +141,22 @@ def _named(axes: str, shape: Sequence[int], plane: Plane, came: str) -> str:
         letter = "C" if not has_channels and (plane.pages_are_channels or pages <= NAMED_FEW) else ""
     if not letter or len(unnamed) > 1:
         raise InputError(
-            f"{came} and does not say what its {pages} pages are; expected one plane of up to three channels. Say what "
-            f"they are: z=0..{pages - 1} or time=0..{pages - 1} takes one, nuclear= and membrane= choose channels.",
+            f"{came} and does not describe its {pages} pages; expected one plane of up to three channels. Choose a "
+            f"plane with z=0..{pages - 1} or time=0..{pages - 1}, or channels with nuclear= and membrane=.",
             kind="missing",
             field="nuclear",
         )
     if letter == "C" and not plane.pages_are_channels:
-        _tell_pages_are_channels(came, pages)
+        _warn_pages_are_channels(came, pages)
     return axes[: unnamed[0]] + letter + axes[unnamed[0] + 1 :]
 
 
 @lru_cache(maxsize=4096)
-def _tell_pages_are_channels(came: str, pages: int) -> None:
-    """Said once, though a file is opened several times: to check it, to segment it, tile by tile."""
+def _warn_pages_are_channels(came: str, pages: int) -> None:
+    """Warn once per file, although a file may be opened several times: to check it, and to segment its tiles."""
     _log.warning(
-        "%s and does not say what its %d pages are; they are taken as channels. If they are time points or planes, "
-        "choose one: time= or z=.",
+        "%s and does not describe its %d pages; they are taken as channels. If they are time points or planes, choose "
+        "one with time= or z=.",
         came,
         pages,
     )
@@ -164,9 +165,9 @@ def _tell_pages_are_channels(came: str, pages: int) -> None:
 def part_of_array(
     array: Any, axes: PlaneAxes, part: tuple[int, int, int, int], channels: Sequence[int]
 ) -> NDArray[np.generic]:
-    """The part (top, left, height, width) of a plane, (h, w, C) in native byte order.
+    """Return the part (top, left, height, width) of a plane, (h, w, C) in native byte order.
 
-    ``array`` is of numpy or zarr: only what is asked for is read.
+    ``array`` is a numpy or zarr array; only the requested part is read.
     """
     top, left, height, width = part
     planes = []

@@ -1,4 +1,4 @@
-"""What all readers share: checked bounds, errors that name the file, a lifetime."""
+"""Base class of file readers: bounds checks, errors that name the file, and closing."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ Array = NDArray[np.generic]
 Reader = TypeVar("Reader", bound="FileReader")
 
 RGB = ("red", "green", "blue")
-"""Names of the channels of an image whose file says that it is one in colour."""
+"""Channel names of an image that its file declares as a colour image."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageInfo:
-    """What a reader knows before it reads a pixel."""
+    """Description of an image, known before any pixel is read."""
 
     size_hw: tuple[int, int]
-    """Pixels."""
+    """Height and width, pixels."""
     dtype: np.dtype[Any]
     channels: tuple[str, ...]
-    """Names; numbers from "0" on where the file names none; ``RGB`` for images in colour."""
+    """Names of the channels: numbers from "0" if the file does not name them, ``RGB`` for colour images."""
     pixel_size_um: float | None = None
-    """Side of a pixel; the geometric mean where it is no square."""
+    """Side of a pixel, micrometres; the geometric mean if pixels are not square."""
     levels: tuple[tuple[int, int], ...] = ()
-    """Sizes of the levels of a pyramid, the largest first; one where there is no pyramid."""
+    """Sizes of the levels of a pyramid, the largest first; one size if there is no pyramid."""
 
 
 class FileReader(ABC):
-    """An ``ImageReader`` of one file; several threads may read at a time."""
+    """``ImageReader`` for one file; several threads may read at a time."""
 
     def __init__(self, path: Path, info: ImageInfo) -> None:
         self.path = path
@@ -61,18 +61,18 @@ class FileReader(ABC):
             left: first column.
             height: rows.
             width: columns.
-            channels: places of the channels wanted, in the order wanted; default, all.
+            channels: indices of the channels, in the order of the result; default: all.
 
         Returns:
             (height, width, C) in the file's dtype.
 
         Raises:
-            InputError: a part that does not lie in the image; a file that is damaged or cannot be read there.
+            InputError: the part does not lie in the image, the file is damaged, or this part of it cannot be read.
         """
         rows, columns = self.size_hw
         if min(top, left) < 0 or min(height, width) < 1 or top + height > rows or left + width > columns:
             raise InputError(
-                f"{self.name}: rows {top} to {top + height} and columns {left} to {left + width} were asked for; "
+                f"{self.name}: rows {top} to {top + height} and columns {left} to {left + width} were requested; "
                 f"expected a part of {rows} x {columns} pixels.",
                 kind="out_of_range",
             )
@@ -82,19 +82,19 @@ class FileReader(ABC):
             )
 
     def read_all(self) -> NDArray[np.generic]:
-        """The whole image, (H, W, C)."""
+        """Read the whole image, (H, W, C)."""
         return self.read(0, 0, *self.size_hw)
 
     def absent_chunks(self) -> tuple[int, int]:
-        """Stored pieces of the image that are not there and read as a fill value, and all that were looked for."""
+        """Count the missing chunks, which read as a fill value, and all chunks that were checked."""
         return 0, 0
 
     @abstractmethod
     def _read(self, part: tuple[int, int, int, int], channels: tuple[int, ...]) -> Array:
-        """``read`` of a part (top, left, height, width) that lies in the image."""
+        """Read a part (top, left, height, width) that lies in the image."""
 
     def close(self) -> None:  # noqa: B027 - most readers hold nothing
-        """Let go of the file."""
+        """Close the file."""
 
     def __enter__(self: Reader) -> Reader:
         return self
@@ -107,18 +107,18 @@ class FileReader(ABC):
 
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Turn whatever a library raises over a file into an ``InputError`` that names the file and what to do."""
+    """Turn any error of a library into an ``InputError`` that names the file and what to do."""
     try:
         yield
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # each library raises its own kinds for damaged files
-        if isinstance(error, OSError) and error.errno is not None:  # the system's; Pillow's own have no number
+    except Exception as error:  # each library raises its own errors for damaged files
+        if isinstance(error, OSError) and error.errno is not None:  # a system error; Pillow's errors have no number
             raise InputError(
                 f"{path} cannot be read ({error.strerror}); check its permissions and its disk.", kind="unreadable"
             ) from error
         raise InputError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); it is damaged or not what its name says.",
+            f"{path} cannot be read ({type(error).__name__}: {error}); it is damaged or has a wrong suffix.",
             kind="damaged",
         ) from error
 
@@ -127,7 +127,7 @@ def optional_package(module: str, package: str, purpose: str) -> ModuleType:
     """Import a package that the base install lacks.
 
     Raises:
-        InputError: it is not installed, or what it needs is missing; the message says what to install.
+        InputError: the package or one of its dependencies is not installed; the message states what to install.
     """
     try:
         return importlib.import_module(module)
@@ -140,17 +140,17 @@ def optional_package(module: str, package: str, purpose: str) -> ModuleType:
 
 
 def channel_names(count: int, given: Sequence[str]) -> tuple[str, ...]:
-    """The names that a file gives, or numbers from "0" on where it does not name each channel."""
+    """Return the names of a file, or numbers from "0" if the file does not name every channel."""
     return tuple(given) if len(given) == count else tuple(str(number) for number in range(count))
 
 
 def distinct_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of channels as they are, with the channel's number behind those that several channels have."""
+    """Append the channel number to names that several channels share."""
     return tuple(f"{name}_{number}" if names.count(name) > 1 else name for number, name in enumerate(names))
 
 
 def check_opaque(alpha: Array, path: Path) -> None:
-    """Raise an ``InputError`` unless an alpha channel hides nothing."""
+    """Raise an ``InputError`` unless an alpha channel is opaque."""
     opaque = (1 << 8 * alpha.dtype.itemsize) - 1 if alpha.dtype.kind == "u" else 1
     if not np.all(alpha == opaque):
         raise InputError(

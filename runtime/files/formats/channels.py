@@ -1,4 +1,4 @@
-"""Which channels of an image the model sees, and as what."""
+"""Choice of the channels that the model sees."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from runtime.files.formats.base import FileReader
 from runtime.files.readers import ImageReader
 
 MODEL_CHANNELS = 3
-"""(blank, nuclear, whole-cell), or red, green and blue."""
+"""Channels of the model input: (blank, nuclear, whole-cell), or red, green and blue."""
 
 GRAY_ROUNDING = 3
-"""Levels of 256 by which the planes of a gray image in JPEG may differ."""
+"""Maximum difference, in levels of 256, between the planes of a gray image that was saved as JPEG."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChosenChannels:
-    """An ``ImageReader`` of some channels of another, in the order in which the model takes them."""
+    """``ImageReader`` for some channels of another reader, in the order of the model input."""
 
     reader: ImageReader
     places: tuple[int, ...]
 
     @property
     def name(self) -> str:
-        """That of the image."""
+        """Name of the image."""
         return self.reader.name
 
     @property
@@ -39,21 +39,21 @@ class ChosenChannels:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of its values."""
+        """Data type of the pixel values."""
         return self.reader.dtype
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """Names of the channels that were chosen."""
+        """Names of the chosen channels."""
         return tuple(self.reader.channels[place] for place in self.places)
 
     @property
     def pixel_size_um(self) -> float | None:
-        """Side of a pixel, micrometres; None where the file does not say."""
+        """Side of a pixel, micrometres; None if the file does not declare it."""
         return self.reader.pixel_size_um
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.generic]:
-        """As ``ImageReader.read``, (height, width, channels chosen)."""
+        """Read a part as ``ImageReader.read`` does, (height, width, number of chosen channels)."""
         if isinstance(self.reader, FileReader):
             return self.reader.read(top, left, height, width, self.places)
         return self.reader.read(top, left, height, width)[..., list(self.places)]
@@ -62,27 +62,27 @@ class ChosenChannels:
 def choose_channels(
     reader: ImageReader, *, nuclear: str | int | None = None, membrane: str | int | None = None, rgb: bool = False
 ) -> ChosenChannels:
-    """Choose what the model sees: its input is (blank, nuclear, whole-cell), filled from the right.
+    """Choose the channels that the model sees: its input is (blank, nuclear, whole-cell), filled from the right.
 
     Args:
         reader: an image.
         nuclear: name or number (from 0) of the channel of the nuclei.
-        membrane: name or number of the channel of whole cells (membrane, cytoplasm). With one of the two alone, the
-            model segments what that channel shows.
-        rgb: the image is in colour (histology): all three planes as they are, which files that say so get unasked.
+        membrane: name or number of the channel of whole cells (membrane, cytoplasm). If only one of ``nuclear`` and
+            ``membrane`` is given, the model segments what that channel shows.
+        rgb: use all three planes as the colours of the image (histology); not needed if the file declares RGB.
 
     Returns:
-        One to three channels. Without a choice, all that the image has: one is whole-cell (or nuclei alone), two are
+        One to three channels. Without a choice, all channels of the image: one is whole-cell (or only nuclei), two are
         nuclear and whole-cell, three fill the input.
 
     Raises:
-        InputError: more than three channels and no choice, channels that are not there, or contradictory choices. The
-            message lists the channels.
+        InputError: the image has more than three channels and none was chosen, a chosen channel does not exist, or the
+            choices contradict each other. The message lists the channels.
     """
     if nuclear is not None or membrane is not None:
         if rgb:
             raise InputError(
-                f"{reader.name} was asked for in colour (rgb) and by channel; choose one of the two.",
+                f"{reader.name} was requested in colour (rgb) and by channel; expected one of the two. Leave one out.",
                 kind="conflict",
                 field="rgb",
             )
@@ -90,8 +90,8 @@ def choose_channels(
         chosen = [_place(reader, wanted, name) for name, wanted in wishes if wanted is not None]
         if len(set(chosen)) < len(chosen):
             raise InputError(
-                f"{reader.name} has channel {_listed(reader.channels)[chosen[0]]} chosen as nuclear and as membrane; "
-                "leave one out if there is but one.",
+                f"{reader.name}: channel {_listed(reader.channels)[chosen[0]]} is chosen as nuclear and as membrane; "
+                "expected two channels. Leave one out if the image has only one.",
                 kind="conflict",
                 field="membrane",
             )
@@ -112,14 +112,14 @@ def choose_channels(
 
 
 def without_copies(image: NDArray[np.generic]) -> NDArray[np.generic]:
-    """What an image in colour shows in one plane, as microscope software often saves a gray one.
+    """Reduce a colour image to one plane if it shows a gray image, as microscope software often saves it.
 
     Args:
         image: (H, W, 3), red, green and blue.
 
     Returns:
-        (H, W, 1) where one plane alone is not constant, or all three are the same but for the rounding of a colour
-        space (``GRAY_ROUNDING``); else the image.
+        (H, W, 1) if only one plane is not constant, or if all three are equal up to colour conversion rounding
+        (``GRAY_ROUNDING``); else the image.
     """
     live = [place for place in range(MODEL_CHANNELS) if image[..., place].min() != image[..., place].max()]
     if len(live) == 1:
@@ -132,7 +132,7 @@ def without_copies(image: NDArray[np.generic]) -> NDArray[np.generic]:
 
 
 def _listed(names: Sequence[str]) -> list[str]:
-    """Number and name of each channel; the number alone where it has no name."""
+    """List the number and name of each channel; only the number if it has no name."""
     return [name if name == str(number) else f"{number} ({name})" for number, name in enumerate(names)]
 
 
@@ -144,7 +144,7 @@ def _channels(reader: ImageReader) -> str:
 
 
 def _place(reader: ImageReader, wanted: str | int, argument: str) -> int:
-    """The channel of this name, as it is or but for its case; else of this number. ``argument`` is for messages."""
+    """Find a channel by exact name, by name without case, or by number; ``argument`` is for messages."""
     names = list(reader.channels)
     if isinstance(wanted, str):
         for found in (

@@ -1,4 +1,4 @@
-"""Which image of a file that holds several."""
+"""Choice of an image in a file that contains several."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from runtime.errors import InputError
 
 
 def choose_series(path: Path, found: Sequence[tuple[str, str]], wanted: int | str | None) -> int:
-    """The number of the series that is wanted.
+    """Return the number of the chosen series.
 
     Args:
-        path: for messages.
+        path: the file, for messages.
         found: name and description of each series.
-        wanted: a name or number; None where there is one.
+        wanted: a name or number; may be None if there is one series.
 
     Raises:
-        InputError: there is none, none such, or several to choose from.
+        InputError: there are no series, the chosen one does not exist, or there are several and none was chosen.
     """
     if not found:
-        raise InputError(f"{path} holds no image; it cannot be read as its type. Copy it again.", kind="damaged")
+        raise InputError(f"{path} contains no image that can be read as its type. Copy it again.", kind="damaged")
     if wanted is None and len(found) == 1:
         return 0
     numbers = {str(number): number for number in range(len(found))}
@@ -30,7 +30,7 @@ def choose_series(path: Path, found: Sequence[tuple[str, str]], wanted: int | st
     if str(wanted) in numbers:
         return numbers[str(wanted)]
     listed = "; ".join(f"{number}: {description}" for number, (_, description) in enumerate(found))
-    came = f"holds {len(found)} series" if wanted is None else f"has no series {wanted!r}"
+    came = f"contains {len(found)} series" if wanted is None else f"has no series {wanted!r}"
     raise InputError(
         f"{path} {came}; expected one image. Choose one with series= ({listed}).",
         kind="not_found" if wanted is not None else "missing",
@@ -39,9 +39,9 @@ def choose_series(path: Path, found: Sequence[tuple[str, str]], wanted: int | st
 
 
 def check_level(path: Path, level: int, count: int) -> int:
-    """Return the level of a pyramid if there is one such, else raise an ``InputError``."""
+    """Return the level of a pyramid if it exists, else raise an ``InputError``."""
     if not 0 <= level < count:
         raise InputError(
-            f"{path} has levels 0 to {count - 1}; level {level} was asked for.", kind="not_found", field="level"
+            f"{path} has levels 0 to {count - 1}, but level {level} was requested.", kind="not_found", field="level"
         )
     return level

@@ -1,4 +1,4 @@
-"""OME-Zarr (NGFF): multiscale images, versions 0.1 to 0.5.
+"""Reader of OME-Zarr (NGFF): multiscale images, versions 0.1 to 0.5.
 
 Source: the specification, ngff.openmicroscopy.org (0.4, 0.5).
 """
@@ -23,22 +23,22 @@ Array = NDArray[np.generic]
 Json = Mapping[str, Any]
 
 MARKS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
-"""Files that make a directory one of Zarr, versions 3 and 2."""
+"""Files that identify a Zarr directory, versions 3 and 2."""
 
 _CHUNKS_LOOKED_FOR = 100_000
-"""At most so many files of chunks are looked for."""
+"""Maximum number of chunk files to check."""
 
 _OLD_AXES = "tczyx"
-"""Axes before version 0.3, which does not name them."""
+"""Axes of versions before 0.3, which do not name them."""
 
 
 def is_zarr(path: Path) -> bool:
-    """Whether a path is a Zarr directory."""
+    """Return whether a path is a Zarr directory."""
     return path.is_dir() and any((path / mark).is_file() for mark in MARKS)
 
 
 class NgffReader(FileReader):
-    """One plane of one multiscale image."""
+    """Reader of one plane of one multiscale image."""
 
     def __init__(self, path: Path, *, series: int | str | None, plane: Plane, level: int) -> None:
         """Open the directory; see ``runtime.files.formats.open_image``."""
@@ -65,7 +65,7 @@ class NgffReader(FileReader):
         super().__init__(path, info)
 
     def absent_chunks(self) -> tuple[int, int]:
-        """Chunks of the plane without a file, and all chunks; of very many, evenly spread ones are looked for."""
+        """Count the chunks of the plane without a file, and all checked chunks: all, or an evenly spread sample."""
         array, fixed = self._array, self._axes.fixed
         with damage_named(self.path):
             sizes = array.shards or array.chunks
@@ -81,7 +81,7 @@ class NgffReader(FileReader):
 
 
 def _place(number: int, first: Sequence[int], counts: Sequence[int]) -> tuple[int, ...]:
-    """The place of a chunk in the grid of chunks, by its number among those of a plane."""
+    """Return the grid position of a chunk from its number within a plane."""
     place: list[int] = []
     for start, count in zip(reversed(first), reversed(counts), strict=True):
         number, rest = divmod(number, count)
@@ -90,21 +90,21 @@ def _place(number: int, first: Sequence[int], counts: Sequence[int]) -> tuple[in
 
 
 def _metadata(group: Any) -> Json:
-    """The OME metadata of a group: under a key of their own since 0.5."""
+    """Return the OME metadata of a group, which have a separate key since version 0.5."""
     attributes: Json = group.attrs.asdict()
     ome = attributes.get("ome")
     return ome if isinstance(ome, Mapping) else attributes
 
 
 def _image_group(path: Path, group: Any, series: int | str | None) -> Any:
-    """The group of the image that is wanted.
+    """Return the group of the chosen image.
 
-    A series is the path of a group, or its number where the file lists several (bioformats2raw's layout).
+    A series is the path of a group, or its number if the file lists several (bioformats2raw's layout).
     """
     if not hasattr(group, "group_keys"):
         raise InputError(
-            f"{path} is a Zarr array without OME-Zarr metadata; expected the directory of an image. Give the directory "
-            "above it, or save it with its axes.",
+            f"{path} is a Zarr array without OME-Zarr metadata; expected the directory of an image. Give its parent "
+            "directory, or save the array with its axes.",
             kind="unsupported",
         )
     metadata = _metadata(group)
@@ -113,14 +113,16 @@ def _image_group(path: Path, group: Any, series: int | str | None) -> Any:
     if isinstance(series, str) and not series.isdigit():
         if series not in group or "multiscales" not in _metadata(group[series]):
             raise InputError(
-                f"{path} has no image {series!r}; expected the path of one inside it.", kind="not_found", field="series"
+                f"{path} has no image {series!r}; expected the path of an image inside it.",
+                kind="not_found",
+                field="series",
             )
         return group[series]
     if "plate" in metadata:
         wells = [well["path"] for well in metadata["plate"].get("wells", [])]
         raise InputError(
             f"{path} is a plate with the wells {', '.join(wells[:5])}{', ...' if len(wells) > 5 else ''}; expected one "
-            f"image. Choose a field, for example series='{wells[0] if wells else 'A/1'}/0'.",
+            f"image. Choose a field, such as series='{wells[0] if wells else 'A/1'}/0'.",
             kind="missing",
             field="series",
         )
@@ -128,8 +130,8 @@ def _image_group(path: Path, group: Any, series: int | str | None) -> Any:
     images = [key for key in listed if "multiscales" in _metadata(group[key])]
     if not images:
         raise InputError(
-            f"{path} holds no OME-Zarr image (no 'multiscales' metadata); expected the directory of an image. "
-            f"It holds: {', '.join(sorted(group.keys())) or 'nothing'}.",
+            f"{path} contains no OME-Zarr image (no 'multiscales' metadata); expected the directory of an image. "
+            f"It contains: {', '.join(sorted(group.keys())) or 'nothing'}.",
             kind="not_found",
         )
     found = [(key, f"shape {group[key][str(_first_dataset(group[key]))].shape}") for key in images]
@@ -141,7 +143,7 @@ def _first_dataset(group: Any) -> object:
 
 
 def _axis_names(multiscale: Json, ndim: int) -> str:
-    """A letter for each axis."""
+    """Return a letter for each axis."""
     axes = multiscale.get("axes") or _OLD_AXES[-ndim:]
     names = [axis["name"] if isinstance(axis, Mapping) else str(axis) for axis in axes]
     types = [axis.get("type") if isinstance(axis, Mapping) else None for axis in axes]
@@ -162,7 +164,7 @@ def _channel_names(metadata: Json, count: int) -> tuple[str, ...]:
 
 
 def _pixel_size_um(multiscale: Json, dataset: Json, y: int, x: int) -> float | None:
-    """From the axes' units and the scales of the level and of all levels; None where the axes have no unit."""
+    """Compute the pixel size from the units and the scales of the axes; None if the axes have no units."""
     axes = multiscale.get("axes") or []
     units = [axis.get("unit") if isinstance(axis, Mapping) else None for axis in axes]
     if not units or not units[y] or not units[x]:

@@ -1,4 +1,4 @@
-"""PNG, JPEG and npy files."""
+"""Reader of PNG, JPEG and npy files."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ Array = NDArray[np.generic]
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_HEAD = 26
-"""Bytes up to and with the colour type."""
+"""Number of bytes up to and including the colour type."""
 _GRAY = 0
 _PALETTE = 3
 _PNG_ALPHA = (4, 6)
 """Colour types of PNG (ISO 15948, table 11.1): gray; a palette; gray or colour with alpha."""
 
 _PNG_SAMPLES = {2: 3, 4: 2, 6: 4}
-"""Samples of a pixel by colour type; else 1."""
+"""Samples of a pixel by colour type; 1 for other types."""
 _DEFLATE_MOST = 1032
-"""Bytes that one byte of a deflate stream stands for at most (RFC 1951: 258 bytes for two bits)."""
+"""Maximum number of bytes encoded by one byte of a deflate stream (RFC 1951: 258 bytes in two bits)."""
 
 LARGEST_PICTURE_PX = 1_000_000_000
-"""Pixels of the largest picture that is decoded; in colour it takes 3 GB."""
+"""Maximum number of pixels of a picture to decode; in colour they take 3 GB."""
 
 _PILLOW_LIMIT = threading.Lock()
-"""Held while Pillow's limit, a global of its module, is off."""
+"""Lock to hold while Pillow's size limit, a module global, is off."""
 
 
 class PictureReader(FileReader):
-    """An image that is one array: of a picture, decoded as a whole, or an npy file, of which parts are read."""
+    """Reader of a picture, which is decoded as a whole, or of an npy file, which is read in parts."""
 
     def __init__(self, path: Path) -> None:
         """Open the file; see ``runtime.files.formats.open_image``."""
@@ -60,10 +60,10 @@ class PictureReader(FileReader):
 
 
 def _channels_last(array: Array, path: Path) -> Array:
-    """(H, W, C) of an (H, W) or (H, W, C) array."""
+    """Return an (H, W) or (H, W, C) array as (H, W, C)."""
     if array.ndim not in (2, 3) or array.size == 0:
         raise InputError(
-            f"{path} has shape {array.shape}; expected (H, W) or (H, W, C), not empty. Save one plane.",
+            f"{path} has shape {array.shape}; expected (H, W) or (H, W, C) with at least one pixel. Save one plane.",
             kind="wrong_shape",
         )
     if array.ndim == 3 and array.shape[0] < min(array.shape[1:]) and array.shape[2] > len(RGB):
@@ -76,13 +76,14 @@ def _channels_last(array: Array, path: Path) -> Array:
 
 
 def read_picture(path: Path) -> Array:
-    """Read PNG and JPEG, told apart by content; names are wrong at times.
+    """Read a PNG or JPEG file, recognised by content since suffixes can be wrong.
 
     Returns:
-        (H, W) or (H, W, 3). Palettes are resolved to colours; an opaque alpha channel is left out.
+        (H, W) or (H, W, 3). Palettes are resolved to colours; an opaque alpha channel is removed.
 
     Raises:
-        InputError: more pixels than are decoded at once, or than the file can hold; nothing is decoded then.
+        InputError: the picture has more pixels than can be decoded at once, or declares more than the file can contain.
+            Nothing is decoded in these cases.
     """
     with path.open("rb") as file:
         head = file.read(_PNG_HEAD)
@@ -93,18 +94,18 @@ def read_picture(path: Path) -> Array:
 
 
 def _check_claim(path: Path, head: bytes) -> None:
-    """Check the size that a picture says it has."""
+    """Check the size that a picture declares."""
     if head.startswith(_PNG_SIGNATURE) and len(head) == _PNG_HEAD:
         width, height, depth, colours = struct.unpack(">IIBB", head[16:26])
         stored = width * height * depth * _PNG_SAMPLES.get(colours, 1) // 8
         if stored > _DEFLATE_MOST * path.stat().st_size:
             raise InputError(
-                f"{path} says that it has {width} x {height} pixels, more than a PNG of {path.stat().st_size} bytes "
-                "can hold; it is damaged. Copy it again.",
+                f"{path} declares {width} x {height} pixels, more than a PNG of {path.stat().st_size} bytes can "
+                "contain; it is damaged. Copy it again.",
                 kind="damaged",
             )
     else:
-        with _open_pillow(path) as picture:  # reads the header alone
+        with _open_pillow(path) as picture:  # reads only the header
             width, height = picture.size
     if width * height > LARGEST_PICTURE_PX:
         raise InputError(
@@ -121,14 +122,14 @@ def _read_png(path: Path, depth: int, colours: int) -> Array:
     array: Array = imagecodecs.png_decode(path.read_bytes())
     if colours in _PNG_ALPHA:
         return _without_alpha(array, path)
-    # One value may be declared transparent (tRNS), which is decoded as alpha. The image lies under it unharmed.
+    # A PNG may declare one value transparent (tRNS), which is decoded as alpha. Dropping it restores the image.
     array = array.reshape(*array.shape[:2], -1)[..., 0] if colours == _GRAY else array[..., :3]
     return array.astype(np.bool_) if depth == 1 else array
 
 
 def _read_pillow(path: Path) -> Array:
     with _open_pillow(path) as picture:
-        # A palette's indices are not intensities, and inks are not light.
+        # Palette indices are not intensities, and inks do not add like light.
         resolved = {"P": "RGBA", "PA": "RGBA", "CMYK": "RGB"}.get(picture.mode, picture.mode)
         array = np.asarray(picture.convert(resolved) if resolved != picture.mode else picture)
     return _without_alpha(array, path) if resolved in ("LA", "RGBA") else array
@@ -137,7 +138,7 @@ def _read_pillow(path: Path) -> Array:
 def _open_pillow(path: Path) -> Picture:
     from PIL import Image
 
-    # Pillow takes more than 89 million pixels for an attack; these are the user's own files.
+    # Pillow treats more than 89 million pixels as an attack, but these are the user's own files.
     with _PILLOW_LIMIT:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -147,7 +148,7 @@ def _open_pillow(path: Path) -> Picture:
 
 
 def _without_alpha(array: Array, path: Path) -> Array:
-    """Leave out the last channel of (H, W, C), which must be opaque; (H, W) where one channel stays."""
+    """Remove the last channel of (H, W, C), which must be opaque; return (H, W) if one channel remains."""
     check_opaque(array[..., -1], path)
     rest = array[..., :-1]
     return rest[..., 0] if rest.shape[2] == 1 else rest

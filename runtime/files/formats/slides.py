@@ -1,4 +1,4 @@
-"""Whole slides of scanners, through OpenSlide."""
+"""Reader of whole slides, through OpenSlide."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BACKGROUND = "openslide.background-color"
 
 
 class SlideReader(FileReader):
-    """A slide in colour."""
+    """Reader of a whole slide in colour."""
 
     def __init__(self, path: Path, *, level: int) -> None:
         """Open the file; see ``runtime.files.formats.open_image``."""
@@ -42,13 +42,14 @@ class SlideReader(FileReader):
 
     def _read(self, part: tuple[int, int, int, int], channels: tuple[int, ...]) -> Array:
         top, left, height, width = part
-        # OpenSlide counts the place in pixels of level 0, the size in those of the level.
+        # OpenSlide expects the position in pixels of level 0, and the size in pixels of the level.
         place = round(left * self._shrunk), round(top * self._shrunk)
         found = np.asarray(self._slide.read_region(place, self._level, (width, height)))
-        # What was not scanned is transparent.
+        # Areas that were not scanned are transparent.
         weight = found[..., 3:].astype(np.float32) / 255
         shown = found[..., :3] * weight + self._background * (1 - weight)
         return shown.round().astype(np.uint8)[..., list(channels)]
 
     def close(self) -> None:
+        """Close the file."""
         self._slide.close()

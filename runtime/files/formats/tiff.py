@@ -1,4 +1,4 @@
-"""TIFF and OME-TIFF: tiles or strips, pyramids, several series, stacks."""
+"""Reader of TIFF and OME-TIFF files: tiles or strips, pyramids, several series, stacks."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from runtime.files.formats.tiff_pages import PageParts, check_page_chain
 Array = NDArray[np.generic]
 
 _FROM_8_BITS = 257
-"""Scales 0..255 to 0..65535."""
+"""Factor from 0..255 to 0..65535."""
 
 _ALPHA = (1, 2)
-"""Associated and unassociated; 0 is any further channel (TIFF 6.0, ExtraSamples)."""
+"""Codes of associated and unassociated alpha; 0 is any other channel (TIFF 6.0, ExtraSamples)."""
 
 
 class TiffReader(FileReader):
-    """One plane of one series of a TIFF."""
+    """Reader of one plane of one series of a TIFF file."""
 
     def __init__(self, path: Path, *, series: int | str | None, plane: Plane, level: int) -> None:
         """Open the file; see ``runtime.files.formats.open_image``."""
@@ -67,17 +67,17 @@ class TiffReader(FileReader):
         self._parts = PageParts()
         self._whole = self._in_one_piece()
         if self._whole is None:
-            self._keyframe.decode  # noqa: B018 - made once, before threads ask for it
+            self._keyframe.decode  # noqa: B018 - created once, before threads use it
 
     def _stored_channels(self, path: Path) -> tuple[int | None, int]:
-        """Place of the alpha channel among the samples, and how many channels there are without it."""
+        """Return the index of the alpha channel among the samples, and the number of other channels."""
         axis = self._axes.channel
         count = 1 if axis is None else int(self._image.shape[axis])
         if self._colour_map is not None:
             if axis is not None:
                 raise InputError(
-                    f"{path} has axes {self.axes} with shape {self._image.shape} and a palette; expected one "
-                    "plane of up to three channels. Save it in colour, or without the palette.",
+                    f"{path} has axes {self.axes} with shape {self._image.shape} and a palette; expected one plane of "
+                    "up to three channels. Save it in colour, or without the palette.",
                     kind="unsupported",
                 )
             return None, 3
@@ -94,21 +94,21 @@ class TiffReader(FileReader):
 
     @property
     def _leading(self) -> tuple[int, ...]:
-        """Sizes of the axes that run over pages."""
+        """Sizes of the axes over the pages."""
         shape = tuple(self._image.shape)
         return shape[: len(shape) - len(self._keyframe.shape)]
 
     def _in_one_piece(self) -> Array | None:
-        """The whole series where it is not read page by page: mapped if it is stored so, else in memory."""
+        """Return the series if it cannot be read page by page: mapped if contiguous in the file, else in memory."""
         image, page = self._image, tuple(self._keyframe.shape)
         by_page = tuple(image.shape[-len(page) :]) == page and prod(self._leading) == len(image.pages)
         if image.transform is None and not image.is_multifile and image.dataoffset is not None:
-            # Stacks of ImageJ over 4 GB lie so, with one page for all.
+            # ImageJ stores stacks over 4 GB in this way, with one page for all planes.
             dtype = np.dtype(self._tiff.byteorder + np.dtype(image.dtype).char)
             return np.memmap(self.path, dtype, "r", image.dataoffset, tuple(image.shape))
         if by_page and image.transform is None:
             return None
-        whole: Array = image.asarray()  # a layout that only tifffile knows to put together
+        whole: Array = image.asarray()  # a layout that only tifffile can assemble
         return whole
 
     def _read(self, part: tuple[int, int, int, int], channels: tuple[int, ...]) -> Array:
@@ -123,7 +123,7 @@ class TiffReader(FileReader):
         return found[..., :-1]
 
     def _stored(self, part: tuple[int, int, int, int], channels: tuple[int, ...]) -> Array:
-        """The channels as they are in the file, (h, w, C)."""
+        """Read channels as stored in the file, (h, w, C)."""
         if self._whole is not None:
             return part_of_array(self._whole, self._axes, part, channels)
         axis = self._axes.channel
@@ -133,18 +133,20 @@ class TiffReader(FileReader):
         return np.concatenate(planes, axis=2)
 
     def _page(self, channel: int) -> Any:
-        """The page of the plane, of this channel where channels are pages."""
+        """Return the page of the plane, and of this channel if channels are pages."""
         place = tuple(
             channel if axis == self._axes.channel else self._axes.fixed[axis] for axis in range(len(self._leading))
         )
         page = self._image.pages[int(np.ravel_multi_index(place, self._leading)) if place else 0]
         if page is None:
             raise InputError(
-                f"{self.path} lacks a page of its image; a further file of it may be missing.", kind="damaged"
+                f"{self.path} lacks a page of its image; another of its files may be missing. Copy all its files.",
+                kind="damaged",
             )
         return page
 
     def close(self) -> None:
+        """Close the file."""
         self._whole = None
         self._tiff.close()
 
@@ -159,7 +161,7 @@ def _size_hw(image: Any) -> tuple[int, int]:
 
 
 def _colour_map(page: Any) -> Array | None:
-    """(3, N) colours of a palette: uint8 where it holds 8-bit colours scaled to 16, else uint16."""
+    """Return the (3, N) colours of a palette: uint8 if they are 8-bit colours scaled to 16 bits, else uint16."""
     if getattr(page.photometric, "name", "") != "PALETTE" or page.colormap is None:
         return None
     colours: NDArray[np.uint16] = page.colormap

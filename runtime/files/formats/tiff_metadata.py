@@ -1,4 +1,4 @@
-"""What a TIFF says about its image: names of channels, size of a pixel."""
+"""Metadata of a TIFF file: channel names and pixel size."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ UM_PER_UNIT = {
     "nanometer": 1e-3,
     "picometer": 1e-6,
 }
-"""Micrometres in units of length as OME-XML, ImageJ and OME-Zarr write them; ``um_per_unit`` folds their spellings."""
+"""Micrometres by unit of length, for OME-XML, ImageJ and OME-Zarr; ``um_per_unit`` unifies their spellings."""
 
 LARGEST_PIXEL_UM = 20.0
-"""Resolution tags of larger pixels are those of a printer or a screen: 72 to 600 dpi are 353 to 42 um."""
+"""Resolution tags with larger pixels describe a printer or a screen: 72 to 600 dpi are 353 to 42 um."""
 
 _INCH, _CENTIMETRE = 2, 3
 """Values of ResolutionUnit (TIFF 6.0)."""
@@ -37,20 +37,20 @@ _INCH, _CENTIMETRE = 2, 3
 
 @dataclass(frozen=True, slots=True)
 class TiffMetadata:
-    """What the file says of one image; None and () where it says nothing."""
+    """Metadata of one image; None and () for values that the file does not declare."""
 
     channels: tuple[str, ...] = ()
     pixel_size_um: float | None = None
 
 
 def um_per_unit(unit: str) -> float | None:
-    """Micrometres in a unit of length; None for one that is none (pixel)."""
+    """Return the micrometres in a unit of length; None for other units, such as pixel."""
     folded = unit.strip().replace("\\u00B5", "u").replace("\u00b5", "u").replace("\u03bc", "u")
     return UM_PER_UNIT.get(folded.lower().replace("metre", "meter"))
 
 
 def side_um(y: float, x: float) -> float | None:
-    """Side of the square of the same area as a pixel; None for sizes that cannot be."""
+    """Return the side of the square with the area of a pixel; None for invalid sizes."""
     return math.sqrt(y * x) if math.isfinite(y * x) and y > 0 and x > 0 else None
 
 
@@ -59,9 +59,9 @@ def tiff_metadata(tiff: Any, series: int) -> TiffMetadata:
 
     Args:
         tiff: an open ``tifffile.TiffFile``.
-        series: its number.
+        series: number of the series.
 
-    Source: OME-XML of OME-TIFF first, then ImageJ's, then the resolution tags (TIFF 6.0).
+    Source: the OME-XML of an OME-TIFF, else ImageJ's metadata, else the resolution tags (TIFF 6.0).
     """
     if tiff.is_ome and tiff.ome_metadata:
         return _ome(tiff.ome_metadata, series, len(tiff.series))
@@ -74,7 +74,7 @@ def _ome(xml: str, series: int, count: int) -> TiffMetadata:
     try:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError:
-        return TiffMetadata()  # tifffile reads the image without it, too
+        return TiffMetadata()  # tifffile can read the image without it
     images = [element for element in root if _local(element) == "Image"]
     if len(images) != count or series >= count:
         return TiffMetadata()
@@ -88,12 +88,12 @@ def _ome(xml: str, series: int, count: int) -> TiffMetadata:
 
 
 def _local(element: ElementTree.Element) -> str:
-    """Name without its namespace, which differs between versions of the schema."""
+    """Return the name without its namespace, which differs between versions of the schema."""
     return element.tag.rsplit("}", 1)[-1]
 
 
 def _ome_length(pixels: ElementTree.Element, axis: str) -> float | None:
-    factor = um_per_unit(pixels.get(f"PhysicalSize{axis}Unit", "um"))  # micrometres unless it says otherwise
+    factor = um_per_unit(pixels.get(f"PhysicalSize{axis}Unit", "um"))  # micrometres by default
     try:
         return None if factor is None else float(pixels.get(f"PhysicalSize{axis}", "")) * factor
     except ValueError:
@@ -106,7 +106,7 @@ def _imagej(metadata: dict[str, Any], series: Any) -> TiffMetadata:
     size = None if factor is None or density is None else side_um(factor / density[0], factor / density[1])
     labels, axes = metadata.get("Labels"), dict(zip(series.axes, series.shape, strict=True))
     count = axes.get("C", 1)
-    # Labels run over the planes, channels fastest; where they are names of channels they repeat.
+    # Labels belong to planes, with channels varying fastest; if they are channel names, they repeat.
     first = [str(label) for label in labels[:count]] if isinstance(labels, list) else []
     named = len(first) == count > 1 and all(first) and len(set(first)) == count
     return TiffMetadata(tuple(first) if named else (), size)
@@ -120,13 +120,13 @@ def _from_tags(page: Any) -> float | None:
 
 
 def _aperio(page: Any) -> float | None:
-    """Of Aperio's slides (.svs): 'MPP = 0.2525' in the description."""
+    """Return the pixel size of an Aperio slide (.svs), from 'MPP = 0.2525' in its description."""
     found = re.search(r"\|MPP = ([\d.]+)", page.description) if page.description.startswith("Aperio") else None
     return float(found[1]) if found else None
 
 
 def _density(page: Any) -> tuple[float, float] | None:
-    """Pixels per unit along y and x."""
+    """Return the pixels per unit along y and x."""
     values = []
     for name in ("YResolution", "XResolution"):
         value = page.tags.valueof(name)

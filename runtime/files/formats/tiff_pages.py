@@ -1,4 +1,4 @@
-"""Parts of a TIFF page: only the tiles or strips that hold them are read and decoded."""
+"""Reading of parts of TIFF pages, which decodes only the tiles or strips that overlap a part."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runtime.errors import InputError
 Array = NDArray[np.generic]
 
 CACHE_BYTES = 256 << 20
-"""Decoded segments that are kept: parts that lie side by side share strips as wide as the image."""
+"""Memory for decoded segments; neighbouring parts share strips, which are as wide as the image."""
 
 
 class Segment(NamedTuple):
@@ -25,14 +25,14 @@ class Segment(NamedTuple):
 
     number: int
     plane: int
-    """Its sample where each sample has segments of its own, else 0."""
+    """The sample, if samples have separate segments, else 0."""
     y: int
     x: int
-    """Its first pixel."""
+    """The first pixel is (y, x)."""
 
 
 class PageParts:
-    """Reads parts of the pages of one file and keeps the latest decoded segments; several threads may use it."""
+    """Reader of parts of one file's pages, with a cache of decoded segments; several threads may use it."""
 
     def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
         self._limit = limit_bytes
@@ -47,13 +47,13 @@ class PageParts:
         Args:
             page: a ``tifffile.TiffPage`` or ``TiffFrame`` of depth 1.
             part: top, left, height and width, within the page.
-            samples: the samples of a pixel that are wanted, in order.
+            samples: the samples of a pixel to read, in the order of the result.
 
         Returns:
             (height, width, len(samples)).
 
         Raises:
-            InputError: the file ends before a segment does.
+            InputError: the file ends within a segment.
         """
         top, left, height, width = part
         out = np.zeros((height, width, len(samples)), page.keyframe.dtype)
@@ -68,9 +68,9 @@ class PageParts:
         return out
 
     def _decoded(self, page: Any, segment: Segment) -> Array:
-        """(h, w, samples) of one segment, without padding."""
+        """Return the pixels of one segment, (h, w, samples), without padding."""
         keyframe, offset = page.keyframe, page.dataoffsets[segment.number]
-        # The offset stands for the segment: pages are objects that tifffile makes again at times.
+        # The offset identifies the segment: tifffile sometimes creates a page object again.
         key = (page.parent.filehandle.path, offset)
         with self._lock:
             if key in self._kept:
@@ -79,7 +79,7 @@ class PageParts:
         raw = self._raw(page.parent.filehandle, offset, page.databytecounts[segment.number])
         tables = {"jpegtables": page.jpegtables, "jpegheader": keyframe.jpegheader}
         data, _, (_, h, w, samples) = keyframe.decode(raw, segment.number, **tables)
-        if data is None:  # left out: nothing but the value for no data
+        if data is None:  # an omitted segment contains only the value for no data
             return np.full((h, w, samples), keyframe.nodata, keyframe.dtype)
         pixels: Array = data[0, :h, :w, :samples]
         with self._lock:
@@ -91,24 +91,24 @@ class PageParts:
         return pixels
 
     def _raw(self, file: Any, offset: int, size: int) -> bytes | None:
-        """The encoded bytes of a segment; None for one that is left out."""
+        """Read the encoded bytes of a segment; None if the file omits the segment."""
         if not offset or not size:
             return None
         with self._file_lock:
-            if file.closed:  # tifffile closes the further files of an OME-TIFF until they are read
+            if file.closed:  # tifffile keeps the other files of an OME-TIFF closed until they are read
                 file.open()
             file.seek(offset)
             data: bytes = file.read(size)
         if len(data) < size:
             raise InputError(
-                f"{file.path} ends {size - len(data)} bytes before its image does; it is cut off. Copy it again.",
+                f"{file.path} ends {size - len(data)} bytes before its image does; it is truncated. Copy it again.",
                 kind="damaged",
             )
         return data
 
 
 def _segments(keyframe: Any, part: tuple[int, int, int, int], samples: tuple[int, ...]) -> Iterator[Segment]:
-    """The tiles or strips that hold a part."""
+    """Yield the tiles or strips that overlap a part."""
     top, left, height, width = part
     planes, _, length, across, _ = keyframe.shaped
     tile_h, tile_w = (keyframe.tilelength, keyframe.tilewidth) if keyframe.is_tiled else (keyframe.rowsperstrip, across)
@@ -120,9 +120,9 @@ def _segments(keyframe: Any, part: tuple[int, int, int, int], samples: tuple[int
 
 
 def check_page_chain(tiff: Any) -> None:
-    """Raise an ``InputError`` if a page is followed by one beyond the end of the file.
+    """Raise an ``InputError`` if the last page refers to a next page beyond the end of the file.
 
-    tifffile takes such a file, which is cut off, for one of fewer pages.
+    Such a file is truncated, but tifffile reads it as a file with fewer pages.
     """
     layout, file = tiff.tiff, tiff.filehandle
     if layout.is_ndpi or not len(tiff.pages):
@@ -130,11 +130,11 @@ def check_page_chain(tiff: Any) -> None:
     following = _after_tags(tiff.pages[-1].offset, layout, file)
     next_page = _number(following, layout.offsetformat, file)
     if next_page and (_after_tags(next_page, layout, file) + layout.offsetsize > file.size):
-        raise InputError(f"{file.path} lacks its last pages; it is cut off. Copy it again.", kind="damaged")
+        raise InputError(f"{file.path} lacks its last pages; it is truncated. Copy it again.", kind="damaged")
 
 
 def _after_tags(offset: int, layout: Any, file: Any) -> int:
-    """Where the tags of the page at ``offset`` end; beyond the file if it has none there."""
+    """Return where the tags of the page at ``offset`` end, or the end of the file if there is no page."""
     if offset + layout.tagnosize > file.size:
         return int(file.size)
     return offset + int(layout.tagnosize) + _number(offset, layout.tagnoformat, file) * int(layout.tagsize)

@@ -1,1 +1,1 @@
-"""Results as files of other programs: polygons, OME-TIFF, OME-Zarr, tables."""
+"""Writers of results in formats of other programs: polygons, OME-TIFF, OME-Zarr, tables."""

@@ -1,4 +1,4 @@
-"""The files that a segmentation becomes, chosen by name."""
+"""Formats of result files, chosen by name."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from runtime.types import Arrays
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageOutput:
-    """What the files of one image are made from."""
+    """Data from which the result files of one image are written."""
 
     result: Segmentation
     pixel_size_um: float | None = None
     """Side of a pixel; None if it is unknown."""
     plane: Plane = field(default_factory=Plane)
-    """Of the stack that was segmented."""
+    """The plane of the stack that was segmented."""
     measured: Arrays | None = None
-    """Further columns of tables, (n,) each, in the order of the labels; see ``table_rows``."""
+    """Further table columns, (n,) each, in the order of the labels; see ``table_rows``."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputFormat:
-    """One kind of file."""
+    """A format of result files."""
 
     ending: str
-    """What follows the image's name."""
+    """Ending of the file name, after the name of the image."""
     write: Callable[[Path, ImageOutput], None]
     package: tuple[str, str] | None = None
-    """Module and package that the base install lacks."""
+    """Module and package that the format needs beyond the base install."""
     has_table: bool = False
-    """It holds the columns of the table, measured ones included."""
+    """True if files contain the columns of the table, including measurements."""
 
 
 OUTPUT_FORMATS = {
@@ -78,16 +78,16 @@ DEFAULT_FORMATS = ("tiff", "csv")
 
 
 def parse_formats(given: Iterable[str]) -> tuple[str, ...]:
-    """Names of formats from options, each a name or several with commas; the default where none is given.
+    """Parse options with one format name or several separated by commas; return the default formats if none is given.
 
     Raises:
-        ConfigError: a name that is not known.
+        ConfigError: a name is unknown.
     """
     names = [name.strip().lower() for option in given for name in option.split(",") if name.strip()]
     for name in names:
         if name not in OUTPUT_FORMATS:
             raise ConfigError(
-                f"format {name!r} is not known; expected some of {', '.join(OUTPUT_FORMATS)}.", field="formats"
+                f"format {name!r} is unknown; expected one or more of {', '.join(OUTPUT_FORMATS)}.", field="formats"
             )
     return tuple(dict.fromkeys(names)) or DEFAULT_FORMATS
 
@@ -100,20 +100,20 @@ def check_packages(formats: Iterable[str]) -> None:
 
 
 def check_measure(measure: bool, formats: Iterable[str]) -> None:
-    """Check that there is a file for measurements.
+    """Check that there is a format for measurements.
 
     Args:
-        measure: whether cells are to be measured.
+        measure: whether to measure cells.
         formats: names of ``OUTPUT_FORMATS``.
 
     Raises:
-        ConfigError: they are, and no format has a table.
+        ConfigError: ``measure`` is set, but no format has a table.
     """
     formats = tuple(formats)
     if measure and not any(OUTPUT_FORMATS[name].has_table for name in formats):
         tables = ", ".join(name for name, kind in OUTPUT_FORMATS.items() if kind.has_table)
         raise ConfigError(
-            f"measure=True came with the formats {', '.join(formats)}; expected one that has a table ({tables}). Add "
+            f"measure=True was given with the formats {', '.join(formats)}; expected one with a table ({tables}). Add "
             "csv to the formats, or leave measure=True out.",
             kind="conflict",
             field="measure",
@@ -121,5 +121,5 @@ def check_measure(measure: bool, formats: Iterable[str]) -> None:
 
 
 def output_path(stem: Path, name: str) -> Path:
-    """The file or directory of a format for results that begin with ``stem``."""
+    """Return the path of a format's file or directory, which begins with ``stem``."""
     return Path(f"{stem}{OUTPUT_FORMATS[name].ending}")

@@ -1,14 +1,17 @@
-"""Outlines of cells as GeoJSON, as QuPath reads it.
+"""Cell outlines as GeoJSON for QuPath.
 
-QuPath (0.4 and later; ``QuPathTypeAdapters``, ``ROITypeAdapters`` in its package qupath.lib.io, and "Exporting
-annotations" in its documentation) takes a FeatureCollection. Of a feature it reads
+QuPath 0.4 and later reads a FeatureCollection. It uses these members of a feature:
 
-- ``geometry``: RFC 7946, in pixels of the full-size image whose upper left corner is (0, 0), Polygon or MultiPolygon;
-  in it, ``plane`` with the numbers c, z and t of the plane of a stack, c -1 for all channels; without it, the first.
+- ``geometry``: Polygon or MultiPolygon (RFC 7946), in pixels of the full-size image, whose upper left corner is (0, 0).
+  Its member ``plane`` contains the numbers c, z and t of the plane in a stack, where c is -1 for all channels. Without
+  it, QuPath uses the first plane.
 - ``properties``: ``objectType`` "cell" (others: annotation, detection, tile), ``name``, ``classification`` with a name
-  and a colour (three numbers of 0 to 255), and ``measurements``, an object of numbers.
-- ``nucleusGeometry`` beside ``geometry``, for cells whose nucleus is known, too; ``id``, a UUID, which it makes up
-  where there is none; ``isLocked``, false if left out; ``isMissing``, of cores of tissue microarrays alone.
+  and a colour (three numbers from 0 to 255), and ``measurements``, an object of numbers.
+- Optional members: ``nucleusGeometry``, if the nucleus is known; ``id``, a UUID, which QuPath otherwise generates;
+  ``isLocked``, false by default; ``isMissing``, only for cores of tissue microarrays.
+
+Source: ``QuPathTypeAdapters`` and ``ROITypeAdapters`` in the package qupath.lib.io, and "Exporting annotations" in the
+documentation of QuPath.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from runtime.types import Arrays
 CLASS_NAME = "Cell"
 CLASS_COLOUR = (255, 200, 0)
 MEASURED = ("label", "score", "iou_prediction", "label_area_px", "area_um2", "centroid_y", "centroid_x")
-"""Columns of the plain table that each cell carries as measurements; it carries all further ones too."""
+"""Columns of the plain table that become measurements of a cell, together with all further columns."""
 
 
 def cell_features(
@@ -39,17 +42,17 @@ def cell_features(
     plane: Plane | None = None,
     measured: Arrays | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """A GeoJSON feature for each cell of the label map, in the order of the labels.
+    """Yield a GeoJSON feature for each cell of the label map, in the order of the labels.
 
     Args:
-        result: of an image.
-        pixel_size_um: side of a pixel; None where it is not known.
-        plane: of the stack that was segmented.
+        result: the segmentation of an image.
+        pixel_size_um: side of a pixel, micrometres; None if unknown.
+        plane: the plane of the stack that was segmented.
         measured: further columns of the table; see ``table_rows``.
 
     Yields:
-        A polygon, or several where the cell lies in parts, in image pixels from the upper left corner of the first
-        one, along the edges of the cell's pixels.
+        A polygon, or several if the cell has separate parts, along the edges of the cell's pixels. Coordinates are
+        image pixels, from the upper left corner of the first pixel.
     """
     columns, rows = table_columns(measured), table_rows(result, pixel_size_um, measured)
     for row, crop in zip(rows, label_crops(result.labels), strict=False):  # rows of hidden instances come last
@@ -57,12 +60,12 @@ def cell_features(
 
 
 def cell_feature(row: Mapping[str, Any], crop: MaskCrop, plane: Plane | None = None) -> dict[str, Any]:
-    """The feature of one cell.
+    """Build the feature of one cell.
 
     Args:
-        row: what the table says of it, by column.
-        crop: its pixels.
-        plane: of the stack that was segmented.
+        row: the table row of the cell, by column.
+        crop: the pixels of the cell.
+        plane: the plane of the stack that was segmented.
     """
     polygons = mask_polygons(crop.mask, crop.offset_yx)
     several = len(polygons) > 1
@@ -80,7 +83,7 @@ def cell_feature(row: Mapping[str, Any], crop: MaskCrop, plane: Plane | None = N
             "objectType": "cell",
             "name": str(row["label"]),
             "classification": {"name": CLASS_NAME, "color": list(CLASS_COLOUR)},
-            # JSON has neither NaN, such as the score of boxes that the user gave, nor infinity.
+            # JSON has neither infinity nor NaN, which is the score of boxes given by the user.
             "measurements": {
                 name: value for name in measured if (value := row.get(name)) is not None and math.isfinite(value)
             },
@@ -95,13 +98,13 @@ def write_geojson(
     plane: Plane | None = None,
     measured: Arrays | None = None,
 ) -> None:
-    """Write ``cell_features`` as a FeatureCollection; the file appears whole."""
+    """Write ``cell_features`` as a FeatureCollection, atomically."""
     features = cell_features(result, pixel_size_um, plane, measured)
     write_whole(path, lambda temporary: write_features(temporary, features))
 
 
 def write_features(path: Path, features: Iterable[Mapping[str, Any]]) -> None:
-    """Write features as a FeatureCollection, a feature a line, one at a time."""
+    """Write features as a FeatureCollection, one at a time, each on a line."""
     with path.open("w", encoding="utf-8") as file:
         file.write('{"type": "FeatureCollection", "features": [')
         for number, feature in enumerate(features):

@@ -1,6 +1,6 @@
-"""Outlines of cells as a zip file of ImageJ ROIs, which Fiji's ROI Manager opens.
+"""Cell outlines as a zip file of ImageJ ROIs, for Fiji's ROI Manager.
 
-Source: ``ij.io.RoiDecoder`` of ImageJ (github.com/imagej/ImageJ) for the format of a ROI; roifile writes it.
+Source: ``ij.io.RoiDecoder`` of ImageJ (github.com/imagej/ImageJ) for the ROI format, which roifile writes.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from runtime.ops.masks import MaskCrop, label_crops
 from runtime.types import F32
 
 _MOVE_TO, _LINE_TO, _CLOSE = 0.0, 1.0, 4.0
-"""Segments of a composite ROI, as ``java.awt.geom.PathIterator`` numbers them."""
+"""Segment types of a composite ROI, numbered as in ``java.awt.geom.PathIterator``."""
 
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
-"""Date of every entry, the first that a zip file can hold: the same cells give the same file."""
+"""Date of every entry, the earliest in zip files. A fixed date makes files reproducible."""
 
 
 def write_rois(path: Path, labels: NDArray[np.integer], plane: Plane | None = None) -> None:
-    """Write one ROI for each cell, named by its label; the file appears whole.
+    """Write one ROI for each cell, named by its label, into a zip file, atomically.
 
     Args:
         path: the zip file.
         labels: (H, W), 0 background.
-        plane: of the stack that was segmented; ROIs then belong to that slice and frame.
+        plane: the plane of the stack that was segmented; ROIs then belong to that slice and frame.
 
     Raises:
         InputError: roifile is not installed.
@@ -46,8 +46,8 @@ def write_roi_entries(path: Path, cells: Iterable[tuple[int, MaskCrop]], plane: 
 
     Args:
         path: the zip file.
-        cells: label and pixels of each.
-        plane: of the stack that was segmented.
+        cells: label and pixels of each cell.
+        plane: the plane of the stack that was segmented.
 
     Raises:
         InputError: roifile is not installed.
@@ -60,11 +60,11 @@ def write_roi_entries(path: Path, cells: Iterable[tuple[int, MaskCrop]], plane: 
 
 
 def cell_roi(label: int, crop: MaskCrop, plane: Plane | None = None) -> Any:
-    """The outline of one cell, along the edges of its pixels.
+    """Outline one cell along the edges of its pixels.
 
     Returns:
-        ``roifile.ImagejRoi``: a traced polygon, as ImageJ's wand makes it, or a composite of several rings if the cell
-        has holes or lies in parts. Coordinates are xy image pixels, 0 at the corner of the first pixel.
+        ``roifile.ImagejRoi``: a traced polygon, as from ImageJ's wand tool, or a composite of several rings if the cell
+        has holes or separate parts. Coordinates are xy image pixels, 0 at the corner of the first pixel.
 
     Raises:
         InputError: roifile is not installed.
@@ -77,7 +77,7 @@ def cell_roi(label: int, crop: MaskCrop, plane: Plane | None = None) -> Any:
     if len(rings) == 1:
         roi.roitype = roifile.ROI_TYPE.TRACED
         return roi
-    roi.roitype = roifile.ROI_TYPE.RECT  # what ImageJ writes for composites, whose path follows the header
+    roi.roitype = roifile.ROI_TYPE.RECT  # as ImageJ writes composites, whose path follows the header
     roi.integer_coordinates = roi.subpixel_coordinates = None
     roi.n_coordinates = 0
     roi.multi_coordinates = _path(rings)
@@ -86,7 +86,7 @@ def cell_roi(label: int, crop: MaskCrop, plane: Plane | None = None) -> Any:
 
 
 def _path(rings: Iterable[Ring]) -> F32:
-    """Rings as one path of segments, each a number for its kind and its point."""
+    """Join rings into one path of segments, each with its type and its point."""
     path: list[float] = []
     for ring in rings:
         for kind, (x, y) in zip([_MOVE_TO, *[_LINE_TO] * (len(ring) - 2)], ring[:-1], strict=True):

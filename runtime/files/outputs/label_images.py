@@ -1,4 +1,4 @@
-"""Label maps as OME-TIFF and OME-Zarr."""
+"""Writers of label maps as OME-TIFF and OME-Zarr."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from runtime.files.placing import write_whole
 from runtime.files.plain import resolution_tags
 
 TILE_PX = 512
-"""Side of OME-TIFF's tiles and OME-Zarr's chunks."""
+"""Side of OME-TIFF tiles and OME-Zarr chunks, pixels."""
 
 LABEL_NAME = "cells"
 
 _BIG_BYTES = 2**32 - 2**25
-"""From this size on, compressed or not, a TIFF is written as BigTIFF."""
+"""Uncompressed size from which a TIFF is written as BigTIFF."""
 
 BUFFER_BYTES = 1 << 24
-"""Of tiles that tifffile compresses before it writes them."""
+"""Size of the buffer of tiles that tifffile compresses before it writes them."""
 
 
 def write_ome_tiff(path: Path, labels: NDArray[np.integer], pixel_size_um: float | None = None) -> None:
-    """Write a label map as a tiled, compressed OME-TIFF, a pyramid where it is large; the file appears whole.
+    """Write a label map as a tiled, compressed OME-TIFF, atomically; large maps become a pyramid.
 
     Args:
         path: the file.
         labels: (H, W), 0 background.
-        pixel_size_um: side of a pixel; None where it is not known.
+        pixel_size_um: side of a pixel, micrometres; None if unknown.
     """
     dtype, size_hw = label_dtype(labels), (labels.shape[0], labels.shape[1])
     levels = (level.astype(dtype) for level in label_levels(labels))
@@ -55,12 +55,12 @@ def write_levels(
 
     Args:
         path: the file.
-        levels: those of ``label_levels``, each an array or an iterator of its tiles.
-        size_hw: the label map.
-        dtype: of the labels.
-        pixel_size_um: side of a pixel; None where it is not known.
-        content: a checksum of the labels. The file's UUID is made from it, where tifffile would take another one each
-            time: the same labels give the same file.
+        levels: the levels, as from ``label_levels``, each an array or an iterator of its tiles.
+        size_hw: height and width of the label map, pixels.
+        dtype: data type of the labels.
+        pixel_size_um: side of a pixel, micrometres; None if unknown.
+        content: a checksum of the labels, from which the file's UUID is derived. The same labels thus give the same
+            file; tifffile by itself would choose a random UUID.
     """
     import tifffile
 
@@ -87,14 +87,14 @@ def write_levels(
 
 
 def write_ome_zarr(path: Path, labels: NDArray[np.integer], pixel_size_um: float | None = None) -> None:
-    """Write a label map as the one label image, 'cells', of an OME-Zarr labels group; the directory appears whole.
+    """Write a label map as the label image 'cells' of an OME-Zarr labels group, atomically.
 
-    Viewers open it by itself; moved to ``IMAGE.zarr/labels`` it belongs to that image.
+    Viewers can open the group by itself. Moved to ``IMAGE.zarr/labels``, it belongs to that image.
 
     Args:
         path: the directory.
         labels: (H, W), 0 background.
-        pixel_size_um: side of a pixel; None where it is not known.
+        pixel_size_um: side of a pixel, micrometres; None if unknown.
 
     Raises:
         InputError: zarr is not installed.
@@ -112,13 +112,13 @@ def write_ome_zarr(path: Path, labels: NDArray[np.integer], pixel_size_um: float
 def make_ome_zarr(
     path: Path, size_hw: tuple[int, int], dtype: np.dtype[np.unsignedinteger], pixel_size_um: float | None
 ) -> list[Any]:
-    """Make the OME-Zarr labels group of ``write_ome_zarr``, without pixels.
+    """Create the OME-Zarr labels group of ``write_ome_zarr``, without pixels.
 
     Args:
         path: the directory.
-        size_hw: the label map.
-        dtype: of the labels.
-        pixel_size_um: side of a pixel; None where it is not known.
+        size_hw: height and width of the label map, pixels.
+        dtype: data type of the labels.
+        pixel_size_um: side of a pixel, micrometres; None if unknown.
 
     Returns:
         The zarr arrays of the levels of ``label_levels``, the largest first, all 0.
@@ -126,7 +126,7 @@ def make_ome_zarr(
     Raises:
         InputError: zarr is not installed.
 
-    Source: NGFF 0.4, which today's viewers all read (ngff.openmicroscopy.org/0.4).
+    Source: NGFF 0.4, which all current viewers read (ngff.openmicroscopy.org/0.4).
     """
     zarr = optional_package("zarr", "zarr", "OME-Zarr")
     unit = {"unit": "micrometer"} if pixel_size_um is not None else {}
@@ -154,7 +154,7 @@ def make_ome_zarr(
 
 
 def is_label_group(path: Path) -> bool:
-    """Whether a directory is a group of label images and no image itself, as ``make_ome_zarr`` writes it."""
+    """Return whether a directory is a group of label images, as from ``make_ome_zarr``, and not itself an image."""
     try:
         attributes = json.loads((path / ".zattrs").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Pictures of a segmentation: the image with every cell outlined."""
+"""Pictures of a segmentation: the image with outlined cells."""
 
 from __future__ import annotations
 
@@ -15,37 +15,38 @@ from runtime.ops.preprocess import check_image
 from runtime.types import F32, U8, Extent
 
 SHOWN_PERCENTILES = (0.5, 99.8)
-"""Range of a channel's values that is shown from black to white."""
+"""Percentiles of a channel that are shown as black and white."""
 FILL_OPACITY = 0.15
 _GOLDEN_RATIO = 0.618034
 _COLOURS = 64
 _LEAST_SIDE = 512
-"""Smaller images are enlarged by a whole factor, so that outlines do not hide the cells."""
+"""Smaller images are enlarged by an integer factor, so that outlines do not hide the cells."""
 
 _Image = NDArray[np.generic]
 
 
 def draw_overlay(image: ArrayLike, labels: NDArray[np.integer]) -> U8:
-    """Draw the cells' outlines over an image, each cell in a colour of its own.
+    """Draw the outlines of cells over an image, in different colours.
 
     Args:
-        image: (H, W) or (H, W, C <= 3), real. Gray stays gray; two channels are shown as green (first) and magenta
-            (second); three as red, green and blue: as they are if they have 8 bits.
+        image: (H, W) or (H, W, C <= 3), real. Gray stays gray. Two channels are shown as green (first) and magenta
+            (second), three as red, green and blue. All channels are stretched, except 8-bit colours.
         labels: (H, W), 0 background.
 
     Returns:
-        (k H, k W, 3) uint8, k a whole number that brings small images to about 512 pixels; images of more than
-        ``LARGEST_SIDE_PX`` pixels a side are shrunk by a whole factor instead.
+        (k H, k W, 3) uint8, with an integer k that enlarges small images to about 512 pixels. Images of more than
+        ``LARGEST_SIDE_PX`` pixels a side are shrunk by an integer factor instead.
 
     Raises:
-        InputError: an image that cannot be used, or labels of another size.
+        InputError: the image cannot be used, or the labels have another size.
     """
     from skimage.segmentation import find_boundaries
 
     checked = check_image(image)
     if labels.shape != checked.shape[:2]:
         raise InputError(
-            f"labels have shape {labels.shape}; expected {checked.shape[:2]}, as the image.",
+            f"labels have shape {labels.shape}; expected {checked.shape[:2]}, the size of the image. Pass the labels "
+            "of this image.",
             kind="wrong_shape",
             field="labels",
         )
@@ -63,7 +64,7 @@ def draw_overlay(image: ArrayLike, labels: NDArray[np.integer]) -> U8:
 
 
 def write_overlay(path: Path, image: ArrayLike, labels: NDArray[np.integer]) -> None:
-    """Write ``draw_overlay`` as PNG; the file appears whole."""
+    """Write ``draw_overlay`` as PNG, atomically."""
     from PIL import Image
 
     drawn = Image.fromarray(draw_overlay(image, labels))
@@ -71,7 +72,7 @@ def write_overlay(path: Path, image: ArrayLike, labels: NDArray[np.integer]) -> 
 
 
 def _fitted(image: _Image, labels: NDArray[np.integer]) -> tuple[_Image, NDArray[np.integer]]:
-    """Shrink an (H, W, C) image and its labels to at most ``LARGEST_SIDE_PX`` a side; labels cannot be averaged."""
+    """Shrink an (H, W, C) image by averaging, and its labels by sampling, to at most ``LARGEST_SIDE_PX`` a side."""
     height, width, channels = image.shape
     factor = shrink_factor((height, width))
     if factor == 1:
@@ -85,7 +86,7 @@ def _fitted(image: _Image, labels: NDArray[np.integer]) -> tuple[_Image, NDArray
 
 
 def _shown(image: NDArray[np.generic]) -> F32:
-    """(H, W, C) to (H, W, 3) in [0, 1]; each channel is stretched, but for pictures in colour."""
+    """Convert (H, W, C) to (H, W, 3) in [0, 1]; stretch each channel, except in colour pictures."""
     if image.shape[2] == 3 and image.dtype == np.uint8:
         colours: F32 = image.astype(np.float32) / np.float32(255)
         return colours
@@ -107,6 +108,6 @@ def _stretched(plane: NDArray[np.generic]) -> F32:
 
 
 def _palette() -> F32:
-    """Bright colours, neighbours far apart in hue."""
+    """Return bright colours, with consecutive ones far apart in hue."""
     hues = (np.arange(_COLOURS) * _GOLDEN_RATIO) % 1.0
     return np.array([colorsys.hsv_to_rgb(hue, 0.75, 1.0) for hue in hues], np.float32)

@@ -1,4 +1,4 @@
-"""The table of cells as Parquet."""
+"""Writer of the table of cells as Parquet."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from runtime.results import Segmentation
 from runtime.types import Arrays
 
 WHOLE = ("label", "mask_area_px", "label_area_px")
-"""Columns of whole numbers; the others are float64."""
+"""Integer columns; the others are float64."""
 
 ROWS_TOGETHER = 65536
-"""Rows of a row group: what is held of a slide's table."""
+"""Rows of a row group, which bound the memory for a slide's table."""
 
 
 def write_parquet(
     path: Path, result: Segmentation, pixel_size_um: float | None = None, measured: Arrays | None = None
 ) -> None:
-    """Write ``table_rows`` at full precision; unknown values are null. The file appears whole.
+    """Write ``table_rows`` at full precision, atomically; unknown values are null.
 
     Raises:
         InputError: pyarrow is not installed.
@@ -32,12 +32,12 @@ def write_parquet(
 
 
 def write_parquet_rows(path: Path, rows: Iterable[Row], columns: Sequence[str] = TABLE_COLUMNS) -> None:
-    """Write rows of the table, some at a time.
+    """Write rows of the table in groups.
 
     Args:
         path: the file.
-        rows: a value for each of ``columns``.
-        columns: their names.
+        rows: the rows, each with a value for each of ``columns``.
+        columns: names of the columns.
 
     Raises:
         InputError: pyarrow is not installed.

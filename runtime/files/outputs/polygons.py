@@ -1,6 +1,6 @@
-"""Outlines of cells along the edges of their pixels. Pure functions on arrays.
+"""Cell outlines along the edges of pixels. Pure functions on arrays.
 
-A polygon's area is the number of its pixels, and polygons of neighbours share edges without a gap.
+The area of a polygon is the number of its pixels, and polygons of neighbouring cells share edges without gaps.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from scipy import ndimage
 from runtime.types import Bool
 
 Point = tuple[int, int]
-"""A corner of a pixel, xy; the first pixel's corners are (0, 0) to (1, 1)."""
+"""Corner of a pixel, xy; the first pixel's corners are (0, 0) to (1, 1)."""
 
 Ring = list[Point]
-"""Closed: the last point is the first."""
+"""Closed ring, in which the last point repeats the first."""
 
 Polygon = list[Ring]
-"""The outer ring, then the holes: counter-clockwise and clockwise in a frame whose y axis points up (RFC 7946)."""
+"""The outer ring, counter-clockwise, then the holes, clockwise, in a frame whose y axis points up (RFC 7946)."""
 
 
 def mask_polygons(mask: Bool, offset_yx: tuple[int, int] = (0, 0)) -> list[Polygon]:
@@ -28,11 +28,11 @@ def mask_polygons(mask: Bool, offset_yx: tuple[int, int] = (0, 0)) -> list[Polyg
 
     Args:
         mask: (h, w).
-        offset_yx: image pixel of ``mask[0, 0]``.
+        offset_yx: image position of ``mask[0, 0]``.
 
     Returns:
-        A polygon for each part of pixels that share edges, valid in the sense of OGC's simple features: no ring touches
-        itself, and holes touch other rings in single points at most. Empty for a mask without pixels.
+        A polygon for each set of pixels connected by edges; empty if the mask has no pixels. Polygons are valid OGC
+        simple features: no ring touches itself, and holes touch other rings at most in single points.
     """
     parts, count = ndimage.label(mask)
     polygons = []
@@ -40,12 +40,12 @@ def mask_polygons(mask: Bool, offset_yx: tuple[int, int] = (0, 0)) -> list[Polyg
         part = parts[rows, columns] == number if count > 1 else mask[rows, columns]
         offset = offset_yx[0] + rows.start, offset_yx[1] + columns.start
         rings = sorted(_rings(part, offset), key=_twice_area, reverse=True)
-        polygons.append(rings)  # one outer ring, whose area alone is positive, for pixels that hang together
+        polygons.append(rings)  # connected pixels have one outer ring, the only one with positive area
     return polygons
 
 
 def _rings(part: Bool, offset_yx: tuple[int, int]) -> Iterator[Ring]:
-    """The rings around a part of pixels that hang together."""
+    """Yield the rings around connected pixels."""
     after = _edges(part)
     while after:
         start = next(iter(after))
@@ -59,7 +59,7 @@ def _rings(part: Bool, offset_yx: tuple[int, int]) -> Iterator[Ring]:
                 place[following] = len(path)
                 path.append(following)
                 continue
-            # Where a path comes back to one of its points, what lies between is a ring of its own: none touches itself.
+            # If the path returns to one of its points, split off the loop as a ring, so that no ring touches itself.
             first = place[following]
             yield _corners(path[first:], offset_yx)
             for point in path[first + 1 :]:
@@ -68,10 +68,10 @@ def _rings(part: Bool, offset_yx: tuple[int, int]) -> Iterator[Ring]:
 
 
 def _edges(part: Bool) -> dict[Point, list[Point]]:
-    """Where the edges between a pixel of the part and one outside lead, from point to point, in steps of a pixel."""
+    """Map each point to the next points along the edges between inside and outside pixels."""
     framed = np.pad(part, 1)
-    above, below = framed[:-1, 1:-1], framed[1:, 1:-1]  # (h + 1, w): the pixels on both sides of edges along x
-    before, behind = framed[1:-1, :-1], framed[1:-1, 1:]  # (h, w + 1): those of edges along y
+    above, below = framed[:-1, 1:-1], framed[1:, 1:-1]  # (h + 1, w): pixels on both sides of edges along x
+    before, behind = framed[1:-1, :-1], framed[1:-1, 1:]  # (h, w + 1): pixels on both sides of edges along y
     after: dict[Point, list[Point]] = {}
     for edges, start, stop in (
         (below & ~above, (0, 0), (1, 0)),
@@ -86,7 +86,7 @@ def _edges(part: Bool) -> dict[Point, list[Point]]:
 
 
 def _corners(path: list[Point], offset_yx: tuple[int, int]) -> Ring:
-    """A ring in image pixels from its points, without those on straight lines."""
+    """Convert a path to a ring in image pixels, without points on straight lines."""
     dy, dx = offset_yx
     ring = [
         (x + dx, y + dy)
@@ -97,5 +97,5 @@ def _corners(path: list[Point], offset_yx: tuple[int, int]) -> Ring:
 
 
 def _twice_area(ring: Ring) -> int:
-    """Twice the area, positive for an outer ring."""
+    """Return twice the signed area, positive for an outer ring."""
     return sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in pairwise(ring))

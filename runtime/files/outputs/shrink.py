@@ -1,4 +1,4 @@
-"""Images of any size as pictures that fit a screen. Parts are read and averaged one at a time, which bounds memory."""
+"""Shrinking of images of any size for display, part by part to bound memory."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from runtime.types import Extent
 
 LARGEST_SIDE_PX = 4096
-"""Longest side of a picture of an image or slide."""
+"""Maximum side of a picture of an image or slide."""
 
 READ_PX = 1024
-"""Approximate side of the parts that are read."""
+"""Approximate side of the parts to read."""
 
 
 def shrink_factor(size_hw: tuple[int, int]) -> int:
-    """The whole number that brings both sides to at most ``LARGEST_SIDE_PX``; 1 for smaller images."""
+    """Return the integer factor that shrinks both sides to at most ``LARGEST_SIDE_PX``; 1 for smaller images."""
     return max(1, -(-max(size_hw) // LARGEST_SIDE_PX))
 
 
@@ -27,13 +27,13 @@ def shrunk(
     dtype: np.dtype[np.generic],
     factor: int,
 ) -> NDArray[np.generic]:
-    """Average squares of ``factor`` x ``factor`` pixels; squares at the far borders may hold fewer.
+    """Average squares of ``factor`` x ``factor`` pixels; squares at the bottom and right edge may be smaller.
 
     Args:
-        read: gives a part of the image, (h, w, C).
-        shape: of the image, (H, W, C).
-        dtype: of the image.
-        factor: whole number, at least 1.
+        read: returns a part of the image, (h, w, C).
+        shape: shape of the image, (H, W, C).
+        dtype: data type of the image.
+        factor: integer, at least 1.
 
     Returns:
         (ceil(H / factor), ceil(W / factor), C); uint8 if the image is, else float32.

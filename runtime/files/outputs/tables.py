@@ -1,4 +1,4 @@
-"""The table of cells, and as CSV."""
+"""The table of cells, and its CSV writer."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ TABLE_COLUMNS = (
     "centroid_x",
     "area_um2",
 )
-"""Columns of every table; ``Segmentation.table`` describes them. Measured ones follow."""
+"""Columns of every table, described in ``Segmentation.table``; columns of measurements follow."""
 
 _FORMATS = {"score": ".5f", "iou_prediction": ".5f", "area_um2": ".3f", "perimeter_px": ".3f", "eccentricity": ".5f"}
-"""How CSV has floats."""
+"""Formats of floats in CSV."""
 
 _INTENSITY_FORMAT = ".9g"
-"""All digits of integers of up to 29 bits, and of float32."""
+"""Format that keeps all digits of integers of up to 29 bits, and of float32."""
 
 Row = tuple[int | float | None, ...]
 """A value for each column; None if it is unknown."""
 
 
 def table_columns(measured: Arrays | None = None) -> tuple[str, ...]:
-    """Names of the columns of ``table_rows``."""
+    """Return the names of the columns of ``table_rows``."""
     return (*TABLE_COLUMNS, *(measured or ()))
 
 
 def table_rows(
     result: Segmentation, pixel_size_um: float | None = None, measured: Arrays | None = None
 ) -> Iterator[Row]:
-    """The rows of a table, by ``table_columns``.
+    """Yield the rows of a table, in the order of ``table_columns``.
 
     Args:
-        result: of an image.
-        pixel_size_um: side of a pixel; None if it is unknown, and so is ``area_um2`` then.
+        result: the segmentation of an image.
+        pixel_size_um: side of a pixel, micrometres; if None, ``area_um2`` is unknown.
         measured: further columns, (n,) each, in the order of the labels.
 
     Yields:
@@ -69,7 +69,7 @@ def table_rows(
 def write_table(
     path: Path, result: Segmentation, pixel_size_um: float | None = None, measured: Arrays | None = None
 ) -> None:
-    """Write ``table_rows`` as CSV; unknown values stay empty. The file appears whole."""
+    """Write ``table_rows`` as CSV, atomically; unknown values stay empty."""
     rows, columns = table_rows(result, pixel_size_um, measured), table_columns(measured)
     write_whole(path, lambda temporary: write_rows(temporary, rows, columns))
 
@@ -79,8 +79,8 @@ def write_rows(path: Path, rows: Iterable[Row], columns: Sequence[str] = TABLE_C
 
     Args:
         path: the file.
-        rows: a value for each of ``columns``.
-        columns: their names.
+        rows: the rows, each with a value for each of ``columns``.
+        columns: names of the columns.
     """
     formats = [_format(name) for name in columns]
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -95,7 +95,7 @@ def _format(column: str) -> str:
 
 
 def _text(value: float | None, spec: str) -> int | str:
-    """A value as CSV has it: rounded, empty if it is unknown."""
+    """Format a value for CSV: rounded, or empty if unknown."""
     if value is None:
         return ""
     return f"{value:{spec}}" if isinstance(value, float) else value

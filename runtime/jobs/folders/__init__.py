@@ -1,1 +1,1 @@
-"""Many images in one job: on one machine or a cluster, resumable. The command is ``cellsam-engine segment``."""
+"""Resumable jobs on many images, on one machine or a cluster. The command is ``cellsam-engine segment``."""

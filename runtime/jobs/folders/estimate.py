@@ -1,4 +1,4 @@
-"""What a folder job will take, from the headers of its images and one image segmented."""
+"""Estimate of a folder job's time and memory, from the headers of its images and a trial on one of them."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from runtime.segmenter import Segmenter
 from runtime.views.grid import grid_at_scale
 
 _PIXEL_BYTES = 24
-"""Of one pixel of an image: three channels of float32, raw and normalised."""
+"""Memory of one image pixel, bytes: three channels of float32, raw and normalised."""
 
 _WARM_UP_PX = 64
-"""Side of the part of an image that is segmented before the image is timed."""
+"""Side of the image part that is segmented to warm up before timing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageForecast:
-    """One image of a job that is not run yet."""
+    """Forecast for one image of a job."""
 
     target: Target
     size_hw: tuple[int, int] | None = None
-    """None for an image that cannot be opened, or is not looked into."""
+    """Height and width, pixels; None if the image was not opened."""
     tiles: int | None = None
-    """None if the diameter of its cells is yet to be measured, or the slide to be laid out."""
+    """Number of tiles; None until the cells are measured or the slide is laid out."""
     tile_px: int | None = None
     """Side of the tiles of a slide, pixels."""
     diameter_px: float | None = None
     """Median cell diameter, pixels, if it is known."""
     already: bool = False
     as_slide: bool = False
-    """It will be segmented as a slide."""
+    """True for an image that will be segmented as a slide."""
     failure: Failure | None = None
 
     @property
     def to_do(self) -> bool:
-        """Whether it will be segmented as an image."""
+        """Return whether the image will be segmented, and not as a slide."""
         return not (self.already or self.as_slide or self.failure)
 
     @property
     def pixels(self) -> int:
-        """Of the image."""
+        """Number of pixels of the image; 0 if unknown."""
         return 0 if self.size_hw is None else self.size_hw[0] * self.size_hw[1]
 
 
@@ -59,27 +59,27 @@ class SlidesEstimate:
     """Time and memory of the slides of a job in one process."""
 
     seconds: float
-    """At most: no tile is empty."""
+    """Upper bound, as if no tile were empty."""
     seconds_per_tile: float
-    """Of the slowest slide."""
+    """Time for a tile of the slowest slide."""
     memory_mib: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class FolderEstimate:
-    """Time and memory of a job in one process, slides left out."""
+    """Time and memory of a job in one process, without its slides."""
 
     sample: ImageForecast
     """The image of middle size, which was timed."""
     seconds: float
     memory_mib: float | None
-    """Peak of a process; None where the system does not tell."""
+    """Peak memory of a process; None if the system does not report it."""
 
 
 def forecast_folder(
     targets: Sequence[Target], work: ImageWork, records: Records, options: FolderOptions, model_size: int
 ) -> list[ImageForecast]:
-    """What a job would do with each image; no pixel is segmented, and nothing written.
+    """Forecast what a job would do with each image, without segmenting or writing anything.
 
     Args:
         targets, work, records, options: as for ``segment_folder``.
@@ -119,12 +119,12 @@ def _tiles(size_hw: tuple[int, int], config: SegmentConfig, model_size: int) -> 
 def estimate_folder(
     forecasts: Sequence[ImageForecast], work: ImageWork
 ) -> tuple[list[ImageForecast], FolderEstimate | None]:
-    """Segment the image of middle size, and take it that the others cost the same a tile, or a pixel.
+    """Time the image of median size, and assume the same time per tile or pixel for the others.
 
-    Where that image fails, the next one is taken.
+    If that image fails, try the next one.
 
     Returns:
-        The images, those that failed with why, and the estimate; None where no image is to be segmented, or can be.
+        The images, with the failures found, and the estimate; None if there is no image that can be segmented.
 
     Raises:
         EngineError, BackendError: the engines cannot be loaded.
@@ -153,7 +153,8 @@ def estimate_slides(
     """Lay out each slide and segment one of its tiles.
 
     Returns:
-        The images, slides with the number of their tiles or why they failed, and the estimate; None without a slide.
+        The images, in which slides have their number of tiles or their failure, and the estimate; None if there is no
+        usable slide.
 
     Raises:
         EngineError, BackendError: the engines cannot be loaded.
@@ -184,7 +185,7 @@ def estimate_slides(
 
 
 def _seconds(sample: ImageForecast, segmenter: Segmenter, config: SegmentConfig, files: FileOptions) -> float:
-    """Time of reading and segmenting an image, once a part of it has been: the first call also warms up."""
+    """Time reading and segmenting an image, after a warm-up call on a part of it."""
     image = sample.target[0]
     with opened(image, files) as reader:
         height, width = (min(length, _WARM_UP_PX) for length in reader.size_hw)
@@ -197,6 +198,6 @@ def _seconds(sample: ImageForecast, segmenter: Segmenter, config: SegmentConfig,
 
 
 def _memory_mib(more_pixels: int) -> float | None:
-    """The peak so far, and what the largest image takes beyond the one that was timed."""
+    """Add to the peak memory so far what the largest image needs beyond the timed one."""
     peak = peak_mib()
     return None if peak is None else peak + more_pixels * _PIXEL_BYTES / (1 << 20)

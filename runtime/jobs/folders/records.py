@@ -1,10 +1,10 @@
-"""What is known of the images of an output directory: ``segmented.jsonl``, one line for each step.
+"""Record of the images of an output directory: ``segmented.jsonl``, with one line for each step.
 
-A line gives the settings of a run, or says of an image that it was begun, done or failed; "done" comes with the sizes
-of its files. Lines are only added; one that a kill cut short is passed over.
+A line contains the settings of a run, or records that an image was begun, done or failed; a "done" line also has the
+sizes of the result files. Runs only append lines. Readers skip a line that a killed run left incomplete.
 
-An image whose last line says that it was begun was interrupted: its files may be in any state, and a run with the same
-settings replaces them. A failed image has the files that it had before.
+If the last line of an image is "begun", its run was interrupted: its files may be in any state, and a run with the same
+settings replaces them. A failed image keeps the files that it had before.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """What the results of an image depend on, beside the image."""
+    """The settings on which results depend."""
 
     shared: Mapping[str, Any]
-    """Of all images, as JSON takes it."""
+    """Settings of all images, ready for JSON."""
     slides: Mapping[str, Any]
-    """Of slides."""
+    """Further settings of slides."""
     is_slide: Callable[[Path, tuple[int, int]], bool]
-    """Whether an image of this size is segmented as a slide."""
+    """Predicate for whether an image of this size is segmented as a slide."""
 
 
 class Records:
-    """The record of one output directory, and what this run adds to it."""
+    """The record of one output directory, to which this run appends."""
 
     def __init__(self, out: Path, settings: Settings, endings: Sequence[str]) -> None:
-        """Read what is there; nothing is written yet.
+        """Read the record, if there is one; write nothing yet.
 
         Args:
             out: the output directory.
-            settings: those of this run.
-            endings: how the names of the results end.
+            settings: the settings of this run.
+            endings: endings of the result names.
         """
         self._out, self._endings, self._settings = out, tuple(endings), settings
         text = json.dumps(settings.shared, sort_keys=True)
@@ -84,13 +84,17 @@ class Records:
             self._file.close()
 
     def judge(self, target: Target, *, restart: bool, overwrite: bool) -> ImageDone | None:
-        """An image that is done, or whose results may not be replaced; None for one to be segmented.
+        """Decide whether to segment an image.
 
         Args:
             target: the image and its results.
-            restart: also segment images that are done.
-            overwrite: replace results that this run would not have made: of other settings, of an image that changed,
-                edited, or of unknown origin.
+            restart: also segment finished images.
+            overwrite: replace results that this run would not have made: those of other settings, of an image that has
+                changed since, edited ones, and those of unknown origin.
+
+        Returns:
+            None if the image should be segmented; otherwise its earlier outcome, or a failure if its results must not
+            be replaced.
         """
         there = {ending: _bytes(Path(f"{target[1]}{ending}")) for ending in self._endings}
         existing = {ending: size for ending, size in there.items() if size is not None}
@@ -112,11 +116,11 @@ class Records:
         return ImageDone(target=target, failure=Failure(message, "exists", "overwrite"))
 
     def begin(self, target: Target) -> None:
-        """Note that the results of an image may be in any state from now on."""
+        """Record that the results of an image may be in any state from now on."""
         self._add({"image": self._key(target), "digest": self._digest})
 
     def finish(self, done: ImageDone) -> None:
-        """Note that all results of an image are in place, or that it failed."""
+        """Record that all results of an image are in place, or that it failed."""
         line: dict[str, Any] = {"image": self._key(done.target), "digest": self._digest}
         if done.failure is not None:
             self._add({**line, "failed": str(done.failure)})
@@ -129,16 +133,16 @@ class Records:
         self._add(line)
 
     def _wrong(self, target: Target, done: Mapping[str, Any], existing: Mapping[str, int]) -> str | None:
-        """Why results are not those that this run would make."""
+        """Return why results differ from those that this run would make, or None."""
         written = done.get("bytes") or {}
         altered = [f"{target[1]}{ending}" for ending, size in existing.items() if written.get(ending) != size]
         other = self._other_settings(done) or self._other_slide(target, done)
         if other is not None:
             return other
-        # A slide with tiles that failed may be mended; its job compares the pixels.
+        # A slide with failed tiles may have been repaired; its job compares the pixels.
         if done.get("of") != _mark(target[0]) and not done.get("failed_tiles"):
             return "has changed since it was segmented, and has results"
-        return f"has results that are not as they were written, {' and '.join(altered)}" if altered else None
+        return f"has results that were altered after they were written, {' and '.join(altered)}" if altered else None
 
     def _other_settings(self, line: Mapping[str, Any]) -> str | None:
         if line.get("digest") == self._digest:
@@ -146,7 +150,7 @@ class Records:
         return _differing(self._shared, self._of_digest.get(str(line.get("digest")), {}))
 
     def _other_slide(self, target: Target, done: Mapping[str, Any]) -> str | None:
-        """How an image was cut otherwise: as a slide or whole, or in other tiles."""
+        """Return how an image was tiled differently, or None."""
         before, size_hw = done.get("slide"), done.get("size_hw")
         now = self._slides if size_hw and self._settings.is_slide(target[0], tuple(size_hw)) else None
         if not size_hw or now == before:
@@ -167,8 +171,10 @@ class Records:
         self._write(line)
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        """Raises:
-        OSError: the line is not there, or not whole; the next one begins on a line of its own.
+        """Append a line. After a failed write, the next line begins with a line break.
+
+        Raises:
+            OSError: the line was not written, or not completely.
         """
         assert self._file is not None, "opened by _add"
         data = (("\n" if self._torn else "") + json.dumps(line) + "\n").encode()
@@ -180,7 +186,7 @@ class Records:
 
 def _differing(now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
     named = [f"{name} is {asked!r}, was {begun!r}" for name, asked, begun in differences(now, before)]
-    return f"has results of other settings ({'; '.join(named)})"
+    return f"has results from other settings ({'; '.join(named)})"
 
 
 def _already(target: Target, done: Mapping[str, Any]) -> ImageDone:
@@ -209,13 +215,13 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _bytes(path: Path) -> int | None:
-    """Size of a file, or of all files of a directory; None if there is neither."""
+    """Return the size of a file, or of all files of a directory; None if neither exists."""
     mark = _mark(path)
     return None if mark is None else mark["bytes"]
 
 
 def _mark(path: Path) -> dict[str, int] | None:
-    """Size and time of the last change of a file, or of what is in a directory; None if there is neither."""
+    """Return size and modification time of a file, or of the files in a directory; None if neither exists."""
     if not path.exists():
         return None
     files = [path]

@@ -1,4 +1,4 @@
-"""``segment_folder``: many image files in, the files of their results out."""
+"""``segment_folder``: segment many image files and write their results."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from runtime.pipeline.ordered import in_order
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FolderOptions(ClusterOptions):
-    """How a job is run; its results do not depend on it."""
+    """Options of a run, which do not affect its results."""
 
     restart: bool = False
-    """Segment images anew that are done, and slides that were interrupted."""
+    """Segment finished images and interrupted slides again from the start."""
     overwrite: bool = False
     """Replace results that this job would not have made."""
     partial: bool = False
     """Write the results of slides even if tiles failed."""
     keep_job: bool = False
-    """Keep the results of a slide's tiles when all is done."""
+    """Keep the results of a slide's tiles after the slide is finished."""
 
 
 def settings_of(work: ImageWork, options: FolderOptions) -> Settings:
-    """All that the results of an image depend on but the image itself."""
-    # What 'auto' stands for on other machines is not known here.
+    """Return all settings on which results depend."""
+    # This process does not know which backend 'auto' chooses on other machines.
     backend = {"backend": work.engines.backend} if options.remote else {}
     files = ("series", "plane", "nuclear", "membrane", "rgb", "pixel_size_um", "measure")
     shared = {
@@ -54,21 +54,25 @@ def segment_folder(
     options: FolderOptions,
     progress: Step = no_step,
 ) -> Iterator[ImageDone]:
-    """Segment images; yield what became of each, in any order: those that are done or refused first, slides last.
+    """Segment images and write their results.
 
-    All results of an image appear together, once they are written. A run that is killed loses the images that it was
-    at work on; the same call resumes it.
+    All results of an image appear together, once they are written. A run that is killed loses only the images that it
+    was working on; the same call resumes it.
 
     Args:
-        targets: images and where their results go.
-        work: how they are segmented.
-        records: of the output directory.
-        options: how the job is run.
-        progress: told of images, of large ones, and of the tiles of slides.
+        targets: images and the paths of their results.
+        work: how to segment them.
+        records: the record of the output directory.
+        options: how to run the job.
+        progress: receives progress over images, large images, and the tiles of slides.
+
+    Yields:
+        The outcome of each image: first images that are already done or must not be replaced, then the others in any
+        order, slides last.
 
     Raises:
         ConfigError: as ``check_cluster``.
-        JobError: the cluster cannot be reached, or is lost.
+        JobError: the cluster cannot be reached, or the connection is lost.
     """
     waiting = []
     for target in targets:
@@ -95,12 +99,12 @@ def segment_folder(
 
 
 def _recorded(done: ImageDone, records: Records) -> ImageDone:
-    """What became of an image, once that is noted."""
+    """Record the outcome of an image and return it."""
     try:
         records.finish(done)
     except OSError as error:
         if done.failure is None:
-            message = f"its results are written, but not noted ({reason_of(error, done.target[0])})"
+            message = f"its results are written, but not recorded ({reason_of(error, done.target[0])})"
             return replace(done, failure=Failure.of(error, message=message))
     return done
 
@@ -115,7 +119,7 @@ def _results(
             records.begin(target)
             yield sent
 
-    def tell_large(target: Target, size_hw: tuple[int, int], done: bool) -> None:
+    def report_large(target: Target, size_hw: tuple[int, int], done: bool) -> None:
         progress(f"{target[0].name}, {size_hw[1]} x {size_hw[0]} px", int(done), 1)
 
     if not targets:
@@ -123,7 +127,7 @@ def _results(
     if options.cluster is None:
         engines = work.engines.resolved()
         found: Iterator[ImageDone] = in_order(
-            partial(work.run_together, large=tell_large),
+            partial(work.run_together, large=report_large),
             begun(),
             together=engines.images_per_call,
             workers=engines.threads,
@@ -136,7 +140,7 @@ def _results(
 
 
 def _sent(target: Target, options: FolderOptions) -> Target:
-    """A target as processes elsewhere find it."""
+    """Return a target with paths that processes elsewhere can find."""
     if not options.remote:
         return target
     image, stem = (Path(os.path.abspath(path)) for path in target)
@@ -144,7 +148,7 @@ def _sent(target: Target, options: FolderOptions) -> Target:
 
 
 def _named(failure: Failure, sent: Path, given: Path) -> Failure:
-    """A failure that calls the image as the caller does, not as it was sent elsewhere."""
+    """Return a failure that names the image by the caller's path, not the path sent elsewhere."""
     return replace(failure, message=failure.message.replace(str(sent), str(given)))
 
 
@@ -168,7 +172,7 @@ def _segment_slide(image: Path, stem: Path, work: ImageWork, options: FolderOpti
     reader = open_slide(image, work.files)
     size = reader.size_hw[0] * reader.size_hw[1] / 1e6
 
-    def tell(what: str, done: int, steps: int, megapixels: float | None = size) -> None:
+    def report(what: str, done: int, steps: int, megapixels: float | None = size) -> None:
         progress(f"{image.name}: {what}", done, steps, megapixels)
 
     found = segment_slide(
@@ -181,11 +185,11 @@ def _segment_slide(image: Path, stem: Path, work: ImageWork, options: FolderOpti
             cluster=options.cluster,
             workers=options.workers,
             restart=options.restart,
-            overwrite=True,  # the record was asked
+            overwrite=True,  # ``Records.judge`` has already decided
             partial=options.partial,
             keep_job=options.keep_job,
             batches_at_once=work.engines.resolved().batches_at_once,
-            progress=tell,
+            progress=report,
         ),
         name=stem.name,
     )

@@ -1,4 +1,4 @@
-"""The piece of work of a folder job: one image file, read, segmented and written by any process."""
+"""The unit of work of a folder job: any process can read and segment an image file and write its results."""
 
 from __future__ import annotations
 
@@ -19,56 +19,56 @@ from runtime.jobs.step import at_work_on
 from runtime.results import Appearance, Segmentation
 
 Target = tuple[Path, Path]
-"""An image, and the path its results begin with."""
+"""An image, and the common beginning of its result paths."""
 
 SMALL_VALUES = 16_000_000
-"""Images with more values than this are segmented one at a time: several copies of each are held."""
+"""Images with more values than this are segmented one at a time: each needs several copies in memory."""
 
 _ONE_LARGE = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TilesDone:
-    """How a slide was segmented."""
+    """Outcome for the tiles of a slide."""
 
     settings: Mapping[str, Any]
-    """Those that its tiles depend on."""
+    """Settings on which the tiles depend."""
     tiles: int
     skipped: int
     """Tiles without signal that this run skipped."""
     failed: tuple[str, ...] = ()
-    """Tiles that have no result, and why."""
+    """Descriptions of the tiles without a result, with the reasons."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageDone:
-    """What became of one image."""
+    """Outcome for one image."""
 
     target: Target
     cells: int = 0
     size_hw: tuple[int, int] | None = None
     """Height and width in pixels; None if the image was not opened."""
     seconds: float = 0.0
-    """Time of reading, segmenting and writing it; images that share an engine call share its time."""
+    """Time to read, segment and write the image; images that share an engine call share its time."""
     appearance: Appearance = field(default_factory=Appearance)
     """How the image was shown to the model."""
     slide: TilesDone | None = None
     """None for an image that was segmented whole."""
     as_slide: bool = False
-    """It is a slide, and not segmented yet."""
+    """True for a slide that is not segmented yet."""
     already: bool = False
-    """An earlier run did it."""
+    """True if an earlier run finished the image."""
     failure: Failure | None = None
-    """Why it has no result."""
+    """Reason why the image has no result."""
 
 
 def failed_by(target: Target, error: BaseException) -> ImageDone:
-    """What became of an image at which an error was raised."""
+    """Return the outcome of an image for which an error was raised."""
     return ImageDone(target=target, failure=Failure.of(error, target[0]))
 
 
 class _Waiting(NamedTuple):
-    """An image that was read, the settings for its pixel size, and the seconds that reading took."""
+    """An image read from its file, the settings for its pixel size, and the reading time in seconds."""
 
     target: Target
     image: ReadImage
@@ -78,27 +78,27 @@ class _Waiting(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageWork:
-    """Everything a process needs to segment images; can be pickled."""
+    """Everything that a process needs to segment images, picklable."""
 
     engines: SegmenterSpec
     config: SegmentConfig
     files: FileOptions
     slides: SlideSettings = field(default_factory=SlideSettings)
-    """How slides among the images are cut."""
+    """Settings for slides among the images."""
 
     def run(self, target: Target) -> ImageDone:
-        """Segment an image and write its results; the engines are loaded at the first."""
+        """Segment an image and write its results; the first call loads the engines."""
         (done,) = self.run_together([target])
         return done
 
     def run_together(
         self, targets: Sequence[Target], *, large: Callable[[Target, tuple[int, int], bool], None] | None = None
     ) -> list[ImageDone]:
-        """``run`` for several images, which share engine calls if they are small; one that fails harms no other.
+        """Segment several images and write their results; small ones share engine calls. A failure affects one image.
 
         Args:
             targets: the images.
-            large: told of each large image, with its size, before it is segmented (False) and after (True).
+            large: called for each large image, with its size, before (False) and after (True) it is segmented.
         """
         done: list[ImageDone] = []
         waiting: dict[SegmentConfig, list[_Waiting]] = {}
@@ -110,10 +110,10 @@ class ImageWork:
                 waiting.setdefault(one.config, []).append(one)
             else:
                 with _ONE_LARGE:
-                    tell = large or (lambda *_: None)
-                    tell(target, _size_hw(one), False)
+                    report = large or (lambda *_: None)
+                    report(target, _size_hw(one), False)
                     done += self._segmented([one], one.config)
-                    tell(target, _size_hw(one), True)
+                    report(target, _size_hw(one), True)
         for config, images in waiting.items():
             done += self._segmented(images, config)
         return done
@@ -162,7 +162,7 @@ class ImageWork:
         )
 
     def failed(self, target: Target, error: BaseException) -> ImageDone:
-        """What became of an image that a cluster could not do."""
+        """Return the outcome of an image that failed on a cluster."""
         return ImageDone(target=target, failure=Failure.of(error, message=f"{type(error).__name__}: {error}"))
 
 

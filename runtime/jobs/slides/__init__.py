@@ -1,8 +1,8 @@
-"""Slides of any size: read in parts, segmented tile by tile in a job that can be interrupted, stitched as a stream.
+"""Segmentation of slides of any size. A resumable job reads and segments a slide in tiles and stitches the results.
 
 >>> from runtime.jobs.slides import ArrayReader, segment_slide
 >>> done = segment_slide(ArrayReader(image, "slide"), "found")
->>> done.labels, done.cells  # found/slide_labels.tif, and how many cells it shows
+>>> done.labels, done.cells  # found/slide_labels.tif, and its number of cells
 """
 
 from runtime.jobs.slides.arrays import ArrayReader

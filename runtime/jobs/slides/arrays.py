@@ -1,4 +1,4 @@
-"""An array in memory as an ``ImageReader``; a file, npy too, is a ``SlideFile``."""
+"""``ImageReader`` for arrays in memory; for files, including npy files, see ``SlideFile``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ from runtime.errors import InputError
 
 
 class ArrayReader:
-    """An (H, W) or (H, W, C) array as an ``ImageReader``."""
+    """``ImageReader`` for an (H, W) or (H, W, C) array."""
 
     def __init__(self, array: NDArray[np.generic], name: str = "image") -> None:
-        """Raises:
-        InputError: another number of axes.
+        """Wrap an array.
+
+        Args:
+            array: (H, W) or (H, W, C), any dtype.
+            name: name for messages and results.
+
+        Raises:
+            InputError: the array does not have 2 or 3 axes.
         """
         if array.ndim not in (2, 3):
             raise InputError(f"{name} has shape {array.shape}; expected (H, W) or (H, W, C).", kind="wrong_shape")
@@ -29,19 +35,20 @@ class ArrayReader:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of its values."""
+        """Data type of the pixel values."""
         return self._array.dtype
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """Their numbers, from "0" on."""
+        """Channel numbers as names, from "0"."""
         return tuple(map(str, range(self._array.shape[2])))
 
     @property
     def pixel_size_um(self) -> float | None:
-        """Not known."""
+        """None: the pixel size of an array is unknown."""
         return None
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.generic]:
-        """The part (height, width, C) whose first pixel is (top, left)."""
-        return self._array[top : top + height, left : left + width].copy()  # a mask is kept, to be refused
+        """Return the part (height, width, C) whose first pixel is (top, left)."""
+        # The copy of a masked array keeps its mask, so that ``check_image`` can reject it.
+        return self._array[top : top + height, left : left + width].copy()

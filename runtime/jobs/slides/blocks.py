@@ -1,4 +1,4 @@
-"""The label map of a slide in square blocks, packed in a file: written once, read in any order."""
+"""Label map of a slide in a file, as compressed square blocks: written once, read in any order."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from runtime.engines.manifest import sha256_file
 from runtime.types import I32, U32, Extent
 
 BLOCK_PX = 512
-"""Side of the blocks in which labels are painted and written."""
+"""Side of the blocks, pixels."""
 
 KEPT_BLOCKS = 8
-"""Blocks that are kept when parts are read: a cell of usual size lies in four at most."""
+"""Number of blocks cached for reading; a cell of usual size lies in four at most."""
 
 _HEAD = struct.Struct("<II")
 
 
 class LabelBlocks:
-    """Blocks from top to bottom and left to right, each with the few numbers that occur in it."""
+    """Blocks from top to bottom and left to right, each with the cell numbers that occur in it."""
 
     def __init__(self, path: Path, size_hw: tuple[int, int], labels: Path) -> None:
-        """Args:
-        path: the file; not there yet.
-        size_hw: the slide.
-        labels: a file of uint32, the label of each number; it must be there before blocks are read.
+        """Begin without blocks.
+
+        Args:
+            path: the file of the blocks; must not exist yet.
+            size_hw: height and width of the slide, pixels.
+            labels: a file of uint32, the label of each cell number; it must exist before blocks are read.
         """
         self._path = path
         self.size_hw = size_hw
@@ -38,12 +40,12 @@ class LabelBlocks:
         self._kept = lru_cache(KEPT_BLOCKS)(self.read)
 
     def __len__(self) -> int:
-        """Blocks of the whole slide."""
+        """Return the number of blocks of the whole slide."""
         return int(np.prod([-(-length // BLOCK_PX) for length in self.size_hw]))
 
     @property
     def extents(self) -> Iterator[Extent]:
-        """Of the blocks, in order."""
+        """Extents of the blocks, in order."""
         height, width = self.size_hw
         for top in range(0, height, BLOCK_PX):
             for left in range(0, width, BLOCK_PX):
@@ -51,15 +53,16 @@ class LabelBlocks:
 
     @property
     def checksum(self) -> str:
-        """Of the whole label map."""
+        """Checksum of the whole label map."""
         return sha256_file(self._path) + sha256_file(self._labels)
 
     def add(self, numbers: U32, block: I32) -> None:
         """Write the next block.
 
         Args:
-            numbers: (N), of cells.
-            block: (h, w), 0 background, n a pixel of ``numbers[n - 1]``. Such small values pack better than numbers.
+            numbers: (N), cell numbers.
+            block: (h, w), 0 for background, n for a pixel of cell ``numbers[n - 1]``. Such small values compress better
+                than cell numbers.
         """
         packed = zlib.compress(block.tobytes(), 1) if len(numbers) else b""
         with self._path.open("ab") as file:
@@ -67,12 +70,12 @@ class LabelBlocks:
             file.write(_HEAD.pack(len(numbers), len(packed)) + numbers.tobytes() + packed)
 
     def __iter__(self) -> Iterator[tuple[Extent, U32]]:
-        """All blocks with their extents."""
+        """Yield all blocks with their extents."""
         for place, extent in enumerate(self.extents):
             yield extent, self.read(place)
 
     def read(self, place: int) -> U32:
-        """The labels of a block, (h, w)."""
+        """Read the labels of a block, (h, w)."""
         height, width = self.size_hw
         row, column = divmod(place, -(-width // BLOCK_PX))
         shape = min(BLOCK_PX, height - row * BLOCK_PX), min(BLOCK_PX, width - column * BLOCK_PX)
@@ -88,14 +91,14 @@ class LabelBlocks:
         return labels
 
     def part(self, extent: Extent, step: int = 1) -> U32:
-        """Every ``step``-th row and column of a part of the slide, from its first pixel on."""
+        """Read every ``step``-th row and column of a part of the slide, beginning with its first pixel."""
         top, left, bottom, right = extent
         out = np.zeros((-(-(bottom - top) // step), -(-(right - left) // step)), np.uint32)
         across = -(-self.size_hw[1] // BLOCK_PX)
         for row in range(top // BLOCK_PX, -(-bottom // BLOCK_PX)):
             for column in range(left // BLOCK_PX, -(-right // BLOCK_PX)):
                 first_y, first_x = max(top, row * BLOCK_PX), max(left, column * BLOCK_PX)
-                # The first pixels of the block that are wanted.
+                # The first requested pixel of the block.
                 y, x = first_y + (top - first_y) % step, first_x + (left - first_x) % step
                 block = self._kept(row * across + column)
                 found = block[
@@ -107,9 +110,9 @@ class LabelBlocks:
         return out
 
     def tiles(self, level: int) -> Iterator[U32]:
-        """A level of ``outputs.pyramid`` in squares of ``BLOCK_PX``, from top to bottom and left to right.
+        """Yield a level of ``outputs.pyramid`` in squares of ``BLOCK_PX``, from top to bottom and left to right.
 
-        What reaches beyond the slide is 0.
+        Pixels beyond the slide are 0.
         """
         height, width = self.size_hw
         step = 1 << level

@@ -1,15 +1,15 @@
-"""Contrast of a slide, normalised tile by tile, without seams.
+"""Seamless contrast normalisation of a slide, tile by tile.
 
-``preprocess.normalize_contrast`` needs the whole image for three things, which are had otherwise here:
+``preprocess.normalize_contrast`` needs the whole image for three steps. This module replaces them:
 
-- The range of each channel (lowest value, 99.9th percentile) is taken once, from parts spread evenly over the slide.
-- CLAHE: a pixel depends on the up to four contextual regions of 128 pixels around it. Each tile is read with the
-  regions that its pixels need, on the grid of regions of the whole slide, so that the levels of a pixel are the same
-  in every tile that shows it, and the same as those of the whole image.
-- The final spread of the gray levels uses the lowest and highest level of the same parts.
+- Range of each channel (lowest value, 99.9th percentile): computed once, from a sample of parts spread evenly over the
+  slide.
+- CLAHE: a pixel depends on up to four contextual regions of 128 pixels around it. Each tile is read together with these
+  regions, on the grid of the whole slide. A pixel thus has the same level in every tile, and as in the whole image.
+- Final stretch of the gray levels: uses the lowest and highest level of the same sample.
 
-An image of at most ``SMALL_PX`` pixels is its own sample: every tile is then equal, bit for bit, to its part of the
-normalised image.
+The sample of an image of at most ``SMALL_PX`` pixels is the whole image. Every tile then equals, bit for bit, its part
+of the normalised image.
 """
 
 from __future__ import annotations
@@ -42,49 +42,50 @@ from runtime.types import F32, Extent
 Raw = NDArray[np.generic]
 
 SMALL_PX = 2048 * 2048
-"""Images of up to this many pixels are looked at whole."""
+"""Images of up to this many pixels are sampled whole."""
 
 PART_PX = 2 * CLAHE_KERNEL_PX
-"""Side of the parts that are looked at of larger ones."""
+"""Side of the sampled parts of larger images."""
 
 PARTS_PER_AXIS = 12
-"""Bounds what is looked at, and with it time and memory."""
+"""Maximum number of sampled parts along each axis; bounds time and memory."""
 
 BLOCK_PX = 4
-"""Side of the blocks whose means tell signal from noise: smaller than any cell that is kept."""
+"""Side of the blocks whose means distinguish signal from noise; smaller than any cell that is kept."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelContrast:
-    """How one channel becomes [0, 1]."""
+    """Mapping of one channel to [0, 1]."""
 
     range: Range
-    """Values that become the first and the last histogram bin."""
+    """Values that map to the first and the last histogram bin."""
     levels: tuple[int, int]
-    """Gray levels after CLAHE that become 0 and 1."""
+    """Gray levels after CLAHE that map to 0 and 1."""
 
 
 SlideContrast = tuple[ChannelContrast | None, ...]
-"""By channel; None where the sample is constant, so that each tile goes by its own range."""
+"""Contrast by channel; None if the sample is constant, in which case each tile uses its own range."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What a look at some parts of a slide told."""
+    """Contrast of a slide and its most varied parts, found by sampling."""
 
     contrast: SlideContrast
     parts: tuple[tuple[float, Extent], ...]
-    """Parts that vary, most first, and how much: the largest deviation of a channel, as a share of its range."""
+    """Parts that are not constant, with the largest standard deviation of a channel, as a share of its range. The part
+    with the largest deviation comes first."""
 
 
 def sample_slide(reader: ImageReader, *, normalize: bool = True, invert: bool = False) -> Sample:
-    """Look at parts of a slide. Deterministic; the same bounded number of pixels for any slide.
+    """Sample parts of a slide, deterministically. The number of pixels read is bounded for slides of any size.
 
     Args:
         reader: the slide.
-        normalize: False for one whose contrast is normalised already: its range is [0, 1].
+        normalize: False if the contrast of the slide is already normalised, to [0, 1].
         invert: as for ``preprocess.normalize_contrast``.
 
     Raises:
@@ -111,7 +112,7 @@ def sample_slide(reader: ImageReader, *, normalize: bool = True, invert: bool = 
 
 
 def _ranges(reader: ImageReader) -> list[Range | None]:
-    """Range of each channel over all parts."""
+    """Return the range of each channel over all parts."""
     channels = range(len(reader.channels))
     if reader.dtype in TABLED:
         counts = np.zeros((len(channels), np.iinfo(reader.dtype).max + 1), np.intp)
@@ -119,7 +120,7 @@ def _ranges(reader: ImageReader) -> list[Range | None]:
             for channel in channels:
                 counts[channel] += np.bincount(raw[..., channel].ravel(), minlength=counts.shape[1])
         return [counted_range(of_channel) for of_channel in counts]
-    # Values of other types cannot be counted; every fourth of a large slide will do.
+    # Values of other types cannot be counted; every fourth value of a large slide is enough.
     step = 1 if is_small(reader.size_hw) else 2
     values: list[list[Raw]] = [[] for _ in channels]
     for _, raw in _parts(reader):
@@ -129,34 +130,34 @@ def _ranges(reader: ImageReader) -> list[Range | None]:
 
 
 def is_small(size_hw: tuple[int, int]) -> bool:
-    """Whether an image is looked at whole."""
+    """Return whether an image is sampled whole."""
     return size_hw[0] * size_hw[1] <= SMALL_PX
 
 
 def _parts(reader: ImageReader) -> Iterator[tuple[Extent, Raw]]:
-    """The parts that are looked at: the whole image if it is small, else parts on the grid of contextual regions.
+    """Yield the sampled parts: the whole image if it is small, else parts on the grid of contextual regions.
 
     Raises:
-        InputError: none can be read.
+        InputError: no part can be read.
     """
-    refused: InputError | None = None
+    unread: InputError | None = None
     read = 0
     for extent in part_extents(reader.size_hw):
         try:
             raw = read_extent(reader, extent)
-        except InputError as error:  # its tile will be reported; the others go on
-            refused = error
+        except InputError as error:  # the job will report its tile
+            unread = error
             continue
         read += 1
         yield extent, raw
-    if refused is not None:
+    if unread is not None:
         if not read:
-            raise refused
-        _log.warning("parts of %s cannot be read; the contrast is taken from the others (%s)", reader.name, refused)
+            raise unread
+        _log.warning("parts of %s cannot be read; the contrast is taken from the others (%s)", reader.name, unread)
 
 
 def part_extents(size_hw: tuple[int, int]) -> list[Extent]:
-    """Extents of the parts of a slide that are looked at."""
+    """Return the extents of the sampled parts of a slide."""
     if is_small(size_hw):
         return [(0, 0, *size_hw)]
     tops, lefts = (
@@ -172,14 +173,14 @@ def part_extents(size_hw: tuple[int, int]) -> list[Extent]:
 
 
 _READING = threading.Lock()
-"""Readers of files need not know of threads."""
+"""Lock for reading, since file readers need not be thread-safe."""
 
 
 def read_extent(reader: ImageReader, extent: Extent) -> Raw:
     """Read and check a part (h, w, C).
 
     Raises:
-        InputError: it cannot be read, or holds what cannot be segmented.
+        InputError: the part cannot be read, or contains values that cannot be segmented.
     """
     top, left, bottom, right = extent
     with _READING:
@@ -188,13 +189,14 @@ def read_extent(reader: ImageReader, extent: Extent) -> Raw:
     expected = (bottom - top, right - left, len(reader.channels))
     if raw.shape != expected:
         raise InputError(
-            f"{reader.name} gave {raw.shape} where {expected} was asked for; the file is damaged.", kind="damaged"
+            f"{reader.name} returned a part of shape {raw.shape}; expected {expected}. The file is damaged.",
+            kind="damaged",
         )
     return raw
 
 
 def context_of(extent: Extent, size_hw: tuple[int, int]) -> Extent:
-    """The contextual regions on which the equalised pixels of an extent depend, as far as they lie in the slide."""
+    """Return the extent of the contextual regions that determine the equalised pixels of ``extent``."""
     kernel, half = CLAHE_KERNEL_PX, CLAHE_KERNEL_PX // 2
     first = [((start + half) // kernel - 1) * kernel for start in extent[:2]]
     last = [((stop - 1 + half) // kernel + 1) * kernel for stop in extent[2:]]
@@ -207,10 +209,10 @@ def normalize_part(raw: Raw, context: Extent, extent: Extent, contrast: SlideCon
     """Equalise the contrast of a part of a slide.
 
     Args:
-        raw: (h, w, C), the slide in ``context``.
+        raw: (h, w, C), the pixels of ``context``.
         context: from ``context_of``.
         extent: the part.
-        contrast: of the slide.
+        contrast: the contrast of the slide.
         invert: as for ``preprocess.normalize_contrast``.
 
     Returns:
@@ -236,10 +238,10 @@ def _inside(context: Extent, extent: Extent) -> tuple[slice, slice]:
 
 
 def has_signal(raw: Raw, contrast: SlideContrast, min_contrast: float) -> bool:
-    """Whether some channel of a part (h, w, C) varies by the share ``min_contrast`` of the slide's range.
+    """Return whether a channel of a part (h, w, C) varies by the share ``min_contrast`` of the slide's range.
 
-    Means of small blocks are compared, so that the noise of single pixels is no signal. A channel that is constant in
-    the sample has signal wherever it is not constant.
+    The function compares means of small blocks, so that noise of single pixels does not count as signal. If a channel
+    is constant in the sample, any variation of it counts.
     """
     for channel, known in enumerate(contrast):
         plane = raw[..., channel]

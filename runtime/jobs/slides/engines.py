@@ -1,4 +1,4 @@
-"""The engines of a slide: what every process loads for itself."""
+"""Engines for slides, which each process of a job loads for itself."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from runtime.views.stitch import tile_cells
 
 
 class TileSegmenter(Protocol):
-    """What segments the tiles of a slide; a ``Segmenter`` behind ``EngineSpec``."""
+    """Segmenter of the tiles of a slide; ``EngineSpec`` loads a ``Segmenter`` for this."""
 
     @property
     def model_size(self) -> int:
@@ -32,39 +32,39 @@ class TileSegmenter(Protocol):
 
     @property
     def trained_channels(self) -> tuple[int, ...]:
-        """See ``Manifest``."""
+        """Numbers of channels of the training images; see ``Manifest``."""
         ...
 
     def cell_sizes(self, tile: Tile, config: SegmentConfig) -> CellSizes:
-        """Diameters of the cells of a normalised tile of 3 channels, (K) in its pixels."""
+        """Measure the cells of a normalised tile of 3 channels: (K) diameters in pixels of the tile."""
         ...
 
     def segment_tiles(self, tiles: Sequence[Tile], size_hw: tuple[int, int], config: SegmentConfig) -> list[TileCells]:
-        """Cells of tiles of a slide of this size, one result per tile. Must depend on the tiles given alone."""
+        """Segment tiles of a slide of this size, one result for each. Results must depend only on these tiles."""
         ...
 
     def segment_whole(self, image: NDArray[np.generic], config: SegmentConfig) -> TileCells:
-        """Cells of a raw image that is no larger than a tile."""
+        """Segment a raw image that is no larger than a tile."""
         ...
 
 
 class EngineSource(Engines, Protocol):
-    """Engines that every process loads for itself; can be pickled, and be compared as a key of a cache."""
+    """Engines that each process loads for itself; picklable and hashable."""
 
     def load(self) -> TileSegmenter:
-        """The engines; a process asks once."""
+        """Load the engines; each process calls this once."""
         ...
 
     def default_config(self) -> SegmentConfig:
-        """Settings where the caller gives none."""
+        """Return the settings to use if the caller gives none."""
         ...
 
     def identity(self) -> dict[str, str]:
-        """What its results depend on; a job is not gone on with by other engines."""
+        """Return what results depend on; a job can be resumed only by engines of the same identity."""
         ...
 
     def __hash__(self) -> int:
-        """Of what ``load`` depends on."""
+        """Hash everything that ``load`` depends on."""
         ...
 
 
@@ -78,12 +78,12 @@ class EngineSpec(SegmenterSpec):
         Raises:
             EngineError, BackendError, ConfigError: as ``Segmenter``.
         """
-        # As the plain specification: a process that segments images and slides loads the engines once.
+        # Keyed by the plain specification: a process that segments both images and slides loads the engines once.
         return _SegmenterTiles(loaded_segmenter(SegmenterSpec(**_arguments(self))))
 
 
 def for_tiles(spec: SegmenterSpec) -> EngineSpec:
-    """The same engines for the tiles of slides."""
+    """Return the same engines for the tiles of slides."""
     return EngineSpec(**_arguments(spec))
 
 
@@ -93,12 +93,12 @@ def _arguments(spec: SegmenterSpec) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def loaded(source: EngineSource) -> TileSegmenter:
-    """The engines of this process, loaded once."""
+    """Return the engines of this process, loaded once."""
     return source.load()
 
 
 class _SegmenterTiles:
-    """A ``Segmenter`` as a ``TileSegmenter``."""
+    """``TileSegmenter`` that uses a ``Segmenter``."""
 
     def __init__(self, segmenter: Segmenter) -> None:
         self._segmenter, self._pipeline = segmenter, segmenter.pipeline

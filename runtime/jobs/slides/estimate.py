@@ -1,4 +1,4 @@
-"""What a job will take, from one tile."""
+"""Estimate of a slide job's time and memory, from one tile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runtime.jobs.slides.layout import SlideLayout, make_layout, read_tile
 from runtime.jobs.slides.settings import SlideSettings
 
 _NORMALIZED_BYTES = 12
-"""Of one pixel of a tile: three channels of float32."""
+"""Memory of one tile pixel, bytes: three channels of float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,27 +25,27 @@ class Estimate:
     layout: SlideLayout
     tiles: int
     seconds_per_tile: float
-    """Of a tile with cells, read, segmented and not written."""
+    """Time to read and segment a tile with cells, without writing."""
     memory_mib: float | None
-    """Peak of a process; None where the system does not tell."""
+    """Peak memory of a process; None if the system does not report it."""
 
     @property
     def seconds(self) -> float:
-        """For all tiles, none being empty."""
+        """Time for all tiles, as if no tile were empty."""
         return self.tiles * self.seconds_per_tile
 
 
 def estimate(reader: ImageReader, engines: EngineSource, config: SegmentConfig, settings: SlideSettings) -> Estimate:
-    """Lay out a slide and time one of its tiles: the one that varies most, or another where that one has no signal.
+    """Lay out a slide and time the tile that varies most, or another one if that tile has no signal.
 
     Raises:
-        InputError: a slide that cannot be segmented, or whose tile cannot be read.
+        InputError: the slide cannot be segmented, or its tile cannot be read.
     """
     segmenter = loaded(engines)
     config = config.at_pixel_size(reader.pixel_size_um, reader.name)
     layout = make_layout(reader, segmenter, config, settings)
     in_view = config.of_views
-    # A small slide was looked at whole, so that its busiest tile is the middle one, whatever that shows.
+    # A small slide is sampled whole, so its busiest tile is simply the middle one.
     others = range(len(layout.grid)) if is_small(reader.size_hw) else ()
     tried = (
         place for place in (layout.busiest, *others) if read_tile(reader, layout, place, config, settings) is not None
@@ -62,7 +62,7 @@ def estimate(reader: ImageReader, engines: EngineSource, config: SegmentConfig, 
 
 
 def _memory_mib(layout: SlideLayout, settings: SlideSettings) -> float | None:
-    """The peak so far, the tiles that are held together, and what stitching keeps."""
+    """Add to the peak memory so far the tiles of a batch and the tiles kept for stitching."""
     peak = peak_mib()
     together = settings.tiles_together * layout.grid.side**2 * _NORMALIZED_BYTES
     return None if peak is None else peak + (together + TILES_BYTES) / (1 << 20)

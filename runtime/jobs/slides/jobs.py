@@ -1,4 +1,4 @@
-"""The directory of a job: what it is about, and the results of its tiles, each written whole."""
+"""Directory of a job: its description, and the results of its tiles, each written atomically."""
 
 from __future__ import annotations
 
@@ -29,44 +29,44 @@ from runtime.views.merge_rules import TileCells
 
 SCHEMA = 3
 JOB_ENDING = "_job"
-"""What follows a slide's name in that of its job's directory."""
+"""Ending of a job directory's name, after the name of the slide."""
 
 JOB_NAME = "job.json"
 LOCK_NAME = "lock"
 PIXELS = "pixels_sha256"
 
 CHECKED_PER_AXIS = 4
-"""Parts along each axis whose pixels tell one slide from another."""
+"""Number of parts along each axis whose pixels identify a slide."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job that is under way."""
+    """A job in progress."""
 
     directory: Path
     layout: SlideLayout
 
     @property
     def stitching(self) -> Path:
-        """Where the second pass keeps what it works with; made anew by every run."""
+        """Directory for data of the second pass; every run starts with an empty one."""
         return self.directory / "stitching"
 
     @property
     def results(self) -> Path:
-        """Where results lie until all are written."""
+        """Directory of the results until all are written."""
         return self.directory / "results"
 
     def tile_path(self, place: int) -> Path:
-        """File of a tile's result."""
+        """Return the path of a tile's result."""
         row, column = divmod(place, len(self.layout.grid.lefts))
         return self.directory / "tiles" / f"{row:05d}_{column:05d}.npz"
 
     def finished(self, place: int) -> bool:
-        """Whether the result of a tile is there."""
+        """Return whether the result of a tile exists."""
         return self.tile_path(place).is_file()
 
     def write_tile(self, place: int, cells: TileCells) -> None:
-        """Write the result of a tile; it appears whole.
+        """Write the result of a tile atomically.
 
         Raises:
             JobError: the disk is full.
@@ -84,10 +84,10 @@ class Job:
             write_whole(self.tile_path(place), write)
 
     def read_tile(self, place: int) -> TileCells:
-        """The result of a tile.
+        """Read the result of a tile.
 
         Raises:
-            JobError: it is damaged; it is removed, so that the next run makes it again.
+            JobError: the file is damaged. It is removed, so that the next run writes it again.
         """
         path, extent = self.tile_path(place), self.layout.extent(place)
         size = (extent[2] - extent[0], extent[3] - extent[1])
@@ -97,35 +97,35 @@ class Job:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             path.unlink(missing_ok=True)
             raise JobError(
-                f"{path} was damaged ({error}) and is removed; run again to make it anew.", kind="damaged"
+                f"{path} was damaged ({error}) and has been removed; run again to recreate it.", kind="damaged"
             ) from error
         if not arrays["labels"].size:
             arrays["labels"] = np.zeros(size, np.uint8)
         return TileCells(extent=extent, **arrays)
 
     def remove_scratch(self) -> None:
-        """Delete what the second pass keeps."""
+        """Delete the data of the second pass."""
         for directory in (self.stitching, self.results):
             shutil.rmtree(directory, ignore_errors=True)
 
     def remove(self) -> None:
-        """Delete the directory of a job that is done with."""
+        """Delete the directory of the job."""
         self.remove_scratch()
-        # What says that it is a job goes last, so that what a kill leaves is still one.
+        # The description goes last, so that an interrupted removal leaves a valid job.
         shutil.rmtree(self.directory / "tiles", ignore_errors=True)
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    """``job.json``: what a job is about."""
+    """Content of ``job.json``, the description of a job."""
 
     request: dict[str, Any]
     layout: SlideLayout
 
 
 def fingerprint(reader: ImageReader) -> dict[str, Any]:
-    """What tells one slide from another: its description, and checksums of parts here and there."""
+    """Return what identifies a slide: its description, and checksums of parts spread over it."""
     tops, lefts = (
         np.linspace(0, max(0, length - PART_PX), CHECKED_PER_AXIS).astype(int).tolist() for length in reader.size_hw
     )
@@ -142,7 +142,7 @@ def fingerprint(reader: ImageReader) -> dict[str, Any]:
 
 
 def _checksum(reader: ImageReader, extent: Extent) -> str | None:
-    """Of a part; None for one that cannot be read, which is no obstacle, as its tile will say so."""
+    """Return the checksum of a part; None if it cannot be read, since the job will report its tile."""
     try:
         part = np.ascontiguousarray(read_extent(reader, extent))
     except InputError:
@@ -153,7 +153,7 @@ def _checksum(reader: ImageReader, extent: Extent) -> str | None:
 def request_of(
     reader: ImageReader, identity: Mapping[str, str], config: SegmentConfig, settings: SlideSettings
 ) -> dict[str, Any]:
-    """All that the result of a job depends on, as it comes back from JSON."""
+    """Return everything that the result of a job depends on, as read back from JSON."""
     request = {
         "slide": fingerprint(reader),
         "engines": dict(identity),
@@ -165,10 +165,11 @@ def request_of(
 
 
 def existing_job(directory: Path, request: Mapping[str, Any]) -> Job | None:
-    """The job in a directory, if there is one.
+    """Return the job in a directory, if there is one.
 
     Raises:
-        JobError: it is about something else, damaged, or of another version; what differs is named.
+        JobError: the job has other settings, is damaged, or was written by another version; the message names the
+            differences.
     """
     path = directory / JOB_NAME
     try:
@@ -176,24 +177,24 @@ def existing_job(directory: Path, request: Mapping[str, Any]) -> Job | None:
         schema = content.get("schema")
         if schema != SCHEMA:
             raise JobError(
-                f"{path} has schema {schema!r}; this version reads {SCHEMA}. Pass restart=True to begin anew.",
+                f"{path} has schema {schema!r}; this version reads {SCHEMA}. Pass restart=True to start again.",
                 kind="wrong_version",
             )
         begun = convert(content, _Begun)
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
-        raise JobError(f"{path} is damaged ({error}); pass restart=True to begin anew.", kind="damaged") from error
+        raise JobError(f"{path} is damaged ({error}); pass restart=True to start again.", kind="damaged") from error
     differ = {
         name: f"{name} is {asked!r}, was {earlier!r}"
         for name, asked, earlier in differences(request, begun.request)
-        # A part that could not be read may be mended by now.
+        # A part that could not be read earlier may have been repaired.
         if not (f".{PIXELS}." in name and None in (earlier, asked))
     }
     if differ:
         raise JobError(
-            f"{directory} holds an interrupted job with other settings: {'; '.join(differ.values())}. Give its "
-            "settings to resume it, choose another directory with out=, or pass restart=True to begin anew.",
+            f"{directory} contains an interrupted job with other settings: {'; '.join(differ.values())}. Give its "
+            "settings to resume it, choose another directory with out=, or pass restart=True to start again.",
             kind="mismatch",
             field=next(iter(differ)),
         )
@@ -201,7 +202,7 @@ def existing_job(directory: Path, request: Mapping[str, Any]) -> Job | None:
 
 
 def begin_job(directory: Path, request: Mapping[str, Any], layout: SlideLayout) -> Job:
-    """Write what a new job is about.
+    """Write the description of a new job.
 
     Raises:
         JobError: the disk is full.
@@ -216,10 +217,10 @@ def begin_job(directory: Path, request: Mapping[str, Any], layout: SlideLayout) 
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold a job for this process; the system lets go of it when the process ends, however it ends.
+    """Lock a job for this process. The system releases the lock when the process ends, in any way.
 
     Raises:
-        JobError: another process has it.
+        JobError: another process holds the lock.
     """
     with _locked_file(directory):
         for leftover in directory.rglob(f".*{PARTIAL}"):
@@ -231,7 +232,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def _locked_file(directory: Path) -> IO[bytes]:
-    """The open and locked file of a directory, which is made if need be."""
+    """Open and lock the lock file of a directory, which is created if necessary."""
     path = directory / LOCK_NAME
     while True:
         directory.mkdir(parents=True, exist_ok=True)
@@ -241,19 +242,18 @@ def _locked_file(directory: Path) -> IO[bytes]:
         except OSError as error:
             file.close()
             raise JobError(
-                f"{directory} is being worked on by another process; wait for it to end, or choose "
-                "another directory with out=.",
+                f"{directory} is in use by another process; wait for it to end, or choose another directory with out=.",
                 kind="busy",
             ) from error
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
-        file.close()  # another process, which had it, has removed it
+        file.close()  # the process that held the lock has removed the file
 
 
 def _remove_empty(directory: Path) -> None:
-    """Delete a directory that holds nothing but the lock: the job was not begun."""
-    with suppress(OSError):  # on Windows, an open file stays
+    """Delete a directory that contains only the lock, left by a job that did not begin."""
+    with suppress(OSError):  # Windows does not delete open files
         if [path.name for path in directory.iterdir()] == [LOCK_NAME]:
             (directory / LOCK_NAME).unlink()
             directory.rmdir()
@@ -273,7 +273,7 @@ def _lock(file: IO[bytes]) -> None:
 
 @contextmanager
 def disk_full_named(directory: Path) -> Iterator[None]:
-    """Turn a full disk into an error that says that nothing is lost.
+    """Turn the error of a full disk into one that explains how to resume.
 
     Raises:
         JobError: the disk is full.
@@ -284,7 +284,7 @@ def disk_full_named(directory: Path) -> Iterator[None]:
         if kind_of(error) != "disk_full":
             raise
         raise JobError(
-            f"the disk of {directory} is full ({error.strerror}); what was finished is kept. Make room and run the "
-            "same command again to go on.",
+            f"the disk of {directory} is full ({error.strerror}); finished results are kept. Free space, then run the "
+            "same command again to resume.",
             kind="disk_full",
         ) from error

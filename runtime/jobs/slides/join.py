@@ -1,15 +1,15 @@
-"""The second pass: from the results of the tiles to the cells of the slide, a few tiles at a time.
+"""Second pass of a slide job: join the results of the tiles into the cells of the slide, a few tiles at a time.
 
-It applies the rules of ``runtime.views.merge_rules``; unlike ``runtime.views.stitch``, it keeps its data on disk. Four
-steps, each a stream:
+It applies the rules of ``runtime.views.merge_rules``. Unlike ``runtime.views.stitch``, it keeps its data on disk. There
+are four streaming steps:
 
-1. Which labels are shown, tile by tile: one line per label, and one per cell in the file of the row in which it begins.
-2. Numbers in reading order, row by row.
-3. Pixels, block by block, kept compressed: their areas tell which cells are too small.
-4. The cells that stay are numbered without gaps; ``cells``, ``outlined`` and ``blocks`` give them to what writes the
-   files.
+1. Tile by tile, decide which labels are shown. Write one line per label, and one per cell in the file of the row of
+   tiles in which the cell begins.
+2. Row by row, number the cells in reading order.
+3. Block by block, paint and compress the pixels. Their counts show which cells are too small.
+4. Number the remaining cells without gaps; ``cells``, ``outlined`` and ``blocks`` pass them to the file writers.
 
-Memory holds some tiles, the cells that begin in one row of tiles, and cells of more parts than usual, if any.
+Memory contains some tiles, the cells that begin in one row of tiles, and any cells with unusually many parts.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from runtime.types import Bool, Extent
 from runtime.views.merge_rules import Cell, JoinedCells, Rank, TileCells, group_box, paint
 
 TILES_BYTES = 128 << 20
-"""Label maps of tiles that are kept in memory."""
+"""Memory for the label maps of tiles."""
 
 FEWEST_TILES = 32
-"""Tiles kept at least: a tile, those around it, and those around them."""
+"""Minimum number of tiles in memory: a tile and two rings of neighbours."""
 
 _SHOWN = np.dtype([("place", "<i4"), ("n", "<i4"), ("cut", "?"), ("margin", "<i4")])
-"""Key and rank of the cell that a label shows; place -1 for one that is not shown."""
+"""Key and rank of the cell to which a label belongs; place is -1 if the label is not shown."""
 
 _CELL = np.dtype(
     [
@@ -54,7 +54,7 @@ _CELL = np.dtype(
 _ZEROS_BYTES = 1 << 20
 
 _PLACES = ("row_sums", "column_sums")
-"""Files of the sums of the cells' pixel places along each axis."""
+"""Files with the sums of each cell's pixel coordinates along each axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,25 +63,27 @@ class SlideCell:
 
     label: int
     box: tuple[float, ...]
-    """xyxy, slide pixels: the prompt."""
+    """The box prompt, xyxy in slide pixels."""
     score: float
     iou_prediction: float
     area_px: int
     centroid_yx: tuple[float, float]
-    """Mean place of its pixels, slide pixels; the first pixel's is 0."""
+    """Mean position of the cell's pixels, in slide pixels; the first pixel of the slide is at 0."""
 
 
 class SlideJoin:
-    """The tiles of a job as one label map."""
+    """Join of the tiles of a job into one label map."""
 
     def __init__(
         self, layout: SlideLayout, read_tile: Callable[[int], TileCells], directory: Path, *, min_area_px: int
     ) -> None:
-        """Args:
-        layout: how the slide was cut.
-        read_tile: gives the result of a place.
-        directory: empty, for what is kept between the steps.
-        min_area_px: cells with fewer pixels are left out.
+        """Prepare to join; ``run`` does the work.
+
+        Args:
+            layout: the layout of the slide.
+            read_tile: returns the result of a tile.
+            directory: an empty directory for data between the steps.
+            min_area_px: cells with fewer pixels are removed.
         """
         self._layout = layout
         self._directory = directory
@@ -95,15 +97,15 @@ class SlideJoin:
         self.blocks = LabelBlocks(directory / "blocks", layout.grid.size_hw, directory / "labels")
         """The label map, after ``run``."""
         self.cell_count = 0
-        """Cells of the result, after ``run``."""
+        """Number of cells in the result, after ``run``."""
 
     @property
     def steps(self) -> int:
-        """Tiles and blocks to go through, for the progress."""
+        """Number of tiles and blocks to process, for the progress."""
         return len(self._layout.grid) + len(self.blocks)
 
     def run(self) -> Iterator[int]:
-        """Steps 1 to 4 up to the files; yields the number of tiles and blocks that are done."""
+        """Run all four steps; yield the number of tiles and blocks done."""
         yield from self._show()
         self._number()
         yield from (len(self._layout.grid) + painted for painted in self._paint())
@@ -179,7 +181,7 @@ class SlideJoin:
             yield done
 
     def _claims(self, extent: Extent) -> Iterator[tuple[Rank, int, Cell, TileCells]]:
-        """The labels that are shown in an extent: rank, number, label, tile."""
+        """Yield the labels shown in an extent: rank, number, cell and tile."""
         for place in self._joined.at(extent):
             first, last = self._first[place : place + 2].tolist()
             lines = np.fromfile(self._directory / "shown", _SHOWN, last - first, offset=first * _SHOWN.itemsize)
@@ -196,7 +198,7 @@ class SlideJoin:
                     yield (key[2], -key[3], key[:2]), number, cells[n], self._joined.tile(place)
 
     def _renumber(self) -> None:
-        """Leave out the cells that are too small; what a number becomes."""
+        """Remove the cells that are too small; map the other numbers to labels without gaps."""
         upto, step = 0, 1 << 20
         with (
             mapped(self._directory / "areas", np.int64, self._count + 1) as areas,
@@ -209,21 +211,21 @@ class SlideJoin:
         self.cell_count = upto
 
     def cells(self) -> Iterator[SlideCell]:
-        """The cells by label. After ``run``."""
+        """Yield the cells by label, after ``run``."""
         for of_row in self._by_row():
             yield from (cell for cell, _ in of_row)
 
     def outlined(self) -> Iterator[tuple[SlideCell, Bool, tuple[int, int]]]:
-        """Each cell with its mask and the slide pixel of the mask's first one. After ``run``.
+        """Yield each cell with its mask and the slide position (y, x) of the mask's first pixel, after ``run``.
 
-        Cells come block by block within a row of tiles, so that few blocks are held.
+        Cells come block by block within a row of tiles, so that few blocks are in memory.
         """
         for of_row in self._by_row():
             for cell, extent in sorted(of_row, key=lambda one: (one[1][0] // BLOCK_PX, one[1][1] // BLOCK_PX)):
                 yield cell, self.blocks.part(extent) == cell.label, extent[:2]
 
     def _by_row(self) -> Iterator[list[tuple[SlideCell, Extent]]]:
-        """The cells that begin in each row of tiles, by label, with their extents."""
+        """Yield the cells that begin in each row of tiles, by label, with their extents."""
         start = 1
         for _, cells in self._rows():
             with (
@@ -251,11 +253,11 @@ class SlideJoin:
 
 @contextmanager
 def mapped(path: Path, dtype: type[np.generic], count: int) -> Iterator[NDArray[Any]]:
-    """A file of ``count`` numbers, zero at first, mapped while it is used: what is not mapped takes no memory."""
+    """Map a file of ``count`` numbers into memory; a new file is filled with zeros."""
     size = max(1, count) * np.dtype(dtype).itemsize
     if not path.exists():
         with path.open("wb") as file:
-            # Written out, as a full disk would kill the process at a store into a file with gaps.
+            # Write the zeros explicitly: storing into a sparse file on a full disk would kill the process.
             for start in range(0, size, _ZEROS_BYTES):
                 file.write(bytes(min(_ZEROS_BYTES, size - start)))
     yield np.memmap(path, dtype, "r+")

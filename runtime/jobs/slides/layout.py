@@ -1,4 +1,4 @@
-"""What is decided about a slide before its first tile: contrast, scale, grid."""
+"""Layout of a slide, decided before its first tile: contrast, scale and grid."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ from runtime.views.scale import (
 )
 
 WINDOWS = 5
-"""Parts of a large slide in which cells are measured."""
+"""Number of windows in which the cells of a large slide are measured."""
 
 WINDOW_VIEWS = 2
-"""Side of such a part in sides of the model input."""
+"""Side of a window, as a multiple of the side of the model input."""
 
 MOST_CHANNELS = 3
 
@@ -54,59 +54,59 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SlideLayout:
-    """How a slide is cut and shown."""
+    """Tiles of a slide, and how the model sees them."""
 
     grid: TileGrid
     contrast: SlideContrast
     appearance: Appearance
-    """Of the whole slide."""
+    """How the slide is shown to the model."""
     whole: bool
-    """The slide is no larger than a tile and is segmented as an image."""
+    """True if the slide is not larger than a tile; it is then segmented as an image."""
     busiest: int
-    """The tile around the part that varies most: one to try."""
+    """The tile around the part that varies most, for trials."""
 
     def extent(self, place: int) -> Extent:
-        """Of a tile, as far as it lies in the slide; tiles are counted row by row."""
+        """Return the extent of a tile, clipped to the slide; tiles are numbered row by row."""
         top, left = self.origin(place)
         height, width = self.grid.size_hw
         return top, left, min(top + self.grid.side, height), min(left + self.grid.side, width)
 
     def origin(self, place: int) -> tuple[int, int]:
-        """First pixel (y, x) of a tile."""
+        """Return the first pixel (y, x) of a tile."""
         row, column = divmod(place, len(self.grid.lefts))
         return self.grid.tops[row], self.grid.lefts[column]
 
 
-class _SlideLook(NamedTuple):
-    """A slide in one polarity."""
+class _PolarityTrial(NamedTuple):
+    """Sample and cell sizes of a slide in one polarity."""
 
     sample: Sample
     inverted: bool
     nuclear_alone: bool
     small: bool
-    """The whole slide is measured."""
+    """True if the slide is measured as a whole."""
     measures: bool = False
-    """Some part was measured."""
+    """True if at least one part was measured."""
     measured: Measurement | None = None
 
     @property
     def sure_of_polarity(self) -> bool:
-        """Whether the other polarity need not be tried."""
+        """Return whether the other polarity need not be tried."""
         return self.measured is not None and self.measured.score >= ONE_POLARITY
 
 
 def check_slide(reader: ImageReader) -> None:
-    """Refuse what no tile of which could be segmented.
+    """Reject a slide if none of its tiles can be segmented.
 
     Raises:
-        InputError: no pixel, too many channels, or values that are no real numbers.
+        InputError: the slide has no pixels, too many channels, or values that are not real numbers.
     """
     if min(reader.size_hw) < 1:
         raise InputError(f"{reader.name} has size {reader.size_hw}; expected at least one pixel.", kind="wrong_shape")
     if not 1 <= len(reader.channels) <= MOST_CHANNELS:
         raise InputError(
-            f"{reader.name} has {len(reader.channels)} channels ({', '.join(reader.channels)}); expected up to three: "
-            "nuclear and whole-cell, or colours. Choose those to segment.",
+            f"{reader.name} has {len(reader.channels)} channels ({', '.join(reader.channels)}); expected one to three: "
+            "nuclear and whole-cell, or colours. Choose the channels to segment.",
             kind="wrong_shape",
         )
     if reader.dtype.kind not in "biuf":
@@ -116,63 +116,63 @@ def check_slide(reader: ImageReader) -> None:
 def make_layout(
     reader: ImageReader, engines: TileSegmenter, config: SegmentConfig, settings: SlideSettings
 ) -> SlideLayout:
-    """Look at parts of the slide, measure its cells where their size is not given, and lay out the tiles.
+    """Sample the slide, measure its cells if their size is not given, and lay out the tiles.
 
     Raises:
-        InputError: a slide that cannot be read or segmented, or has too many tiles.
+        InputError: the slide cannot be read or segmented, or has too many tiles.
     """
     check_slide(reader)
-    look = _look(reader, engines, config, settings, inverted=config.invert is True)
+    trial = _try_polarity(reader, engines, config, settings, inverted=config.invert is True)
     margin = None
-    if config.invert == "auto" and config.normalize and not look.sure_of_polarity:
-        other = _look(reader, engines, config, settings, inverted=True)
-        better, margin = inverted_is_better(look.measured, other.measured)
-        look = other if better else look
-    measured = look.measured if _measures_scale(config, settings) else None
-    if measured is None and _measures_scale(config, settings) and not look.small:
+    if config.invert == "auto" and config.normalize and not trial.sure_of_polarity:
+        other = _try_polarity(reader, engines, config, settings, inverted=True)
+        better, margin = inverted_is_better(trial.measured, other.measured)
+        trial = other if better else trial
+    measured = trial.measured if _measures_scale(config, settings) else None
+    if measured is None and _measures_scale(config, settings) and not trial.small:
         _log.warning(
-            "no cell was found to measure in %s; its tiles are shown at the model's own size. Give diameter_px if it "
-            "has cells.",
+            "no cells were found to measure in %s; its tiles are shown at the size of the model input. Give "
+            "diameter_px if the slide has cells.",
             reader.name,
         )
     appearance = Appearance(
         diameter_px=config.diameter_px if measured is None else measured.diameter_px,
         diameter_confidence=None if measured is None else measured.confidence,
-        inverted=look.inverted,
+        inverted=trial.inverted,
         invert_margin=margin,
-        nuclear_alone=look.nuclear_alone,
+        nuclear_alone=trial.nuclear_alone,
     )
     log_appearance(appearance, 0)
-    return _laid_out(reader, look, appearance, engines.model_size, config, settings)
+    return _laid_out(reader, trial, appearance, engines.model_size, config, settings)
 
 
 def _laid_out(
     reader: ImageReader,
-    look: _SlideLook,
+    trial: _PolarityTrial,
     appearance: Appearance,
     model_size: int,
     config: SegmentConfig,
     settings: SlideSettings,
 ) -> SlideLayout:
-    """The tiles of a slide that was looked at."""
+    """Lay out the tiles of a slide after the choice of its polarity."""
     grid = _grid(reader, appearance.diameter_px, model_size, config, settings)
-    if look.small and look.measures and _measures_scale(config, settings):
-        assert config.view_diameter_px is not None, "nothing is measured without a wanted diameter"
-        diameter = None if look.measured is None else look.measured.diameter_px
+    if trial.small and trial.measures and _measures_scale(config, settings):
+        assert config.view_diameter_px is not None, "cells are measured only if there is a target diameter"
+        diameter = None if trial.measured is None else trial.measured.diameter_px
         if one_view_will_do(
             diameter, max(reader.size_hw), model_size, config.view_diameter_px, config.whole_view_diameter_px
         ):
             grid = tile_grid(reader.size_hw, max(reader.size_hw), 0)
-    return SlideLayout(grid, look.sample.contrast, appearance, len(grid) == 1, _busiest(grid, look.sample))
+    return SlideLayout(grid, trial.sample.contrast, appearance, len(grid) == 1, _busiest(grid, trial.sample))
 
 
 def _measures_scale(config: SegmentConfig, settings: SlideSettings) -> bool:
-    """Whether the diameter of the cells decides how the slide is cut, and is not given."""
+    """Return whether the layout depends on a cell diameter that is not given."""
     return config.diameter_px is None and settings.tile_px is None and config.view_diameter_px is not None
 
 
 def _busiest(grid: TileGrid, sample: Sample) -> int:
-    """Place of the last tile that begins above and left of the middle of the part that varies most."""
+    """Return the last tile that begins above and left of the centre of the part that varies most."""
     if not sample.parts:
         return 0
     top, left, bottom, right = sample.parts[0][1]
@@ -184,10 +184,10 @@ def _busiest(grid: TileGrid, sample: Sample) -> int:
 def _tiles(
     size_hw: tuple[int, int], diameter: float | None, model_size: int, config: SegmentConfig, settings: SlideSettings
 ) -> tuple[float, float]:
-    """Wanted side of the tiles and their least overlap, slide pixels.
+    """Return the target side of the tiles and their minimum overlap, slide pixels.
 
     Raises:
-        InputError: the slide would be shown too small for anything to be seen.
+        InputError: the slide would be shown too small for cells to be visible.
     """
     side, overlap = float(model_size), model_size / 4
     if diameter and config.view_diameter_px:
@@ -202,10 +202,10 @@ def _tiles(
 def _grid(
     reader: ImageReader, diameter: float | None, model_size: int, config: SegmentConfig, settings: SlideSettings
 ) -> TileGrid:
-    """The tiles of a slide whose cells have this diameter.
+    """Return the tiles of a slide whose cells have this diameter.
 
     Raises:
-        InputError: too many tiles, or as ``_tiles``.
+        InputError: the slide has too many tiles, or as ``_tiles``.
     """
     side, overlap = _tiles(reader.size_hw, diameter, model_size, config, settings)
     rows, columns = tile_counts(reader.size_hw, side, overlap)
@@ -214,24 +214,24 @@ def _grid(
         raise InputError(
             f"{reader.name} has {width} x {height} pixels, which makes about {rows * columns:,} tiles of {side:.0f} "
             f"pixels and a label image of {4 * height * width / 1e9:,.0f} GB; expected at most {settings.max_tiles:,} "
-            f"tiles. Check that the file is of this size; if so, pass max_tiles={rows * columns}.",
+            f"tiles. If the size of the file is correct, pass max_tiles={rows * columns}.",
             kind="too_large",
             field="max_tiles",
         )
     return tile_grid(reader.size_hw, side, overlap)
 
 
-def _look(
+def _try_polarity(
     reader: ImageReader, engines: TileSegmenter, config: SegmentConfig, settings: SlideSettings, *, inverted: bool
-) -> _SlideLook:
-    """Look at parts of a slide in one polarity, and measure their cells if scale or polarity depend on it."""
+) -> _PolarityTrial:
+    """Sample a slide in one polarity, and measure its cells if scale or polarity depend on their size."""
     sample = sample_slide(reader, normalize=config.normalize, invert=inverted)
     shown = [index for index, one in zip(channel_targets(len(sample.contrast)), sample.contrast, strict=True) if one]
     alone = shown == [NUCLEAR, WHOLE_CELL] and lacks_pairs(engines.trained_channels)
     small = is_small(reader.size_hw)
-    look = _SlideLook(sample, inverted, alone, small)
+    trial = _PolarityTrial(sample, inverted, alone, small)
     if not _measures_scale(config, settings) and config.invert != "auto":
-        return look
+        return trial
     side = None
     if not _measures_scale(config, settings):
         side = _grid(reader, config.diameter_px, engines.model_size, config, settings).side
@@ -239,16 +239,16 @@ def _look(
     extents = [(0, 0, *reader.size_hw)] if small else _windows(reader, sample, WINDOW_VIEWS * engines.model_size)
     for extent in extents:
         try:
-            part = read_normalized(reader, extent, look, config)
+            part = read_normalized(reader, extent, trial, config)
         except InputError as error:
             _log.warning("cells of %s at %s cannot be measured: %s", reader.name, extent, error)
             continue
         found.append(_measured(part, engines, config, side))
-    return look._replace(measured=_median(found), measures=bool(found))
+    return trial._replace(measured=_median(found), measures=bool(found))
 
 
 def _measured(part: F32, engines: TileSegmenter, config: SegmentConfig, side: int | None) -> Measurement | None:
-    """The cells of a part of a slide, at all scales or as tiles of this side show them."""
+    """Measure the cells of a part of a slide, at all scales or in tiles of this side."""
     in_view = config.of_views
 
     def find_cells(tile: Tile) -> CellSizes:
@@ -256,12 +256,12 @@ def _measured(part: F32, engines: TileSegmenter, config: SegmentConfig, side: in
 
     if side is not None:
         return measure_at(part, side, engines.model_size, find_cells)
-    assert config.view_diameter_px is not None, "nothing is measured without a wanted diameter"
+    assert config.view_diameter_px is not None, "cells are measured only if there is a target diameter"
     return measure_diameter(part, engines.model_size, find_cells, view_diameter_px=config.view_diameter_px)
 
 
 def _median(found: Sequence[Measurement | None]) -> Measurement | None:
-    """Of the parts in which cells were found."""
+    """Return the median over the parts in which cells were found."""
     rows = [one for one in found if one is not None]
     if not rows:
         return None
@@ -270,7 +270,7 @@ def _median(found: Sequence[Measurement | None]) -> Measurement | None:
 
 
 def _windows(reader: ImageReader, sample: Sample, side: int) -> list[Extent]:
-    """Separate parts of a slide around those of the sample that vary most."""
+    """Choose separate windows of a slide around the parts of the sample that vary most."""
     chosen: list[Extent] = []
     for _, extent in sample.parts:
         centre = [(low + high) // 2 for low, high in ((extent[0], extent[2]), (extent[1], extent[3]))]
@@ -291,28 +291,28 @@ def _windows(reader: ImageReader, sample: Sample, side: int) -> list[Extent]:
     return chosen
 
 
-def read_normalized(reader: ImageReader, extent: Extent, look: _SlideLook, config: SegmentConfig) -> F32:
-    """A part of the slide as the model takes it, (h, w, 3).
+def read_normalized(reader: ImageReader, extent: Extent, trial: _PolarityTrial, config: SegmentConfig) -> F32:
+    """Read a part of the slide, normalised for the model, (h, w, 3).
 
     Raises:
-        InputError: it cannot be read, or holds what cannot be segmented.
+        InputError: the part cannot be read, or contains values that cannot be segmented.
     """
     if config.normalize:
         context = context_of(extent, reader.size_hw)
         raw = read_extent(reader, context)
-        part = normalize_part(raw, context, extent, look.sample.contrast, invert=look.inverted)
+        part = normalize_part(raw, context, extent, trial.sample.contrast, invert=trial.inverted)
     else:
         part = take_normalized(read_extent(reader, extent))
-    return without_whole_cell(part) if look.nuclear_alone else part
+    return without_whole_cell(part) if trial.nuclear_alone else part
 
 
 def read_tile(
     reader: ImageReader, layout: SlideLayout, place: int, config: SegmentConfig, settings: SlideSettings
 ) -> Tile | None:
-    """A tile as the model takes it, of 3 channels; None for one without signal.
+    """Read a tile, normalised for the model, of 3 channels; None if it has no signal.
 
     Raises:
-        InputError: it cannot be read, or holds what cannot be segmented.
+        InputError: the tile cannot be read, or contains values that cannot be segmented.
     """
     extent = layout.extent(place)
     context = context_of(extent, reader.size_hw) if config.normalize else extent

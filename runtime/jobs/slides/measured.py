@@ -1,4 +1,4 @@
-"""Measurements of the cells of a slide, kept in a file: cells come block by block, the rows of a table by label."""
+"""Measurements of a slide's cells, kept in a file: cells arrive block by block, but tables need them by label."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ class SlideMeasurements:
     """Shapes and intensities of every cell of a slide."""
 
     def __init__(self, join: SlideJoin, reader: ImageReader, path: Path) -> None:
-        """Measure all cells; memory holds one cell and some blocks of the slide at a time.
+        """Measure all cells, with one cell and some blocks of the slide in memory at a time.
 
         Args:
-            join: has run.
-            reader: the slide, with all channels that are to be measured. Cells in parts that cannot be read have no
-                intensities.
-            path: a file for the measurements; not there yet.
+            join: a join that has run.
+            reader: the slide, with all channels to measure. Cells in parts that cannot be read get no intensities.
+            path: a new file for the measurements.
         """
         self._reader = reader
         self._channels = distinct_names(reader.channels)
@@ -45,7 +44,7 @@ class SlideMeasurements:
                 by_label[cell.label - 1] = self._measured(mask, offset_yx)
 
     def row(self, label: int) -> tuple[float | None, ...]:
-        """Measurements of a cell by ``columns``; None for unknown ones."""
+        """Return the measurements of a cell in the order of ``columns``; None for unknown values."""
         values = np.memmap(self._path, np.float64, "r", shape=self._shape)[label - 1].tolist()
         return tuple(None if math.isnan(value) else value for value in values)
 
@@ -56,7 +55,7 @@ class SlideMeasurements:
         return [float(found[name][0]) if name in found else math.nan for name in self.columns]
 
     def _part(self, extent: Extent) -> NDArray[np.generic] | None:
-        """The pixels of a part of the slide, (h, w, C); None if some cannot be read."""
+        """Return the pixels of a part of the slide, (h, w, C); None if some cannot be read."""
         top, left, bottom, right = extent
         out = np.zeros((bottom - top, right - left, len(self._channels)), self._reader.dtype)
         for y in range(top // BLOCK_PX * BLOCK_PX, bottom, BLOCK_PX):

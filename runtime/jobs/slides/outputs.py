@@ -1,4 +1,4 @@
-"""The results of a slide, written as streams: label images, tables, outlines, a picture. They appear whole."""
+"""Streaming writers for the results of a slide: label images, tables, outlines and a picture."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from runtime.ops.boxes import clip_boxes
 from runtime.ops.masks import MaskCrop
 
 OVERLAY = "overlay"
-"""What the picture is called among the formats."""
+"""Name of the picture among the formats."""
 
 
 @dataclass(frozen=True, slots=True)
 class SlideOutput:
-    """What the results of a slide are made from."""
+    """Data from which the results of a slide are written."""
 
     join: SlideJoin
-    """Has run."""
+    """A join that has run."""
     reader: ImageReader
     plane: Plane
-    """Of the stack that was segmented."""
+    """The plane of the stack that was segmented."""
     measured: SlideMeasurements | None = None
-    """Further columns of tables."""
+    """Measurements for further columns of tables."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -51,11 +51,11 @@ class SlideOutput:
         return (*TABLE_COLUMNS, *(() if self.measured is None else self.measured.columns))
 
     def rows(self) -> Iterator[Row]:
-        """A row of the table for each cell."""
+        """Yield a table row for each cell."""
         return (self.row(cell) for cell in self.join.cells())
 
     def row(self, cell: SlideCell) -> Row:
-        """What the table says of a cell, by ``columns``."""
+        """Return the table row of a cell, in the order of ``columns``."""
         um = self.reader.pixel_size_um
         um2 = None if um is None else cell.area_px * um**2
         areas = cell.area_px, cell.area_px
@@ -65,26 +65,26 @@ class SlideOutput:
 
 
 def result_paths(stem: Path, settings: SlideSettings) -> dict[str, Path]:
-    """The results of a slide by format, the picture last.
+    """Return the result paths of a slide by format, the picture last.
 
     Args:
-        stem: what their paths begin with.
-        settings: which there are to be.
+        stem: the common beginning of the paths.
+        settings: the settings that name the formats.
     """
     paths = {name: output_path(stem, name) for name in OUTPUT_FORMATS if name in settings.formats}
     return paths | ({OVERLAY: Path(f"{stem}{OVERLAY_ENDING}")} if settings.overlay else {})
 
 
 def write_results(paths: Mapping[str, Path], output: SlideOutput, scratch: Path) -> None:
-    """Write results; those that are there are replaced, once all are written.
+    """Write results, and replace existing files once all are written.
 
     Args:
         paths: from ``result_paths``.
-        output: what to write.
+        output: the data to write.
         scratch: an empty directory on the same disk.
 
     Raises:
-        OSError: a result cannot be written, such as to a full disk.
+        OSError: a result cannot be written, for example because the disk is full.
     """
     for name, path in paths.items():
         _WRITERS[name](scratch / path.name, output)
@@ -152,4 +152,4 @@ _WRITERS: dict[str, Callable[[Path, SlideOutput], None]] = {
     "imagej": _write_imagej,
     OVERLAY: lambda path, output: write_overview(path, output.reader, output.join.blocks),
 }
-"""By the names of ``OUTPUT_FORMATS``."""
+"""Writers by the names of ``OUTPUT_FORMATS``."""

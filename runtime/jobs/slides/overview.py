@@ -1,4 +1,4 @@
-"""A picture of a slide with its cells outlined, small enough to be looked at as a whole."""
+"""Picture of a whole slide with outlined cells, small enough to view."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _log = logging.getLogger(__name__)
 
 
 def write_overview(path: Path, reader: ImageReader, labels: LabelBlocks) -> None:
-    """Write a PNG as ``overlay.write_overlay`` draws it; a larger slide is shrunk by a whole factor.
+    """Draw a slide with ``overlay.write_overlay`` into a PNG; large slides are shrunk by an integer factor.
 
     Args:
         path: the file.
         reader: the slide. Parts that cannot be read stay black.
-        labels: its label map.
+        labels: the label map of the slide.
     """
     height, width = reader.size_hw
     shape, factor = (height, width, len(reader.channels)), shrink_factor(reader.size_hw)

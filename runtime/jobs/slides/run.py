@@ -1,4 +1,4 @@
-"""``segment_slide``: a slide in, a label image and a table of its cells out."""
+"""``segment_slide``: segment a slide into a label image and a table of its cells."""
 
 from __future__ import annotations
 
@@ -42,46 +42,46 @@ from runtime.views.merge_rules import TileCells
 SHOWN_FAILURES = 20
 
 LABEL_IMAGES = ("tiff", "ome-tiff", "ome-zarr")
-"""Formats that show the labels."""
+"""Formats that contain the label map."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunOptions(ClusterOptions):
-    """How a job is run; its result does not depend on it."""
+    """Options of a run, which do not affect its result."""
 
     restart: bool = False
-    """Forget the job that is there."""
+    """Discard an existing job and start again."""
     overwrite: bool = False
-    """Replace results that exist."""
+    """Replace existing results."""
     partial: bool = False
-    """Write results even where tiles failed; their places then show only what their neighbours saw."""
+    """Write results even if tiles failed; their areas then contain only cells found by neighbouring tiles."""
     keep_job: bool = False
-    """Keep the results of the tiles when all is done."""
+    """Keep the results of the tiles after the slide is finished."""
     batches_at_once: int = 1
-    """Batches of tiles that this process has in work, in as many threads."""
+    """Batches of tiles that this process works on at a time, each in its thread."""
     progress: Step | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SlideResult:
-    """What became of a slide."""
+    """Outcome for a slide."""
 
     files: Mapping[str, Path]
-    """By format; 'overlay' is the picture. Labels are uint32, 0 background, 1..cells in reading order."""
+    """Results by format; 'overlay' is the picture. Labels are uint32, 0 background, 1..cells in reading order."""
     cells: int
     tiles: int
     skipped: int
     """Tiles without signal that this run skipped."""
     failed: tuple[Failure, ...]
-    """With ``partial``: tiles without a result, and why."""
+    """With ``partial``: the failures of the tiles without a result."""
     appearance: Appearance = field(default_factory=Appearance)
     """How the slide was shown to the model."""
 
     @property
     def labels(self) -> Path:
-        """The label image that was written, the first of several; without one, whatever came first."""
+        """The first label image; if there is none, the first result."""
         return next(
             (path for name, path in self.files.items() if name in LABEL_IMAGES), next(iter(self.files.values()))
         )
@@ -97,23 +97,23 @@ def segment_slide(
     options: RunOptions | None = None,
     name: str | None = None,
 ) -> SlideResult:
-    """Segment a slide of any size into ``NAME_labels.tif`` and ``NAME_cells.csv``, or what ``settings`` name.
+    """Segment a slide of any size into ``NAME_labels.tif`` and ``NAME_cells.csv``, or the formats of ``settings``.
 
-    Each tile's result is kept in ``NAME_job``: the same call resumes a job that was interrupted, and ends with the
+    The job keeps the result of each tile in ``NAME_job``. The same call resumes an interrupted job and produces the
     same files, byte for byte.
 
     Args:
-        reader: the slide. For a cluster it must be possible to pickle it.
-        out: directory of the results; made if need be.
-        engines: default, the built-in model.
-        config: settings of the segmentation; default, those of the engines' manifest.
-        settings: how the slide is cut.
-        options: how the job is run.
-        name: what the results' names begin with; default, the slide's name without its type.
+        reader: the slide; must be picklable if the job runs on a cluster.
+        out: directory of the results; created if necessary.
+        engines: the engines; default: the built-in model.
+        config: settings of the segmentation; default: from the manifest of the engines.
+        settings: how to tile the slide, and the formats to write.
+        options: how to run the job.
+        name: beginning of the result names; default: the name of the slide without its suffix.
 
     Raises:
-        InputError: a slide that cannot be segmented; results that exist; a format whose package is not installed.
-        JobError: the job was begun otherwise, another process has it, tiles failed, or the disk is full.
+        InputError: the slide cannot be segmented, results exist, or the package for a format is not installed.
+        JobError: the job was begun with other settings, another process runs it, tiles failed, or the disk is full.
         ConfigError: as ``Segmenter`` and ``check_cluster``.
         EngineError, BackendError: as ``Segmenter``.
     """
@@ -146,7 +146,7 @@ def segment_slide(
 
 
 def _check_results(results: Iterable[Path], directory: Path, options: RunOptions) -> None:
-    """Results may be replaced by the job that is writing them, or where the caller says so."""
+    """Raise if results exist, unless they belong to this job or ``overwrite`` is set."""
     existing = [str(path) for path in results if path.exists()]
     if existing and not options.overwrite and not (directory / JOB_NAME).exists():
         raise InputError(
@@ -162,7 +162,7 @@ def _opened(
     settings: SlideSettings,
     options: RunOptions,
 ) -> Job:
-    """The job that is there, or a new one."""
+    """Return the existing job, or begin a new one."""
     request = request_of(reader, engines.identity(), config, settings)
     if options.restart:
         (directory / JOB_NAME).unlink(missing_ok=True)
@@ -173,20 +173,20 @@ def _opened(
 
 
 def _run_tiles(work: TileWork, options: RunOptions) -> tuple[int, list[tuple[int, Failure]]]:
-    """Finish all batches; the number of tiles skipped, and the tiles that failed with why."""
+    """Run all unfinished batches; return the number of skipped tiles, and the failed tiles with their failures."""
     waiting = [batch for batch in range(work.batches) if not work.finished(batch)]
     tiles = len(work.job.layout.grid)
     done = tiles - sum(len(work.places(batch)) for batch in waiting)
     if done:
-        _log.info("%d of %d tiles are there from an earlier run", done, tiles)
+        _log.info("%d of %d tiles exist from an earlier run", done, tiles)
     skipped: int = 0
     failed: list[tuple[int, Failure]] = []
-    _tell(options, "tiles", done, tiles)
+    _report(options, "tiles", done, tiles)
     for batch in _batches(work, waiting, options):
         done += batch.tiles
         skipped += batch.skipped
         failed += batch.failed
-        _tell(options, "tiles", done, tiles)
+        _report(options, "tiles", done, tiles)
     return skipped, sorted(failed)
 
 
@@ -198,7 +198,7 @@ def _batches(work: TileWork, waiting: list[int], options: RunOptions) -> Iterato
     return run_on_cluster(work.run, waiting, failed=work.failed, options=options, engines=work.engines)
 
 
-def _tell(options: RunOptions, what: str, done: int, steps: int) -> None:
+def _report(options: RunOptions, what: str, done: int, steps: int) -> None:
     if options.progress is not None:
         options.progress(what, done, steps)
 
@@ -209,8 +209,10 @@ def _described(job: Job, place: int, failure: Failure) -> Failure:
 
 
 def _check_failed(failed: list[tuple[int, Failure]], job: Job, options: RunOptions) -> None:
-    """Raises:
-    JobError: tiles failed, and partial results are not wanted.
+    """Raise if tiles failed, unless ``partial`` is set.
+
+    Raises:
+        JobError: lists the failed tiles.
     """
     if not failed or options.partial:
         return
@@ -218,8 +220,8 @@ def _check_failed(failed: list[tuple[int, Failure]], job: Job, options: RunOptio
     if len(failed) > SHOWN_FAILURES:
         lines.append(f"and {len(failed) - SHOWN_FAILURES} more")
     raise JobError(
-        f"{len(failed)} of {len(job.layout.grid)} tiles failed, so that no result is written; the others are kept. Run "
-        "the same job again to try these once more, or pass partial=True to leave their places out.\n  "
+        f"{len(failed)} of {len(job.layout.grid)} tiles failed, so no results were written; the other tiles are kept. "
+        "Run the same job again to retry the failed tiles, or pass partial=True to write results without them.\n  "
         + "\n  ".join(lines),
         kind=failed[0][1].kind,
         field="partial",
@@ -227,7 +229,7 @@ def _check_failed(failed: list[tuple[int, Failure]], job: Job, options: RunOptio
 
 
 def _join(job: Job, missing: set[int], config: SegmentConfig, options: RunOptions) -> SlideJoin:
-    """The second pass, anew at every run."""
+    """Run the second pass, always from its start."""
     job.remove_scratch()
     job.stitching.mkdir()
     job.results.mkdir()
@@ -237,11 +239,11 @@ def _join(job: Job, missing: set[int], config: SegmentConfig, options: RunOption
 
     join = SlideJoin(job.layout, read_tile, job.stitching, min_area_px=config.min_area_px)
     for done in join.run():
-        _tell(options, "stitching", done, join.steps)
+        _report(options, "stitching", done, join.steps)
     return join
 
 
 def _measured(join: SlideJoin, reader: ImageReader, job: Job) -> SlideMeasurements:
-    """Measure every channel of the slide, not those alone that were segmented."""
+    """Measure every channel of the slide, including those that were not segmented."""
     whole = reader.every_channel if isinstance(reader, SlideFile) else reader
     return SlideMeasurements(join, whole, job.stitching / "measured")

@@ -1,4 +1,4 @@
-"""Settings of one slide."""
+"""Settings of a slide job."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ _OF_RESULTS = ("retries", "formats", "overlay", "measure", "max_tiles")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SlideSettings:
-    """How a slide is cut, and what becomes of its tiles.
+    """Tiling of a slide, and its results.
 
     Raises:
-        ConfigError: a value outside its range.
+        ConfigError: a value is outside its range.
     """
 
     tile_px: int | None = None
-    """Side of the tiles, slide pixels; None takes it from the diameter of the cells, or shows the slide to the model
-    pixel by pixel where the engines name no ``view_diameter_px``."""
+    """Side of the tiles, slide pixels. None derives it from the cell diameter; if the engines have no
+    ``view_diameter_px``, tiles then have the size of the model input."""
 
     overlap_px: int | None = None
-    """Least overlap of neighbouring tiles, slide pixels; None: 2.5 cell diameters, or a quarter of the tile where no
-    diameter is known."""
+    """Minimum overlap of neighbouring tiles, slide pixels. None means 2.5 cell diameters, or a quarter of the tile if
+    the diameter is unknown."""
 
     min_contrast: float = 2 / 256
-    """Tiles whose channels all vary by less than this share of the slide's range are taken to be empty; 0 skips only
-    those that are constant. The default is two of the gray levels that the equalisation tells apart."""
+    """Tiles whose channels all vary by less than this share of the slide's range are skipped as empty; 0 skips only
+    constant tiles. The default corresponds to two of the 256 gray levels of the equalisation."""
 
     tiles_together: int = 8
-    """Tiles that share decoder calls; the piece of work that is repeated after an interruption."""
+    """Tiles in a batch, which share decoder calls; after an interruption, unfinished batches are repeated."""
 
     max_tiles: int = 1_000_000
-    """A slide of more tiles is refused: more likely, its file claims a size that it does not have."""
+    """Slides of more tiles are rejected: usually, their files declare a wrong size."""
 
     retries: int = 2
-    """Times that a tile which failed is tried again."""
+    """Number of retries of a failed tile."""
 
     formats: tuple[str, ...] = DEFAULT_FORMATS
-    """What is written: names of ``outputs.formats.OUTPUT_FORMATS``."""
+    """Formats to write, named as in ``outputs.formats.OUTPUT_FORMATS``."""
 
     overlay: bool = False
-    """Also a picture of the slide with outlined cells, shrunk to at most 4096 pixels a side."""
+    """Also write a picture of the slide with outlined cells, shrunk to at most 4096 pixels a side."""
 
     measure: bool = False
-    """Also perimeter, eccentricity and the intensities of each channel, in the tables."""
+    """Also write perimeter, eccentricity and the intensities of each channel to the tables."""
 
     def __post_init__(self) -> None:
         check_measure(self.measure, parse_formats(self.formats))
@@ -61,8 +61,8 @@ class SlideSettings:
             check_whole("overlap_px", self.overlap_px, least=0)
         if self.tile_px is not None and self.overlap_px is not None and 2 * self.overlap_px > self.tile_px:
             raise ConfigError(
-                f"overlap_px is {self.overlap_px} and tile_px {self.tile_px}; expected an overlap of half a tile at "
-                "most.",
+                f"overlap_px is {self.overlap_px} and tile_px {self.tile_px}; expected an overlap of at most half a "
+                "tile.",
                 kind="conflict",
                 field="overlap_px",
             )
@@ -72,5 +72,5 @@ class SlideSettings:
             )
 
     def of_tiles(self) -> dict[str, Any]:
-        """The settings that tiles depend on."""
+        """Return the settings that tiles depend on."""
         return {name: value for name, value in asdict(self).items() if name not in _OF_RESULTS}

@@ -1,4 +1,4 @@
-"""A slide in a file, as the processes of a cluster share it."""
+"""Slide file as an ``ImageReader`` that can be sent to the processes of a cluster."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from runtime.files.readers import ImageReader
 
 
 class SlideFile:
-    """An image file and the channels that are wanted of it, as an ``ImageReader``.
+    """``ImageReader`` for the chosen channels of an image file.
 
-    Sent to another process, it opens the file there: nothing but the path travels.
+    If pickled, it sends only the path and the choices; the other process opens the file.
     """
 
     def __init__(
@@ -38,12 +38,12 @@ class SlideFile:
             nuclear: channel of the nuclei; see ``choose_channels``, also for ``membrane`` and ``rgb``.
             membrane: channel of the whole cells.
             rgb: whether the image must be in colour.
-            series: which of several images of the file.
-            plane: which plane of a stack.
-            pixel_size_um: side of a pixel, micrometres; None if the file declares it.
+            series: the image, if the file has several.
+            plane: the plane of a stack.
+            pixel_size_um: side of a pixel, micrometres; None to use the value that the file declares.
 
         Raises:
-            InputError: the file cannot be used, or a choice is missing or not there.
+            InputError: the file cannot be used, a choice is missing, or the file lacks what was chosen.
         """
         self._path = Path(path)
         self._choice: dict[str, Any] = {"nuclear": nuclear, "membrane": membrane, "rgb": rgb}
@@ -53,7 +53,7 @@ class SlideFile:
 
     @property
     def name(self) -> str:
-        """The file."""
+        """Path of the file."""
         return self._reader.name
 
     @property
@@ -63,31 +63,31 @@ class SlideFile:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of its values."""
+        """Data type of the pixel values."""
         return self._reader.dtype
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """Those that are wanted."""
+        """Names of the chosen channels."""
         return self._reader.channels
 
     @property
     def pixel_size_um(self) -> float | None:
-        """As it was given, else as the file says."""
+        """Side of a pixel in micrometres, as given or else as the file declares it."""
         return self._pixel_size_um or self._reader.pixel_size_um
 
     @property
     def every_channel(self) -> ImageReader:
-        """The image with all its channels, those that are not wanted too."""
+        """Reader of all channels of the image."""
         return self._reader.reader
 
     @property
     def plane(self) -> Plane:
-        """Of a stack, the one that is read."""
+        """The chosen plane of a stack."""
         return self._opening["plane"] or Plane()
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.generic]:
-        """The part (height, width, C) whose first pixel is (top, left)."""
+        """Read the part (height, width, C) whose first pixel is (top, left)."""
         return self._reader.read(top, left, height, width)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -96,7 +96,7 @@ class SlideFile:
 
 
 def open_slide(path: Path, files: FileOptions) -> SlideFile:
-    """The slide that options ask for.
+    """Open the slide that the options select.
 
     Raises:
         InputError: as ``SlideFile`` and ``check_chunks``.

@@ -1,4 +1,4 @@
-"""The piece of work of a job: a few neighbouring tiles, read, segmented and written by any process."""
+"""The unit of work of a slide job: any process can read, segment and write a batch of neighbouring tiles."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from runtime.views.grid import Tile
 from runtime.views.merge_rules import TileCells
 
 Failures = tuple[tuple[int, Failure], ...]
-"""Places of tiles, and why they have no result."""
+"""Tiles without a result, with their failures."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchDone:
-    """What became of one batch."""
+    """Outcome for one batch."""
 
     batch: int
     tiles: int
     skipped: int
-    """Tiles without signal."""
+    """Number of tiles without signal."""
     failed: Failures = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TileWork:
-    """Everything a process needs to work on a job; can be pickled if the reader can."""
+    """Everything that a process needs to work on a job; picklable if the reader is."""
 
     reader: ImageReader
     engines: EngineSource
@@ -51,16 +51,16 @@ class TileWork:
         return -(-len(self.job.layout.grid) // self.settings.tiles_together)
 
     def places(self, batch: int) -> range:
-        """Tiles of a batch: always the same, as tiles that share decoder calls might feel each other's rounding."""
+        """Return the tiles of a batch. Batches never change: tiles that share decoder calls may round differently."""
         first = batch * self.settings.tiles_together
         return range(first, min(first + self.settings.tiles_together, len(self.job.layout.grid)))
 
     def finished(self, batch: int) -> bool:
-        """Whether all results of a batch are there."""
+        """Return whether all results of a batch exist."""
         return all(self.job.finished(place) for place in self.places(batch))
 
     def run(self, batch: int) -> BatchDone:
-        """Segment and write the tiles of a batch; what fails together is tried again tile by tile.
+        """Segment and write the tiles of a batch; if this fails, retry tile by tile.
 
         Raises:
             JobError: the disk is full.
@@ -82,7 +82,7 @@ class TileWork:
         return BatchDone(batch, len(places), skipped, tuple(failed))
 
     def failed(self, batch: int, error: BaseException) -> BatchDone:
-        """What became of a batch that a cluster could not do: its tiles have failed.
+        """Return the outcome of a batch that failed on a cluster: all its tiles failed.
 
         Raises:
             JobError: the disk is full.
@@ -93,7 +93,7 @@ class TileWork:
         return BatchDone(batch, len(places), 0, tuple((place, failure) for place in places))
 
     def _attempt(self, places: Sequence[int]) -> int | Failure:
-        """``_segment``, or why it failed."""
+        """Call ``_segment``; return the failure if it raises."""
         try:
             return self._segment(places)
         except JobError:
@@ -102,7 +102,7 @@ class TileWork:
             return Failure.of(error)
 
     def _segment(self, places: Sequence[int]) -> int:
-        """Results of tiles into the job; the number of those without signal."""
+        """Segment tiles and write their results; return the number of tiles without signal."""
         layout = self.job.layout
         size_hw = layout.grid.size_hw
         if layout.whole:
@@ -129,7 +129,7 @@ class TileWork:
 
 
 def no_cells(extent: Extent) -> TileCells:
-    """A tile that shows nothing."""
+    """Return the result of a tile without cells."""
     none = np.zeros(0, np.float32)
     labels = np.zeros((extent[2] - extent[0], extent[3] - extent[1]), np.int32)
     return TileCells(extent, labels, np.zeros((0, 4)), none, none)

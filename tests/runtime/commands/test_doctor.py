@@ -1,4 +1,4 @@
-"""The commands ``doctor`` and ``warm-up``."""
+"""Tests of the commands ``doctor`` and ``warm-up``."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_failing_self_test_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> No
     from runtime import segmenter
 
     class Empty:
-        """Finds nothing."""
+        """A segmenter that finds no cells."""
 
         manifest = SimpleNamespace(has_detector=True)
 

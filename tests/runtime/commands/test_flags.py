@@ -1,4 +1,4 @@
-"""Settings in messages become flags."""
+"""Settings in messages are replaced by flags."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runtime.commands.flags import FlagFormatter, in_flags
         ("box_threshold is 2; expected a value in [0, 1].", "--box-threshold is 2; expected a value in [0, 1]."),
         ("x.tif exist; pass overwrite=True to replace them.", "x.tif exist; pass --overwrite to replace them."),
         ("Choose it: time=0..3 and z=0..4.", "Choose it: --time 0..3 and --z 0..4."),
-        ("z=-1 was asked for, expected 0 to 2.", "--z -1 was asked for, expected 0 to 2."),
+        ("z=-1 was given, expected 0 to 2.", "--z -1 was given, expected 0 to 2."),
         ("Choose one with series= (0: a; 1: b).", "Choose one with --series (0: a; 1: b)."),
         ("for example series='A/1/0'.", "for example --series A/1/0."),
         ("one time point, some workers; ask out loud", "one time point, some workers; ask out loud"),

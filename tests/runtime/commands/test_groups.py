@@ -1,4 +1,4 @@
-"""Groups of options become options of a command, with the names, defaults and panels of their fields."""
+"""Groups become options of a command, with the names, defaults and panels of their fields."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from runtime.jobs.slides import SlideSettings
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inner:
-    """A group inside a group."""
+    """A nested group."""
 
     side_px: Annotated[int | None, typer.Option("--side", "-s", help="Side.")] = None
     loud: Annotated[bool, typer.Option("--loud", help="Shout.")] = False
@@ -27,7 +27,7 @@ class Inner:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outer:
-    """A group with another one."""
+    """A group that contains another group."""
 
     inner: Inner
     names: Annotated[list[str] | None, typer.Option(help="Names.")] = None
@@ -67,7 +67,7 @@ def test_messages_speak_of_options() -> None:
 
 
 def test_help_shows_the_common_options_first() -> None:
-    """At 80 columns: twelve options before the panels, every line whole."""
+    """At 80 columns, twelve options come before the panels, and no line is cut."""
     shown = CliRunner().invoke(app, ["segment", "-h"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"}).stdout
     lines = shown.splitlines()
     assert max(map(len, lines)) <= 80

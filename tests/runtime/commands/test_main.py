@@ -1,4 +1,4 @@
-"""The command line as a user meets it: files in, files out, exit codes, messages."""
+"""Tests of the command line as users see it: input and output files, exit codes, messages."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(*arguments: object, cwd: Path | None = None, path: Path | None = None) -
 
 
 def run_in_terminal(*arguments: object, share_stdout: bool) -> tuple[str, str]:
-    """What a terminal shows when stderr, and stdout if shared, go to it; and what else stdout got."""
+    """Return what a terminal shows of stderr, and of stdout if shared, and what is written to stdout otherwise."""
     terminal, end = pty.openpty()
     stdout = end if share_stdout else subprocess.PIPE
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "300"}
@@ -55,7 +55,7 @@ def run_in_terminal(*arguments: object, share_stdout: bool) -> tuple[str, str]:
         while True:
             try:
                 block = os.read(terminal, 4096)
-            except OSError:  # how Linux says that the other end is closed
+            except OSError:  # Linux raises this when the other end is closed
                 break
             if not block:
                 break
@@ -68,7 +68,7 @@ def run_in_terminal(*arguments: object, share_stdout: bool) -> tuple[str, str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, image: Any) -> Path:
-    """The same image as PNG, TIFF and npy."""
+    """Folder with the same image as PNG, TIFF and npy."""
     Image.fromarray(image).save(tmp_path / "a.png")
     tifffile.imwrite(tmp_path / "b.tif", image.astype(np.uint16) * 200, compression="lzw")
     np.save(tmp_path / "c.npy", image.astype(np.float32) / 255)
@@ -99,7 +99,7 @@ def test_segment_writes_labels_and_tables(folder: Path, small_engines: Path, ima
             assert int(row["label_area_px"]) == (labels == int(row["label"])).sum()
         assert float(row["x0"]) < float(row["x1"])
         assert 0.5 < float(row["score"]) <= 1
-    # The same cells whatever the file type.
+    # All file types give the same cells.
     assert (tifffile.imread(out / "b_labels.tif") > 0).mean() == pytest.approx((labels > 0).mean(), abs=0.02)
 
 
@@ -157,7 +157,7 @@ def test_results_are_not_replaced_unasked(folder: Path, small_engines: Path) -> 
     command = ("segment", folder / "a.png", "--model", small_engines, "-o", out)
     assert run(*command).returncode == 0
     again = run(*command)
-    assert (again.returncode, again.stdout) == (0, ""), "the same command again has nothing to do"
+    assert (again.returncode, again.stdout) == (0, ""), "the same command has nothing left to do"
     assert "1 of 1 images were already done" in again.stderr
     other = run(*command, "--min-area", 7)
     assert other.returncode == 1
@@ -215,7 +215,7 @@ def test_no_image_is_replaced_by_a_result(folder: Path, small_engines: Path, nam
 def test_an_image_that_may_not_be_read_fails_alone(
     folder: Path, small_engines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Root may read everything, so the check and the reader are made to refuse."""
+    """Root may read every file, so the test makes the check and the reader fail."""
     real = runtime.jobs.folders.work.read_file
 
     def refuse(image: Path, options: Any) -> Any:
@@ -255,7 +255,7 @@ def test_an_interrupt_still_reports_what_failed(
 
 @pytest.mark.parametrize("share_stdout", [True, False])
 def test_result_lines_and_the_progress_bar(folder: Path, small_engines: Path, share_stdout: bool) -> None:
-    """Lines stand alone in a terminal, and all reach a file that stdout is sent to."""
+    """In a terminal, lines are separate from the bar; if stdout goes to a file, all lines reach it."""
     images = [folder / name for name in ("a.png", "c.npy")]
     arguments = ("segment", *images, "--model", small_engines, "--out", folder / "out")
     shown, redirected = run_in_terminal(*arguments, share_stdout=share_stdout)
@@ -264,7 +264,7 @@ def test_result_lines_and_the_progress_bar(folder: Path, small_engines: Path, sh
         assert [line.split("\t")[0] for line in redirected.splitlines()] == [str(image) for image in images]
         return
     for image in images:
-        # Each line begins where the bar was erased, and ends.
+        # Each line begins after the bar is erased, and ends with a line break.
         assert re.search(rf"(\x1b\[2K|\n|\r){re.escape(str(image))}\s+\d+ cells\s+\S+_labels\.tif\s*\r?\n", shown), (
             shown
         )
@@ -281,9 +281,9 @@ def test_engines_without_a_detector_are_refused_at_once(folder: Path) -> None:
 
 @pytest.fixture
 def plugins(tmp_path: Path) -> Path:
-    """A path with further commands; importing one leaves a trace, and 'broken' and 'lacking' then fail.
+    """Folder of packages with further commands. Importing one leaves a trace file.
 
-    'odd' is no function that a command can be made of.
+    'broken' and 'lacking' raise on import. 'odd' is a function that cannot become a command.
     """
     root = tmp_path / "plugins"
     info = root / "plugin-1.0.dist-info"
@@ -338,7 +338,7 @@ def test_a_broken_command_is_listed_and_breaks_no_other(plugins: Path) -> None:
 
 
 def test_a_missing_package_is_named_for_the_command_that_lacks_it(plugins: Path) -> None:
-    """Not for another word of the command line that happens to be a command, too."""
+    """The message names the failing command, not another word of the command line that is also a command."""
     done = run("-v", "lacking", "--out", "export", path=plugins)
     assert done.returncode == 1
     assert "'lacking' needs the package 'no_such_package'" in done.stderr
@@ -402,7 +402,7 @@ def test_info_of_an_odd_verification(tmp_path: Path, small_engines: Path, output
 
 @pytest.mark.parametrize("key", ["engine", "stage"])
 def test_checks_are_described_whether_they_name_an_engine_or_a_stage(key: str) -> None:
-    """Directories and plans made by earlier exports say ``stage``."""
+    """Directories and plans of earlier exports use the key ``stage``."""
     error = {key: "encoder", "output": "image_embedding", "max_abs_error": 0.002, "mismatches_per_million": 3.0}
     gate = {key: "mask_decoder", "output": "mask_logits", "measure": "mean mask IoU", "value": 0.998, "limit": 0.995}
     assert describe_check(error) == "encoder.image_embedding: largest error 0.002, 3 mismatches per million"
@@ -430,7 +430,7 @@ def test_an_image_that_cannot_be_read_stops_the_export_at_once(tmp_path: Path, s
 
 
 def test_export_verify_segment(tmp_path: Path, small_checkpoint: Path, image: Any) -> None:
-    """The whole way on the command line."""
+    """Export, verify and segment on the command line."""
     exported = run("export", "--checkpoint", small_checkpoint, "--out", "engines", cwd=tmp_path)
     assert exported.returncode == 0, exported.stderr
     assert exported.stdout.strip() == "engines"
@@ -452,7 +452,7 @@ def test_export_verify_segment(tmp_path: Path, small_checkpoint: Path, image: An
 
 
 def test_python_messages_never_reach_the_user(tmp_path: Path, small_engines: Path) -> None:
-    """A file where the output directory should be."""
+    """The output directory is a file."""
     (tmp_path / "out").touch()
     np.save(tmp_path / "a.npy", np.zeros((5, 5)))
     done = run("segment", tmp_path / "a.npy", "--model", small_engines, "--out", tmp_path / "out")

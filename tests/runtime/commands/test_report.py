@@ -1,4 +1,4 @@
-"""What ``segment`` prints: lines of JSON, warnings with their files, a summary, what is compiled first."""
+"""Tests of what ``segment`` prints: JSON lines, warnings with file names, a summary, and notes on compilation."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def test_compilation_is_announced(tmp_path: Path, seen: list[Any], monkeypatch: 
     arguments = (write(tmp_path / "a.tif"), "--out", tmp_path / "out")
     monkeypatch.setattr(runtime.commands.report, "loops_to_compile", lambda: True)
     assert run(*arguments).stderr.count("Compiling loops for this machine, once: about") == 1
-    assert "Compiling" not in run(*arguments).stderr, "nothing is left to do"
+    assert "Compiling" not in run(*arguments).stderr, "nothing left to compile"
     monkeypatch.setattr(runtime.commands.report, "loops_to_compile", lambda: False)
     assert "Compiling" not in run(*arguments, "--restart").stderr
 
 
 def test_loops_that_are_kept_need_no_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
     class Loop:
-        """A compiled loop as numba gives it, without compiled forms in this process."""
+        """A loop compiled by numba, without compiled forms in this process."""
 
         def __init__(self, loop: Any) -> None:
             self.py_func, self.signatures = loop.py_func, []
@@ -90,11 +90,11 @@ def test_loops_that_are_kept_need_no_compilation(monkeypatch: pytest.MonkeyPatch
 
     compiled.looked_up(np.zeros((2, 2), np.uint8), np.zeros(1, np.float32))
     monkeypatch.setattr(compiled, "_LOOPS", [Loop(compiled.looked_up)])
-    assert not loops_to_compile(), "its index lies in the cache"
+    assert not loops_to_compile(), "the cache contains its index"
     monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
     assert loops_to_compile()
     monkeypatch.setattr(compiled, "_LOOPS", [lambda: None])
-    assert not loops_to_compile(), "numba is switched off"
+    assert not loops_to_compile(), "numba is disabled"
 
 
 def test_warnings_name_the_files(
@@ -130,7 +130,7 @@ def test_a_line_says_how_the_image_was_shown() -> None:
 
 
 def test_warnings_stand_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They go to the console of the bar, which erases the bar first."""
+    """Warnings go to the console of the bar, which erases the bar first."""
     printed: list[str] = []
     monkeypatch.setattr(errors, "print", lambda line, **_: printed.append(line))
     record = logging.LogRecord("runtime", logging.WARNING, __file__, 1, "look [here]", None, None)
@@ -158,7 +158,7 @@ def test_masks_beside_their_images_are_left_out(
     (folder / "z_IMG.png").unlink()
     names = {Path(line.split("\t")[0]).name for line in run(folder, "--out", tmp_path / "a").stdout.splitlines()}
     assert names == {"x_img.tif", "y_mask.tif", "z_img.tif"}, "there is no image y"
-    assert "2 masks left out (NAME_mask beside NAME_img)" in caplog.text
+    assert "2 masks skipped (NAME_mask of an image NAME_img)" in caplog.text
     by_pattern = run(folder / "x*.tif", "--out", tmp_path / "b")
     assert [Path(line.split("\t")[0]).name for line in by_pattern.stdout.splitlines()] == ["x_img.tif"]
     for asked in ("x_mask.tif", "*_mask.tif"):
@@ -167,7 +167,7 @@ def test_masks_beside_their_images_are_left_out(
 
 
 def test_whole_slide_files_are_slides() -> None:
-    """Whatever their size."""
+    """Whole-slide files are slides at any size."""
     assert is_slide(Path("a.SVS"), (10, 10), 1000)
     assert is_slide(Path("a.tif"), (40, 30), 1000)
     assert not is_slide(Path("a.tif"), (10, 10), 1000)

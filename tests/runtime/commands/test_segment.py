@@ -1,4 +1,4 @@
-"""What the command line takes and writes: directories, patterns, channels, planes, formats."""
+"""Tests of the inputs and outputs of the command line: directories, patterns, channels, planes, formats."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write(path: Path, **options: Any) -> Path:
 
 
 def multiplex(path: Path) -> Path:
-    """Four channels; 'membrane', the third, holds the cells of ``IMAGE``, 'DAPI' half their values."""
+    """Write four channels: 'membrane', the third, contains the cells of ``IMAGE``, 'DAPI' half their values."""
     planes = np.stack([IMAGE // 2, np.zeros_like(IMAGE), IMAGE, np.zeros_like(IMAGE)])
     metadata = {"axes": "CYX", "Channel": {"Name": ["DAPI", "a", "membrane", "b"]}}
     metadata |= {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
@@ -72,7 +72,7 @@ def test_results_are_no_images_of_a_directory(tmp_path: Path, seen: list[Any]) -
     inside = run(tmp_path, "--out", tmp_path / "out", "--recursive", *everything)
     again = run(tmp_path, "--out", tmp_path / "out", "--recursive", "--restart", *everything)
     assert (inside.exit_code, again.exit_code, len(seen)) == (0, 0, 4)
-    # A label image that belongs to no image of the directory is one.
+    # A label image without an image in the directory is itself an image.
     write(tmp_path / "c_labels.tif")
     names = [image.path.name for image in find_images([tmp_path], out=tmp_path / "out")]
     assert "c_labels.tif" in names
@@ -99,13 +99,13 @@ def test_results_of_a_run_with_other_options_are_no_images(tmp_path: Path, seen:
                 find_images([folder / pattern])
         else:
             assert [image.path.name for image in find_images([folder / pattern])] == found
-    # What is asked for by its ending is meant.
+    # A pattern that includes the ending of results selects them.
     asked = find_images([folder / "*_labels.tif", folder / "*.zarr"])
     assert [image.path.name for image in asked] == ["a_labels.tif", "a.zarr"]
 
 
 def test_images_that_are_named_as_results_by_chance(tmp_path: Path) -> None:
-    """An OME-Zarr image beside a TIFF of its name; results of an OME-Zarr image; the files of a job."""
+    """The directory has an OME-Zarr image and a TIFF of one name, results of an OME-Zarr image, and job files."""
     write(tmp_path / "a.tif")
     for name in ("a.zarr", "b.ome.zarr", "c.zarr"):
         (tmp_path / name).mkdir()
@@ -124,28 +124,28 @@ def test_files_of_other_types_are_told_once(tmp_path: Path, caplog: pytest.LogCa
         write(tmp_path / name)
     find_images([tmp_path / "one"], out=tmp_path / "one")
     assert [record.getMessage() for record in caplog.records] == [
-        "1 file of another type is left out (.czi). Save files of microscopes' own formats as OME-TIFF, for example "
+        "1 file of another type is skipped (.czi). Convert proprietary microscope files to OME-TIFF, for example "
         "with Bio-Formats in Fiji."
     ]
     caplog.clear()
     find_images([tmp_path], recursive=True)
     assert len(caplog.records) == 1
-    assert "2 files of other types are left out (.czi, .nd2). Save" in caplog.text
+    assert "2 files of other types are skipped (.czi, .nd2). Convert" in caplog.text
     caplog.clear()
-    with pytest.raises(InputError, match="holds no image"):
+    with pytest.raises(InputError, match="contains no image"):
         find_images([tmp_path / "two"])
-    assert "(.nd2). Save" in caplog.text
+    assert "(.nd2). Convert" in caplog.text
     caplog.clear()
     (tmp_path / "one" / "b.czi").rename(tmp_path / "one" / "film.mp4")
     find_images([tmp_path / "one"])
-    assert caplog.messages == ["1 file of another type is left out (.mp4)."]
+    assert caplog.messages == ["1 file of another type is skipped (.mp4)."]
 
 
 def test_a_file_of_a_vendor_is_refused_with_a_way_out(tmp_path: Path, seen: list[Any]) -> None:
     done = run(write(tmp_path / "a.czi"), write(tmp_path / "b.txt"), "--out", tmp_path / "out")
     assert done.exit_code == 1
     lines = {line.split(" has type ")[0].strip(): line for line in done.stderr.splitlines() if " has type " in line}
-    assert "as OME-TIFF, for example with Bio-Formats in Fiji" in lines[str(tmp_path / "a.czi")]
+    assert "to OME-TIFF, for example with Bio-Formats in Fiji" in lines[str(tmp_path / "a.czi")]
     assert "Fiji" not in lines[str(tmp_path / "b.txt")]
 
 
@@ -164,7 +164,7 @@ def test_images_of_one_name_are_all_listed(tmp_path: Path) -> None:
     for name in ("x/a.tif", "y/a.tif"):
         write(tmp_path / name)
     with pytest.raises(
-        InputError, match="rename them, or segment each directory into an output directory of its own, with out="
+        InputError, match="rename them, or segment each directory into a different output directory with out="
     ):
         result_stems(find_images([tmp_path / "x", tmp_path / "y"]), tmp_path / "out", ("_labels.tif",))
 
@@ -179,12 +179,12 @@ def test_patterns(tmp_path: Path, seen: list[Any]) -> None:
     )
     assert len(list((tmp_path / "two").glob("*.tif"))) == 4
     none = run(tmp_path / "in" / "q*.tif", "--out", tmp_path / "three")
-    assert (none.exit_code, "no file fits" in none.output) == (1, True)
+    assert (none.exit_code, "no file matches" in none.output) == (1, True)
 
 
 def test_directories_without_images_and_names_that_collide(tmp_path: Path) -> None:
     (tmp_path / "none" / "deep").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"none holds no image .*recursive=True also searches"):
+    with pytest.raises(InputError, match=r"none contains no images .*recursive=True also searches"):
         find_images([tmp_path / "none"])
     for name in ("one/a.tif", "two/a.ome.tif", "two/deep/a.tif"):
         write(tmp_path / name)
@@ -228,7 +228,7 @@ def test_wrong_channels_are_reported_with_those_there_are(tmp_path: Path, seen: 
         assert "4 channels: 0 (DAPI), 1 (a), 2 (membrane), 3 (b)" in done.output
         assert done.stderr.count(str(path)) == 1
     done = run(path, "--out", tmp_path / "out", "--rgb", "--nuclear", "DAPI")
-    assert (done.exit_code, "--rgb takes all three planes" in done.stderr) == (2, True)
+    assert (done.exit_code, "--rgb uses all three planes" in done.stderr) == (2, True)
     alone = run(write(tmp_path / "a.tif"), "--out", tmp_path / "out", "--nuclear", "DAPI")
     assert (alone.exit_code, "it has one channel; leave --nuclear out" in alone.stderr) == (1, True)
     assert seen == []
@@ -284,7 +284,7 @@ def test_formats(tmp_path: Path, seen: list[Any]) -> None:
     assert done.exit_code == 0, done.output
     with (out / "m_cells.csv").open(newline="") as file:
         assert float(next(csv.DictReader(file))["area_um2"]) == pytest.approx(4 * (labels == 1).sum())
-    assert run(path, "--out", out, "--membrane", "membrane").exit_code == 1, "the table is that of another pixel size"
+    assert run(path, "--out", out, "--membrane", "membrane").exit_code == 1, "the existing table has another pixel size"
     assert run(path, "--out", out, "--membrane", "membrane", "--overwrite").exit_code == 0
     with open_image(out / "m_labels.tif") as reader:
         assert reader.pixel_size_um == pytest.approx(0.5), "also in the default label image"
@@ -293,7 +293,7 @@ def test_formats(tmp_path: Path, seen: list[Any]) -> None:
 def test_formats_that_cannot_be_written(tmp_path: Path, seen: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.tif")
     unknown = run(path, "--out", tmp_path / "out", "--format", "png")
-    assert (unknown.exit_code, "format 'png' is not known" in unknown.output) == (2, True)
+    assert (unknown.exit_code, "format 'png' is unknown" in unknown.output) == (2, True)
     zero = run(path, "--out", tmp_path / "out", "--pixel-size", "0")
     assert (zero.exit_code, "error: --pixel-size is 0.0; expected a positive" in zero.stderr) == (2, True)
     monkeypatch.setitem(sys.modules, "pyarrow", None)

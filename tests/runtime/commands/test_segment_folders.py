@@ -52,7 +52,7 @@ def spots(size_hw: tuple[int, int] = (40, 50), at: int = 5) -> Any:
 
 
 def ended_process() -> int:
-    """Number of a process that is gone."""
+    """Return the number of a process that has ended."""
     ended = subprocess.Popen([sys.executable, "-S", "-c", ""])
     ended.wait()
     return ended.pid
@@ -60,7 +60,7 @@ def ended_process() -> int:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Four small images, of other sizes each."""
+    """Folder of four small images of different sizes."""
     (tmp_path / "in").mkdir()
     for number in range(4):
         tifffile.imwrite(tmp_path / "in" / f"{number}.tif", spots((40 + number, 50 + 3 * number), at=5 + number))
@@ -81,7 +81,7 @@ def test_images_that_are_done_are_passed_over(folder: Path, tmp_path: Path, seen
     assert first.items() <= results(out).items()
     (out / "2_cells.csv").unlink()
     assert run(folder, "--out", out).exit_code == 0
-    assert len(seen) == 6, "one result was gone"
+    assert len(seen) == 6, "one result was missing"
     assert first.items() <= results(out).items()
 
 
@@ -90,13 +90,13 @@ def test_other_settings_images_and_results_are_named(folder: Path, tmp_path: Pat
     assert run(folder, "--out", out).exit_code == 0
     other = run(folder, "--out", out, "--min-area", 7)
     assert other.exit_code == 1
-    assert "0.tif: has results of other settings (config.min_area_px is 7, was " in other.stderr
+    assert "0.tif: has results from other settings (config.min_area_px is 7, was " in other.stderr
     tifffile.imwrite(folder / "0.tif", spots((90, 80)))
     (out / "1_cells.csv").write_text("corrected by hand")
     changed = run(folder, "--out", out)
     assert changed.exit_code == 1
     assert "0.tif: has changed since it was segmented, and has results; pass --overwrite" in changed.stderr
-    assert "1.tif: has results that are not as they were written" in changed.stderr
+    assert "1.tif: has results that were altered after they were written" in changed.stderr
     assert (len(seen), (out / "1_cells.csv").read_text()) == (4, "corrected by hand")
     assert run(folder, "--out", out, "--overwrite").exit_code == 0
     assert len(seen) == 6, "the two that differ"
@@ -115,7 +115,7 @@ def test_results_without_a_record_are_not_replaced(folder: Path, tmp_path: Path,
 def test_a_set_of_files_that_was_cut_short_is_made_again(
     folder: Path, tmp_path: Path, seen: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the two files of an image, and in the middle of a line of the record."""
+    """Results are missing between the two files of an image, or the record is cut off in a line."""
     expected = tmp_path / "expected"
     assert run(folder, "--out", expected).exit_code == 0
     out, move = tmp_path / "out", runtime.files.image_results.move_into_place
@@ -128,12 +128,12 @@ def test_a_set_of_files_that_was_cut_short_is_made_again(
     with monkeypatch.context() as patch:
         patch.setattr(runtime.files.image_results, "move_into_place", stops)
         stopped = run(folder, "--out", out)
-    assert (stopped.exit_code, "give the same command again to resume" in stopped.stderr) == (130, True)
+    assert (stopped.exit_code, "run the same command again to resume" in stopped.stderr) == (130, True)
     written = ["0_cells.csv", "0_labels.tif", "1_cells.csv", "1_labels.tif", "2_labels.tif"]
-    assert sorted(name for name in results(out) if name[0] != "3") == written, "the last one may be in work too"
+    assert sorted(name for name in results(out) if name[0] != "3") == written, "the last image may also be in progress"
     (out / f".3.{ended_process()}.partial").mkdir()
     refused = run(folder / "2.tif", "--out", out, "--min-area", 7)
-    assert (refused.exit_code, "2.tif: has results of other settings" in refused.stderr) == (1, True)
+    assert (refused.exit_code, "2.tif: has results from other settings" in refused.stderr) == (1, True)
     done = run(folder, "--out", out)
     assert done.exit_code == 0, done.output
     assert "2 of 4 images were already done" in done.stderr
@@ -151,7 +151,7 @@ def test_a_set_of_files_that_was_cut_short_is_made_again(
 def test_a_full_disk_loses_nothing(
     folder: Path, tmp_path: Path, seen: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the last file of an image: none of its files appears, and those of an earlier run stay."""
+    """If the disk is full at the last file of an image, no new file appears, and those of an earlier run stay."""
     out = tmp_path / "out"
     assert run(folder / "2.tif", "--out", out, "--overlay").exit_code == 0
     before = results(out)
@@ -169,7 +169,7 @@ def test_a_full_disk_loses_nothing(
     assert done.exit_code == 1
     assert "2 of 4 images failed" in done.stderr
     assert f"{folder / '1.tif'}: No space left on device" in done.stderr
-    assert "make room and give the same command again" in done.stderr
+    assert "free space, then run the same command again" in done.stderr
     assert before.items() <= results(out).items()
     assert {name[0] for name in results(out)} == {"0", "2", "3"}
     assert not list(out.glob(".*"))
@@ -208,7 +208,7 @@ def test_dry_run(folder: Path, tmp_path: Path, seen: list[Any]) -> None:
     before = results(tmp_path)
     arguments = ("--out", out, "--dry-run")
     done = run(folder, *arguments, "--view-diameter", 0)
-    assert "has results of other settings" in done.stderr
+    assert "has results from other settings" in done.stderr
     assert done.exit_code == 1
     done = run(folder, *arguments)
     assert done.exit_code == 0, done.stderr
@@ -219,14 +219,14 @@ def test_dry_run(folder: Path, tmp_path: Path, seen: list[Any]) -> None:
     }
     assert "images   3 to segment, 1 already done, 0 as slides" in done.stdout
     assert "GiB a process" in done.stdout
-    assert len(seen) == 1 + 2 * 2, "each dry run segments a small part of one image, then the whole"
+    assert len(seen) == 1 + 2 * 2, "each dry run segments a small part of one image, then all of it"
     tiles = run(folder / "3.tif", "--out", out, "--dry-run", "--diameter", 2)
     assert "59 x 43 px\t1 tile\n" in tiles.stdout
     assert results(tmp_path) == before
 
 
 def test_a_diameter_in_micrometres_follows_each_file(tmp_path: Path) -> None:
-    """Two magnifications of one field: one option gives each the cells that its own diameter in pixels does."""
+    """For two magnifications of one field, one option gives the same cells as the diameter in pixels of each."""
     field = read_image(next(path for path in sample_images() if path.name.startswith("fluorescence")))[:200, :256]
     (tmp_path / "in").mkdir()
     for um, enlarged in ((1.0, 1), (0.5, 2)):
@@ -253,7 +253,7 @@ def test_a_diameter_in_micrometres_follows_each_file(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_goes_on_after_a_bad_image(folder: Path, tmp_path: Path, seen: list[Any]) -> None:
-    """The image of middle size is the sample, if it can be segmented."""
+    """The dry run samples the image of median size that can be segmented."""
     tifffile.imwrite(folder / "4.tif", spots((100, 90)))
     tifffile.imwrite(folder / "5.tif", spots((120, 90)))
     tifffile.imwrite(folder / "3.tif", spots((43, 59)), compression="zlib")
@@ -276,7 +276,7 @@ def test_a_dry_run_goes_on_after_a_bad_image(folder: Path, tmp_path: Path, seen:
 
 
 def test_slides_among_images_are_segmented_in_tiles(tmp_path: Path) -> None:
-    """By the built-in model, under the name that an image would have; the others are done first."""
+    """The built-in model segments slides last, and their results are named like those of images."""
     nuclei = read_image(next(path for path in sample_images() if path.name.startswith("fluorescence")))
     slide, small = tmp_path / "slide.ome.tif", tmp_path / "small.tif"
     tifffile.imwrite(slide, nuclei)
@@ -285,7 +285,7 @@ def test_slides_among_images_are_segmented_in_tiles(tmp_path: Path) -> None:
     cut = tmp_path / "cut.tif"
     cut.write_bytes(slide.read_bytes()[:20000])
     planned = run(*arguments, cut, "--dry-run")
-    assert planned.exit_code == 1, "one of them is cut off"
+    assert planned.exit_code == 1, "one image is truncated"
     lines = dict(line.split("\t", 1) for line in planned.stdout.splitlines() if "\t" in line)
     assert re.fullmatch(
         r"256 x 256 px\tas a slide, \d+ tiles? of (\d+) x \1 px, median diameter [\d.]+ px", lines[str(slide)]
@@ -325,7 +325,7 @@ def test_slides_are_written_in_every_format(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def nuclei(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six real images."""
+    """Folder of six real images."""
     source = read_image(next(path for path in sample_images() if path.name.startswith("fluorescence")))
     directory = tmp_path_factory.mktemp("plate")
     for number in range(6):
@@ -361,13 +361,13 @@ def test_a_killed_process_is_gone_on_with(nuclei: Path, tmp_path: Path, expected
 def wait_until(reached: Callable[[], bool], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not reached():
-        assert time.monotonic() < end, "nothing came"
+        assert time.monotonic() < end, "no result arrived"
         time.sleep(0.01)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeadlyWork(ImageWork):
-    """Kills its process at the first image of a name, once."""
+    """Work that kills its process once, at the first image with a given name."""
 
     mark: Path
 
@@ -426,7 +426,7 @@ def test_a_cluster_that_is_not_there(folder: Path, tmp_path: Path) -> None:
 def test_images_that_share_engine_calls(
     folder: Path, tmp_path: Path, seen: list[Any], monkeypatch: pytest.MonkeyPatch, small: int
 ) -> None:
-    """One that fails in between, and large ones, which are segmented alone: the same files as one by one."""
+    """Images that fail and large images, which are segmented alone, do not change the files of the others."""
     assert run(folder, "--out", tmp_path / "expected").exit_code == 0
     (folder / "1a.tif").touch()
     np.save(folder / "1b.npy", np.zeros((5, 40, 50), np.uint8))
@@ -477,7 +477,7 @@ def test_an_image_that_cannot_be_noted_is_done_again(
         patch.setattr(Records, "finish", full)
         done = run(folder, "--out", out)
     assert done.exit_code == 1
-    assert "1.tif: its results are written, but not noted (No space left on device" in done.stderr
+    assert "1.tif: its results are written, but not recorded (No space left on device" in done.stderr
     before = results(out)
     again = run(folder, "--out", out)
     assert again.exit_code == 0, again.output
@@ -496,15 +496,15 @@ def test_the_record_says_what_was_made_of_what(folder: Path, tmp_path: Path, see
 
 
 def test_restart_begins_anew_and_overwrite_permits_to_replace(folder: Path, tmp_path: Path, seen: list[Any]) -> None:
-    """Neither does what the other is for."""
+    """``--restart`` does not imply ``--overwrite``, nor the reverse."""
     out, image = tmp_path / "out", folder / "0.tif"
     assert run(image, "--out", out).exit_code == 0
     assert run(image, "--out", out, "--overwrite").exit_code == 0
-    assert len(seen) == 1, "the same settings: there is nothing to replace"
+    assert len(seen) == 1, "with the same settings, there is nothing to replace"
     assert run(image, "--out", out, "--restart").exit_code == 0
     assert len(seen) == 2
     refused = run(image, "--out", out, "--restart", "--min-area", 7)
-    assert (refused.exit_code, "has results of other settings" in refused.stderr, len(seen)) == (1, True, 2)
+    assert (refused.exit_code, "has results from other settings" in refused.stderr, len(seen)) == (1, True, 2)
     (out / "0_cells.csv").write_text("corrected by hand")
     assert run(image, "--out", out, "--restart").exit_code == 1
     assert (out / "0_cells.csv").read_text() == "corrected by hand"
@@ -513,7 +513,7 @@ def test_restart_begins_anew_and_overwrite_permits_to_replace(folder: Path, tmp_
 
 
 def test_what_appears_after_a_failure_is_not_replaced(folder: Path, tmp_path: Path, seen: list[Any]) -> None:
-    """An image that failed has no results; files that are there later are somebody's."""
+    """Files that appear after an image failed belong to the user."""
     out, image = tmp_path / "out", folder / "0.tif"
     whole = image.read_bytes()
     image.write_bytes(whole[:-900])
@@ -526,7 +526,7 @@ def test_what_appears_after_a_failure_is_not_replaced(folder: Path, tmp_path: Pa
 
 
 def test_a_failure_keeps_what_an_earlier_run_did(folder: Path, tmp_path: Path, seen: list[Any]) -> None:
-    """A run with other settings fails; the first one's results are still known."""
+    """A failed run with other settings does not affect the record of earlier results."""
     out, image = tmp_path / "out", folder / "0.tif"
     assert run(image, "--out", out).exit_code == 0
     before = results(out)
@@ -549,7 +549,7 @@ def test_a_record_of_before_slides_were_noted_is_read(folder: Path, tmp_path: Pa
 def test_whatever_an_image_raises_the_others_are_written(
     folder: Path, tmp_path: Path, seen: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also errors that no list of classes foresees; names cannot control the terminal."""
+    """This includes errors of unexpected classes. File names cannot control the terminal."""
     name = "1\x1b[2J.tif"
     (folder / "1.tif").rename(folder / name)
     read = runtime.jobs.folders.work.read_file

@@ -1,4 +1,4 @@
-"""``segment`` of slides with the built-in model, and that a small image is segmented as ``Segmenter`` does it."""
+"""``segment`` on slides with the built-in model, and on small images, which are segmented as ``Segmenter`` does."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def nuclei() -> NDArray[np.generic]:
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory: pytest.TempPathFactory, nuclei: NDArray[np.generic]) -> Path:
-    """Nuclei in two corners of a dark slide."""
+    """Write a dark slide with nuclei in two corners."""
     array = np.full((700, 800), int(nuclei.min()), nuclei.dtype)
     array[: nuclei.shape[0], : nuclei.shape[1]] = nuclei
     array[-nuclei.shape[0] :, -nuclei.shape[1] :] = nuclei
@@ -62,7 +62,7 @@ def test_a_small_image_is_segmented_as_an_image(tmp_path: Path, nuclei: NDArray[
 def test_auto_is_worked_out_once(
     options: tuple[str, ...], tmp_path: Path, nuclei: NDArray[np.generic], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a job of this process: a GPU that is not used is told of once."""
+    """A job in this process warns only once of an unused GPU."""
     asked = []
 
     def choose(directory: Path, device: int) -> BackendChoice:
@@ -117,7 +117,7 @@ def test_command(tmp_path: Path, slide: Path) -> None:
     other = run(slide, "--out", tmp_path)
     assert other.exit_code == 1
     assert (
-        "has results of other settings (slide.overlap_px is None, was 80; slide.tile_px is None, was 400)"
+        "has results from other settings (slide.overlap_px is None, was 80; slide.tile_px is None, was 400)"
         in other.stderr
     )
     assert "pass --overwrite" in other.stderr
@@ -128,7 +128,7 @@ def test_command(tmp_path: Path, slide: Path) -> None:
 
 
 def test_a_dry_run_times_a_tile_with_cells(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though the middle of the slide is empty."""
+    """The dry run finds cells although the centre of the slide is empty."""
     timed: list[tuple[int, int]] = []
     segment = PerfectTiles.segment_tiles
 
@@ -147,7 +147,7 @@ def test_a_dry_run_times_a_tile_with_cells(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_plane_of_a_stack_and_the_pixel_size(tmp_path: Path, nuclei: NDArray[np.generic]) -> None:
-    """Named as 'segment' names results; a stack says what to choose, and what to choose with is there."""
+    """Results are named as ``segment`` names them. The message for a stack names options that exist."""
     stack = np.stack([np.zeros_like(nuclei), nuclei])[:, :200, :200]
     path = tmp_path / "stack.ome.tif"
     tifffile.imwrite(path, stack, photometric="minisblack", metadata={"axes": "ZYX"})
@@ -167,7 +167,7 @@ def test_a_plane_of_a_stack_and_the_pixel_size(tmp_path: Path, nuclei: NDArray[n
 
 
 def test_a_damaged_tile_of_a_file_is_named_by_position(tmp_path: Path, nuclei: NDArray[np.generic]) -> None:
-    """The others are kept, and asked again when the file is whole."""
+    """Other tiles are kept, and reused once the file is repaired."""
     array = np.full((2200, 2100), int(nuclei.min()), nuclei.dtype)
     array[: nuclei.shape[0], : nuclei.shape[1]] = nuclei
     path, out = tmp_path / "damaged.tif", tmp_path / "out"
@@ -180,16 +180,16 @@ def test_a_damaged_tile_of_a_file_is_named_by_position(tmp_path: Path, nuclei: N
     arguments = [path, "--out", out, "--tile-size", 400, "--tile-overlap", 60]
 
     failed = run(*arguments)
-    said = " ".join(failed.stderr.split())
+    message = " ".join(failed.stderr.split())
     assert failed.exit_code == 1
-    assert "tiles failed, so that no result is written; the others are kept" in said
-    named = re.findall(r"tile at rows (\d+)-(\d+), columns (\d+)-(\d+): (\S+)", said)
+    assert "tiles failed, so no results were written; the other tiles are kept" in message
+    named = re.findall(r"tile at rows (\d+)-(\d+), columns (\d+)-(\d+): (\S+)", message)
     assert 1 <= len(named) < 16
     for top, bottom, left, right in (map(int, place[:4]) for place in named):
-        # A tile is read with the regions of 128 pixels that its contrast needs.
+        # A tile is read together with the regions of 128 pixels that its contrast needs.
         assert (top - 256 < 1536, bottom + 256 > 1280, left - 256 < 1280, right + 256 > 1024) == (True,) * 4
     assert all(place[4] == str(path) for place in named), "the reason follows, and names the file"
-    assert "pass --partial to leave their places out" in said
+    assert "pass --partial to write results without them" in message
     assert sorted(left.name for left in out.iterdir()) == ["damaged_job", "segmented.jsonl"]
 
     partial = run(*arguments, "--partial")
@@ -210,4 +210,4 @@ def test_no_result_replaces_the_slide(tmp_path: Path) -> None:
     assert refused.exit_code == 1
     assert "would replace the image" in " ".join(refused.stderr.split())
     unknown = run(slide, "--out", tmp_path, "--format", "png")
-    assert (unknown.exit_code, "format 'png' is not known" in unknown.stderr) == (2, True)
+    assert (unknown.exit_code, "format 'png' is unknown" in unknown.stderr) == (2, True)

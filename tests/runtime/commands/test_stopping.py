@@ -1,4 +1,4 @@
-"""How the command ends when it is told to stop, or fails in a way that nobody foresaw."""
+"""Tests of how the command ends after a signal or an unexpected error."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from runtime.commands.main import main
 main()
 """
 
-UNFORESEEN = """
+UNEXPECTED = """
 import sys
 import runtime.commands.info as info
 
@@ -69,10 +69,10 @@ def run(code: str, tmp: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("module", ["runtime.commands.app", "numpy", "runtime.commands.segment"])
+@pytest.mark.parametrize("module", ["runtime.commands.app", "numpy", "runtime.commands.plugins"])
 def test_stopped_while_it_imports(tmp_path: Path, module: str, number: int) -> None:
     done = run(AT_IMPORT.format(module=module, number=int(number)), tmp_path)
-    assert (done.returncode, done.stderr, done.stdout) == (128 + number, "interrupted; nothing was begun\n", "")
+    assert (done.returncode, done.stderr, done.stdout) == (128 + number, "interrupted before work began\n", "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -81,22 +81,22 @@ def test_stopped_at_work(tmp_path: Path, number: int) -> None:
     out = tmp_path / "out"
     done = run(AT_WORK.format(image=str(tmp_path / "a.tif"), out=str(out), number=int(number)), tmp_path)
     assert done.returncode == 128 + number, done.stderr
-    assert done.stderr.endswith("interrupted; give the same command again to resume\n")
+    assert done.stderr.endswith("interrupted; run the same command again to resume\n")
     assert "Traceback" not in done.stderr
     assert not list(out.glob("*.partial"))
     assert not list(out.glob(".*"))
 
 
 def test_what_nobody_foresaw_goes_to_a_file(tmp_path: Path) -> None:
-    done = run(UNFORESEEN, tmp_path)
-    said = re.fullmatch(
-        r"error: unforeseen TypeError: so \\x1b\[31mthat\. Details are in (.*\.log); please report them\.\n",
+    done = run(UNEXPECTED, tmp_path)
+    line = re.fullmatch(
+        r"error: unexpected TypeError: so \\x1b\[31mthat\. Details are in (.*\.log); please report them\.\n",
         done.stderr,
     )
-    assert said is not None, done.stderr
+    assert line is not None, done.stderr
     assert done.returncode == 1
-    assert Path(said[1]).parent == tmp_path
-    assert "in fails" in Path(said[1]).read_text()
+    assert Path(line[1]).parent == tmp_path
+    assert "in fails" in Path(line[1]).read_text()
 
 
 def test_nothing_moves_the_cursor_of_a_terminal() -> None:

@@ -1,4 +1,4 @@
-"""The files of one image's results."""
+"""Tests of the result files of one image."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def header_and_rows(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def test_every_channel_of_a_file_is_measured(tmp_path: Path) -> None:
-    """Those that were not segmented too, in the plane of the stack that was."""
+    """Channels are measured in the plane that was segmented, including channels that were not segmented."""
     stack = np.random.default_rng(0).integers(0, 60_000, (3, 4, 24, 30)).astype(np.uint16)
     metadata = {"axes": "ZCYX", "Channel": {"Name": ["DAPI", "CD3", "empty", "empty"]}}
     tifffile.imwrite(tmp_path / "a.ome.tif", stack, photometric="minisblack", metadata=metadata)
@@ -58,7 +58,7 @@ def test_tables_are_plain_unless_asked(tmp_path: Path) -> None:
 
 def test_measuring_needs_a_table() -> None:
     with pytest.raises(
-        ConfigError, match=r"measure=True came with the formats tiff, imagej; expected one .*\(csv, geojson"
+        ConfigError, match=r"measure=True was given with the formats tiff, imagej; expected one .*\(csv, geojson"
     ):
         FileOptions(formats=("tiff", "imagej"), measure=True)
     assert FileOptions(formats=("tiff", "parquet"), measure=True).measure

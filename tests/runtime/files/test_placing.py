@@ -1,4 +1,4 @@
-"""Files and directories appear whole, and what they replace is never lost."""
+"""Files and directories are written atomically, and what they replace is never lost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def names(directory: Path) -> list[str]:
 
 
 def failing_rename(monkeypatch: pytest.MonkeyPatch, error: BaseException, *, fail_at: set[int]) -> None:
-    """Let the numbered calls of ``Path.rename`` raise."""
+    """Make the numbered calls of ``Path.rename`` raise."""
     original, calls = Path.rename, iter(range(99))
 
     def rename(self: Path, target: Any) -> Any:
@@ -68,7 +68,7 @@ def test_a_failed_move_keeps_the_old_directory(
 
 def test_where_it_is_kept_when_it_cannot_be_put_back(old: Path, new: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failing_rename(monkeypatch, OSError("disk gone"), fail_at={1, 2})
-    with pytest.raises(SegmenterError, match="its earlier content is kept in") as error:
+    with pytest.raises(SegmenterError, match="its earlier content is in") as error:
         move_into_place(new, old)
     kept = old.with_name(f".a.zarr.{os.getpid()}.old.partial")
     assert str(kept) in str(error.value)
@@ -115,7 +115,7 @@ with held(Path(sys.argv[1])):
 
 @pytest.mark.skipif(os.name == "nt", reason="directories are not locked there")
 def test_what_a_live_process_works_on_stays(tmp_path: Path) -> None:
-    """However old it is, and whatever number a process of another machine has; once that is killed, it goes."""
+    """A directory in use stays, whatever its age and process number; it is removed once its process is killed."""
     directory = tmp_path / ".a.4194303.partial"  # a number that no process of this machine has
     directory.mkdir()
     os.utime(directory, (0, 0))
@@ -141,4 +141,4 @@ def test_a_directory_that_was_just_made_may_not_be_locked_yet(tmp_path: Path) ->
     with held(tmp_path):
         assert not is_abandoned(tmp_path, 4194303)
     os.utime(tmp_path, (0, 0))
-    assert is_abandoned(tmp_path, os.getpid()), "an earlier process of this number"
+    assert is_abandoned(tmp_path, os.getpid()), "an earlier process with this number"

@@ -1,4 +1,4 @@
-"""Reading and writing files."""
+"""Tests of reading images and writing labels."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_sixteen_bit_pngs_keep_their_depth(tmp_path: Path, channels: int) -> Non
 
 
 def png(path: Path, array: Any, *, depth: int, transparent: bytes = b"") -> Path:
-    """A gray or RGB PNG written by hand, with what no library writes; rows hold their bytes."""
+    """Write a gray or RGB PNG by hand, with features that no library writes; ``rows`` contain its bytes."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -109,7 +109,7 @@ def test_cmyk_jpegs_become_rgb(tmp_path: Path) -> None:
 
 
 def test_images_larger_than_pillow_trusts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow refuses twice its limit; the limit itself must be as before."""
+    """Pillow rejects images of twice its limit. The limit itself must be restored."""
     picture = Image.fromarray(RGB)
     picture.save(tmp_path / "a.jpg")
     picture.save(tmp_path / "b.png")
@@ -199,7 +199,7 @@ def test_pages_taken_as_channels_are_logged(
     assert "taken as channels" in caplog.text
     caplog.clear()
     read_image(path)
-    assert caplog.records == [], "said once"
+    assert caplog.records == [], "one warning"
     named = save(tmp_path / "c.tif", np.moveaxis(RGB, -1, 0).copy(), photometric="minisblack", metadata={"axes": "CYX"})
     read_image(named)
     assert caplog.records == []
@@ -219,7 +219,7 @@ def test_stacks_are_refused_by_name_and_shape(tmp_path: Path, shape: tuple[int, 
         ("a", b"x", "type 'none'"),
         ("a.png", b"", "0 bytes"),
         ("a.png", b"not a picture", "cannot be read"),
-        ("a.tif", b"II*\0garbage", "holds no image"),
+        ("a.tif", b"II*\0garbage", "contains no image"),
         ("a.npy", b"\x93NUMPY", "cannot be read"),
     ],
 )

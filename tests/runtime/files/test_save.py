@@ -1,4 +1,4 @@
-"""``runtime.save``: every format, read again by the library that others read it with."""
+"""Tests of ``runtime.save``: each format is read back by the library that users read it with."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ IMAGE = np.random.default_rng(0).integers(0, 60_000, (24, 30, 2)).astype(np.uint
 
 @pytest.fixture(scope="module")
 def many() -> Segmentation:
-    """More cells than 16 bits hold."""
+    """Make more cells than 16 bits can number."""
     return made_result(np.arange(1, 66_001, dtype=np.int32).reshape(300, 220))
 
 
@@ -53,7 +53,7 @@ def read_labels(path: Path) -> Any:
 
 @pytest.mark.parametrize("name", ["a.tif", "a.TIFF", "a.npy", "a.ome.tif", "a.ome.tiff", "a.zarr", "a.ome.zarr"])
 def test_label_maps(tmp_path: Path, result: Segmentation, name: str) -> None:
-    for _ in range(2):  # an existing file is replaced
+    for _ in range(2):  # replaces an existing file
         runtime.save(result, tmp_path / name, pixel_size_um=0.25)
         assert [path.name for path in tmp_path.iterdir()] == [name]
     labels = read_labels(tmp_path / name)
@@ -66,7 +66,7 @@ def test_label_maps(tmp_path: Path, result: Segmentation, name: str) -> None:
 
 
 def table_files(directory: Path, result: Segmentation, **options: Any) -> Iterator[list[dict[str, Any]]]:
-    """The rows of the CSV and the Parquet file."""
+    """Write the CSV and the Parquet file, and return their rows."""
     import pyarrow.parquet
 
     runtime.save(result, directory / "a.csv", **options)
@@ -92,7 +92,7 @@ def test_tables_without_cells_and_of_many(tmp_path: Path, many: Segmentation, mo
     assert list(table_files(tmp_path, NONE)) == [[], []]
     header = (tmp_path / "a.csv").read_text().strip()
     assert header == ",".join((*TABLE_COLUMNS, *SHAPES))
-    for module in ("runtime.files.save", "runtime.results.measure"):  # a millisecond a cell
+    for module in ("runtime.files.save", "runtime.results.measure"):  # a millisecond per cell
         monkeypatch.setattr(f"{module}.shapes", lambda labels: {"eccentricity": np.zeros(labels.max())})
     for rows in table_files(tmp_path, many):
         assert [row["label"] for row in rows] == list(range(1, 66_001))
@@ -130,7 +130,7 @@ def test_every_format_has_a_suffix() -> None:
 
 @pytest.mark.parametrize("name", ["a.png", "a", ".tif", "a.tif.gz"])
 def test_other_suffixes(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match=r"has type .*; expected one of \.ome\.tif, .*\.zip\. Give the file a name"):
+    with pytest.raises(InputError, match=r"has type .*; expected one of \.ome\.tif, .*\.zip\. Use one of these"):
         runtime.save(AWKWARD, tmp_path / name)
 
 
@@ -139,7 +139,7 @@ def test_wrong_arguments_write_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         runtime.save(AWKWARD, tmp_path / "a.csv", image=np.zeros((5, 5)))
     with pytest.raises(ConfigError, match="pixel_size_um is -1"):
         runtime.save(AWKWARD, tmp_path / "a.tif", pixel_size_um=-1)
-    with pytest.raises(InputError, match=r"there is not a directory; expected an existing one\. Make it"):
+    with pytest.raises(InputError, match=r"there is not a directory; expected an existing one\. Create it"):
         runtime.save(AWKWARD, tmp_path / "there" / "a.tif")
     for module, name in (("pyarrow", "a.parquet"), ("zarr", "a.zarr"), ("roifile", "a.zip")):
         monkeypatch.setitem(sys.modules, module, None)
@@ -153,7 +153,7 @@ def test_directories_of_others_are_never_replaced(tmp_path: Path) -> None:
     image.create_array("0", data=IMAGE)
     (tmp_path / "folder.tif").mkdir()
     for name in ("image.zarr", "folder.tif"):
-        with pytest.raises(InputError, match=r"is a directory that holds something else; expected a free name"):
+        with pytest.raises(InputError, match=r"is a directory with other content; expected a new path"):
             runtime.save(AWKWARD, tmp_path / name)
     np.testing.assert_array_equal(zarr.open_group(str(tmp_path / "image.zarr"), mode="r")["0"][:], IMAGE)
 

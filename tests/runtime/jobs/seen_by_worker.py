@@ -1,4 +1,4 @@
-"""What a worker process sees. A module of its own, because workers load it, and loading the tests takes seconds."""
+"""Report of a worker process. A separate module, because workers import it, and importing the tests takes seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distributed import get_worker
 
 @dataclass(frozen=True)
 class Seen:
-    """What one worker process told."""
+    """Report of one worker process."""
 
     worker: int
     pid: int
@@ -23,12 +23,12 @@ class Seen:
 
 
 def seen(deadly: Path | None) -> Seen:
-    """A piece of work; with a path, it kills its process, once, and says there which worker that was."""
+    """Run as a piece of work. If given a path, kill the process once, and write there which worker it was."""
     worker = get_worker().name
     if deadly is not None and not deadly.exists():
         written = deadly.with_suffix(".part")
         written.write_text(f"{worker} {os.getpid()}")
-        written.rename(deadly)  # whoever looks sees all of it
+        written.rename(deadly)  # readers see the complete file
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(0.02)  # so that no worker does all of them
+    time.sleep(0.02)  # so that no worker gets all pieces
     return Seen(worker, os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"), logging.getLogger("tifffile").level)

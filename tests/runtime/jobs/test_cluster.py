@@ -1,4 +1,4 @@
-"""Each worker of a local cluster sees one GPU; what sees none is as it was."""
+"""Each worker of a local cluster sees one GPU; without GPUs, the environment is unchanged."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ distributed = pytest.importorskip("distributed")
 from tests.runtime.jobs.seen_by_worker import Seen, seen  # noqa: E402
 
 SECONDS = 300
-"""Until a cluster is given up."""
+"""Time limit for the cluster, seconds."""
 
 
 @dataclass(frozen=True)
 class OnGpus(PerfectEngines):
-    """Engines that say they run on GPUs."""
+    """Engines that claim to run on GPUs."""
 
     def wants_own_gpu(self) -> bool:
         return True
@@ -45,7 +45,7 @@ def not_done(piece: object, error: BaseException) -> NoReturn:
 
 @pytest.fixture
 def quiet() -> Iterator[int]:
-    """What is said of files is not shown in this process."""
+    """Hide messages about files in this process."""
     logger = logging.getLogger("tifffile")
     before, level = logger.level, logging.CRITICAL
     logger.setLevel(level)
@@ -61,7 +61,7 @@ def test_workers_have_gpus_in_turn_and_keep_them_when_they_die(
     died, told, end = tmp_path / "died", set[Seen](), time.monotonic() + SECONDS
 
     def pieces() -> Iterator[Path | None]:
-        """Until all workers have told, and the one that died has done so again."""
+        """Yield pieces until all workers have reported, and the one that died has reported again."""
         while len({one.worker for one in told}) < 3 and time.monotonic() < end:
             yield None
         yield died
@@ -77,8 +77,8 @@ def test_workers_have_gpus_in_turn_and_keep_them_when_they_die(
         told.add(one)
     assert again()
     assert {(one.worker, one.gpus) for one in told} == {(0, "GPU-a"), (1, "GPU-b"), (2, "GPU-a")}
-    assert {one.reader_level for one in told} == {quiet}, "of the worker that was started again, too"
-    assert VISIBLE not in os.environ, "this process sees all of them"
+    assert {one.reader_level for one in told} == {quiet}, "also for the restarted worker"
+    assert VISIBLE not in os.environ, "this process sees all GPUs"
 
 
 def test_workers_of_the_cpu_see_what_their_parent_sees(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ def test_workers_of_the_cpu_see_what_their_parent_sees(monkeypatch: pytest.Monke
 
 
 def test_a_cluster_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: int) -> None:
-    """Its workers find relative paths though they work in another directory; afterwards they log as before."""
+    """Workers find relative paths although they run in another directory. Afterwards, they log as before."""
     (tmp_path / "workers").mkdir()
     np.save(tmp_path / "slide.npy", np.eye(80, dtype=np.uint8))
     monkeypatch.chdir(tmp_path / "workers")
@@ -105,8 +105,8 @@ def test_a_cluster_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, qu
             assert client.submit(seen, None).result().reader_level == logging.NOTSET
 
 
-class Begun(Exception):
-    """A cluster would be started, with these workers."""
+class ClusterStartedError(Exception):
+    """Raised in place of starting a cluster with these workers."""
 
 
 @pytest.mark.parametrize(
@@ -124,12 +124,12 @@ def test_as_many_workers_as_gpus(
     listed: str, given: int | None, workers: int, gpu_each: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def begin(**options: Any) -> NoReturn:
-        raise Begun(options["n_workers"], options["worker_class"] is not distributed.Nanny)
+        raise ClusterStartedError(options["n_workers"], options["worker_class"] is not distributed.Nanny)
 
     monkeypatch.setattr(distributed, "LocalCluster", begin)
     monkeypatch.setenv(VISIBLE, listed)
     options = ClusterOptions(cluster="local", workers=given)
-    with pytest.raises(Begun) as begun:
+    with pytest.raises(ClusterStartedError) as begun:
         list(run_on_cluster(seen, [None], failed=not_done, options=options, engines=OnGpus()))
     assert begun.value.args == (workers, gpu_each)
 
@@ -152,7 +152,7 @@ def test_engines_on_a_gpu_want_their_own(backend: str, wanted: bool, monkeypatch
     assert SegmenterSpec(backend=backend).wants_own_gpu() == wanted
     other = SegmenterSpec(backend=backend, options=BackendOptions(device=1))
     if wanted:
-        with pytest.raises(ConfigError, match=r"device is 1; .* number 0 there"):
+        with pytest.raises(ConfigError, match=r"device is 1; .* as number 0\."):
             other.wants_own_gpu()
     else:
         assert not other.wants_own_gpu()

@@ -1,4 +1,4 @@
-"""Which channels the model sees."""
+"""Tests of the choice of channels for the model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLANES = np.random.default_rng(0).integers(0, 1 << 16, (6, 20, 30)).astype(np.ui
 
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
-    """Six channels, one with a number for a name, two whose names differ in case."""
+    """Reader of six channels: one has a number as its name, two have names that differ in case."""
     metadata = {"axes": "CYX", "Channel": {"Name": NAMES}}
     tifffile.imwrite(tmp_path / "many.ome.tif", PLANES, photometric="minisblack", metadata=metadata)
     return tmp_path / "many.ome.tif"
@@ -56,10 +56,10 @@ def test_channels_by_name_and_number(many: Path, nuclear: Any, membrane: Any, ex
         ({"membrane": 6}, r"no channel 6; it has 6 channels"),
         ({"membrane": "-1"}, r"no channel '-1'"),
         ({"nuclear": "Cd3"}, r"several channels 'Cd3'"),
-        ({"nuclear": "DAPI", "membrane": 0}, r"channel 0 \(DAPI\) chosen as nuclear and as membrane"),
+        ({"nuclear": "DAPI", "membrane": 0}, r"channel 0 \(DAPI\) is chosen as nuclear and as membrane"),
         ({}, r"6 channels: 0 \(DAPI\).*5 \(cd3\); expected at most three. Choose with nuclear= and membrane="),
         ({"rgb": True}, r"6 channels.*expected three, red, green and blue"),
-        ({"rgb": True, "nuclear": 0}, "choose one of the two"),
+        ({"rgb": True, "nuclear": 0}, "expected one of the two"),
     ],
 )
 def test_wrong_choices_list_the_channels(many: Path, options: dict[str, Any], message: str) -> None:
@@ -96,7 +96,7 @@ def test_colours_stay_together_unless_one_is_chosen(tmp_path: Path) -> None:
 
 def test_any_reader_will_do() -> None:
     class Memory:
-        """An ``ImageReader`` of another make."""
+        """A different implementation of ``ImageReader``."""
 
         name, size_hw, dtype, channels, pixel_size_um = "memory", (20, 30), PLANES.dtype, tuple("abcdef"), 0.5
 
@@ -120,7 +120,7 @@ def test_gray_images_saved_in_colour_are_gray() -> None:
         image = np.stack(planes, -1)
         assert without_copies(image) is image
     wide = np.stack([gray, gray, jpeg], -1).astype(np.uint16)
-    assert without_copies(wide) is wide, "16 bits hold no JPEG"
+    assert without_copies(wide) is wide, "JPEG has no 16-bit images"
     assert without_copies(np.stack([empty] * 3, -1)).shape == (20, 30, 1)
 
 

@@ -1,4 +1,4 @@
-"""Pictures, npy files and whole slides."""
+"""Tests of pictures, npy files and whole slides."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_npy_files_are_mapped(tmp_path: Path) -> None:
     [
         (np.zeros(5), r"shape \(5,\); expected \(H, W\)"),
         (np.zeros((2, 3, 4, 5)), "expected"),
-        (np.zeros((0, 5)), "not empty"),
+        (np.zeros((0, 5)), "at least one pixel"),
         (np.zeros((3, 20, 30)), "Move the channel axis last"),
         (np.array([{}], object), "cannot be read"),
     ],
@@ -66,10 +66,10 @@ def test_arrays_that_are_no_image(tmp_path: Path, array: Any, message: str) -> N
 def test_one_plane_gives_no_choice(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", RGB)
     assert open_image(tmp_path / "a.npy", series=0, plane=Plane(time=0, z=0)).size_hw == (40, 50)
-    with pytest.raises(InputError, match="levels 0 to 0; level 1"):
+    with pytest.raises(InputError, match="levels 0 to 0, but level 1"):
         open_image(tmp_path / "a.npy", level=1)
     for options in ({"series": 1}, {"plane": Plane(z=2)}, {"plane": Plane(time=1)}):
-        with pytest.raises(InputError, match="holds one plane"):
+        with pytest.raises(InputError, match="has one plane"):
             open_image(tmp_path / "a.npy", **options)  # type: ignore[arg-type]
 
 
@@ -90,7 +90,7 @@ def test_files_that_are_no_image(tmp_path: Path, name: str, content: bytes | Non
 
 
 def write_slide(path: Path) -> Any:
-    """A tiled pyramid as Aperio's scanners write it."""
+    """Write a tiled pyramid like those of Aperio scanners."""
     large = np.kron(RNG.integers(0, 256, (32, 48, 3), np.uint8), np.ones((16, 16, 1), np.uint8))
     description = "Aperio Image Library v1\n{w}x{h}|AppMag = 20|MPP = 0.5"
     with tifffile.TiffWriter(path) as tiff:
@@ -116,7 +116,7 @@ def test_slides(tmp_path: Path) -> None:
 
 def test_what_was_not_scanned_has_the_colour_of_the_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Slide:
-        """As ``openslide.OpenSlide``, with nothing scanned in the left half."""
+        """Double of ``openslide.OpenSlide`` with nothing scanned in the left half."""
 
         level_dimensions = ((100, 80),)
         level_downsamples = (1.0,)
@@ -155,7 +155,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def png_of(width: int, height: int) -> bytes:
-    """A PNG whose header says that it has this size; it holds almost nothing."""
+    """Write an almost empty PNG whose header declares this size."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -167,7 +167,7 @@ def png_of(width: int, height: int) -> bytes:
 def test_a_picture_that_cannot_be_so_large_is_not_decoded(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(png_of(60_000, 60_000))
-    with pytest.raises(InputError, match=r"60000 x 60000 pixels, more than a PNG of \d+ bytes can hold"):
+    with pytest.raises(InputError, match=r"60000 x 60000 pixels, more than a PNG of \d+ bytes can contain"):
         open_image(path)
 
 

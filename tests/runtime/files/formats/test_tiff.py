@@ -1,4 +1,4 @@
-"""TIFF and OME-TIFF: parts, planes, series, levels, names and sizes."""
+"""Tests of TIFF and OME-TIFF: parts, planes, series, levels, names and sizes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from runtime.files.formats.tiff_pages import PageParts
 RNG = np.random.default_rng(0)
 SIZES = {"T": 2, "C": 5, "Z": 3, "Y": 40, "X": 53}
 STACK = RNG.integers(0, 1 << 16, tuple(SIZES.values())).astype(np.uint16)
-"""TCZYX."""
+"""Axes are TCZYX."""
 
 
 def write_stack(path: Path, axes: str, **options: Any) -> Path:
-    """``STACK`` with its axes in another order; those not named are cut to their first place."""
+    """Write ``STACK`` with its axes in another order; omitted axes are reduced to their first index."""
     kept = STACK[tuple(slice(None) if axis in axes else 0 for axis in "TCZYX")]
     order = [axis for axis in "TCZYX" if axis in axes]
     array = np.ascontiguousarray(kept.transpose([order.index(axis) for axis in axes]))
@@ -35,7 +35,7 @@ def write_stack(path: Path, axes: str, **options: Any) -> Path:
 
 @st.composite
 def parts(draw: st.DrawFn, size_hw: tuple[int, int]) -> tuple[int, int, int, int]:
-    """A part (top, left, height, width) of an image."""
+    """Choose a part (top, left, height, width) of an image."""
     top, left = draw(st.integers(0, size_hw[0] - 1)), draw(st.integers(0, size_hw[1] - 1))
     return top, left, draw(st.integers(1, size_hw[0] - top)), draw(st.integers(1, size_hw[1] - left))
 
@@ -107,8 +107,8 @@ def test_axes_that_are_missing_are_no_choice(tmp_path: Path, axes: str) -> None:
     [
         (Plane(), r"axes TCZYX with shape \(2, 5, 3, 40, 53\); .*time=0\.\.1 and z=0\.\.2"),
         (Plane(time=1), r"Choose it: z=0\.\.2"),
-        (Plane(time=2, z=0), r"time=2 was asked for, expected 0 to 1"),
-        (Plane(time=0, z=-1), r"z=-1 was asked for, expected 0 to 2"),
+        (Plane(time=2, z=0), r"time=2 was given, expected 0 to 1"),
+        (Plane(time=0, z=-1), r"z=-1 was given, expected 0 to 2"),
     ],
 )
 def test_a_choice_that_is_missing_or_wrong_names_the_axes(tmp_path: Path, plane: Plane, message: str) -> None:
@@ -119,7 +119,7 @@ def test_a_choice_that_is_missing_or_wrong_names_the_axes(tmp_path: Path, plane:
 
 def test_a_plane_of_an_axis_that_is_not_there(tmp_path: Path) -> None:
     path = write_stack(tmp_path / "a.ome.tif", "CYX")
-    with pytest.raises(InputError, match="z=4 was asked for, but there is no axis Z"):
+    with pytest.raises(InputError, match="z=4 was given, but there is no axis Z"):
         open_image(path, plane=Plane(z=4))
     with open_image(path, plane=Plane(z=0)) as reader:
         assert reader.size_hw == (40, 53)
@@ -128,7 +128,7 @@ def test_a_plane_of_an_axis_that_is_not_there(tmp_path: Path) -> None:
 def test_pages_without_a_name_are_what_the_caller_says(tmp_path: Path) -> None:
     pages = STACK[0, :, 0]
     tifffile.imwrite(tmp_path / "a.tif", pages, photometric="minisblack", metadata=None)
-    with pytest.raises(InputError, match=r"axes IYX .* does not say what its 5 pages are"):
+    with pytest.raises(InputError, match=r"axes IYX .* does not describe its 5 pages"):
         open_image(tmp_path / "a.tif")
     for plane in (Plane(z=3), Plane(time=3)):
         with open_image(tmp_path / "a.tif", plane=plane) as reader:
@@ -182,7 +182,7 @@ def test_names_and_sizes_of_imagej(tmp_path: Path) -> None:
     ],
 )
 def test_resolution_tags(tmp_path: Path, resolution: Any, unit: str | None, expected: float | None) -> None:
-    """Those of printers and screens are no pixel sizes."""
+    """Resolution tags of printers and screens are not pixel sizes."""
     tifffile.imwrite(tmp_path / "a.tif", STACK[0, 0, 0], resolution=resolution, resolutionunit=unit)
     with open_image(tmp_path / "a.tif") as reader:
         assert reader.pixel_size_um == (None if expected is None else pytest.approx(expected, rel=1e-4))
@@ -190,7 +190,7 @@ def test_resolution_tags(tmp_path: Path, resolution: Any, unit: str | None, expe
 
 @pytest.fixture
 def pyramid(tmp_path: Path) -> Path:
-    """Three levels of 200 x 300 pixels and 2 channels, tiled."""
+    """Write three tiled levels of 200 x 300 pixels and 2 channels."""
     image = RNG.integers(0, 1 << 16, (2, 200, 300)).astype(np.uint16)
     with tifffile.TiffWriter(tmp_path / "p.ome.tif") as tiff:
         metadata = {"axes": "CYX", "PhysicalSizeX": 0.25, "PhysicalSizeY": 0.25, "Channel": {"Name": ["a", "b"]}}
@@ -210,12 +210,12 @@ def test_levels_of_a_pyramid(pyramid: Path) -> None:
             assert reader.channels == ("a", "b")
             assert reader.pixel_size_um == pytest.approx(0.25 * 2**level)
             np.testing.assert_array_equal(reader.read_all(), whole[:: 2**level, :: 2**level])
-    with pytest.raises(InputError, match="levels 0 to 2; level 3"):
+    with pytest.raises(InputError, match="levels 0 to 2, but level 3"):
         open_image(pyramid, level=3)
 
 
 def test_only_the_tiles_of_a_part_are_read(pyramid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And once: what is decoded is kept."""
+    """Each tile is read only once, since decoded tiles are cached."""
     sizes: list[int] = []
     real = PageParts._raw
 
@@ -247,7 +247,7 @@ def test_a_series_is_chosen_by_number_or_name(tmp_path: Path) -> None:
         for name, plane, side in (("overview", 0, 1.0), ("field 1", 1, 0.5)):
             metadata = {"axes": "YX", "Name": name, "PhysicalSizeX": side, "PhysicalSizeY": side}
             tiff.write(STACK[0, plane, 0, : 20 + plane], photometric="minisblack", metadata=metadata)
-    with pytest.raises(InputError, match=r"holds 2 series; .*series= \(0: overview, axes YX.*1: field 1"):
+    with pytest.raises(InputError, match=r"contains 2 series; .*series= \(0: overview, axes YX.*1: field 1"):
         open_image(path)
     for series in (1, "1", "field 1"):
         with open_image(path, series=series) as reader:
@@ -267,11 +267,11 @@ def test_parts_beyond_the_image_are_refused(pyramid: Path) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
 def test_truncated_files(tmp_path: Path, layout: dict[str, Any], kept: float) -> None:
-    """In the pixels, between the pages, or in the metadata after both, without which the axes have no names."""
+    """Files end in the pixels, between the pages, or in the metadata at the end, without which axes have no names."""
     path = write_stack(tmp_path / "a.ome.tif", "CYX", **layout)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * kept)])
-    message = r"a\.ome\.tif (cannot be read|holds no image|ends|lacks|has axes)"
+    message = r"a\.ome\.tif (cannot be read|contains no image|ends|lacks|has axes)"
     with pytest.raises(InputError, match=message), open_image(path) as reader:
         reader.read_all()
 
@@ -279,12 +279,12 @@ def test_truncated_files(tmp_path: Path, layout: dict[str, Any], kept: float) ->
 def test_bytes_that_are_no_tiff(tmp_path: Path) -> None:
     for name, content in itertools.product(("a.tif", "b.svs"), (b"", b"II*\0garbage", b"nothing of a TIFF")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(InputError, match="0 bytes" if not content else "cannot be read|holds no image"):
+        with pytest.raises(InputError, match="0 bytes" if not content else "cannot be read|contains no image"):
             open_image(tmp_path / name)
 
 
 def test_stacks_of_imagej_with_one_page_for_all(tmp_path: Path) -> None:
-    """As ImageJ writes what is over 4 GB; here, small."""
+    """ImageJ writes stacks over 4 GB in this way; this one is small."""
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, STACK[0, :, 0], imagej=True, metadata={"axes": "CYX"})
     with tifffile.TiffFile(path, mode="r+b") as tiff:
@@ -292,7 +292,7 @@ def test_stacks_of_imagej_with_one_page_for_all(tmp_path: Path) -> None:
         tail = first.offset + 2 + 12 * len(first.tags)
     with path.open("r+b") as file:
         file.seek(tail)
-        file.write(b"\0\0\0\0")  # no further page
+        file.write(b"\0\0\0\0")  # no other page
     with open_image(path) as reader:
         assert len(reader.channels) == 5
         np.testing.assert_array_equal(

@@ -1,4 +1,4 @@
-"""Results made up for the tests of writers."""
+"""Synthetic results for the tests of writers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runtime.results import DETECTED
 
 
 def made_result(labels: NDArray[np.int32], lost: int = 0) -> Segmentation:
-    """A result with this label map, dense, and further instances of which no pixel was kept."""
+    """Make a result with this label map, without gaps, and further instances that have no pixels in it."""
     count = int(labels.max(initial=0))
     masks = [*label_crops(labels), *[MaskCrop(np.ones((2, 2), np.bool_), (0, 0))] * lost]
     boxes = [[x, y, x + mask.shape[1], y + mask.shape[0]] for mask, (y, x) in ((m.mask, m.offset_yx) for m in masks)]
@@ -26,7 +26,7 @@ def made_result(labels: NDArray[np.int32], lost: int = 0) -> Segmentation:
 
 
 def awkward_labels() -> NDArray[np.int32]:
-    """Cells that writers get wrong: with a hole, in two parts, along the borders, one pixel, touching at a corner."""
+    """Make cells that are hard to write: with a hole, in two parts, along borders, one pixel, touching at a corner."""
     labels = np.zeros((24, 30), np.int32)
     labels[4:12, 5:14] = 1
     labels[6:9, 8:11] = 0

@@ -1,4 +1,4 @@
-"""ImageJ's ROIs, read again by roifile."""
+"""Tests of ImageJ ROIs, read back by roifile."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ label_maps = arrays(np.int32, array_shapes(min_dims=2, max_dims=2, max_side=9), 
 
 
 def filled(roi: roifile.ImagejRoi, size_hw: tuple[int, int]) -> Any:
-    """The pixels whose centres lie within a ROI, by the even-odd rule."""
+    """Fill the pixels whose centres lie within a ROI, by the even-odd rule."""
     rings = roi.coordinates(multi=True) if roi.composite else [roi.coordinates()]
     inside = np.zeros(size_hw, np.bool_)
     for ring in rings:
@@ -36,7 +36,7 @@ def filled(roi: roifile.ImagejRoi, size_hw: tuple[int, int]) -> Any:
 
 
 def read_rois(path: Path) -> list[roifile.ImagejRoi]:
-    """The ROIs of a zip file; roifile gives one alone where there is no more."""
+    """Read the ROIs of a zip file as a list; roifile returns a single ROI without one."""
     rois = roifile.roiread(path)
     return rois if isinstance(rois, list) else [rois]
 

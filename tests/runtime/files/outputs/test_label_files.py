@@ -1,4 +1,4 @@
-"""Label maps as OME-TIFF and OME-Zarr, and tables, read again by the libraries that others use."""
+"""Label maps as OME-TIFF and OME-Zarr, and tables, are read back by the libraries that users read them with."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SMALL = np.zeros((30, 40), np.int32)
 SMALL[3:9, 5:8] = 1
 SMALL[20:22, 30:39] = 2
 LARGE = (np.arange(2100 * 1300, dtype=np.int32) // 7 % 70000).reshape(2100, 1300)
-"""More than 16 bits of labels, three levels."""
+"""More labels than 16 bits can number, in three levels."""
 
 
 @pytest.mark.parametrize(("labels", "dtype", "levels"), [(SMALL, np.uint16, 1), (LARGE, np.uint32, 3)])
@@ -47,7 +47,7 @@ def test_ome_tiff(tmp_path: Path, labels: Any, dtype: Any, levels: int) -> None:
         assert reader.channels == ("cells",)
     first = path.read_bytes()
     write_ome_tiff(path, labels, 0.325)
-    assert path.read_bytes() == first, "the same labels give the same file, its UUID too"
+    assert path.read_bytes() == first, "the same labels give the same file, including its UUID"
     write_ome_tiff(path, labels)
     with open_image(path) as reader:
         assert reader.pixel_size_um is None
@@ -55,7 +55,7 @@ def test_ome_tiff(tmp_path: Path, labels: Any, dtype: Any, levels: int) -> None:
 
 @pytest.mark.parametrize(("labels", "dtype", "levels"), [(SMALL, np.uint16, 1), (LARGE, np.uint32, 3)])
 def test_ome_zarr(tmp_path: Path, labels: Any, dtype: Any, levels: int) -> None:
-    """The group lists its label image, which ome-zarr's reader takes for one, and its models find no fault."""
+    """The group lists its label image; ome-zarr's reader recognises it, and its models accept it."""
     from ome_zarr.io import parse_url
     from ome_zarr.reader import Label, Multiscales, Reader
 
@@ -80,7 +80,7 @@ def test_ome_zarr(tmp_path: Path, labels: Any, dtype: Any, levels: int) -> None:
 
 
 def assert_valid_labels(path: Path) -> None:
-    """By the models that ome-zarr checks metadata with (NGFF 0.4); they raise at what the specification forbids."""
+    """Validate labels with ome-zarr's models (NGFF 0.4), which raise if the metadata violate the specification."""
     from ome_zarr_models.v04.image_label import ImageLabel
     from ome_zarr_models.v04.labels import Labels
 
@@ -168,7 +168,7 @@ def test_tables(tmp_path: Path) -> None:
 def test_names_of_formats() -> None:
     assert parse_formats([]) == ("tiff", "csv")
     assert parse_formats(["geojson, OME-TIFF", "csv", "geojson"]) == ("geojson", "ome-tiff", "csv")
-    with pytest.raises(ConfigError, match="format 'png' is not known; expected some of tiff, csv"):
+    with pytest.raises(ConfigError, match="format 'png' is unknown; expected one or more of tiff, csv"):
         parse_formats(["png"])
     endings = [kind.ending for kind in OUTPUT_FORMATS.values()]
     assert len(set(endings)) == len(endings)

@@ -1,4 +1,4 @@
-"""Pictures of a segmentation."""
+"""Tests of the pictures of a segmentation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_outlines_lie_on_the_cells_borders(channels: tuple[int, ...]) -> None:
     first, second = drawn[100, 110], drawn[100, 170]
     assert (drawn[100, 101:139] == first).all()
     assert (drawn[100:140, 179] == second).all()
-    assert np.abs(first.astype(int) - second).max() > 60  # touching cells differ in colour
+    assert np.abs(first.astype(int) - second).max() > 60  # touching cells have different colours
 
 
 def test_gray_stays_gray_and_a_flat_image_is_drawn() -> None:
@@ -50,7 +50,7 @@ def test_small_images_are_enlarged(tmp_path: Path) -> None:
 
 
 def test_large_images_are_shrunk() -> None:
-    """To 4096 pixels a side, and gray levels are those of the image."""
+    """Pictures have at most 4096 pixels a side, with the gray levels of the image."""
     image = np.tile(np.arange(8193) % 2 * 100, (20, 1)).astype(np.uint8)
     labels = np.zeros(image.shape, np.int32)
     labels[:, 3000:6000] = 1

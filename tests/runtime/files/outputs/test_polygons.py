@@ -1,4 +1,4 @@
-"""Outlines that follow the pixels' edges, and their GeoJSON."""
+"""Tests of outlines along the edges of pixels, and of their GeoJSON."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_geojson_holds_every_cell(labels: Any) -> None:
         measured = properties["measurements"]
         assert measured["label_area_px"] == geometry.area
         assert measured["area_um2"] == pytest.approx(geometry.area / 4)
-        # Pixels' centres lie half a pixel from their corners.
+        # Pixel centres lie half a pixel from the corners.
         assert measured["centroid_x"] + 0.5 == pytest.approx(geometry.centroid.x)
         assert measured["centroid_y"] + 0.5 == pytest.approx(geometry.centroid.y)
         assert measured["score"] == pytest.approx(float(result.scores[n - 1]))
@@ -108,7 +108,7 @@ def test_geojson_without_cells_or_scores(tmp_path: Path) -> None:
 
 
 def test_geojson_says_which_plane_of_a_stack(tmp_path: Path) -> None:
-    """As QuPath reads it: c, z and t beside the coordinates; the first plane is what it takes unsaid."""
+    """QuPath reads c, z and t beside the coordinates; without them, it uses the first plane."""
     one = made_result(np.ones((2, 2), np.int32))
     for plane, expected in (
         (None, None),

@@ -1,4 +1,4 @@
-"""Pictures of large images."""
+"""Tests of shrinking large images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same files from any number of workers, and with one that dies."""
+"""Any number of workers produces the same files, even if one dies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CUT = SlideSettings(tile_px=128, overlap_px=44, tiles_together=3)
 
 @dataclass(frozen=True)
 class DeadlyEngines(PerfectEngines):
-    """Kills its process in the middle of the first batch that it sees, once."""
+    """Engines that kill their process once, in the middle of the first batch."""
 
     mark: Path = Path()
 

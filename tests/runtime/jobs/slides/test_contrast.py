@@ -1,4 +1,4 @@
-"""Contrast by tiles is that of the whole image, bit for bit, without seams; empty tiles have no cell."""
+"""The contrast of tiles equals that of the whole image, bit for bit, without seams; empty tiles have no cells."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_parts_of_a_sampled_slide_have_no_seams(monkeypatch: pytest.MonkeyPatch)
     other = part_of(reader, found, (250, 160, 700, 520))
     np.testing.assert_array_equal(one[150:, 123:], other[:150, :140])
     whole = normalize_contrast(image)[100:400, 37:300]
-    assert np.abs(one - whole).mean() < 0.02, "near that of the whole image"
+    assert np.abs(one - whole).mean() < 0.02, "close to that of the whole image"
 
 
 @settings(max_examples=30, deadline=None)
@@ -116,11 +116,11 @@ def test_faint_cells_are_signal_and_noise_is_not() -> None:
     assert not has_signal(ground, found, 2 / 256)
     grain = ground + np.random.default_rng(0).integers(0, int(0.004 * (high - low)), ground.shape, np.uint16)
     assert not has_signal(grain, found, 2 / 256)
-    for y in range(3):  # wherever it lies on the grid of blocks
+    for y in range(3):  # at any position on the grid of blocks
         faint = grain.copy()
         faint[40 + y : 48 + y, 50:58] += np.uint16(0.012 * (high - low))
         assert has_signal(faint, found, 2 / 256), "eight pixels wide, three gray levels brighter"
-    assert has_signal(grain, found, 0), "0 skips only what is constant"
+    assert has_signal(grain, found, 0), "0 skips only constant tiles"
 
 
 def test_signal_that_the_sample_missed_is_signal() -> None:

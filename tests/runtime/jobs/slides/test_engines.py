@@ -1,4 +1,4 @@
-"""What a slide's engines are loaded with, and what tells one job's engines from another's."""
+"""Arguments with which the engines of a slide are loaded, and what identifies the engines of a job."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def test_calls_are_as_large_as_suits_the_backend(
     assert (identity["images_per_call"], identity["boxes_per_call"]) == (str(images), str(boxes))
 
     same = EngineSpec(backend=backend, images_per_call=images, boxes_per_call=boxes)
-    assert same.identity() == identity, "said or not, it is the same job"
+    assert same.identity() == identity, "explicit or by default, it is the same job"
     other = EngineSpec(backend=backend, boxes_per_call=5)
     other.load()
     assert loaded[1]["boxes_per_call"] == 5
     assert other.identity() == {**identity, "boxes_per_call": "5"}
     graphs = EngineSpec(backend=backend, options=BackendOptions(cuda_graphs=True))
-    assert graphs.identity() == {**identity, "cuda_graphs": "True"}, "another count of boxes in a call"
+    assert graphs.identity() == {**identity, "cuda_graphs": "True"}, "a different number of boxes per call"
     engine_spec.forget_loaded()

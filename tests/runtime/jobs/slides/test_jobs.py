@@ -1,4 +1,4 @@
-"""Jobs: stopped anywhere and gone on with, refused, locked; tiles that fail; nothing is lost or blank unsaid."""
+"""Jobs are interrupted at any point and resumed, rejected, or locked. Tiles fail, but no loss goes unreported."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_killed_at_random_moments_and_gone_on_with(tmp_path: Path, expected: dic
         jobs += 1
         out = tmp_path / str(jobs)
         for attempt in range(50):
-            # At a random step, and a little after it; first among the tiles, then anywhere.
+            # At a random step and shortly after it; first among the tiles, then anywhere.
             last, later = int(rng.integers(1, 20 if attempt else 5)), float(rng.uniform(0, 0.01))
             steps = iter(range(last))
 
@@ -80,14 +80,14 @@ def test_killed_at_random_moments_and_gone_on_with(tmp_path: Path, expected: dic
             assert process.exitcode == -signal.SIGKILL
             kills += 1
             seen.add((out / "image_job" / "stitching").exists())
-        assert process.exitcode == 0, "every run gets further"
+        assert process.exitcode == 0, "every run makes progress"
         assert results(out) == expected
         assert not (out / "image_job").exists()
     assert seen == {True, False}, "in both passes"
 
 
 def dies_while_writing(out: Path, step: int) -> None:
-    """In a process of its own: killed before a file is written, or moved into place."""
+    """The process is killed before it writes a file, or before it moves one into place."""
     steps = iter(range(step))
 
     def counted(work: Any) -> Any:
@@ -106,7 +106,7 @@ def dies_while_writing(out: Path, step: int) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_killed_while_results_are_written(tmp_path: Path) -> None:
-    """In every format: what is there is whole, and all of it is the same in the end."""
+    """In every format, existing files are complete, and the resumed run produces the same files."""
     run(tmp_path / "whole", settings=EVERY)
     expected = everything(tmp_path / "whole")
     count = len(OUTPUT_FORMATS) + 1
@@ -133,7 +133,7 @@ def test_tiles_that_are_there_are_not_segmented_again(tmp_path: Path, expected: 
     again = run(tmp_path, keep_job=True)
     assert again.tiles == len(tiles) == 16
     redone = [path for path in tiles if path.stat().st_mtime_ns != times[path]]
-    assert redone == tiles[:4], "those that share decoder calls with the missing one"
+    assert redone == tiles[:4], "those that share decoder calls with the missing tile"
     assert results(tmp_path) == expected
     assert not list(job.rglob("*.partial"))
 
@@ -145,7 +145,7 @@ def test_batches_in_threads_give_the_same_and_read_in_turn(tmp_path: Path, expec
         def read(self, top: int, left: int, height: int, width: int) -> Any:
             self.reading += 1
             time.sleep(0.002)
-            assert self.reading == 1, "a reader need not know of threads"
+            assert self.reading == 1, "a reader need not be thread-safe"
             part = super().read(top, left, height, width)
             self.reading -= 1
             return part
@@ -191,16 +191,16 @@ def test_results_are_not_replaced_unasked(tmp_path: Path) -> None:
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     with (
         locked(tmp_path / "image_job"),
-        pytest.raises(JobError, match="is being worked on by another process"),
+        pytest.raises(JobError, match="is in use by another process"),
         locked(tmp_path / "image_job"),
     ):
         pass
-    assert run(tmp_path).cells, "free again"
+    assert run(tmp_path).cells, "unlocked again"
 
 
 @dataclass
 class TruncatedReader(ArrayReader):
-    """Rows from ``broken`` on cannot be read, ``times`` times."""
+    """Reader that fails ``times`` times for rows from ``broken`` on."""
 
     broken: int = 200
     times: float = float("inf")
@@ -223,7 +223,7 @@ def test_a_truncated_slide_is_reported_by_position(tmp_path: Path, expected: dic
     assert "4 of 16 tiles failed" in message or "8 of 16 tiles failed" in message
     assert "tile at rows" in message
     assert "row 190 is missing" in message
-    assert not results(tmp_path), "nothing half done appears as a result"
+    assert not results(tmp_path), "nothing unfinished appears as a result"
     kept = len(list((tmp_path / "image_job" / "tiles").glob("*.npz")))
     assert kept in (8, 12)
 
@@ -232,7 +232,7 @@ def test_a_truncated_slide_is_reported_by_position(tmp_path: Path, expected: dic
     assert partial.cells > 0
     labels = tifffile.imread(partial.labels)
     assert not labels[185:195].any()
-    assert (tmp_path / "image_job").exists(), "a complete result can still be had"
+    assert (tmp_path / "image_job").exists(), "a complete result is still possible"
 
     run(tmp_path)
     assert results(tmp_path) == expected
@@ -294,7 +294,7 @@ def test_settings_out_of_range(wrong: dict[str, Any]) -> None:
 
 
 class ClaimingReader(ArrayReader):
-    """A slide that claims to be vast, as a damaged or hostile header does."""
+    """Slide that declares a vast size, as a damaged or hostile header does."""
 
     def __init__(self) -> None:
         super().__init__(np.zeros((1, 1), np.uint8), "vast.zarr")
@@ -340,11 +340,11 @@ def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "job")], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(JobError, match="being worked on by another process"), locked(tmp_path / "job"):
+    with pytest.raises(JobError, match="in use by another process"), locked(tmp_path / "job"):
         pass
     holder.kill()
     holder.wait()
     with locked(tmp_path / "job"):
         assert (tmp_path / "job" / "begun").exists()
         (tmp_path / "job" / "begun").unlink()
-    assert not (tmp_path / "job").exists(), "nothing was left to keep"
+    assert not (tmp_path / "job").exists(), "nothing left to keep"

@@ -1,4 +1,4 @@
-"""The streamed second pass gives what the one in memory gives, and a slide's cells come back whole, once."""
+"""The streaming second pass gives the same result as the one in memory; each cell of a slide appears whole, once."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from tests.runtime.files.outputs.test_label_files import assert_valid_labels
 
 
 def rough_tile(rng: np.random.Generator, extent: tuple[int, int, int, int]) -> TileCells:
-    """Cells that follow no layout: what neighbouring tiles see of a place may agree, overlap in part, or not at all."""
+    """Make random cells, so that neighbouring tiles agree on a place, overlap in part, or disagree."""
     height, width = extent[2] - extent[0], extent[3] - extent[1]
     labels = np.zeros((height, width), np.int32)
     y, x = np.mgrid[extent[0] : extent[2], extent[1] : extent[3]]
-    shared = np.random.default_rng(0).uniform(0, 260, (25, 2))  # centres that all tiles know
+    shared = np.random.default_rng(0).uniform(0, 260, (25, 2))  # centres that all tiles share
     for number, (cy, cx) in enumerate(shared, start=1):
         dy, dx = rng.normal(0, 2, 2)
         a, b = rng.uniform(5, 30, 2)
@@ -88,7 +88,7 @@ def in_image(masks: tuple[MaskCrop, ...], tile: TileCells) -> tuple[MaskCrop, ..
 
 
 def same_cells(labels: NDArray[np.integer], truth: NDArray[np.integer]) -> bool:
-    """Whether two label maps show the same cells, whatever their numbers."""
+    """Return whether two label maps contain the same cells, with any numbering."""
     pairs = np.unique(np.stack((labels.ravel(), truth.ravel())), axis=1)
     one_to_one = len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
     return one_to_one and bool(((labels > 0) == (truth > 0)).all())
@@ -103,7 +103,7 @@ def test_cells_at_seams_are_found_as_all_others(tmp_path: Path, tile: int, overl
     done = segment_slide(reader, tmp_path, engines=PerfectEngines(), settings=cut)
     labels = tifffile.imread(done.labels)
     assert labels.dtype == np.uint32
-    assert same_cells(labels, truth), "every cell once, whole: none at a seam is lost, doubled or cut"
+    assert same_cells(labels, truth), "every cell appears once and whole: none at a seam is lost, doubled or cut"
     assert done.cells == labels.max() == len(np.unique(truth)) - 1
     grid = tile_grid(slide.size_hw, tile, overlap)
     rows = [top + edge for top in grid.tops for edge in (0, grid.side) if 0 < top + edge < slide.size_hw[0]]
@@ -116,7 +116,7 @@ def test_cells_at_seams_are_found_as_all_others(tmp_path: Path, tile: int, overl
 
 
 def test_a_cell_larger_than_all_tiles_around_it(tmp_path: Path) -> None:
-    """A fibre across the slide and a loop around most of it, through far more tiles than are held at a time."""
+    """A fibre across the slide and a loop around most of it pass through more tiles than memory keeps at a time."""
     image = np.zeros((700, 700), np.uint8)
     image[340:352] = 1
     image[20:680, 20:30] = image[20:680, 670:680] = image[20:30, 20:680] = 1
@@ -132,7 +132,7 @@ def test_a_cell_larger_than_all_tiles_around_it(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> SlideResult:
-    """A slide in every format."""
+    """Write a slide in every format."""
     slide = MadeSlide((1130, 2070), pixel_size_um=0.5)
     cut = SlideSettings(tile_px=500, overlap_px=60, formats=tuple(OUTPUT_FORMATS), overlay=True)
     out = tmp_path_factory.mktemp("written")
@@ -145,7 +145,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> SlideResult:
 
 
 def test_zarr_shows_the_same_labels_and_is_ome_zarr(written: SlideResult) -> None:
-    """ome-zarr's reader takes it for a label image with a pyramid; levels are those of an image's labels."""
+    """ome-zarr's reader opens it as a label image with a pyramid, whose levels equal those of an image's labels."""
     from ome_zarr.io import parse_url
     from ome_zarr.reader import Label, Reader
 
@@ -185,7 +185,7 @@ def test_outlines_are_valid_and_of_the_cells_areas(written: SlideResult) -> None
         assert outline.area == areas[label] == measured["label_area_px"] == 4 * measured["area_um2"]
         assert outline.centroid.coords[0] == pytest.approx((measured["centroid_x"] + 0.5, measured["centroid_y"] + 0.5))
     many = sum(feature["geometry"]["coordinates"][0][0][0] // 512 != 0 for feature in features)
-    assert many > 100, "cells of several blocks"
+    assert many > 100, "cells in several blocks"
 
 
 def test_imagej_rois_are_those_of_the_outlines(written: SlideResult) -> None:
@@ -223,7 +223,7 @@ def test_the_picture_is_small_and_shows_every_part(written: SlideResult) -> None
 @settings(max_examples=20)
 @given(st.data())
 def test_any_part_of_the_label_map(data: st.DataObject) -> None:
-    """At any step, from packed blocks."""
+    """Parts are read from compressed blocks at any step."""
     height, width = 700, 1100
     labels = (np.arange(height)[:, None] // 90 * 20 + np.arange(width) // 60 + 1).astype(np.uint32)
     with TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Cells of a slide are measured as those of an image are."""
+"""Cells of a slide are measured like those of an image."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CUT = SlideSettings(
 
 
 def multiplex() -> NDArray[np.uint16]:
-    """Four channels, the first of which shows the cells."""
+    """Write four channels; the first shows the cells."""
     noise = np.random.default_rng(0).integers(0, 5000, (*SIZE, 3))
     return np.concatenate([(TRUTH > 0)[..., None], noise], axis=2).astype(np.uint16)
 
@@ -94,5 +94,5 @@ def test_a_slide_without_cells(tmp_path: Path) -> None:
 
 
 def test_measuring_needs_a_table() -> None:
-    with pytest.raises(ConfigError, match="measure=True came with the formats tiff; expected one that has a table"):
+    with pytest.raises(ConfigError, match="measure=True was given with the formats tiff; expected one with a table"):
         SlideSettings(formats=("tiff",), measure=True)
