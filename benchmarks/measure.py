@@ -7,6 +7,7 @@ import multiprocessing
 import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from multiprocessing.connection import Connection
@@ -122,6 +123,16 @@ def _serve(make: Callable[[], Variant], pipe: Connection) -> None:
                 pipe.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, gpu_peak_mib()))
     except BaseException as error:
         pipe.send(error)
+
+
+def in_process_of_its_own(work: Callable[..., dict[str, Any]], *arguments: object) -> dict[str, Any]:
+    """Do a piece of work in a new process: a process begins with the peak memory of the one that starts it.
+
+    Raises:
+        BrokenProcessPool: the process ended before its work was done.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 def gpu_peak_mib() -> float | None:
