@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.files.placing import write_whole
 from training.evaluation.environment import describe_environment, portable_command
 
 SCHEMA = 1
@@ -133,6 +134,27 @@ def in_process_of_its_own(work: Callable[..., dict[str, Any]], *arguments: objec
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, *arguments).result()
+
+
+def kept(path: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What ``keep`` put into a file, if the same was asked for then."""
+    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return known["found"] if known.get("asked") == asked else None
+
+
+def keep(path: Path, asked: Mapping[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Write what was found, as ``kept`` returns it, so that an interrupted measurement resumes.
+
+    Args:
+        path: the file; its directory is made if need be.
+        asked: what the finding depends on.
+        found: as JSON takes it.
+    """
+    text = json.dumps({"asked": asked, "found": found})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    back: dict[str, Any] = json.loads(text)["found"]
+    return back
 
 
 def gpu_peak_mib() -> float | None:

@@ -16,17 +16,15 @@ are raised as they should be. What is finished stays in the folder of ``--work``
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import in_process_of_its_own, write_record
+from benchmarks.measure import in_process_of_its_own, keep, kept, write_record
 from benchmarks.resident import LIMIT
 from benchmarks.soak_phases import IMAGES, PHASES, SIDES_PX, Size
-from runtime.files.placing import write_whole
 
 BACKENDS = ("cpu", "openvino")
 
@@ -46,19 +44,14 @@ def sizes(options: argparse.Namespace) -> dict[str, Size]:
 
 def soak_all(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and record of every phase on every backend, from the folder where it is finished already."""
-    options.work.mkdir(parents=True, exist_ok=True)
     for name, size in sizes(options).items():
         for backend in options.backends:
-            done = options.work / f"{name}_{backend}.json"
-            asked = asdict(size)
-            known = json.loads(done.read_text(encoding="utf-8")) if done.is_file() else {}
-            if known.get("size") != asked and name in options.phases:
-                found = in_process_of_its_own(PHASES[name], backend, size)
-                text = json.dumps({"size": asked, "found": found})
-                write_whole(done, lambda path, text=text: path.write_text(text, encoding="utf-8"))  # type: ignore[misc]
-                known = json.loads(text)
-            if known.get("size") == asked:
-                yield name, known["found"]
+            path, asked = options.work / f"{name}_{backend}.json", asdict(size)
+            found = kept(path, asked)
+            if found is None and name in options.phases:
+                found = keep(path, asked, in_process_of_its_own(PHASES[name], backend, size))
+            if found is not None:
+                yield name, found
 
 
 def describe(name: str, found: dict[str, Any]) -> str:
