@@ -57,7 +57,12 @@ def made_images() -> list[Image]:
         height, width = rng.integers(SIDES_PX[0], SIDES_PX[1] + 1, 2).tolist()
         slide = NoisySlide((height, width), pitch_px=int(rng.integers(28, 56)), seed=number)
         grey = slide.read(0, 0, height, width)[..., 0]
-        forms = (grey, grey.astype(np.uint16) * 257, (grey / np.float32(255)), np.dstack([grey // 3, grey // 2, grey]))
+        forms = (
+            grey,
+            grey.astype(np.uint16) * 257,
+            (grey.astype(np.float32) / 255),
+            np.dstack([grey // 3, grey // 2, grey]),
+        )
         images.append(forms[number % len(forms)])
     return [*images, np.zeros((SIDES_PX[1], SIDES_PX[0]), np.uint8)]
 
