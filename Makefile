@@ -49,7 +49,7 @@ test-min: $(VENV)/installed
 $(AUDIT_VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(AUDIT_VENV)
 	$(AUDIT_VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(AUDIT_VENV)/bin/python -m pip install --quiet '.[audit]'
+	$(AUDIT_VENV)/bin/python -m pip install --quiet --group audit
 	touch $@
 
 licences: $(AUDIT_VENV)/installed $(DEMO_VENV)/installed
