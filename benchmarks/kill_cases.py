@@ -141,7 +141,7 @@ def _checkpoint(inputs: Path) -> None:
     from training.recipe import load_recipe
 
     recipe = {"preset": "nano", "model": MODEL, "precision": "32-true"}
-    recipe["stage1"] = {"steps": 60, "batch_size": 1, "warmup_steps": 2}
+    recipe["stage1"] = {"steps": 30, "batch_size": 1, "warmup_steps": 2}
     (inputs / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
     torch.manual_seed(1)
     model = CellSAM(load_recipe(inputs / "recipe.json").model)
