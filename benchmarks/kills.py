@@ -94,6 +94,9 @@ class Run:
             return self.process.wait(None if seconds is None else max(0.0, seconds - self.seconds))
         except subprocess.TimeoutExpired:
             return None
+        except KeyboardInterrupt:  # which a process group of its own does not get
+            self.process.kill()
+            raise
 
     def kill(self) -> list[int]:
         """Kill the command, not what it started. Returns: the processes that stay, which are killed too."""
