@@ -6,11 +6,13 @@ BIN := $(VENV)/bin
 DEMO_VENV ?= .venv
 DOCS_VENV ?= .venv-docs
 DEMO_OUT ?= demo_output
+AUDIT_VENV ?= .venv-audit
+SBOM ?= sbom.json
 
 # Without a goal, say what there is.
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-fast test-min lint types pytest docs bench-gpu clean
+.PHONY: help demo test test-fast test-min lint types pytest docs licences sbom bench-gpu clean
 
 help:
 	@echo "make demo   segment the sample images with the built-in model, into $(DEMO_OUT)/"
@@ -18,9 +20,11 @@ help:
 	@echo "make test-fast  the tests that take seconds"
 	@echo "make docs   the documentation site, into site/"
 	@echo "make test-min  segment a sample with the lowest versions of all dependencies; needs the package index"
+	@echo "make licences  list the licences of the base install; fails if one is not permissive"
+	@echo "make sbom   write the base install's software bill of materials (CycloneDX) to $(SBOM)"
 	@echo "make bench-gpu CHECKPOINT=weights.pt ENGINES=directory"
 	@echo "            on an NVIDIA GPU: the tests that need one and all measurements, in the environment that is active"
-	@echo "make clean  remove what both made"
+	@echo "make clean  remove what these made"
 
 demo: $(DEMO_VENV)/installed
 	$(DEMO_VENV)/bin/cellsam-engine samples --out $(DEMO_OUT)
@@ -43,6 +47,21 @@ $(VENV)/installed: pyproject.toml
 
 test-min: $(VENV)/installed
 	$(BIN)/python -m tests.minimum
+
+# Tools in an environment of their own look at one that has the base install alone.
+$(AUDIT_VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(AUDIT_VENV)
+	$(AUDIT_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(AUDIT_VENV)/bin/python -m pip install --quiet --group audit
+	touch $@
+
+licences: $(AUDIT_VENV)/installed $(DEMO_VENV)/installed
+	$(AUDIT_VENV)/bin/python tests/licences.py --python $(DEMO_VENV)/bin/python
+
+sbom: $(AUDIT_VENV)/installed $(DEMO_VENV)/installed
+	$(AUDIT_VENV)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	  --output-file $(SBOM) $(DEMO_VENV)/bin/python
+	@echo "The software bill of materials is in $(SBOM)."
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
@@ -86,4 +105,5 @@ bench-gpu:
 	  --without $(WITHOUT)
 
 clean:
-	rm -rf $(VENV) $(DEMO_VENV) $(DOCS_VENV) site $(DEMO_OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO_VENV) $(DOCS_VENV) $(AUDIT_VENV) site $(DEMO_OUT) $(SBOM) .pytest_cache .mypy_cache .ruff_cache \
+	  .hypothesis

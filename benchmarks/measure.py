@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from multiprocessing.connection import Connection
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.files.placing import write_whole
 from runtime.jobs.memory import peak_mib
 from training.evaluation.environment import describe_environment, portable_command
 
@@ -122,6 +124,37 @@ def _serve(make: Callable[[], Variant], pipe: Connection) -> None:
                 pipe.send((peak_mib(), gpu_peak_mib()))
     except BaseException as error:
         pipe.send(error)
+
+
+def in_process_of_its_own(work: Callable[..., dict[str, Any]], *arguments: object) -> dict[str, Any]:
+    """Do a piece of work in a new process: a process begins with the peak memory of the one that starts it.
+
+    Raises:
+        BrokenProcessPool: the process ended before its work was done.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def kept(path: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What ``keep`` put into a file, if the same was asked for then."""
+    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return known["found"] if known.get("asked") == asked else None
+
+
+def keep(path: Path, asked: Mapping[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Write what was found, as ``kept`` returns it, so that an interrupted measurement resumes.
+
+    Args:
+        path: the file; its directory is made if need be.
+        asked: what the finding depends on.
+        found: as JSON takes it.
+    """
+    text = json.dumps({"asked": asked, "found": found})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    back: dict[str, Any] = json.loads(text)["found"]
+    return back
 
 
 def gpu_peak_mib() -> float | None:

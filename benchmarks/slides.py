@@ -10,11 +10,9 @@ the built-in model (or ``--model``) on a made slide, against ``Segmenter`` on si
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.made_slide import MadeSlide, PerfectEngines
-from benchmarks.measure import write_record
+from benchmarks.measure import in_process_of_its_own, write_record
 from runtime import Segmenter
 from runtime.commands.settings import engine_directory
 from runtime.jobs.memory import peak_mib
@@ -34,12 +32,6 @@ MEGAPIXELS_PER_MM2 = 4.0
 """At 0.5 micrometres a pixel, which is what a slide scanned at 20x has."""
 
 CUT = SlideSettings(tile_px=TILE_PX, overlap_px=OVERLAP_PX)
-
-
-def in_process_of_its_own(work: Callable[..., dict[str, Any]], *arguments: object) -> dict[str, Any]:
-    """Do a piece of work in a new process: a process begins with the peak memory of the one that starts it."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(work, arguments)
 
 
 def memory_of(side: int, pitch_px: int) -> dict[str, Any]:

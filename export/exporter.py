@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -19,7 +17,7 @@ from export.errors import ExportError, VerificationError
 from export.gates import BFLOAT16, INTEGERS, GateCheck, HalfTolerance
 from export.half_range import RangeCheck
 from export.onnx_file import write_onnx
-from export.placing import check_target, place_engines
+from export.placing import check_target, place_engines, remove_leftovers_of
 from export.quantised import quantise_encoders
 from export.verify import OutputCheck, Tolerance, verify_engines
 from export.verify_half import verify_half_engines
@@ -40,6 +38,7 @@ from runtime.engines.manifest import (
     sha256_file,
 )
 from runtime.errors import ConfigError
+from runtime.files.placing import staged
 from runtime.files.plain import read_image
 from runtime.ops.preprocess import check_image
 from runtime.types import Profile
@@ -148,11 +147,11 @@ def export_engines(
     for number, given in enumerate(calibration, start=1):
         check_image(given, f"calibration image {number}")
     out = Path(out).resolve()
+    remove_leftovers_of(out)
     check_target(out, force=config.force)
     progress("reading the checkpoint")
     loaded = _load(Path(checkpoint), config.sha256)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=_existing_parent(out)))
-    try:
+    with staged(out, _existing_parent(out)) as partial:
         manifest = write_engines(loaded, loaded.sha256, partial, config, progress)
         if config.precision == "int8":
             progress("writing encoders in 8-bit integers")
@@ -162,8 +161,6 @@ def export_engines(
         manifest = replace(manifest, verification=_verification(checks, image, config.precision, calibration))
         manifest.write(partial)
         place_engines(partial, out, force=config.force)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return manifest
 
 

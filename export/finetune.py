@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,12 +15,12 @@ import numpy as np
 
 from export.errors import ExportError
 from export.exporter import ExportConfig, export_engines, write_engines
-from export.placing import check_target
+from export.placing import check_target, publish, remove_leftovers_of
 from runtime.config import SegmentConfig, read_settings
 from runtime.engines.builtin import BUILTIN_NAME, builtin_engine
 from runtime.engines.manifest import MANIFEST_NAME, read_manifest, sha256_file
 from runtime.errors import EngineError, InputError
-from runtime.files.placing import write_whole
+from runtime.files.placing import remove_leftovers, staged, write_whole
 from runtime.jobs.differences import differences
 from runtime.segmenter import Segmenter
 from training.checkpoint import Checkpoint, save_checkpoint
@@ -99,6 +98,8 @@ def finetune(config: FinetuneConfig, progress: Progress = lambda what, done: Non
     recipe = _recipe(config, loaded)
     tell = _Shares(progress, recipe.stage1.steps)
     checkpoint = config.work / "checkpoint.pt"
+    remove_leftovers(config.work)
+    remove_leftovers_of(config.out.resolve())
     if not _made_from(config.out, checkpoint):
         check_target(config.out.resolve(), force=config.force)
     _begin(config, loaded, recipe)
@@ -249,9 +250,9 @@ def _tune(config: FinetuneConfig, trained: Path, checkpoint: Path, tell: Callabl
 def unverified_engines(loaded: Checkpoint, directory: Path) -> Path:
     """The engines of a checkpoint to be tried out, written unless the directory holds them."""
     if not _holds_engines_of(directory, loaded.sha256):
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(parents=True)
-        write_engines(loaded, loaded.sha256, directory, ExportConfig()).write(directory)
+        with staged(directory) as partial:
+            write_engines(loaded, loaded.sha256, partial, ExportConfig()).write(partial)
+            publish(partial, directory)
     return directory
 
 
@@ -310,5 +311,5 @@ def _holds_engines_of(directory: Path, sha256: str) -> bool:
         return False
     try:
         return read_manifest(directory).weights["sha256"] == sha256
-    except EngineError:  # written in part
+    except EngineError:
         return False

@@ -9,7 +9,13 @@ from runtime.engines.backends.plan_record import BUILT_BY_ORT, PLANS
 from runtime.engines.manifest import MANIFEST_NAME, read_manifest
 from runtime.engines.sums import SUMS_NAME
 from runtime.errors import EngineError
-from runtime.files.placing import move_into_place
+from runtime.files.placing import move_into_place, remove_leftovers
+
+
+def remove_leftovers_of(out: Path) -> None:
+    """Delete what killed exports left of ``out``: beside it or, if its parents were not there yet, further up."""
+    for parent in out.parents:
+        remove_leftovers(parent, {out.name})
 
 
 def check_target(out: Path, *, force: bool) -> None:

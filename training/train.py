@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRa
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
+from runtime.files.placing import remove_leftovers, write_whole
 from training.batches import StepSampler, TrainingSamples, training_loader
 from training.checkpoint import UNKNOWN_USAGE, save_checkpoint
 from training.data.format import read_split
@@ -74,14 +75,17 @@ def run_stage(number: int, recipe: Recipe, run: RunConfig) -> Path:
     if number == 2 and run.init is None:
         raise ValueError("stage 2 starts from the weights of stage 1; give them with init.")
     optimizer = recipe.stage1 if number == 1 else recipe.stage2
+    remove_leftovers(run.out)
     begun = check_begun(run.out, number, recipe)
     final = run.out / f"stage{number}.pt"
-    if begun is not None and begun.steps == optimizer.steps and final.is_file():
+    if begun is not None and begun.steps == optimizer.steps:
+        if not final.is_file():  # stopped after the last step
+            _save_last(run.out / LAST, final)
         return final
     with quiet_lightning(run.on_step is not None):
         pl.seed_everything(recipe.seed, workers=True)
         run.out.mkdir(parents=True, exist_ok=True)
-        record_of(run.out, number).write_text(recipe.to_json(), encoding="utf-8")
+        write_whole(record_of(run.out, number), lambda path: path.write_text(recipe.to_json(), encoding="utf-8"))
         model, known = initial_model(recipe, run.init)
         samples = TrainingSamples(read_split(run.data, "train"), recipe)
         kind = DetectorStage if number == 1 else MaskStage
@@ -94,6 +98,15 @@ def run_stage(number: int, recipe: Recipe, run: RunConfig) -> Path:
         if trainer.is_global_zero:
             save_checkpoint(final, stage.model, licence=run.licence, usage=usage)
     return final
+
+
+def _save_last(last: Path, final: Path) -> None:
+    """Write the weights that a run ended with from its last checkpoint, where averages stand beside the weights.
+
+    Lightning takes no further step, and so would not put the averages in their place.
+    """
+    loaded = load_weights(last)
+    save_checkpoint(final, loaded.model, licence=loaded.licence, usage=loaded.usage)
 
 
 def initial_model(recipe: Recipe, init: Path | None) -> tuple[CellSAM, Usage]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
@@ -25,7 +23,7 @@ from runtime.engines.backends.plan_record import PLANS, PlanFile, PlanRecord, Ra
 from runtime.engines.backends.tensorrt import TensorRtEngine, load_tensorrt, machine_key
 from runtime.engines.engine_source import check_files
 from runtime.engines.manifest import EngineFile, EngineName, Manifest, read_manifest, sha256_file
-from runtime.files.placing import write_whole
+from runtime.files.placing import remove_leftovers, staged, write_whole
 from runtime.ops.preprocess import check_image
 
 Progress = Callable[[str], None]
@@ -94,10 +92,9 @@ def build_plans(
     use_device(options.device)  # the builder measures on the GPU that is current
     progress(f"building for {key}")
     name = key.directory_name(manifest.precision)
-    (directory / PLANS).mkdir(exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=directory / PLANS))
-    cache = directory / PLANS / f"{name}.timing"
-    try:
+    place, cache = directory / PLANS / name, directory / PLANS / f"{name}.timing"
+    remove_leftovers(directory / PLANS, {place.name, cache.name})
+    with staged(place) as partial:
         plans, engines = {}, {}
         for engine in manifest.engines:
             plans[engine], engines[engine] = _build(directory, manifest, engine, options, partial, cache, progress)
@@ -120,10 +117,7 @@ def build_plans(
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
         record.write(partial)
-        place = directory / PLANS / name
         publish(partial, place)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return place, record
 
 

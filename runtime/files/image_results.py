@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from runtime.files.formats.base import RGB, FileReader, distinct_names
 from runtime.files.formats.channels import ChosenChannels
 from runtime.files.formats.slides import SLIDE_SUFFIXES
 from runtime.files.outputs.formats import DEFAULT_FORMATS, OUTPUT_FORMATS, ImageOutput, check_measure, output_path
-from runtime.files.placing import PARTIAL, held, is_abandoned, move_into_place
+from runtime.files.placing import move_into_place, remove_leftovers, staged
 from runtime.files.readers import ImageReader
 from runtime.ops.measure import intensities, shapes
 from runtime.results import Segmentation
@@ -140,7 +139,8 @@ def write_results(result: Segmentation, image: ReadImage, stem: Path, options: F
 
     measured = measure_file(result.labels, image.path, options) if options.measure else None
     output = ImageOutput(result=result, pixel_size_um=image.pixel_size_um, plane=options.plane, measured=measured)
-    with _staged(stem) as aside:
+    with staged(stem) as directory:
+        aside = directory / stem.name
         for name in options.formats:
             OUTPUT_FORMATS[name].write(output_path(aside, name), output)
         if options.overlay:
@@ -209,26 +209,15 @@ def check_chunks(reader: ImageReader, *, strict: bool) -> None:
     _log.warning("%s; cells there are missed, unless these chunks are background that was not written", finding)
 
 
-@contextmanager
-def _staged(stem: Path) -> Iterator[Path]:
-    """Yield the beginning of result paths in a temporary directory, which is removed afterwards."""
-    directory = stem.with_name(f".{stem.name}.{os.getpid()}{PARTIAL}")
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    try:
-        with held(directory):
-            yield directory / stem.name
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+def remove_leftovers_of(stems: Iterable[Path], endings: Sequence[str] = ()) -> None:
+    """Delete unfinished results that killed processes left; keep those of live processes.
 
-
-def remove_leftovers(stems: Iterable[Path]) -> None:
-    """Delete unfinished results that killed processes left for these stems; keep those of live processes."""
+    Args:
+        stems: beginnings of their paths.
+        endings: endings of their names, see ``FileOptions.endings``.
+    """
     names: dict[Path, set[str]] = {}
     for stem in stems:
-        names.setdefault(stem.parent, set()).add(stem.name)
+        names.setdefault(stem.parent, set()).update(f"{stem.name}{ending}" for ending in ("", *endings))
     for directory, wanted in names.items():
-        for leftover in directory.glob(f".*{PARTIAL}"):
-            name, _, number = leftover.name[1 : -len(PARTIAL)].rpartition(".")
-            if name in wanted and number.isdigit() and is_abandoned(leftover, int(number)):
-                shutil.rmtree(leftover, ignore_errors=True)
+        remove_leftovers(directory, wanted)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -69,6 +70,55 @@ def move_into_place(new: Path, path: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+@contextmanager
+def staged(path: Path, parent: Path | None = None) -> Iterator[Path]:
+    """An empty directory to write ``path`` in; it does not outlive this, unless it is moved to its place.
+
+    It is private, and ``held`` for as long: ``remove_leftovers`` finds what a killed process leaves of it.
+
+    Args:
+        path: what is to be written.
+        parent: where the directory is made if need be, on the file system of ``path``; default, beside it.
+    """
+    directory = (parent or path.parent) / f".{path.name}.{os.getpid()}{PARTIAL}"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700)
+    try:
+        with held(directory):
+            yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+_TEMPORARY = re.compile(rf"\.(?P<name>.+?)\.(?P<process>\d+)(?P<old>\.old)?{re.escape(PARTIAL)}", re.DOTALL)
+"""Names that ``write_whole``, ``move_into_place`` and ``staged`` give."""
+
+
+def remove_leftovers(directory: Path, names: Collection[str] | None = None) -> None:
+    """Delete what killed processes left of files and directories; what a live process is at work on stays.
+
+    A directory that had stepped aside when the process was killed comes back if nothing has taken its place.
+
+    Args:
+        directory: where they are; it need not exist.
+        names: the final names of what was written; default, all.
+    """
+    for leftover in directory.glob(f".*{PARTIAL}"):
+        found = _TEMPORARY.fullmatch(leftover.name)
+        if found is None or (names is not None and found["name"] not in names):
+            continue
+        if not is_abandoned(leftover, int(found["process"])):
+            continue
+        place = leftover.with_name(found["name"])
+        if found["old"] and not place.exists():
+            leftover.rename(place)
+        elif leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
 _ABANDONED_S = 24 * 3600.0
 """Without locks, a directory that has not changed for this long counts as abandoned."""
 
@@ -94,10 +144,10 @@ def held(directory: Path) -> Iterator[None]:
 
 
 def is_abandoned(directory: Path, process: int) -> bool:
-    """Return whether no process works in a directory any more.
+    """Return whether no process works in a directory, or on a file, any more.
 
     Args:
-        directory: a directory that a process ``held``.
+        directory: a directory or file that a process made, perhaps ``held``.
         process: the number of that process, perhaps on another machine.
     """
     try:

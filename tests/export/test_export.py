@@ -245,6 +245,18 @@ def test_an_interrupted_export_leaves_nothing(
 
 
 @pytest.mark.usefixtures("written_before")
+def test_what_killed_exports_left_goes(tmp_path: Path, small_checkpoint: Path) -> None:
+    """Also where the first one began before the parents of its target were there."""
+    out = tmp_path / "a" / "out"
+    for parent in (tmp_path, out.parent):
+        (parent / ".out.4194303.partial").mkdir(parents=True)
+        (parent / ".other.4194303.partial").mkdir()
+    export_engines(small_checkpoint, out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.4194303.partial", "a"]
+    assert sorted(path.name for path in out.parent.iterdir()) == [".other.4194303.partial", "out"]
+
+
+@pytest.mark.usefixtures("written_before")
 def test_what_appears_during_an_export_is_not_replaced(
     tmp_path: Path, small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

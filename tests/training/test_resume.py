@@ -146,3 +146,14 @@ def test_checkpoints_without_settings_are_read(short_run: Path, tmp_path: Path) 
     del content[METADATA_KEY]["settings"], content[METADATA_KEY]["trained_channels"]
     torch.save(content, tmp_path / "earlier.pt")
     assert load_checkpoint(tmp_path / "earlier.pt").usage == Usage()
+
+
+def test_a_run_that_was_stopped_after_its_last_step_ends_with_the_same_weights(run: Path, data: Path) -> None:
+    """With the averages, which stand beside the weights in the last checkpoint; what was half written goes."""
+    expected, loaded = (run / "stage1.pt").read_bytes(), load_checkpoint(run / "stage1.pt")
+    (run / "stage1.pt").rename(run / ".stage1.pt.4194303.partial")
+    assert run_stage(1, recipe_of(3), run_config(run, data)) == run / "stage1.pt"
+    assert (run / "stage1.pt").read_bytes() == expected
+    again = load_checkpoint(run / "stage1.pt")
+    assert (again.licence, again.usage) == (loaded.licence, loaded.usage)
+    assert not list(run.glob(".*"))

@@ -29,13 +29,14 @@ class FreedMemory:
         trim = _trim()
         if trim is None:
             return
-        held = _resident_bytes()
+        held = resident_bytes()
         if at_once or held > self._left + _KEPT_BYTES:
             trim(0)
-            self._left = _resident_bytes()
+            self._left = resident_bytes()
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
+    """Memory that this process holds now (Linux)."""
     return int(_STATUS.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from runtime.errors import RECOVERABLE_ERRORS, reason_of
-from runtime.files.image_results import is_slide, remove_leftovers
+from runtime.files.image_results import is_slide, remove_leftovers_of
 from runtime.jobs.cluster import ClusterOptions, run_on_cluster
 from runtime.jobs.failure import Failure
 from runtime.jobs.folders.records import Records, Settings
@@ -81,7 +81,7 @@ def segment_folder(
             waiting.append(target)
         else:
             yield judged
-    remove_leftovers(stem for _, stem in waiting)
+    remove_leftovers_of((stem for _, stem in waiting), work.files.endings)
     settled = len(targets) - len(waiting)
     progress("images", settled, len(targets))
     slides = []

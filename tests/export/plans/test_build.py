@@ -136,6 +136,15 @@ def test_a_failed_build_says_why_and_keeps_earlier_plans(engines: Path, double: 
     assert (left(engines), (place / RECORD_NAME).read_bytes()) == before
 
 
+def test_what_a_killed_build_left_goes(engines: Path, double: Double) -> None:
+    place, _ = build_plans(engines, FEW)
+    before = sorted(path.name for path in place.parent.iterdir())
+    place.with_name(f".{place.name}.4194303.partial").mkdir()
+    place.with_name(f".{place.name}.timing.4194303.partial").write_bytes(b"half")
+    build_plans(engines, FEW)
+    assert sorted(path.name for path in place.parent.iterdir()) == before
+
+
 def test_a_plan_in_float32_fails_the_gate(halves: Path, double: Double) -> None:
     double.all_float32 = True
     with pytest.raises(

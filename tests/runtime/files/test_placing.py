@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from runtime import SegmenterError
-from runtime.files.image_results import remove_leftovers
-from runtime.files.placing import held, is_abandoned, move_into_place, write_whole
+from runtime.files.image_results import remove_leftovers_of
+from runtime.files.placing import held, is_abandoned, move_into_place, remove_leftovers, staged, write_whole
 
 
 def made_directory(path: Path, content: str) -> Path:
@@ -123,14 +123,14 @@ def test_what_a_live_process_works_on_stays(tmp_path: Path) -> None:
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        remove_leftovers([tmp_path / "a"])
+        remove_leftovers_of([tmp_path / "a"])
         assert directory.is_dir()
     finally:
         holder.kill()
         holder.wait()
-    remove_leftovers([tmp_path / "b"])
+    remove_leftovers_of([tmp_path / "b"])
     assert directory.is_dir()
-    remove_leftovers([tmp_path / "a"])
+    remove_leftovers_of([tmp_path / "a"])
     assert not directory.exists()
 
 
@@ -142,3 +142,35 @@ def test_a_directory_that_was_just_made_may_not_be_locked_yet(tmp_path: Path) ->
         assert not is_abandoned(tmp_path, 4194303)
     os.utime(tmp_path, (0, 0))
     assert is_abandoned(tmp_path, os.getpid()), "an earlier process with this number"
+
+
+def test_what_a_killed_process_left_goes_and_what_it_had_set_aside_comes_back(tmp_path: Path) -> None:
+    """Files, directories, and a directory that was to be replaced; other names and other files stay."""
+    gone = 4194303
+    made_directory(tmp_path / f".a.zarr.{gone}.partial", "half")
+    made_directory(tmp_path / f".a.zarr.{gone}.old.partial", "old")
+    made_directory(tmp_path / "b.zarr", "new")
+    made_directory(tmp_path / f".b.zarr.{gone}.old.partial", "old")
+    (tmp_path / f".c.csv.{gone}.partial").write_text("half")
+    (tmp_path / f".c.csv.{os.getpid()}.partial").write_text("being written")
+    (tmp_path / ".last.ckpt.partial").write_text("of another kind")
+    remove_leftovers(tmp_path, {"b.zarr"})
+    assert len(names(tmp_path)) == 6
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == [f".c.csv.{os.getpid()}.partial", ".last.ckpt.partial", "a.zarr", "b.zarr"]
+    assert (tmp_path / "a.zarr" / "content").read_text() == "old"
+    assert (tmp_path / "b.zarr" / "content").read_text() == "new"
+    remove_leftovers(tmp_path / "not there")
+
+
+def test_a_staged_directory_is_private_and_does_not_outlive_its_use(tmp_path: Path) -> None:
+    with staged(tmp_path / "deep" / "engines") as directory:
+        assert directory.parent == tmp_path / "deep"
+        assert os.name == "nt" or directory.stat().st_mode & 0o077 == 0
+        remove_leftovers(directory.parent)
+        (directory / "content").write_text("whole")
+        directory.rename(tmp_path / "deep" / "engines")
+    assert names(tmp_path / "deep") == ["engines"]
+    with pytest.raises(KeyError), staged(tmp_path / "other", tmp_path / "deep"):
+        raise KeyError
+    assert names(tmp_path / "deep") == ["engines"]
