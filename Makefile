@@ -9,12 +9,13 @@ DEMO_OUT ?= demo_output
 # Without a goal, say what there is.
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-min lint types pytest bench-gpu clean
+.PHONY: help demo test test-min lint types pytest fuzz bench-gpu clean
 
 help:
 	@echo "make demo   segment the sample images with the built-in model, into $(DEMO_OUT)/"
 	@echo "make test   lint, types, tests"
 	@echo "make test-min  segment a sample with the lowest versions of all dependencies; needs the package index"
+	@echo "make fuzz MINUTES=10  try damaged and made-up inputs of every kind; SEED=n draws others"
 	@echo "make bench-gpu CHECKPOINT=weights.pt ENGINES=directory"
 	@echo "            on an NVIDIA GPU: the tests that need one and all measurements, in the environment that is active"
 	@echo "make clean  remove what both made"
@@ -53,6 +54,13 @@ JOBS ?= 2
 
 pytest: $(VENV)/installed
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder --durations 20
+
+# What fails is kept in tests/robustness/found, which the tests replay.
+MINUTES ?= 10
+SEED ?= 0
+
+fuzz: $(VENV)/installed
+	$(BIN)/python -m tests.robustness --minutes $(MINUTES) --seed $(SEED)
 
 # TensorRT is measured where ENGINES has plans ('cellsam-engine build'), through onnxruntime where that has built
 # engines before; CUDA with and without graphs.
