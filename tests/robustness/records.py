@@ -55,6 +55,8 @@ def _check_records(case: Case) -> None:
                 assert records.judge(target, restart=True, overwrite=True) is None
                 records.begin(target)
                 records.finish(ImageDone(target=target, cells=3, size_hw=(9, 8)))
+        with Records(out, SETTINGS, ENDINGS) as records:
+            for target in targets:
                 judged = records.judge(target, restart=False, overwrite=False)
                 assert judged is not None
                 assert judged.already

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.robustness.base import signature
+from tests.robustness.base import Case, signature
 from tests.robustness.mutations import edited, replaced
 from tests.robustness.search import NAMES, kept, replay, search
 from tests.robustness.worker import Worker
@@ -38,6 +38,13 @@ def test_inputs_that_failed_once(path: Path, worker: Worker) -> None:
     assert replay(path, worker) is None
 
 
+class Broken(Worker):
+    """A worker that every input crashes."""
+
+    def problem(self, name: str, case: Case) -> str | None:
+        return "Crash: ended by SIGSEGV"
+
+
 def test_a_crash_and_a_wrong_answer_are_findings(worker: Worker, tmp_path: Path) -> None:
     """The search itself: an input that its class cannot take, and a process that is gone."""
     problem = worker.problem("boxes", {"no": "boxes"})
@@ -46,17 +53,10 @@ def test_a_crash_and_a_wrong_answer_are_findings(worker: Worker, tmp_path: Path)
     assert signature(problem).endswith("KeyError")
     worker.close()
     assert worker.problem("boxes", {"boxes": [[0, 0, 9, 9]], "size_hw": [9, 9]}) is None, "it is begun again"
-    found = search("boxes", 0.05, 0, _Broken(), keep=tmp_path)  # type: ignore[arg-type]
+    found = search("boxes", 0.05, 0, Broken(), keep=tmp_path)
     assert list(found.problems) == [" Crash"]
     (path,) = tmp_path.iterdir()
     assert json.loads(path.read_text())["problem"] == "Crash: ended by SIGSEGV"
-
-
-class _Broken:
-    """A worker that every input crashes."""
-
-    def problem(self, name: str, case: dict[str, object]) -> str:
-        return "Crash: ended by SIGSEGV"
 
 
 def test_mutations() -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import tempfile
 import zipfile
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,15 +16,17 @@ from hypothesis.strategies import SearchStrategy
 
 from tests.robustness.base import Case, InputClass
 from tests.robustness.mutations import edited, edits, replaced, replacements, values
-from tests.small import SMALL, small_model
+from tests.small import PROMPTED, small_model
 from training.checkpoint import METADATA_KEY, load_checkpoint, save_checkpoint
+
+TINY = replace(PROMPTED, encoder_depth=2, global_attention_blocks=(1,))
 
 
 @lru_cache(maxsize=1)
 def _checkpoint() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "small.pt"
-        save_checkpoint(path, small_model(SMALL), licence="test weights")
+        save_checkpoint(path, small_model(TINY), licence="test weights")
         return path.read_bytes()
 
 
