@@ -8,7 +8,6 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
-import resource
 import select
 import signal
 import subprocess
@@ -88,8 +87,11 @@ class Worker:
 @lru_cache
 def _bounded(name: str) -> InputClass:
     """A class, with the memory that its inputs may take beside its libraries."""
+    import resource  # which Windows lacks
+
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     one = input_class(name)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY_BYTES, resource.RLIM_INFINITY))
     return one
@@ -102,7 +104,6 @@ def main() -> None:
     os.dup2(2, 1)
     faulthandler.enable()
     warnings.simplefilter("ignore")
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         name, case = json.loads(line)
