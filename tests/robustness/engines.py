@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
-from onnx import TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from runtime import BackendOptions
 from runtime.engines.backends.ort import OrtEngine
@@ -60,55 +60,89 @@ def _check_manifest(manifest: Manifest, folder: Path) -> None:
     assert read_manifest(again) == manifest
 
 
-OPERATORS = (
-    *("Add", "Cast", "Concat", "Constant", "ConstantOfShape", "Conv", "ConvTranspose", "DequantizeLinear", "Expand"),
-    *("Gather", "Gelu", "Gemm", "InstanceNormalization", "LayerNormalization", "MatMul", "Mul", "Range", "ReduceMean"),
-    *("Reshape", "Shape", "Slice", "Softmax", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where", "Pow"),
-    *("QuantizeLinear", "Clip", "Flatten", "Max", "ReduceSum", "MultiHeadAttention", "If", "Loop"),
-)
-ATTRIBUTES = (
-    *("strides", "dilations", "kernel_shape", "pads", "group", "axis", "axes", "perm", "num_outputs", "to", "keepdims"),
-    *("allowzero", "start", "end", "transA", "num_heads", "output_padding", "output_shape", "stash_type", "block_size"),
-)
+WINDOW = ("strides", "dilations", "kernel_shape", "pads", "group")
+
+OPERATORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    **dict.fromkeys(("Add", "Mul", "Pow", "Max", "MatMul", "Where", "Div"), (("?", "?"), ())),
+    **dict.fromkeys(("Gelu", "Clip", "Loop", "Range", "Constant"), (("?",), ())),
+    **dict.fromkeys(("Reshape", "Expand", "Tile"), (("?", "shape"), ("allowzero",))),
+    **dict.fromkeys(("ReduceMean", "ReduceSum", "Squeeze", "Unsqueeze"), (("?", "axes"), ("keepdims",))),
+    "Conv": (("?", "kernel"), WINDOW),
+    "ConvTranspose": (("?", "kernel"), (*WINDOW, "output_padding")),
+    "Softmax": (("?",), ("axis",)),
+    "Flatten": (("?",), ("axis",)),
+    "Split": (("?",), ("axis", "num_outputs")),
+    "Transpose": (("?",), ("perm",)),
+    "Cast": (("?",), ("to",)),
+    "Shape": (("?",), ("start", "end")),
+    "Slice": (("?", "axes", "shape"), ()),
+    "Gather": (("?", "one"), ("axis",)),
+    "Concat": (("?", "?"), ("axis",)),
+    "LayerNormalization": (("?", "eight"), ("axis", "stash_type")),
+    "InstanceNormalization": (("?", "two", "two"), ()),
+    "QuantizeLinear": (("?", "scale"), ("axis",)),
+    "DequantizeLinear": (("bytes", "scale"), ("axis", "block_size")),
+    "ConstantOfShape": (("shape",), ()),
+    "Gemm": (("flat", "flat"), ("transA", "transB")),
+    "MultiHeadAttention": (("?", "?", "?"), ("num_heads",)),
+}
+"""Inputs, of which ? is the input of the graph or an earlier node's output, and attributes."""
+
+LISTS = ("strides", "dilations", "kernel_shape", "pads", "perm", "output_padding")
+
 CONSTANTS: dict[str, Any] = {
     "kernel": np.ones((2, 2, 3, 3), np.float32),
-    "vector": np.arange(4, dtype=np.float32),
+    "two": np.ones(2, np.float32),
+    "eight": np.ones(8, np.float32),
+    "flat": np.ones((4, 4), np.float32),
     "bytes": np.arange(8, dtype=np.uint8).reshape(2, 4),
     "scale": np.float32(0.5),
-    "shape": np.array([1, 2, 8, 8]),
     "one": np.int64(1),
-    "none": np.zeros((0, 4), np.float32),
-    "true": np.array([True, False]),
 }
 
 
 def graphs() -> SearchStrategy[Case]:
     """Graphs of a few nodes, and changes of the bytes."""
-    number = st.integers(-2, 5) | st.sampled_from((0, -1, 1 << 20, 1 << 31, 1 << 40, -(1 << 63), (1 << 63) - 1))
-    name = st.integers(0, 15)
-    node = st.fixed_dictionaries(
+    usual = st.integers(1, 4)
+    number = (
+        usual | usual | st.integers(-2, 9) | st.sampled_from((1 << 20, 1 << 31, 1 << 40, -(1 << 63), (1 << 63) - 1))
+    )
+    operator = st.sampled_from(sorted(OPERATORS))
+    sizes = st.lists(number, max_size=4)
+    node = st.tuples(
+        operator, st.lists(st.integers(0, 15), max_size=3), st.lists(st.none() | number | sizes, max_size=5)
+    )
+    changes = st.just([]) | st.just([]) | st.just([]) | edits()
+    return st.fixed_dictionaries(
         {
-            "operator": st.sampled_from(OPERATORS),
-            "inputs": st.lists(name, max_size=4),
-            "attributes": st.dictionaries(
-                st.sampled_from(ATTRIBUTES), number | st.lists(number, max_size=6), max_size=3
-            ),
+            "nodes": st.lists(node.map(list), min_size=1, max_size=6),
+            "shape": st.just([1, 2, 8, 8]) | sizes,
+            "axes": st.lists(st.integers(-4, 4), max_size=2),
+            "edits": changes,
         }
     )
-    sizes = st.lists(number, max_size=4)
-    changes = st.just([]) | st.just([]) | edits()
-    return st.fixed_dictionaries({"nodes": st.lists(node, min_size=1, max_size=6), "shape": sizes, "edits": changes})
+
+
+def _node(place: int, operator: str, chosen: list[int], given: list[Any]) -> NodeProto:
+    """The node whose output is y and its place."""
+    earlier = ["x", *(f"y{number}" for number in range(place))]
+    free = iter(chosen)
+    inputs = [
+        earlier[-1 - next(free, 0) % len(earlier)] if name == "?" else name
+        for name in (("one", "?", "one") if operator == "Range" else OPERATORS[operator][0])
+    ]
+    attributes = {}
+    for name, value in zip(OPERATORS[operator][1], given, strict=False):
+        as_list = value if isinstance(value, list) else [value] * (4 if name == "pads" else 2)
+        if value is not None and as_list:
+            attributes[name] = as_list if name in LISTS else as_list[0]
+    domain = "com.microsoft" if operator == "MultiHeadAttention" else ""
+    return helper.make_node(operator, inputs, [f"y{place}"], domain=domain, **attributes)
 
 
 def _graph(case: Case) -> bytes:
-    nodes = []
-    for place, one in enumerate(case["nodes"]):
-        domain = "com.microsoft" if one["operator"] == "MultiHeadAttention" else ""
-        attributes = {key: value for key, value in one["attributes"].items() if value != []}
-        names = ["x", *(f"y{earlier}" for earlier in range(place)), *CONSTANTS]
-        inputs = [names[number % len(names)] for number in one["inputs"]]
-        nodes.append(helper.make_node(one["operator"], inputs, [f"y{place}"], domain=domain, **attributes))
-    constants = {**CONSTANTS, "shape": np.array(case["shape"], np.int64)}
+    nodes = [_node(place, *one) for place, one in enumerate(case["nodes"])]
+    constants = {**CONSTANTS, **{name: np.array(case[name], np.int64) for name in ("shape", "axes")}}
     tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2, 8, 8])
     y = helper.make_tensor_value_info(f"y{len(nodes) - 1}", TensorProto.FLOAT, None)

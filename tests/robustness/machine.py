@@ -142,12 +142,12 @@ class OneJob:
         if files:
             files[where % len(files)].unlink()
 
-    def leave_behind(self, name: str) -> None:
+    def leave_behind(self, file: str) -> None:
         """Put a file or directory into the job that is not its own."""
         job = self._out / "image_job"
         for folder in (job, job / "tiles", job / "stitching"):
-            if folder.is_dir() and not (folder / name).exists():
-                (folder / name).write_bytes(b"left") if "dir" not in name else (folder / name).mkdir()
+            if folder.is_dir() and not (folder / file).exists():
+                (folder / file).write_bytes(b"left") if file != "directory" else (folder / file).mkdir()
 
     def _files(self) -> list[Path]:
         return sorted(path for path in self._out.rglob("*") if path.is_file()) if self._out.exists() else []
@@ -221,9 +221,9 @@ class Jobs(RuleBasedStateMachine):
     def remove(self, where: int) -> None:
         self._do("remove", where=where)
 
-    @rule(name=st.sampled_from((".a.npz.1.partial", "other.npz", "dir", "00000_00000.npz.tmp")))
-    def leave_behind(self, name: str) -> None:
-        self._do("leave_behind", name=name)
+    @rule(file=st.sampled_from((".a.npz.1.partial", "other.npz", "directory", "00000_00000.npz.tmp")))
+    def leave_behind(self, file: str) -> None:
+        self._do("leave_behind", file=file)
 
     def teardown(self) -> None:
         try:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.robustness import machine
 from tests.robustness.base import Case, signature
 from tests.robustness.mutations import edited, replaced
-from tests.robustness.search import NAMES, kept, replay, search
+from tests.robustness.search import JOBS, NAMES, kept, replay, search
 from tests.robustness.worker import Worker
 
 SECONDS = 60 / len(NAMES)
@@ -57,6 +58,17 @@ def test_a_crash_and_a_wrong_answer_are_findings(worker: Worker, tmp_path: Path)
     assert list(found.problems) == [" Crash"]
     (path,) = tmp_path.iterdir()
     assert json.loads(path.read_text())["problem"] == "Crash: ended by SIGSEGV"
+
+
+def test_a_job_with_another_result_is_a_finding(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "expected", dict)
+    assert search(JOBS, 0.01, 0, worker, keep=tmp_path).problems
+    (path,) = tmp_path.iterdir()
+    problem = replay(path, worker)
+    assert problem is not None
+    assert "whatever happened before, results are the same" in problem
 
 
 def test_mutations() -> None:
