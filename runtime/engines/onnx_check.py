@@ -79,7 +79,7 @@ class _Constant:
     """What a backend can compute while it loads the graph."""
 
     count: int
-    """Values at most."""
+    """Values at most, if no dimension was 0."""
     stored: Tensor | None = None
     """None if it is computed from others."""
 
@@ -107,11 +107,11 @@ def check_graph(content: bytes, path: Path) -> None:
 
 
 def _check(graph: Graph) -> None:
-    constants = {tensor.name: _Constant(tensor.count, tensor) for tensor in graph.tensors}
+    constants = {tensor.name: _Constant(tensor.extent, tensor) for tensor in graph.tensors}
     if len(constants) < len(graph.tensors):
         raise Malformed("two of its tensors have one name")
     known = {*graph.inputs, *constants, ""}
-    left = MAX_FOLDED + 2 * sum(constant.count for constant in constants.values())
+    left = MAX_FOLDED + 2 * sum(tensor.count for tensor in graph.tensors)
     for node in graph.nodes:
         _check_operator(node)
         _check_attributes(node)
@@ -166,7 +166,7 @@ def _check_names(node: Node, known: set[str]) -> None:
 
 def _requested(node: Node, constants: Mapping[str, _Constant]) -> int | None:
     """Values of the output that stored inputs ask for; None if they do not say."""
-    if node.operator not in BY_VALUE or not node.inputs:
+    if node.operator not in BY_VALUE | {"Reshape"} or not node.inputs:
         return None
     if node.operator == "Range":
         return _range_length(_stored(node.inputs, constants))
@@ -176,10 +176,12 @@ def _requested(node: Node, constants: Mapping[str, _Constant]) -> int | None:
     if sizes.count > MAX_DIMS or sizes.item_type != _INT64:
         raise Malformed(f"{_named(node)} has a size that is not up to {MAX_DIMS} whole numbers")
     values = [int(value) for value in sizes.values()]
+    if node.operator == "Reshape":  # -1 and 0 stand for what is left, and for what was
+        return prod(max(value, 1) for value in values)
     if min(values, default=0) < 0:
         raise Unsupported(f"has {_named(node)} with the size {min(values)}; expected 0 or more")
     data = constants.get(node.inputs[0]) if node.operator != "ConstantOfShape" else None
-    return prod(values) * (1 if data is None else data.count)
+    return prod(max(value, 1) for value in values) * (1 if data is None else data.count)
 
 
 def _range_length(limits: Sequence[Tensor | None]) -> int | None:
@@ -216,7 +218,7 @@ def _folded(node: Node, constants: Mapping[str, _Constant], requested: int | Non
 def _constant(node: Node) -> _Constant:
     tensors = [tensor for attribute in node.attributes for tensor in attribute.tensors]
     if len(tensors) == 1:
-        return _Constant(tensors[0].count, tensors[0])
+        return _Constant(tensors[0].extent, tensors[0])
     return _Constant(sum(len(attribute.integers) + attribute.floats for attribute in node.attributes))
 
 

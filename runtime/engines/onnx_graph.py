@@ -58,6 +58,11 @@ class Tensor:
         """Values that the dimensions ask for."""
         return prod(self.dims)
 
+    @property
+    def extent(self) -> int:
+        """The count if no dimension was 0: what an operator may make of an empty tensor by summing along that one."""
+        return prod(max(size, 1) for size in self.dims)
+
     def check(self) -> None:
         """Check that the tensor is of a known type and stores the values it claims to have.
 

@@ -167,6 +167,19 @@ def test_outputs_whose_size_is_a_constant(
     refuse(model([node(operator, inputs)], **constants), f"{operator} .* makes {values:,} values of a constant")
 
 
+def test_empty_tensors_with_large_dimensions() -> None:
+    """They store nothing, and become large where the empty dimension is summed over."""
+    axis, empty = np.array([0]), np.zeros((0, 1 << 28), np.float32)
+    summed = node("ReduceSum", ["w", "axis"])
+    refuse(model([summed], w=empty, axis=axis), "computes from its constants more than twice")
+    refuse(model([node("MatMul", ["w", "w"])], w=empty), "computes from its constants more than twice")
+    wide = node("ConstantOfShape", ["s"], "w")
+    refuse(model([wide, summed], s=[0, 1 << 40], axis=axis), f"makes {1 << 40:,} values")
+    reshaped = node("Reshape", ["nothing", "s"], "w", allowzero=1)
+    refuse(model([reshaped, summed], nothing=np.zeros(0), s=[0, 1 << 40], axis=axis), f"Reshape .* makes {1 << 40:,}")
+    check(model([node("Reshape", ["x", "s"])], s=[0, -1, 16]))
+
+
 @pytest.mark.parametrize(
     ("operator", "inputs", "constants", "message"),
     [
