@@ -166,7 +166,8 @@ def _check_names(node: Node, known: set[str]) -> None:
 
 def _requested(node: Node, constants: Mapping[str, _Constant]) -> int | None:
     """Values of the output that stored inputs ask for; None if they do not say."""
-    if node.operator not in BY_VALUE | {"Reshape"} or not node.inputs:
+    reshapes = node.operator == "Reshape" and any(name in constants for name in node.inputs[:1])
+    if not (node.operator in BY_VALUE or reshapes) or not node.inputs:
         return None
     if node.operator == "Range":
         return _range_length(_stored(node.inputs, constants))
@@ -176,7 +177,7 @@ def _requested(node: Node, constants: Mapping[str, _Constant]) -> int | None:
     if sizes.count > MAX_DIMS or sizes.item_type != _INT64:
         raise Malformed(f"{_named(node)} has a size that is not up to {MAX_DIMS} whole numbers")
     values = [int(value) for value in sizes.values()]
-    if node.operator == "Reshape":  # -1 and 0 stand for what is left, and for what was
+    if reshapes:  # -1 and 0 stand for what is left, and for what was
         return prod(max(value, 1) for value in values)
     if min(values, default=0) < 0:
         raise Unsupported(f"has {_named(node)} with the size {min(values)}; expected 0 or more")

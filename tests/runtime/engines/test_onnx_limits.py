@@ -178,6 +178,7 @@ def test_empty_tensors_with_large_dimensions() -> None:
     reshaped = node("Reshape", ["nothing", "s"], "w", allowzero=1)
     refuse(model([reshaped, summed], nothing=np.zeros(0), s=[0, 1 << 40], axis=axis), f"Reshape .* makes {1 << 40:,}")
     check(model([node("Reshape", ["x", "s"])], s=[0, -1, 16]))
+    check(model([node("Reshape", ["x", "s"])], s=[-1, 12, 4096, 4096]))  # attention of a whole image
 
 
 @pytest.mark.parametrize(
