@@ -12,7 +12,7 @@ SBOM ?= sbom.json
 # Without a goal, say what there is.
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-fast test-min lint types pytest docs licences sbom bench-gpu clean
+.PHONY: help demo test test-fast test-min lint types pytest docs fuzz licences sbom bench-gpu clean
 
 help:
 	@echo "make demo   segment the sample images with the built-in model, into $(DEMO_OUT)/"
@@ -22,6 +22,7 @@ help:
 	@echo "make test-min  segment a sample with the lowest versions of all dependencies; needs the package index"
 	@echo "make licences  list the licences of the base install; fails if one is not permissive"
 	@echo "make sbom   write the base install's software bill of materials (CycloneDX) to $(SBOM)"
+	@echo "make fuzz MINUTES=10  try damaged and made-up inputs of every kind; SEED=n draws others"
 	@echo "make bench-gpu CHECKPOINT=weights.pt ENGINES=directory"
 	@echo "            on an NVIDIA GPU: the tests that need one and all measurements, in the environment that is active"
 	@echo "make clean  remove what these made"
@@ -88,6 +89,13 @@ $(DOCS_VENV)/installed: pyproject.toml
 	$(DOCS_VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(DOCS_VENV)/bin/python -m pip install --quiet -e '.[docs]'
 	touch $@
+
+# What fails is kept in tests/robustness/found, which the tests replay.
+MINUTES ?= 10
+SEED ?= 0
+
+fuzz: $(VENV)/installed
+	$(BIN)/python -m tests.robustness --minutes $(MINUTES) --seed $(SEED)
 
 # TensorRT is measured where ENGINES has plans ('cellsam-engine build'), through onnxruntime where that has built
 # engines before; CUDA with and without graphs.

@@ -32,7 +32,14 @@ LEVELS: dict[str, Levels] = {
         ("config",),
         ("types", "errors", "typed_json", "extras"),
     ),
-    "runtime/engines": (("backends",), ("engine_source",), ("manifest", "builtin"), ("sums", "onnx_check")),
+    "runtime/engines": (
+        ("backends",),
+        ("engine_source",),
+        ("manifest", "builtin"),
+        ("sums", "onnx_check"),
+        ("onnx_graph",),
+        ("protobuf",),
+    ),
     "runtime/files": (("image_results", "save"), ("outputs",), ("plain",), ("formats",), ("readers", "placing")),
     "runtime/jobs": (
         ("folders", "find_images"),

@@ -1,166 +1,228 @@
-"""Check an ONNX graph, before a backend sees it, for what would lead outside the file or outside the exports.
+"""Check an ONNX graph, before a backend sees it, for what no export writes and a backend should not be given.
 
-An initialiser with external data names another file, which no hash of the manifest covers. Operators of other domains
-than the exports' may do the same (onnxruntime's ``EPContext`` names a file too) or need a library of their own.
+A file from elsewhere may name other files, need libraries of its own, crash a backend (strides of zero) or have it
+compute gigabytes while it loads (a constant that is expanded). Backends fold whatever depends on constants alone, so
+the check follows constants through the graph and bounds how many values they can become.
 
-The package ``onnx`` is not needed to run engines, so the check walks protobuf's wire format itself, and only as far as
-tensors and operators: contents of tensors are skipped, not read.
-
-Source: protobuf, "Encoding"; onnx.proto of ONNX 1.18 for the field numbers.
+It reads the structure of the file alone (``runtime.engines.onnx_graph``), and takes milliseconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Literal
 
+import numpy as np
+
+from runtime.engines.onnx_graph import ITEM_TYPES, MAX_DIMS, Graph, Node, Tensor, Unsupported, read_graph, shown
+from runtime.engines.protobuf import Malformed
 from runtime.errors import EngineError
 
-OPERATORS: dict[str, frozenset[str] | None] = {
-    "": None,
-    "ai.onnx": None,
+SAME_OR_FEWER = frozenset(
+    (
+        *("Abs", "Cast", "Clip", "Cos", "DequantizeLinear", "Erf", "Exp", "Flatten", "Floor", "Gelu"),
+        *("Identity", "InstanceNormalization", "LayerNormalization", "Neg", "Not", "QuantizeLinear"),
+        *("Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "Relu", "Reshape", "Round"),
+        *("Sigmoid", "Sin", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Tanh", "Transpose", "Unsqueeze"),
+    )
+)
+"""Operators whose outputs have no more values each than the first input."""
+
+PRODUCTS = frozenset(
+    (
+        *("Add", "And", "Div", "Equal", "Gather", "Gemm", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
+        *("MatMul", "Max", "Min", "Mul", "Or", "Pow", "Sub", "Where"),
+    )
+)
+"""Operators whose output has no more values than the product of those of all inputs."""
+
+BY_VALUE = frozenset(("ConstantOfShape", "Expand", "Range", "Tile"))
+"""Operators whose inputs say how many values the output has."""
+
+OPERATORS: Mapping[str, frozenset[str]] = {
+    "": SAME_OR_FEWER | PRODUCTS | BY_VALUE | {"Concat", "Constant", "Conv", "ConvTranspose", "Shape"},
     "com.microsoft": frozenset({"MultiHeadAttention"}),
 }
-"""Operators that exports have, by domain; None for all of the domain."""
+"""Operators by domain: those of exports, and what PyTorch's exporter writes for the same layers in other versions."""
 
-MAX_DEPTH = 40
-"""Messages within messages. An export has 5; protobuf itself reads 100."""
-
-MAX_FIELDS = 2_000_000
-"""Of all messages together. The largest of the built-in engines has some 5,000."""
-
-_Message = Literal["model", "training", "graph", "function", "node", "attribute", "sparse", "tensor"]
-
-_CHILDREN: dict[_Message, dict[int, _Message]] = {
-    "model": {7: "graph", 20: "training", 25: "function"},
-    "training": {1: "graph", 2: "graph"},
-    "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "function": {7: "node", 11: "attribute"},
-    "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
-    "sparse": {1: "tensor", 2: "tensor"},
-    "tensor": {},
+ALLOWED: Mapping[str, Collection[int]] = {
+    "strides": range(1, 257),
+    "dilations": range(1, 257),
+    "kernel_shape": range(1, 257),
+    "pads": range(257),
+    "output_padding": range(257),
+    "group": range(1, 1 << 16),
+    "num_heads": range(1, 1 << 10),
+    "num_outputs": range(1, 1 << 10),
+    "axis": range(-MAX_DIMS, MAX_DIMS),
+    "perm": range(MAX_DIMS),
+    "to": ITEM_TYPES,
 }
-"""Fields that lead to tensors or operators, by message."""
+"""Values of attributes, whatever the operator; others may have any."""
 
-_GRAPH, _OP_TYPE, _DOMAIN, _TENSOR_NAME, _EXTERNAL_DATA, _DATA_LOCATION = 7, 4, 7, 8, 13, 14
+_INT64 = 7
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+MAX_VALUES = 1 << 26
+"""Values of a tensor whose size a stored constant gives; 256 MiB of float32. Exports have none."""
 
-_ORT_FORMAT = b"ORTM"
-"""At byte 4 of onnxruntime's own file format, which it reads in place of ONNX."""
+MAX_FOLDED = 1 << 22
+"""Values that may be computed from constants, beside twice as many as the file stores. Exports dequantise, reshape and
+transpose their weights."""
 
-Field = tuple[int, int | memoryview]
-"""Number, and value: an int, or the bytes of a field with a length."""
+ADVICE = "Export the engines again: cellsam-engine export."
 
 
-class _Malformed(Exception):
-    """The bytes are not protobuf, or exceed a limit."""
+@dataclass(frozen=True, slots=True)
+class _Constant:
+    """What a backend can compute while it loads the graph."""
+
+    count: int
+    """Values at most, if no dimension was 0."""
+    stored: Tensor | None = None
+    """None if it is computed from others."""
 
 
 def check_graph(content: bytes, path: Path) -> None:
-    """Check every tensor and operator of an ONNX file, those of subgraphs and functions included.
+    """Check every tensor and operator of an ONNX file.
 
     Args:
         content: the file.
         path: where it came from, for messages.
 
     Raises:
-        EngineError: not an ONNX file, a tensor with external data, or an operator that no export writes.
+        EngineError: not an ONNX file; data in other files; subgraphs, functions or operators that no export writes;
+            attributes out of their range; or constants that would grow beyond what the file stores.
     """
     try:
-        _walk(content, path)
-    except _Malformed as error:
+        _check(read_graph(content))
+    except Malformed as error:
         raise EngineError(
             f"{path} is not an ONNX file ({error}); expected one written by cellsam-engine export. "
             "Export the engines again."
         ) from error
+    except Unsupported as error:
+        raise EngineError(f"{path} {error}. {ADVICE}", kind="unsupported") from error
 
 
-def _walk(content: bytes, path: Path) -> None:
-    if content[4:8] == _ORT_FORMAT:
-        raise _Malformed("it is in onnxruntime's own format")
-    fields, graphs = 0, 0
-    pending: list[tuple[_Message, memoryview, int]] = [("model", memoryview(content), 1)]
-    while pending:
-        message, data, depth = pending.pop()
-        if depth > MAX_DEPTH:
-            raise _Malformed(f"more than {MAX_DEPTH} messages within each other")
-        strings: dict[int, str] = {}
-        external = False
-        for number, value in _fields(data):
-            fields += 1
-            if fields > MAX_FIELDS:
-                raise _Malformed(f"more than {MAX_FIELDS:,} fields")
-            if isinstance(value, int):
-                external |= message == "tensor" and number == _DATA_LOCATION and value != 0
-                continue
-            graphs += message == "model" and number == _GRAPH
-            external |= message == "tensor" and number == _EXTERNAL_DATA
-            if number in _CHILDREN[message]:
-                pending.append((_CHILDREN[message][number], value, depth + 1))
-            elif (message, number) in (("node", _OP_TYPE), ("node", _DOMAIN), ("tensor", _TENSOR_NAME)):
-                strings[number] = bytes(value[:200]).decode("utf-8", "replace")
-        if external:
-            _refuse_external(path, strings.get(_TENSOR_NAME, ""))
-        if message == "node":
-            _check_operator(path, strings.get(_DOMAIN, ""), strings.get(_OP_TYPE, ""))
-    if graphs == 0:
-        raise _Malformed("it has no graph")
+def _check(graph: Graph) -> None:
+    constants = {tensor.name: _Constant(tensor.extent, tensor) for tensor in graph.tensors}
+    if len(constants) < len(graph.tensors):
+        raise Malformed("two of its tensors have one name")
+    known = {*graph.inputs, *constants, ""}
+    left = MAX_FOLDED + 2 * sum(tensor.count for tensor in graph.tensors)
+    for node in graph.nodes:
+        _check_operator(node)
+        _check_attributes(node)
+        _check_names(node, known)
+        requested = _requested(node, constants)
+        if requested is not None and requested > MAX_VALUES:
+            raise Unsupported(
+                f"has {_named(node)} that makes {requested:,} values of a constant; expected at most {MAX_VALUES:,}"
+            )
+        if all(name in constants for name in node.inputs if name):
+            found = _folded(node, constants, requested)
+            left -= 0 if found.stored is not None else found.count * len(node.outputs)
+            if left < 0:
+                raise Unsupported(
+                    f"computes from its constants more than twice the values it stores, the last with {_named(node)}; "
+                    "expected weights as they are used"
+                )
+            constants |= dict.fromkeys(filter(None, node.outputs), found)
 
 
-def _refuse_external(path: Path, name: str) -> None:
-    raise EngineError(
-        f"{path} keeps tensor {name!r} in another file (external data), which the manifest's hash does not cover; "
-        "expected all weights within the file. Export the engines again: cellsam-engine export.",
-        kind="unsupported",
-    )
-
-
-def _check_operator(path: Path, domain: str, operator: str) -> None:
-    known = OPERATORS.get(domain, frozenset())
-    if known is not None and operator not in known:
-        raise EngineError(
-            f"{path} has the operator {operator!r} of the domain {domain!r}; expected ONNX's own operators and "
-            "com.microsoft.MultiHeadAttention. Export the engines again: cellsam-engine export.",
-            kind="unsupported",
+def _check_operator(node: Node) -> None:
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    if node.operator not in OPERATORS.get(domain, ()):
+        raise Unsupported(
+            f"has the operator {shown(node.operator)} of the domain {shown(node.domain)}; expected those of exports, "
+            "which are some of ONNX's own and com.microsoft.MultiHeadAttention"
         )
 
 
-def _fields(data: memoryview) -> Iterator[Field]:
-    """The fields of one message, in order; contents of submessages are not looked into."""
-    at, end = 0, len(data)
-    while at < end:
-        tag, at = _varint(data, at)
-        number, kind = tag >> 3, tag & 7
-        if tag >> 32 or number == 0:
-            raise _Malformed(f"a tag of {tag}")
-        if kind == _VARINT:
-            value, at = _varint(data, at)
-            yield number, value
-            continue
-        if kind == _BYTES:
-            size, at = _varint(data, at)
-        elif kind in (_FIXED64, _FIXED32):
-            size = 8 if kind == _FIXED64 else 4
-        else:  # groups, which ONNX never had
-            raise _Malformed(f"wire type {kind}")
-        if size > end - at:
-            raise _Malformed("it is cut off")
-        if kind == _BYTES:
-            yield number, data[at : at + size]
-        at += size
+def _check_attributes(node: Node) -> None:
+    names = [attribute.name for attribute in node.attributes]
+    if len(set(names)) < len(names):
+        raise Malformed(f"{_named(node)} has an attribute twice")
+    for attribute in node.attributes:
+        allowed = ALLOWED.get(attribute.name)
+        wrong = [] if allowed is None else [value for value in attribute.integers if value not in allowed]
+        if allowed is not None and wrong:
+            expected = f"{min(allowed)} to {max(allowed)}" if isinstance(allowed, range) else f"one of {list(allowed)}"
+            raise Unsupported(f"has {_named(node)} with {attribute.name} {wrong[0]}; expected {expected}")
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, and where the next thing begins."""
-    value = 0
-    for place in range(10):
-        if at + place >= len(data):
-            raise _Malformed("it is cut off")
-        byte = data[at + place]
-        value |= (byte & 0x7F) << (7 * place)
-        if byte < 0x80:
-            return value & (2**64 - 1), at + place + 1
-    raise _Malformed("a number of more than 10 bytes")
+def _check_names(node: Node, known: set[str]) -> None:
+    """Inputs come before their use, as ONNX demands; outputs have names of their own."""
+    for name in node.inputs:
+        if name not in known:
+            raise Malformed(f"{_named(node)} takes {shown(name)}, which nothing before it makes")
+    for name in filter(None, node.outputs):
+        if name in known:
+            raise Malformed(f"{_named(node)} makes {shown(name)}, which is there already")
+        known.add(name)
+
+
+def _requested(node: Node, constants: Mapping[str, _Constant]) -> int | None:
+    """Values of the output that stored inputs ask for; None if they do not say."""
+    reshapes = node.operator == "Reshape" and any(name in constants for name in node.inputs[:1])
+    if not (node.operator in BY_VALUE or reshapes) or not node.inputs:
+        return None
+    if node.operator == "Range":
+        return _range_length(_stored(node.inputs, constants))
+    (sizes,) = _stored(node.inputs[-1:], constants)
+    if sizes is None:
+        return None
+    if sizes.count > MAX_DIMS or sizes.item_type != _INT64:
+        raise Malformed(f"{_named(node)} has a size that is not up to {MAX_DIMS} whole numbers")
+    values = [int(value) for value in sizes.values()]
+    if reshapes:  # -1 and 0 stand for what is left, and for what was
+        return prod(max(value, 1) for value in values)
+    if min(values, default=0) < 0:
+        raise Unsupported(f"has {_named(node)} with the size {min(values)}; expected 0 or more")
+    data = constants.get(node.inputs[0]) if node.operator != "ConstantOfShape" else None
+    return prod(max(value, 1) for value in values) * (1 if data is None else data.count)
+
+
+def _range_length(limits: Sequence[Tensor | None]) -> int | None:
+    if len(limits) != 3 or any(limit is None or limit.count != 1 for limit in limits):
+        return None
+    start, stop, step = (float(limit.values()[0]) for limit in limits if limit is not None)
+    if not np.isfinite([start, stop, step]).all() or step == 0:
+        raise Unsupported(f"has a Range from {start} to {stop} by {step}; expected finite numbers, and a step")
+    return 1 + int(min(max((stop - start) / step, 0.0), 1e18))
+
+
+def _stored(names: Sequence[str], constants: Mapping[str, _Constant]) -> list[Tensor | None]:
+    return [constants[name].stored if name in constants else None for name in names]
+
+
+def _folded(node: Node, constants: Mapping[str, _Constant], requested: int | None) -> _Constant:
+    """What a node makes of constants alone."""
+    counts = [constants[name].count for name in node.inputs if name]
+    if node.operator == "Constant":
+        return _constant(node)
+    if node.operator in SAME_OR_FEWER and counts:
+        return _Constant(counts[0])
+    if node.operator in PRODUCTS:
+        return _Constant(prod(counts))
+    if node.operator == "Concat":
+        return _Constant(sum(counts))
+    if node.operator == "Shape":
+        return _Constant(MAX_DIMS)
+    if requested is None:
+        raise Unsupported(f"computes a constant with {_named(node)}; expected its values in the file")
+    return _Constant(requested)
+
+
+def _constant(node: Node) -> _Constant:
+    tensors = [tensor for attribute in node.attributes for tensor in attribute.tensors]
+    if len(tensors) == 1:
+        return _Constant(tensors[0].extent, tensors[0])
+    return _Constant(sum(len(attribute.integers) + attribute.floats for attribute in node.attributes))
+
+
+def _named(node: Node) -> str:
+    name = next(iter(node.outputs), "")
+    return f"{shown(node.operator)[1:-1]} ({shown(name)})"

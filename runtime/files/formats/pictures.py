@@ -50,13 +50,14 @@ class PictureReader(FileReader):
         array = _channels_last(array, path)
         count = array.shape[2]
         names = RGB if in_colour else channel_names(count, ())
-        super().__init__(path, ImageInfo(size_hw=array.shape[:2], dtype=array.dtype, channels=names))
+        kind = array.dtype.newbyteorder("=")
+        super().__init__(path, ImageInfo(size_hw=array.shape[:2], dtype=kind, channels=names))
         self._array = array
 
     def _read(self, part: tuple[int, int, int, int], channels: tuple[int, ...]) -> Array:
         top, left, height, width = part
         found: Array = np.array(self._array[top : top + height, left : left + width][..., list(channels)])
-        return found.astype(found.dtype.newbyteorder("="), copy=False)
+        return found.astype(self.dtype, copy=False)
 
 
 def _channels_last(array: Array, path: Path) -> Array:

@@ -14,10 +14,12 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from runtime.jobs.differences import differences
 from runtime.jobs.failure import Failure
@@ -41,6 +43,27 @@ class Settings:
     """Predicate for whether an image of this size is segmented as a slide."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Line:
+    """A line of the record; a line has some of the fields."""
+
+    digest: str = ""
+    """Of the settings."""
+    settings: dict[str, Any] | None = None
+    image: str | None = None
+    failed: str | None = None
+    done: Annotated[int, Meta(ge=0)] | None = None
+    """Cells."""
+    of: dict[str, int] | None = None
+    """Size and time of the image."""
+    bytes: dict[str, int | None] = field(default_factory=dict)
+    """Sizes of the results, by ending."""
+    size_hw: tuple[int, int] | None = None
+    appearance: Appearance = field(default_factory=Appearance)
+    slide: dict[str, Any] | None = None
+    failed_tiles: int = 0
+
+
 class Records:
     """The record of one output directory, to which this run appends."""
 
@@ -57,24 +80,23 @@ class Records:
         self._shared: dict[str, Any] = json.loads(text)
         self._slides: dict[str, Any] = json.loads(json.dumps(settings.slides))
         self._digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        self._of_digest: dict[str, dict[str, Any]] = {}
-        self._done: dict[str, dict[str, Any]] = {}
-        self._begun: dict[str, dict[str, Any]] = {}
+        self._of_digest: dict[str, Mapping[str, Any]] = {}
+        self._done: dict[str, _Line] = {}
+        self._begun: dict[str, _Line] = {}
         self._file: FileIO | None = None
         self._torn = False
         for line in _lines(out / RECORD_NAME):
             self._read(line)
 
-    def _read(self, line: dict[str, Any]) -> None:
-        if "settings" in line:
-            self._of_digest[str(line.get("digest"))] = line["settings"]
-        elif "image" in line:
-            image = str(line["image"])
-            self._begun.pop(image, None)
-            if "done" in line:
-                self._done[image] = line
-            elif "failed" not in line:
-                self._begun[image] = line
+    def _read(self, line: _Line) -> None:
+        if line.settings is not None:
+            self._of_digest[line.digest] = line.settings
+        elif line.image is not None:
+            self._begun.pop(line.image, None)
+            if line.done is not None:
+                self._done[line.image] = line
+            elif line.failed is None:
+                self._begun[line.image] = line
 
     def __enter__(self) -> Records:
         return self
@@ -108,7 +130,7 @@ class Records:
             wrong += " and ".join(f"{target[1]}{ending}" for ending in existing)
         else:
             wrong = self._wrong(target, done, existing)
-            if wrong is None and len(existing) == len(there) and not restart and not done.get("failed_tiles"):
+            if wrong is None and len(existing) == len(there) and not restart and not done.failed_tiles:
                 return _already(target, done)
         if wrong is None or overwrite:
             return None
@@ -132,27 +154,26 @@ class Records:
             line |= {"slide": dict(done.slide.settings), "failed_tiles": len(done.slide.failed)}
         self._add(line)
 
-    def _wrong(self, target: Target, done: Mapping[str, Any], existing: Mapping[str, int]) -> str | None:
+    def _wrong(self, target: Target, done: _Line, existing: Mapping[str, int]) -> str | None:
         """Return why results differ from those that this run would make, or None."""
-        written = done.get("bytes") or {}
-        altered = [f"{target[1]}{ending}" for ending, size in existing.items() if written.get(ending) != size]
+        altered = [f"{target[1]}{ending}" for ending, size in existing.items() if done.bytes.get(ending) != size]
         other = self._other_settings(done) or self._other_slide(target, done)
         if other is not None:
             return other
         # A slide with failed tiles may have been repaired; its job compares the pixels.
-        if done.get("of") != _mark(target[0]) and not done.get("failed_tiles"):
+        if done.of != _mark(target[0]) and not done.failed_tiles:
             return "has changed since it was segmented, and has results"
         return f"has results that were altered after they were written, {' and '.join(altered)}" if altered else None
 
-    def _other_settings(self, line: Mapping[str, Any]) -> str | None:
-        if line.get("digest") == self._digest:
+    def _other_settings(self, line: _Line) -> str | None:
+        if line.digest == self._digest:
             return None
-        return _differing(self._shared, self._of_digest.get(str(line.get("digest")), {}))
+        return _differing(self._shared, self._of_digest.get(line.digest, {}))
 
-    def _other_slide(self, target: Target, done: Mapping[str, Any]) -> str | None:
+    def _other_slide(self, target: Target, done: _Line) -> str | None:
         """Return how an image was tiled differently, or None."""
-        before, size_hw = done.get("slide"), done.get("size_hw")
-        now = self._slides if size_hw and self._settings.is_slide(target[0], tuple(size_hw)) else None
+        before, size_hw = done.slide, done.size_hw
+        now = self._slides if size_hw and self._settings.is_slide(target[0], size_hw) else None
         if not size_hw or now == before:
             return None
         if now is None or before is None:
@@ -189,29 +210,26 @@ def _differing(now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
     return f"has results from other settings ({'; '.join(named)})"
 
 
-def _already(target: Target, done: Mapping[str, Any]) -> ImageDone:
-    size_hw = done.get("size_hw")
+def _already(target: Target, done: _Line) -> ImageDone:
     return ImageDone(
-        target=target,
-        cells=done["done"],
-        already=True,
-        size_hw=None if size_hw is None else (size_hw[0], size_hw[1]),
-        appearance=convert(done.get("appearance", {}), Appearance),
+        target=target, cells=done.done or 0, already=True, size_hw=done.size_hw, appearance=done.appearance
     )
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def _lines(path: Path) -> Iterator[_Line]:
+    """The lines of a record; those that are not as this class writes them are passed over."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return
-    for line in text.splitlines():
-        try:
-            content = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(content, dict):
-            yield content
+    yield from filter(None, map(_line, text.splitlines()))
+
+
+def _line(text: str) -> _Line | None:
+    try:
+        return convert(json.loads(text), _Line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _bytes(path: Path) -> int | None:

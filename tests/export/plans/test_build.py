@@ -267,8 +267,8 @@ def test_a_dry_run_needs_no_tensorrt(engines: Path, build: Callable[..., Any], m
 def test_a_dry_run_refuses_what_the_parser_would(engines: Path, build: Callable[..., Any]) -> None:
     path = engines / "encoder.onnx"
     model = onnx.load(path)
-    model.graph.node.append(helper.make_node("Det", ["patch_features"], ["det"], name="wrong"))
-    model.graph.value_info.append(helper.make_tensor_value_info("det", TensorProto.FLOAT, None))
+    model.graph.node.append(helper.make_node("Cast", ["patch_features"], ["wide"], to=TensorProto.DOUBLE))
+    model.graph.node.append(helper.make_node("Relu", ["wide"], ["positive"], name="wrong"))
     onnx.save(model, path)
     content = json.loads((engines / "manifest.json").read_text())
     content["engines"]["encoder"]["sha256"] = sha256_file(path)
@@ -276,3 +276,4 @@ def test_a_dry_run_refuses_what_the_parser_would(engines: Path, build: Callable[
     renew_sums(engines)
     done = build(engines, "--dry-run")
     assert done.exit_code == 1
+    assert "wide is DOUBLE" in " ".join(done.output.split())

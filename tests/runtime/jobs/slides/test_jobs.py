@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import multiprocessing
 import os
 import signal
@@ -179,6 +180,31 @@ def test_a_job_is_not_gone_on_with_otherwise(tmp_path: Path, expected: dict[str,
         run(tmp_path)
     run(tmp_path, restart=True)
     assert results(tmp_path) == expected
+
+
+def test_an_altered_description_is_refused(tmp_path: Path, expected: dict[str, bytes]) -> None:
+    """Tiles that lie elsewhere would make another result."""
+    run(tmp_path, keep_job=True)
+    path = tmp_path / "image_job" / "job.json"
+    content = json.loads(path.read_text())
+    content["layout"]["grid"]["tops"][-1] -= 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(JobError, match=r"job\.json is damaged \(it was altered\); pass restart=True"):
+        run(tmp_path)
+    run(tmp_path, restart=True)
+    assert results(tmp_path) == expected
+
+
+@pytest.mark.parametrize("kind", [b"\x09\x00", b"\x63\x00"])
+def test_a_tile_of_another_compression_is_damaged(tmp_path: Path, kind: bytes) -> None:
+    """zipfile raises NotImplementedError over it."""
+    run(tmp_path, keep_job=True)
+    damaged = tmp_path / "image_job" / "tiles" / "00001_00001.npz"
+    content = damaged.read_bytes()
+    at = content.rindex(b"PK\x01\x02") + 10  # the method, in the directory's last entry
+    damaged.write_bytes(content[:at] + kind + content[at + 2 :])
+    with pytest.raises(JobError, match=r"00001_00001\.npz was damaged .* run again"):
+        run(tmp_path)
 
 
 def test_results_are_not_replaced_unasked(tmp_path: Path) -> None:
