@@ -214,7 +214,7 @@ def test_other_content_is_refused(tmp_path: Path, content: Any, message: str) ->
         ({"encoder_depth": 10**6}, "encoder_depth is 1000000; expected"),
         ({"encoder_mlp_ratio": 1e9}, "encoder_mlp_ratio is 1000000000.0; expected a number above 0"),
         ({"position_cycles": float("nan")}, "position_cycles is nan"),
-        ({"stem": (8, 16, 10**9)}, "stem .* has channels"),
+        ({"stem": (8, 16, 10**9)}, "stem is .* multiples of 8"),
         ({"image_size": 160.0}, "image_size is 160.0"),
         ({"finder_dropout": 7}, "finder_dropout is 7"),
         ({"colour": 1}, "colour"),

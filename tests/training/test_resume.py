@@ -78,7 +78,7 @@ def test_a_run_that_has_ended_is_left_alone(run: Path, data: Path) -> None:
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        (recipe_of(2), r"has done 3 steps; the recipe has 2\. Give as many or more"),
+        (recipe_of(2), r"has done 3 steps; the recipe has 2\. Use as many or more"),
         (recipe_of(9, seed=7), r"another recipe: seed is 7 and was 0\."),
         (
             recipe_of(9, dataset_weights={"discs": 2.0}, stage2=replace(TINY.stage2, batch_size=1)),
@@ -108,7 +108,7 @@ def test_records_of_other_versions_are_compared_where_they_can_be(run: Path) -> 
     (run / "stage1.json").write_text(json.dumps(record))
     assert check_begun(run, 1, recipe_of(3)) is not None
     (run / LAST).write_bytes(b"cut off")
-    with pytest.raises(RecipeError, match=r"last\.ckpt cannot be read .*remove it to begin anew"):
+    with pytest.raises(RecipeError, match=r"last\.ckpt cannot be read .*remove it to start again"):
         check_begun(run, 1, recipe_of(3))
     (run / LAST).unlink()
     assert check_begun(run, 1, recipe_of(3, seed=9)) is None

@@ -450,7 +450,7 @@ def test_presets_survive_json(name: str, tmp_path: Path) -> None:
     ("content", "message"),
     [
         ('{"stage1": {"stepps": 3}}', "unknown fields stage1.stepps"),
-        ('{"stage1": {"steps": 0}}', "must be 1 or more"),
+        ('{"stage1": {"steps": 0}}', "expected 1 or more"),
         ('{"preset": "huge"}', "huge"),
         ('{"dataset_weights": {"discs": 0}}', "expected values above 0"),
         ('{"dataset_weights": 3}', "not a recipe: dataset_weights is 3, expected object"),
