@@ -14,8 +14,7 @@ model."""
 
 
 def further_recipe(model: ModelConfig, settings: SegmentConfig | None) -> Recipe:
-    """Return a recipe for stage 1 from trained weights: a low rate, few steps, and augmentation against memorising
-    cells.
+    """Return a recipe for stage 1 from trained weights: a low rate, few steps, and strong augmentation.
 
     Args:
         model: sizes of the weights.

@@ -301,10 +301,9 @@ PRESETS: Mapping[str, Recipe] = {"vit_b": VIT_B, "nano": NANO}
 
 
 def load_recipe(source: str | Path) -> Recipe:
-    """Return a preset by name, or read a recipe from a JSON file: ``{"preset": "nano", "stage1": {"steps": 100},
-    ...}``.
+    """Return a preset by name, or read a recipe from a JSON file.
 
-    Values that the file lacks come from the preset.
+    A file such as ``{"preset": "nano", "stage1": {"steps": 100}}`` changes values of a preset.
 
     Raises:
         RecipeError: the preset or file does not exist, the JSON is damaged, or a name or value is unknown.

@@ -188,7 +188,7 @@ def test_no_detector_is_an_error_that_says_so() -> None:
     [
         ({"image_size": 150}, "not a multiple"),
         ({"encoder_heads": 5}, "encoder_heads"),
-        ({"global_attention_blocks": (4,)}, "not among"),
+        ({"global_attention_blocks": (4,)}, "expected indices below encoder_depth"),
         ({"trunk": "both"}, "expected 'shared'"),
         ({"stem": (8, 16)}, "does not make patches of 16"),
         ({"stem": (8, 12, 16)}, "8 groups cannot share"),

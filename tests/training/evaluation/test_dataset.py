@@ -72,7 +72,7 @@ def test_tiles_are_read_without_their_padding(tmp_path: Path) -> None:
         tile, truth = read_sample(sample)
         np.testing.assert_array_equal(tile, normalize_contrast(image))
         np.testing.assert_array_equal(truth, labels)
-    with pytest.raises(InputError, match="holds no samples"):
+    with pytest.raises(InputError, match="contains no samples"):
         find_samples(out, split="val")
     with pytest.raises(SegmenterError, match="split is 'everything'"):
         find_samples(out, split="everything")
