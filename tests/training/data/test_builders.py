@@ -209,7 +209,7 @@ def test_dsb2018_names_images_without_masks_and_uneven_masks(tmp_path: Path) -> 
     reasons = {problem.file: problem.reason for problem in report.skipped}
     assert len(reasons) == 2
     assert "1 images and 0 masks" in reasons[f"stage1_train/{directories[4].name}"]
-    assert any("expected one size" in reason for reason in reasons.values())
+    assert any("expected the same size" in reason for reason in reasons.values())
 
 
 @pytest.mark.parametrize("names", [("{}_img.png", "{}_mask.png"), ("images/{}.tif", "labels/{}.png")])
