@@ -1,4 +1,4 @@
-"""Checkpoints of every accepted format, and all the ways in which a file can be wrong."""
+"""Tests of checkpoints in every accepted format, and of invalid files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BODY = "cellfinder.decode_head.backbone.body."
 
 
 def released_state(value: float = 0.0) -> dict[str, torch.Tensor]:
-    """Every key and shape of the released checkpoint; each tensor stores one number, so the file is small."""
+    """Return every key and shape of the released checkpoint; each tensor stores one number, so the file is small."""
     return {key: torch.full((1,), value).expand(shape) for key, (shape, _) in released_keys().items()}
 
 
@@ -62,7 +62,7 @@ def test_released_format_takes_the_copy_and_sees_separate_trunks(tmp_path: Path)
 
 
 def test_released_format_without_the_copy(tmp_path: Path) -> None:
-    """Older weights hold only ``model``; the released code then leaves the second normalisation out."""
+    """Older weights contain only ``model``; the released code then omits the second normalisation."""
     state = {key: value for key, value in released_state().items() if not key.startswith("model_cp.")}
     checkpoint = load_checkpoint(write(tmp_path / "released.pt", {"state_dict": state}))
     assert not checkpoint.renormalize
@@ -116,7 +116,7 @@ def test_own_format_round_trip(tmp_path: Path, config: Any) -> None:
 
 
 def test_lightning_checkpoint(tmp_path: Path) -> None:
-    """Lightning keeps the model as an attribute and stores its own entries beside ours."""
+    """Lightning keeps the model as an attribute and adds its own entries."""
     state = {f"model.{key}": value for key, value in small_model().state_dict().items()}
     content = {METADATA_KEY: metadata(SMALL, "CC0-1.0"), "state_dict": state, "epoch": 3, "optimizer_states": []}
     assert load_checkpoint(write(tmp_path / "last.ckpt", content)).model.config == SMALL
@@ -165,7 +165,7 @@ def small_file(tmp_path: Path) -> Path:
 
 
 def test_flipped_bits_are_noticed(small_file: Path, tmp_path: Path) -> None:
-    """PyTorch itself loads nearly all of these files."""
+    """Check altered files, nearly all of which PyTorch itself loads."""
     content = small_file.read_bytes()
     with zipfile.ZipFile(small_file) as archive:
         records = [

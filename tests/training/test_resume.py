@@ -1,4 +1,4 @@
-"""Runs that go on, and directories that hold another run; what a checkpoint says of its weights' use."""
+"""Tests of resumed runs, directories with another run, and the usage stored in checkpoints."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def short_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three steps from weights with settings of their own; no checkpoint before the last step."""
+    """Run three steps from weights with settings; no checkpoint is written before the last step."""
     out = tmp_path_factory.mktemp("short")
     torch.manual_seed(1)
     save_checkpoint(out / "init.pt", CellSAM(TINY.model), licence="CC0-1.0", usage=OWN)
@@ -50,7 +50,7 @@ def run_config(out: Path, data: Path, **more: Any) -> RunConfig:
 
 @pytest.fixture
 def run(short_run: Path, tmp_path: Path) -> Path:
-    """A copy, to go on with."""
+    """Return a copy of a run, to resume in."""
     return Path(shutil.copytree(short_run, tmp_path / "run"))
 
 
@@ -101,7 +101,7 @@ def test_another_stage_needs_another_directory(run: Path, data: Path) -> None:
 
 
 def test_records_of_other_versions_are_compared_where_they_can_be(run: Path) -> None:
-    """A field that came or went with an update is no other recipe."""
+    """A field that an update adds or removes does not make another recipe."""
     record = json.loads((run / "stage1.json").read_text())
     del record["masks"]["upsampling"], record["synthetic_share"]
     record["augment"]["forgotten"] = 3
@@ -115,7 +115,7 @@ def test_records_of_other_versions_are_compared_where_they_can_be(run: Path) -> 
 
 
 def test_settings_and_channels_go_along_with_the_weights(short_run: Path, tmp_path: Path) -> None:
-    """Those of the initial weights, and the one channel of the images that they were trained on."""
+    """Check the settings of the initial weights, and the single channel of the training images."""
     for name in (LAST, "stage1.pt"):
         usage = load_checkpoint(short_run / name).usage
         assert usage == Usage(settings=OWN.settings, trained_channels=(1, 3))

@@ -1,4 +1,4 @@
-"""``bench`` runs all its cases and writes a record; arithmetic is counted by hand. No time is asserted."""
+"""Tests of ``bench``: cases, record, and arithmetic counted by hand; no time is asserted."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_boxes_lie_in_the_image_apart(cells: int) -> None:
 
 
 def test_arithmetic_by_hand(tmp_path: Path) -> None:
-    """A 3x3 convolution of 2 to 4 channels on 8x8 pixels, then a product of (N, 256) and (256, 5)."""
+    """Write a model: a 3x3 convolution from 2 to 4 channels on 8x8 pixels, then a product of (N, 256) and (256, 5)."""
     weights = [
         helper.make_tensor("kernel", TensorProto.FLOAT, (4, 2, 3, 3), np.zeros(72)),
         helper.make_tensor("matrix", TensorProto.FLOAT, (256, 5), np.zeros(1280)),

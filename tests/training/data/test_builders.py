@@ -1,4 +1,4 @@
-"""Each builder on a tiny source in its dataset's published layout, down to the tiles."""
+"""Tests of each builder on a tiny source in the published layout of its dataset, up to the tiles."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def test_livecell_is_doubled_without_overlaps(tmp_path: Path) -> None:
     dataset = find_one("livecell", tmp_path)
     assert [field.scale for field in dataset.fields] == [2.0] * 3
     labels = dataset.fields[0].read_labels()
-    assert labels.max() == 2  # the covered cell is gone
+    assert labels.max() == 2  # the covered cell is dropped
     assert labels[10, 5] == 1
     assert labels[10, 30] == 2
     for split in SPLITS:

@@ -1,4 +1,4 @@
-"""The generic builder: layouts and options."""
+"""Tests of the generic builder: layouts and options."""
 
 from __future__ import annotations
 

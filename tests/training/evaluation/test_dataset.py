@@ -1,4 +1,4 @@
-"""Both layouts of evaluation data, and everything that can be missing."""
+"""Tests of both layouts of evaluation data, and of missing files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_manifest(root: Path, rows: list[tuple[str, str, str, str]]) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A mixed dataset and a plain one, with the manifest beside the split's folder."""
+    """Write a mixed dataset and a plain one, with the manifest beside the folder of the split."""
     for dataset, name in (("dsb2018", "a"), ("dsb2018", "b"), ("usiigaci_phase", "c")):
         write_pair(tmp_path / "test" / dataset, name, row_of_squares(2))
     rows = [("test", "dsb2018", "a", MODALITY["h"]), ("test", "dsb2018", "b", MODALITY["n"])]
