@@ -91,7 +91,7 @@ def test_every_wrong_key_is_named(tmp_path: Path) -> None:
         f"missing {BODY}pos_embed (1, 64, 64, 768)",
         "model_cp.image_encoder.neck.1.bias has shape (7,), expected (256,)",
         "unexpected model.image_encoder.extra",
-        "model_cp.mask_decoder.iou_token.weight holds NaN",
+        "model_cp.mask_decoder.iou_token.weight contains NaN",
     ):
         assert part in str(error.value)
 
@@ -194,7 +194,7 @@ def test_a_pinned_checkpoint(small_file: Path) -> None:
     [
         ({"conv.weight": torch.zeros(3), "fc.bias": torch.zeros(2)}, r"another model.*2 keys.*conv\.weight"),
         ({}, "another model"),
-        ([torch.zeros(1)], "holds a list"),
+        ([torch.zeros(1)], "contains a list"),
         ({METADATA_KEY: {"schema": 99}, "state_dict": {}}, "schema is 99"),
         ({METADATA_KEY: {"schema": 1, "model": {"image_size": 64}}, "state_dict": {}}, "damaged"),
     ],
@@ -240,7 +240,7 @@ def test_weights_must_be_floating_point_and_fit_float32(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as error:
         load_checkpoint(write(tmp_path / "odd.pt", {METADATA_KEY: metadata(SMALL, ""), "state_dict": state}))
     assert "encoder.pos_embed has dtype torch.int64, expected floating point" in str(error.value)
-    assert "encoder.neck.0.weight holds NaN or infinity" in str(error.value)
+    assert "encoder.neck.0.weight contains NaN or infinity" in str(error.value)
 
 
 def test_missing_file(tmp_path: Path) -> None:

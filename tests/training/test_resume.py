@@ -96,7 +96,7 @@ def test_what_the_run_cannot_become_is_refused_and_nothing_recorded(
 
 
 def test_another_stage_needs_another_directory(run: Path, data: Path) -> None:
-    with pytest.raises(RecipeError, match="holds a run of another stage than 2"):
+    with pytest.raises(RecipeError, match="contains a run of another stage than 2"):
         run_stage(2, recipe_of(3), run_config(run, data))
 
 

@@ -432,7 +432,7 @@ def test_processes_share_every_batch(batch: int, processes: int, first: int) -> 
 
 
 def test_unequal_shares_are_refused() -> None:
-    with pytest.raises(ValueError, match="cannot be shared by 2 processes"):
+    with pytest.raises(ValueError, match="expected a multiple of the 2 processes"):
         StepSampler(3, 5, processes=2)
 
 

@@ -70,7 +70,7 @@ def test_the_command_measures_every_case(small_engines: Path, tmp_path: Path) ->
 def test_an_unknown_backend_is_wrong_usage() -> None:
     for wrong, said in (
         ("gpu", "'gpu' is not one of 'auto', 'cpu'"),
-        ("cpu", "--cuda-graphs is for the backend 'cuda'"),
+        ("cpu", "--cuda-graphs needs the backend 'cuda'"),
     ):
         arguments = ["--backend", wrong, "--cuda-graphs"]
         result = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["bench", *arguments])
@@ -89,7 +89,7 @@ def test_graphs_are_measured_beside_runs_without(monkeypatch: pytest.MonkeyPatch
     assert list(found) == ["auto", "auto, CUDA graphs", "tensorrt"]
     assert asked == [("auto", False), ("cuda", True), ("tensorrt", False)]
     assert list(bench.load(None, ["cuda"], BackendOptions(), cuda_graphs=False)) == ["cuda"]
-    with pytest.raises(ConfigError, match="cuda_graphs is for the backend 'cuda'; measured are 'cpu'"):
+    with pytest.raises(ConfigError, match="cuda_graphs needs the backend 'cuda'; got 'cpu'"):
         bench.load(None, ["cpu"], BackendOptions(), cuda_graphs=True)
 
 

@@ -164,7 +164,7 @@ def test_matched_cells_are_those_that_count(truth: I32, predicted: I32) -> None:
         (np.zeros((3, 4), int), np.zeros((4, 3), int), "expected the same size"),
         (np.zeros((3, 4)), np.zeros((3, 4), int), "the true labels have shape"),
         (np.zeros((3, 4), int), np.zeros((3, 4, 1), int), "the predicted labels have shape"),
-        (np.zeros((3, 4), int), np.full((3, 4), -1), "hold -1"),
+        (np.zeros((3, 4), int), np.full((3, 4), -1), "contain -1"),
     ],
 )
 def test_wrong_labels_are_named(truth: I32, predicted: I32, message: str) -> None:
