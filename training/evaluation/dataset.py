@@ -66,7 +66,7 @@ class Sample:
     image_path: Path
     labels_path: Path
     tile_hw: tuple[int, int] | None = None
-    """For tiles of ``data build`` only: size without padding. Such an image has channels first on disk and equalised
+    """Size without padding, for tiles of ``data build`` only. Such an image has channels first on disk and equalised
     contrast."""
 
 

@@ -46,7 +46,7 @@ class ImageScore:
     seconds: float | None = None
     """Wall time of the segmentation alone, seconds; None if the label map was made elsewhere."""
     prompt_iou_sum: float | None = None
-    """For prompts made from true cells: sum over cells of the IoU with the mask of their prompt."""
+    """Sum over true cells of the IoU with the mask of their prompt; None unless prompts were made from true cells."""
     error: str | None = None
 
     def counts(self, iou: float) -> Counts:
