@@ -1,1 +1,1 @@
-"""Measurements of the engines, always beside a baseline in the same run; results are JSON files in ``results/``."""
+"""Measurements of the engines, each with a baseline in the same run; records are JSON files in ``results/``."""

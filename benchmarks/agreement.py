@@ -1,4 +1,4 @@
-"""How far two ways to segment an image find the same cells."""
+"""Agreement of the cells of two segmentations."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from training.evaluation.matching import find_overlaps
 
 
 def compare_cells(pairs: Iterable[tuple[NDArray[np.int32], NDArray[np.int32]]]) -> dict[str, Any]:
-    """Compare the cells of label maps with those of others, pair by pair.
+    """Compare the cells of pairs of label maps.
 
     Args:
         pairs: reference and other label map of the same image, (H, W) int32.
 
     Returns:
-        ``cells`` of all maps, ``mean_iou`` of those that match at 0.5 (None: none does), ``matched``: their share,
-        2 matched / cells.
+        ``cells``, the number in all maps; ``mean_iou`` of cells that match above IoU 0.5 (None if there are none);
+        ``matched``, their share: 2 matched / cells.
     """
     ious: list[float] = []
     cells = 0
@@ -38,7 +38,7 @@ def compare_cells(pairs: Iterable[tuple[NDArray[np.int32], NDArray[np.int32]]]) 
 
 
 def measure_agreement(segmenters: Mapping[str, Segmenter]) -> list[dict[str, Any]]:
-    """Compare the cells of each segmenter with those of the first, over the sample images (``compare_cells``)."""
+    """Compare the cells of each segmenter with those of the first, on the sample images (``compare_cells``)."""
     first, *others = segmenters
     images = [read_image(path) for path in sample_images()]
     expected = [segmenters[first](image).labels for image in images] if others else []

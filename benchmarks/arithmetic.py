@@ -1,4 +1,4 @@
-"""How much arithmetic an engine does, and how fast this machine multiplies matrices: what bounds any run from below."""
+"""Arithmetic of an engine and rate of matrix products on this machine, which give a lower bound on run time."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Shape = Sequence[int]
 
 
 def engine_flop(path: Path, dimensions: Mapping[str, int]) -> int:
-    """Floating-point operations of one call: 2 per multiplication of MatMul, Gemm, Conv and ConvTranspose.
+    """Count the floating-point operations of one call: 2 per multiplication of MatMul, Gemm, Conv and ConvTranspose.
 
     Args:
         path: ONNX file.
         dimensions: sizes of the named dimensions of its inputs.
 
     Raises:
-        ValueError: a dimension is not named, or a shape does not follow from the inputs'.
+        ValueError: a dimension has no size, or a shape does not follow from those of the inputs.
     """
     import onnx
 
@@ -29,7 +29,7 @@ def engine_flop(path: Path, dimensions: Mapping[str, int]) -> int:
                 if dimension.dim_param not in dimensions:
                     raise ValueError(f"{path.name} has a dimension {dimension.dim_param!r}; expected its size.")
                 dimension.dim_value = dimensions[dimension.dim_param]
-    del model.graph.value_info[:]  # shapes in the names of the dimensions, which inference would keep
+    del model.graph.value_info[:]  # shape inference would keep these symbolic shapes
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes: dict[str, list[int]] = {weight.name: list(weight.dims) for weight in graph.initializer}
     for value in [*graph.value_info, *graph.input, *graph.output]:
@@ -42,7 +42,9 @@ def engine_flop(path: Path, dimensions: Mapping[str, int]) -> int:
             try:
                 first, second, out = (shapes[name] for name in (*node.input[:2], node.output[0]))
             except KeyError as error:
-                raise ValueError(f"{path.name}: the shape of {error} does not follow from the inputs'.") from error
+                raise ValueError(
+                    f"{path.name}: the shape of {error} does not follow from those of the inputs."
+                ) from error
             total += 2 * _FLOP[node.op_type](first, second, out)
     return total
 
@@ -57,16 +59,16 @@ _FLOP: dict[str, Callable[[Shape, Shape, Shape], int]] = {
 
 
 def matrix_product_rate(precision: str, device: str = "cpu", *, side: int = 4096, seconds: float = 3.0) -> float:
-    """Best rate of square matrix products, FLOP/s.
+    """Measure the best rate of square matrix products, FLOP/s.
 
-    By PyTorch; in float32 on a CPU by onnxruntime, too, which is twice as fast on some processors: PyTorch's float32
-    products there are MKL's, which takes AVX-512 on processors of one maker only.
+    PyTorch computes the products; in float32 on a CPU, onnxruntime is tried as well. It is twice as fast on some
+    processors, because PyTorch's float32 products use MKL, which uses AVX-512 on processors of one vendor only.
 
     Args:
         precision: ``fp32``, ``bf16`` or ``fp16``.
-        device: as PyTorch names it.
-        side: of the matrices.
-        seconds: how long to try each library.
+        device: device as PyTorch names it.
+        side: side of the matrices.
+        seconds: time to try each library, seconds.
     """
     ways = [_pytorch_product(precision, device, side)]
     if precision == "fp32" and device == "cpu":
@@ -96,7 +98,7 @@ def _pytorch_product(precision: str, device: str, side: int) -> Callable[[], obj
 
 
 def _onnxruntime_product(side: int) -> Callable[[], object]:
-    """float32 by a constant matrix, as in the engines."""
+    """Return a float32 product with a constant matrix, as in the engines."""
     import numpy as np
     import onnx
     import onnxruntime

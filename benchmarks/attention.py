@@ -1,21 +1,20 @@
-"""Forms of the ViT's attention with relative positions, timed on every backend here: which one the engines should use.
+"""Time of several forms of the ViT's attention with relative positions, on every installed backend.
 
     python -m benchmarks.attention
 
-The inputs are queries, keys and values after their projections and the bias of each query's row and column, as SAM's
-ViT-B has them: 12 heads of 64 channels over 64 x 64 tokens, or over 25 windows of 14 x 14. All forms compute the same.
+The inputs are projected queries, keys and values and the bias of each query's row and column, as in SAM's ViT-B: 12
+heads of 64 channels over 64 x 64 tokens, or over 25 windows of 14 x 14. All forms compute the same.
 
-``bias``       logits plus the bias, broadcast over rows and columns (Li et al. 2022, section 4.1).
-``folded``     the bias inside the product: queries extended by it, keys by one-hot codes of their row and column.
-``Attention``  the folded queries and keys in one ``Attention`` operator of ONNX opset 23.
-``MultiHeadAttention``  the same in onnxruntime's operator of that name, heads widened to a multiple of 8 channels.
-``padded``     so, too, and values widened to the channels of the queries, as flash attention wants it.
+``bias``       adds the bias to the logits, broadcast over rows and columns (Li et al. 2022, section 4.1).
+``folded``     moves the bias into the product: queries are extended by it, keys by one-hot codes of row and column.
+``Attention``  puts the folded queries and keys into one ``Attention`` operator of ONNX opset 23.
+``MultiHeadAttention``  uses onnxruntime's operator of that name, with heads widened to a multiple of 8 channels.
+``padded``     also widens the values to the channels of the queries, as flash attention needs.
 
-The whole ViT-B encoder (random weights), where what precedes and follows them counts, is timed with ``bias``,
-``folded``, and ``fused``, which is the form of ``export --attention fused``: in float16 ``padded``, else
-``MultiHeadAttention``.
-On a CPU, models and arrays are float32. On a GPU, models are float16, typed as the engines are, with the runtime's
-options; inputs lie on the GPU before the clock starts, and outputs stay there.
+The whole ViT-B encoder (random weights) is timed with ``bias``, ``folded`` and ``fused``, because the operators around
+an attention matter. ``fused`` is the form of ``export --attention fused``: ``padded`` in float16, else
+``MultiHeadAttention``. On a CPU, models and arrays are float32. On a GPU, models are float16, typed like the engines,
+with the runtime's options; inputs are on the GPU before the clock starts, and outputs stay there.
 """
 
 from __future__ import annotations
@@ -47,18 +46,18 @@ from training.model import CellSAM, ModelConfig
 
 Feeds = Mapping[str, F32]
 Run = Callable[[], Any]
-"""One run; gives the first output, an array or what becomes one."""
+"""One run; returns the first output, an array or a value that converts to one."""
 Load = Callable[[bytes, Feeds], Run]
-"""Loads a model and holds the inputs of all its runs."""
+"""Load a model and bind the inputs of all its runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """One attention."""
+    """Sizes of one attention."""
 
     name: str
     groups: int
-    """Images times windows."""
+    """Number of images times windows."""
     side: int
     """Tokens per side."""
     heads: int = 12
@@ -66,11 +65,11 @@ class Size:
 
     @property
     def tokens(self) -> int:
-        """Of a group."""
+        """Number of tokens of a group."""
         return self.side**2
 
     def feeds(self, seed: int = 0) -> dict[str, F32]:
-        """Random queries, keys, values (G, H, N, D) and biases (G, H, N, side)."""
+        """Return random queries, keys, values (G, H, N, D) and biases (G, H, N, side)."""
         rng = np.random.default_rng(seed)
         shape = (self.groups, self.heads, self.tokens)
         drawn = {name: rng.standard_normal((*shape, self.channels), np.float32) for name in ("q", "k", "v")}
@@ -81,7 +80,7 @@ SIZES = (Size("global", 1, 64), Size("windows", 25, 14))
 
 
 def bias_form(size: Size) -> onnx.ModelProto:
-    """See the module."""
+    """Build the form ``bias``."""
     grid = (size.groups, size.heads, size.tokens, size.side, size.side)
     nodes = [
         *_scaled_queries(size),
@@ -101,7 +100,7 @@ def bias_form(size: Size) -> onnx.ModelProto:
 
 
 def folded_form(size: Size) -> onnx.ModelProto:
-    """See the module."""
+    """Build the form ``folded``."""
     nodes = [
         *_folded(size),
         helper.make_node("Transpose", ["keys"], ["keys_t"], perm=[0, 1, 3, 2]),
@@ -113,13 +112,13 @@ def folded_form(size: Size) -> onnx.ModelProto:
 
 
 def attention_form(size: Size) -> onnx.ModelProto:
-    """See the module."""
+    """Build the form ``Attention``."""
     nodes = [*_folded(size), helper.make_node("Attention", ["queries", "keys", "v"], ["out"], scale=1.0)]
     return _model(size, nodes, {}, opset=23)
 
 
 def multi_head_form(size: Size, *, padded: bool = False) -> onnx.ModelProto:
-    """See the module; its tensors are (G, N, H D)."""
+    """Build the form ``MultiHeadAttention`` or ``padded``; its tensors are (G, N, H D)."""
     folded = size.channels + 2 * size.side
     wide = aligned(folded)
     values = wide if padded else size.channels
@@ -174,7 +173,7 @@ def _scaled_queries(size: Size) -> list[Any]:
 
 
 def _folded(size: Size) -> list[Any]:
-    """Queries and keys (G, H, N, D + 2 side), extended by the bias and by codes of row and column."""
+    """Return nodes for queries and keys (G, H, N, D + 2 side), extended by the bias and by row and column codes."""
     code = np.eye(size.side, dtype=np.float32)
     codes = np.concatenate((np.repeat(code, size.side, axis=0), np.tile(code, (size.side, 1))), axis=1)
     spread = np.broadcast_to(codes, (size.groups, size.heads, *codes.shape))
@@ -198,7 +197,7 @@ def _model(size: Size, nodes: list[Any], shapes: Mapping[str, tuple[int, ...]], 
 
 
 def in_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same with float16 in place of float32: inputs, constants, output."""
+    """Convert inputs, constants and output of a model from float32 to float16."""
     half = onnx.ModelProto()
     half.CopyFrom(model)
     for value in (*half.graph.input, *half.graph.output):
@@ -211,15 +210,15 @@ def in_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """What runs the models."""
+    """Way to run the models."""
 
     load: Load
     half: bool = False
-    """Models in float16."""
+    """Whether the models are in float16."""
 
 
 def on_cpu(model: bytes, feeds: Feeds) -> Run:
-    """onnxruntime, arrays in and out."""
+    """Load a model in onnxruntime, with arrays as inputs and outputs."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model, _settings(), providers=["CPUExecutionProvider"])
@@ -228,7 +227,7 @@ def on_cpu(model: bytes, feeds: Feeds) -> Run:
 
 
 def bound_runner(device: str) -> Load:
-    """onnxruntime with inputs and outputs in the memory of a device, ``cuda`` or ``cpu``."""
+    """Return a loader for onnxruntime with inputs and outputs in the memory of ``cuda`` or ``cpu``."""
 
     def load(model: bytes, feeds: Feeds) -> Run:
         import onnxruntime
@@ -236,7 +235,9 @@ def bound_runner(device: str) -> Load:
         provider, given = (CUDA, cuda_provider(0)) if device == "cuda" else ("CPUExecutionProvider", {})
         session = onnxruntime.InferenceSession(model, _settings(), providers=[(provider, given)], enable_fallback=0)
         if provider not in session.get_providers():
-            raise BackendError(f"{provider} did not load.")
+            raise BackendError(
+                f"{provider} did not load; expected a working installation. Check it with: cellsam-engine doctor"
+            )
         binding = session.io_binding()
         for node in session.get_inputs():
             array = feeds[node.name].astype(DTYPES[node.type])
@@ -264,7 +265,7 @@ def _settings() -> Any:
 
 
 def openvino_runner(precision: str) -> Load:
-    """OpenVINO on the CPU."""
+    """Return a loader for OpenVINO on the CPU."""
 
     def load(model: bytes, feeds: Feeds) -> Run:
         import openvino
@@ -284,7 +285,7 @@ def openvino_runner(precision: str) -> Load:
 
 
 def backends() -> dict[str, Backend]:
-    """What is installed here."""
+    """Return the installed backends."""
     import onnxruntime
 
     found = {"onnxruntime CPU": Backend(on_cpu)}
@@ -299,7 +300,7 @@ def backends() -> dict[str, Backend]:
 
 
 def encoder_form(model: CellSAM, form: Form, *, half: bool = False) -> bytes:
-    """The whole encoder of a model as an engine."""
+    """Return the whole encoder of a model as an ONNX engine."""
     side = model.config.image_size
     graph = EncoderGraph(model.encoder, features=True, embedding=True, form=form)
     engine = EngineGraph(
@@ -326,7 +327,7 @@ def measure_attention(size: Size, runs: int, warmup: int = 0) -> list[dict[str, 
 
 
 def measure_encoder(config: ModelConfig, runs: int, warmup: int = 0) -> list[dict[str, Any]]:
-    """Time the whole encoder of random weights, on one image."""
+    """Time the whole encoder with random weights on one image."""
     torch.manual_seed(0)
     model = CellSAM(config).eval()
 
@@ -340,14 +341,14 @@ def measure_encoder(config: ModelConfig, runs: int, warmup: int = 0) -> list[dic
 def measure(
     name: str, forms: Callable[[bool], Mapping[str, bytes]], feeds: Feeds, runs: int, warmup: int
 ) -> list[dict[str, Any]]:
-    """Time every form on every backend, in turn; a form that a backend cannot load keeps the reason.
+    """Time every form on every backend, in turn; if a backend cannot load a form, record the reason.
 
     Args:
-        name: of what is timed.
-        forms: the models by form; given True, in float16.
-        feeds: their inputs.
-        runs: counted runs of each.
-        warmup: runs before those, beside the one whose output is compared.
+        name: name of the record.
+        forms: function that returns the models by form, in float16 if its argument is True.
+        feeds: inputs of the models.
+        runs: counted runs of each model.
+        warmup: runs before those, besides the one whose output is compared.
     """
     records: list[dict[str, Any]] = []
     ready = []
@@ -361,7 +362,7 @@ def measure(
             try:
                 run = way.load(model, feeds)
                 record["output"] = np.array(run(), np.float32)
-            except Exception as error:  # each backend raises its own kinds
+            except Exception as error:  # backends raise errors of their own types
                 record["refused"] = str(error).strip().splitlines()[0][:200]
             else:
                 ready.append((record, run))
@@ -382,7 +383,9 @@ def measure(
 def main() -> None:
     """Measure, print a table and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--warmup", type=int, default=0, help="beside the run whose output is compared")
+    parser.add_argument(
+        "--warmup", type=int, default=0, help="runs that are not counted, besides the one whose output is compared"
+    )
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()

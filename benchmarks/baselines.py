@@ -1,6 +1,6 @@
-"""What the engines are measured against: PyTorch on the same weights, and the network of Cellpose-SAM.
+"""Baselines of the engines: PyTorch with the same weights, and the network of Cellpose-SAM.
 
-All variants get the same image and the same boxes to decode, and give a label map.
+All variants get the same image, decode the same boxes and return a label map.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from runtime.ops.preprocess import branch_inputs, normalize_contrast
 from training.checkpoint import load_checkpoint
 
 TOGETHER = 32
-"""Boxes of one call where PyTorch batches them."""
+"""Boxes per call if PyTorch batches them."""
 KEEP_ALL = SegmentConfig(iou_threshold=-1e9, mask_window="box")
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is segmented."""
+    """Image and boxes of a measurement."""
 
     size_px: int
     boxes: int
 
     def image(self) -> NDArray[np.generic]:
-        """A real image of nuclei, mirrored to the size."""
+        """Return a real image of nuclei, mirrored to the size."""
         small = verification_image()
         return np.pad(small, [(0, max(0, self.size_px - side)) for side in small.shape], mode="reflect")[
             : self.size_px, : self.size_px
         ]
 
     def prompts(self) -> NDArray[np.float64]:
-        """Boxes of the size of nuclei, spread over the image."""
+        """Return boxes of the size of nuclei, spread over the image, (boxes, 4) xyxy."""
         rng = np.random.default_rng(0)
         sides = rng.uniform(0.03, 0.08, (self.boxes, 2)) * self.size_px
         corner = rng.uniform(0, self.size_px - sides)
@@ -52,7 +52,7 @@ class Case:
 
 
 class Clock:
-    """Seconds by step; work queued on a GPU is waited for."""
+    """Seconds by step; waits for work queued on a GPU."""
 
     def __init__(self, device: str = "cpu") -> None:
         self.steps: StepTimes = {}
@@ -69,15 +69,15 @@ class Clock:
 
 
 def in_model_frame(case: Case, image_size: int) -> tuple[NDArray[np.generic], tuple[int, int], torch.Tensor]:
-    """Image, its size, and the prompts in model pixels, (K, 4) float32."""
+    """Return the image, its size, and the prompts in model pixels, (K, 4) float32."""
     image = case.image()
     size_hw = (image.shape[0], image.shape[1])
     boxes = scale_xyxy(case.prompts(), size_hw, (image_size, image_size))
     return image, size_hw, torch.from_numpy(boxes.astype(np.float32))
 
 
-def enter(canvas: LabelCanvas, first: int, logits: torch.Tensor, *sizes_hw: tuple[int, int]) -> None:
-    """Resize whole masks (K, 1, h, w) from size to size, as SAM does, and enter them from index ``first`` on."""
+def paint_masks(canvas: LabelCanvas, first: int, logits: torch.Tensor, *sizes_hw: tuple[int, int]) -> None:
+    """Resize whole masks (K, 1, h, w) from size to size, as SAM does, and paint them from index ``first`` on."""
     for size_hw in sizes_hw:
         logits = torch.nn.functional.interpolate(logits, size_hw, mode="bilinear", align_corners=False)
     for index, mask in enumerate(logits[:, 0].cpu().numpy(), start=first):
@@ -90,14 +90,14 @@ def choose(boxes: torch.Tensor, logits: torch.Tensor) -> None:
 
 
 def batched_bfloat16(checkpoint: Path, directory: Path, case: Case, device: str, *, compiled: bool = False) -> Variant:
-    """PyTorch at its best without another code: bfloat16, one ViT pass for equal inputs, all boxes in one call.
+    """Return a variant of optimised PyTorch: bfloat16, one ViT pass for equal inputs, batched boxes.
 
     Args:
         checkpoint: the weights.
-        directory: engines of the same weights; their manifest says how images are prepared.
-        case: what is segmented.
+        directory: engines of the same weights; their manifest defines the preprocessing.
+        case: image and boxes.
         device: ``cpu`` or ``cuda``.
-        compiled: with ``torch.compile``; the first run compiles.
+        compiled: use ``torch.compile``; the first run compiles.
     """
     manifest, model = read_manifest(directory), load_checkpoint(checkpoint).model.to(device)
     image, size_hw, prompts = in_model_frame(case, manifest.image_size)
@@ -121,7 +121,7 @@ def batched_bfloat16(checkpoint: Path, directory: Path, case: Case, device: str,
         canvas = LabelCanvas(size_hw, KEEP_ALL)
         for start in range(0, len(prompts), TOGETHER):
             logits = steps["decode"](embedding, prompts[start : start + TOGETHER]).low_res_masks.float()
-            enter(canvas, start, logits, (manifest.image_size,) * 2, size_hw)
+            paint_masks(canvas, start, logits, (manifest.image_size,) * 2, size_hw)
         return finish_labels(canvas.owner, len(prompts), KEEP_ALL)[0]
 
     @torch.inference_mode()
@@ -137,7 +137,7 @@ def batched_bfloat16(checkpoint: Path, directory: Path, case: Case, device: str,
 
 
 def released_procedure(checkpoint: Path, directory: Path, case: Case, device: str) -> Variant:
-    """PyTorch in float32, in the steps of the released code; arguments as in ``batched_bfloat16``."""
+    """Return a variant of float32 PyTorch in the steps of the released code; arguments as in ``batched_bfloat16``."""
     manifest, model = read_manifest(directory), load_checkpoint(checkpoint).model.to(device)
     image, size_hw, prompts = in_model_frame(case, manifest.image_size)
     prompts = prompts.to(device)
@@ -156,7 +156,7 @@ def released_procedure(checkpoint: Path, directory: Path, case: Case, device: st
         canvas = LabelCanvas(size_hw, KEEP_ALL)
         for index, box in enumerate(prompts):
             logits = model.decode(embedding, box[None]).low_res_masks
-            enter(canvas, index, logits, (manifest.image_size,) * 2, size_hw)
+            paint_masks(canvas, index, logits, (manifest.image_size,) * 2, size_hw)
         return finish_labels(canvas.owner, len(prompts), KEEP_ALL)[0]
 
     @torch.inference_mode()
@@ -171,7 +171,7 @@ def released_procedure(checkpoint: Path, directory: Path, case: Case, device: st
 
 
 def cellpose_network(case: Case, device: str) -> Variant:
-    """The network of Cellpose-SAM with random weights on the tiles that Cellpose cuts; flows to masks not included."""
+    """Return a variant of Cellpose-SAM's network, with random weights and Cellpose's tiles, without its masks."""
     from cellpose.core import run_net
     from cellpose.vit import CPSAM
 

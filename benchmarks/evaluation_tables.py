@@ -11,7 +11,7 @@ from training.evaluation.report import MEASURES, Report, figure, markdown_table
 from training.evaluation.summary import SummaryRow
 
 PUBLISHED = Path(__file__).with_name("published.json")
-"""Figures that others have published, with their source and the images they are of."""
+"""Published figures of other tools, with their source and images."""
 
 CURVE_IOUS = ("0.5", "0.6", "0.7", "0.8", "0.9")
 
@@ -26,18 +26,18 @@ TITLES = {
     "mdck_zo1": "epithelium, junctions (MDCK ZO-1)",
     "cpdmi_vectra": "tissue, multiplexed (CPDMI)",
 }
-"""What the subsets of the test images show."""
+"""Titles of the subsets of the test images."""
 
 
 def glance_table(report: Report, latency: dict[str, Any]) -> str:
-    """Accuracy and time of the built-in model by kind of image, and in a sentence the speed of CellSAM's ViT-B."""
+    """Render accuracy and time of the built-in model by kind of image, and the speed of CellSAM's ViT-B."""
     known = {row.name: row for row in _subsets(report)}
     rows = []
     for name in (name for name in TITLES if name in known):
         row = known[name]
         values = (row.counts["0.6"].f1, row.mean_segmentation_accuracy)
         rows.append([TITLES[name], str(row.images), *map(figure, values), figure(row.seconds_median, 2)])
-    head = ["test images", "number", "F1 at IoU 0.6", "mSA", "seconds an image"]
+    head = ["test images", "number", "F1 at IoU 0.6", "mSA", "seconds per image"]
     totals = {name: variant["total_ms"]["p50"] / 1e3 for name, variant in latency["variants"].items()}
     baseline, ours = latency["baseline"], "engines, OpenVINO"
     return "\n".join(
@@ -56,7 +56,7 @@ def glance_table(report: Report, latency: dict[str, Any]) -> str:
 
 
 def quality_table(report: Report, baseline: Report) -> str:
-    """F1 of the built-in model and of the classical baseline on the test images, subset by subset."""
+    """Render the F1 of the built-in model and of the classical baseline on the test images, by subset."""
     other = {row.name: row for row in _subsets(baseline)}
     rows = [
         [
@@ -66,7 +66,7 @@ def quality_table(report: Report, baseline: Report) -> str:
         for row in _subsets(report)
         if row.truth
     ]
-    head = ["", "images", "cells", "built-in model", "classical baseline", "seconds an image"]
+    head = ["", "images", "cells", "built-in model", "classical baseline", "seconds per image"]
     caption = (
         f"Test images; F1 at IoU 0.6, counts summed over a subset's images ({report.created[:10]}, "
         f"{report.environment['cpu_count']} cores)."
@@ -75,7 +75,7 @@ def quality_table(report: Report, baseline: Report) -> str:
 
 
 def measures_table(report: Report) -> str:
-    """Every measure of the built-in model, subset by subset."""
+    """Render every measure of the built-in model, by subset."""
     rows = []
     for row in _subsets(report):
         at = row.counts["0.6"]
@@ -88,13 +88,13 @@ def measures_table(report: Report) -> str:
 
 
 def curve_table(report: Report) -> str:
-    """F1 of the built-in model against the IoU of a match, subset by subset."""
+    """Render the F1 of the built-in model against the IoU of a match, by subset."""
     rows = [[row.name, *(figure(row.counts[iou].f1) for iou in CURVE_IOUS)] for row in _subsets(report) if row.truth]
     return "\n".join([_caption(report), "", *markdown_table(["F1 at IoU", *CURVE_IOUS], rows)])
 
 
 def published_table(report: Report) -> str:
-    """Published mean segmentation accuracy beside the built-in model's, with what sets the figures apart."""
+    """Render published mean segmentation accuracy beside the built-in model's, with the differences in images."""
     published: dict[str, Any] = json.loads(PUBLISHED.read_text(encoding="utf-8"))
     ours = {row.name: row for row in _subsets(report)}
     rows = []

@@ -1,10 +1,9 @@
-r"""Verification over seeds: how far engines and PyTorch in float32 are from PyTorch in float64, and which faults show.
+r"""Verification over seeds: errors of engines and of float32 PyTorch against float64 PyTorch, and detectable faults.
 
     python -m benchmarks.export_seeds --shared 0 2 4 6 8 --separate 1 3 5 7 2+34 --faults separate 2+34
 
-Each checkpoint is one of seeded weights in the released format, full size. It is exported, measured on the built-in
-image and deleted. What is finished stays in the folder of ``--work``: after an interruption the same command goes on
-from there.
+Each checkpoint has seeded weights in the released format, full size. It is exported, measured on the built-in image and
+deleted. Finished results stay in the folder of ``--work``, so a repeated command resumes after an interruption.
 """
 
 from __future__ import annotations
@@ -43,10 +42,10 @@ from runtime.types import F32
 from training.checkpoint import load_checkpoint
 
 FACTORS = (1.0005, 1.001, 1.002, 1.005, 1.01, 1.02, 1.05, 1.1)
-"""What a weight tensor is scaled by, to find the smallest fault that verification finds."""
+"""Factors on a weight tensor, to find the smallest fault that verification detects."""
 
 TENSORS = 4
-"""How many of each engine are scaled in turn, evenly spread over its graph."""
+"""Number of tensors of each engine that are scaled in turn, evenly spread over its graph."""
 
 Row = dict[str, Any]
 
@@ -57,16 +56,16 @@ class Case:
 
     trunk: str
     seed: str
-    """With ``+``, the second one is that of the mask decoder."""
+    """Seed of the weights; in ``A+B``, B is the seed of the mask decoder."""
 
     @property
     def name(self) -> str:
-        """Also of its files."""
+        """Name of the case and of its files."""
         return f"{self.trunk}_{self.seed}"
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """For ``benchmarks.seeded_weights``."""
+        """Recipe for ``benchmarks.seeded_weights``."""
         seed, _, decoder = self.seed.partition("+")
         recipe = {"seed": int(seed), "class_bias": 0.0, "class_gain": 15.0, "mode": self.trunk}
         return recipe | ({"decoder_seed": int(decoder)} if decoder else {})
@@ -76,12 +75,12 @@ def measure_case(case: Case, work: Path, *, faults: bool) -> Row:
     """Export one checkpoint and measure every output of its engines; the files are deleted afterwards.
 
     Args:
-        case: which weights.
-        work: a folder for the files, some 2.5 GB.
-        faults: also look for the smallest faults that verification finds.
+        case: the weights.
+        work: folder for the files, about 2.5 GB.
+        faults: if True, also search for the smallest faults that verification detects.
     """
     directory = work / f"{case.name}_engines"
-    shutil.rmtree(directory, ignore_errors=True)  # of an interrupted run
+    shutil.rmtree(directory, ignore_errors=True)  # left by an interrupted run
     directory.mkdir(parents=True)
     try:
         checkpoint = save_released(directory / "checkpoint.pt", case.recipe)
@@ -101,7 +100,7 @@ def measure_case(case: Case, work: Path, *, faults: bool) -> Row:
 
 
 def measure_engine(truth: EngineTruth, directory: Path, manifest: Manifest) -> list[Row]:
-    """Errors of one engine and of PyTorch in float32, and the verdicts with either of PyTorch's as the truth."""
+    """Return errors of one engine and of float32 PyTorch, and the verdicts against float64 and float32 PyTorch."""
     rows = []
     for name, wanted, found in run_against(load_named_engine(directory, manifest, truth.engine_name), truth, manifest):
         check = compare(truth.engine_name, name, wanted, found, Tolerance())
@@ -110,13 +109,13 @@ def measure_engine(truth: EngineTruth, directory: Path, manifest: Manifest) -> l
 
 
 def against_float32(engine: str, output: str, truth: Truth, found: F32) -> OutputCheck:
-    """Compare with PyTorch in float32 as if it were exact: by the fixed tolerance alone."""
+    """Compare with float32 PyTorch as if it were exact, by the fixed tolerance alone."""
     float32 = Truth(truth.pytorch.astype(np.float64), truth.pytorch, lambda: 0.0)
     return compare(engine, output, float32, found, Tolerance())
 
 
 def row_of(check: OutputCheck, float32: OutputCheck) -> Row:
-    """The figures of one output, errors to three digits."""
+    """Return the figures of one output, with errors to three digits."""
     return {
         "engine_name": check.engine,
         "output": check.output,
@@ -142,10 +141,11 @@ def _short(value: float) -> float:
 
 
 def smallest_faults(truth: EngineTruth, directory: Path, manifest: Manifest) -> list[Row]:
-    """The smallest of ``FACTORS`` by which verification finds each of some weight tensors of one engine scaled.
+    """Find the smallest of ``FACTORS`` that verification detects, for some weight tensors of one engine.
 
-    None if it finds none of them: then ``largest_by_rounding`` says how many times the error of PyTorch's own float32
-    the largest factor makes; about 1 is a tensor whose scale does not reach the outputs, such as one before a norm.
+    The factor is None if verification detects none of them. ``largest_by_rounding`` is then the error of the largest
+    factor as a multiple of the error of PyTorch's own float32. A value of about 1 means that the scale of the tensor
+    does not affect the outputs, as before a norm.
     """
     path = directory / manifest.engines[truth.engine_name].file
     rows = []
@@ -168,12 +168,12 @@ def smallest_faults(truth: EngineTruth, directory: Path, manifest: Manifest) -> 
 
 
 def by_rounding(truth: EngineTruth, checks: Sequence[OutputCheck]) -> list[float]:
-    """Errors of an engine as multiples of those of PyTorch's own float32."""
+    """Return the errors of an engine as multiples of those of PyTorch's own float32."""
     return [check.tail_error / truth.rounding_error(check.output.removesuffix("[window]")) for check in checks]
 
 
 def spread_tensors(model: onnx.ModelProto, count: int) -> list[str]:
-    """Names of some weight matrices and kernels of a model, from its first to its last, evenly spread."""
+    """Return the names of some weight matrices and kernels of a model, evenly spread from the first to the last."""
     floats = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
     large = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) >= 2 and min(tensor.dims[:2]) > 1}
     products = ("MatMul", "Gemm", "Conv")
@@ -188,12 +188,12 @@ def scaled_checks(
     """Verify an engine with one weight tensor scaled.
 
     Args:
-        truth: the engine's input and PyTorch's outputs.
-        manifest: of the engines.
-        path: the sound engine.
+        truth: input of the engine and outputs of PyTorch.
+        manifest: manifest of the engines.
+        path: file of the unchanged engine.
         tensor: name of the tensor.
-        factor: what it is scaled by.
-        faulty: the file to write the engine to.
+        factor: factor on the tensor.
+        faulty: file to write the scaled engine to.
     """
     model = onnx.load(path)
     (weights,) = (weights for weights in model.graph.initializer if weights.name == tensor)
@@ -207,7 +207,7 @@ def scaled_checks(
 
 
 def measure_all(cases: Sequence[Case], work: Path, faults: Sequence[Case]) -> Iterator[Row]:
-    """Every case, from the folder where it is finished already."""
+    """Measure every case, or read its result from the folder if it is finished."""
     work.mkdir(parents=True, exist_ok=True)
     for case in cases:
         done = work / f"{case.name}.json"
@@ -218,7 +218,7 @@ def measure_all(cases: Sequence[Case], work: Path, faults: Sequence[Case]) -> It
 
 
 def describe(row: Row) -> Iterator[str]:
-    """One line for each output and fault."""
+    """Yield one line for each output and fault."""
     name = f"{row['trunk']} {row['seed']}"
     for output in row["outputs"]:
         new, old = ("ok" if one["passed"] else "FAILED" for one in (output, output["against_float32"]))
@@ -238,10 +238,10 @@ def main() -> None:
         "--separate",
         nargs="*",
         default=["1", "3", "5", "7", "2+34"],
-        help="seeds with separate trunks; A+B: everything but the mask decoder of seed A, that of seed B",
+        help="seeds with separate trunks; A+B: seed B for the mask decoder, seed A for everything else",
     )
-    parser.add_argument("--faults", nargs=2, metavar=("TRUNK", "SEED"), help="checkpoint to look for faults on")
-    parser.add_argument("--work", type=Path, default=Path("export_seeds"), help="folder for files and finished seeds")
+    parser.add_argument("--faults", nargs=2, metavar=("TRUNK", "SEED"), help="checkpoint on which to search for faults")
+    parser.add_argument("--work", type=Path, default=Path("export_seeds"), help="folder for files and finished results")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     cases = [Case(trunk, seed) for trunk in ("shared", "separate") for seed in getattr(options, trunk)]

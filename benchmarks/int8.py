@@ -1,11 +1,11 @@
-r"""Encoders in 8-bit integers on the CPU: their time beside float32 and bfloat16, and how far features and labels move.
+r"""Encoders in 8-bit integers on the CPU: time compared with float32 and bfloat16, and changes of features and labels.
 
     python -m benchmarks.int8
     python -m benchmarks.int8 --model engines --calibrate nuclei.png --calibrate tissue.png --without-labels
 
 The encoders are quantised into a temporary directory, as ``export --precision int8`` does; box detector and mask
-decoder stay as they are. What is measured on, the sample images, is not what the ranges are taken from, unless
-``--calibrate`` says so.
+decoder are unchanged. The measurements use the sample images, and the ranges come from another image unless
+``--calibrate`` names some of them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Way:
 
     backend: str
     rest: CpuPrecision
-    """What is computed in where it is not in integers."""
+    """Precision of the parts that are not in integers."""
     int8: bool = False
 
 
@@ -57,23 +57,23 @@ WAYS = {
     "OpenVINO, int8 and fp32": Way("openvino", "fp32", int8=True),
     "OpenVINO, int8 and bf16": Way("openvino", "bf16", int8=True),
 }
-"""The first one is what the others are compared with."""
+"""Ways to run the engines; the others are compared with the first."""
 
 
 def quantise_directory(directory: Path, out: Path, images: Sequence[Image]) -> None:
-    """Write a copy of an engine directory whose encoders compute in integers.
+    """Write a copy of an engine directory with encoders that compute in integers.
 
     Args:
         directory: float32 engines.
-        out: the directory to make.
-        images: what ranges are taken from.
+        out: directory to create.
+        images: images that the ranges are taken from.
     """
     shutil.copytree(directory, out)
     quantise_encoders(out, images)
 
 
 def count_products(directory: Path) -> int:
-    """Products of the encoders of float32 engines that would be of integers."""
+    """Count the products of float32 encoders that quantisation would convert to integers."""
     files = {name: directory / spec.file for name, spec in read_manifest(directory).engines.items()}
     return sum(len(constant_products(onnx.load(path))) for name, path in files.items() if name.endswith("encoder"))
 
@@ -90,16 +90,16 @@ def measure_encoder(
     """Time the encoder in turn, and compare its outputs with those of the first way.
 
     Args:
-        ways: by name.
-        directories: of the engines as they are, and of those in integers.
-        pixels: (1, 3, S, S).
-        threads: of each engine; default, the backend's choice.
-        warmup: runs of each that are not counted, beside the one whose outputs are compared.
-        runs: runs of each that are.
+        ways: ways to run the engines, by name.
+        directories: directories of the original engines (False) and of those in integers (True).
+        pixels: (1, 3, S, S) float32.
+        threads: threads of each engine; by default the backend's choice.
+        warmup: uncounted runs of each way, besides the one whose outputs are compared.
+        runs: counted runs of each way.
 
     Returns:
-        Of each way, percentiles of the time and of the processor's time of all threads in ms, and the norm of each
-        output's difference by the output's norm.
+        For each way, percentiles in ms of the wall time and of the processor time of all threads, and the norm of each
+        output's difference relative to the norm of the output.
     """
     encoders = {}
     for name, way in ways.items():
@@ -131,7 +131,7 @@ def measure_encoder(
 
 
 def measure_labels(ways: Mapping[str, Way], directories: Mapping[bool, Path]) -> list[dict[str, Any]]:
-    """Compare the cells of each way with those of the first, see ``benchmarks.agreement.measure_agreement``."""
+    """Compare the cells of each way with those of the first (``benchmarks.agreement.measure_agreement``)."""
     segmenters = {
         name: Segmenter(directories[way.int8], backend=way.backend, options=BackendOptions(cpu_precision=way.rest))
         for name, way in ways.items()
@@ -140,7 +140,7 @@ def measure_labels(ways: Mapping[str, Way], directories: Mapping[bool, Path]) ->
 
 
 def content_of(options: argparse.Namespace) -> dict[str, Any]:
-    """The record."""
+    """Return the content of the record."""
     ways = {name: way for name, way in WAYS.items() if way.backend in options.backend}
     images = [read_image(path) for path in options.calibrate] or [verification_image()]
     manifest = read_manifest(options.engines)
@@ -172,14 +172,26 @@ def main() -> None:
     """Measure, print a table and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--model", dest="engines", type=model_directory, default=builtin_engine(), metavar="nano|DIR", help="in float32"
+        "--model",
+        dest="engines",
+        type=model_directory,
+        default=builtin_engine(),
+        metavar="nano|DIR",
+        help="float32 engines",
     )
     parser.add_argument("--backend", nargs="+", choices=("cpu", "openvino"), default=("cpu", "openvino"))
     parser.add_argument(
-        "--calibrate", type=Path, action="append", default=[], metavar="FILE", help="image that ranges are taken from"
+        "--calibrate",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="image that ranges are taken from; repeatable",
     )
     parser.add_argument("--without-labels", dest="labels", action="store_false", help="time the encoder only")
-    parser.add_argument("--threads", type=int, help="of each engine, in the timing; default: the backend's choice")
+    parser.add_argument(
+        "--threads", type=int, help="threads of each engine in the timing; default: the backend's choice"
+    )
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))

@@ -1,12 +1,12 @@
-r"""Latency of one image, all steps: the engines beside the PyTorch model run as the released code runs it.
+r"""Latency of all steps for one image: the engines and the PyTorch model in the procedure of the released code.
 
     python -m benchmarks.latency --checkpoint cellsam_general.pt --model engines --integers engines_int8
     python -m benchmarks.latency --checkpoint cellsam_general.pt --model engines_fp16 --device cuda --compile \
         --warmup 5 --runs 30
 
 The baseline runs the ViT once per branch, decodes one box at a time and resizes each mask to the whole image, as the
-released CellSAM code (commit 35bc6e0) does. All get the same image and the same boxes to decode. The record also says
-what share of this machine's rate of matrix products each run of the engines reaches.
+released CellSAM code (commit 35bc6e0) does. All variants get the same image and decode the same boxes. The record also
+contains the share of this machine's rate of matrix products that each run of the engines reaches.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from runtime.ops.boxes import scale_xyxy, token_windows
 BASELINE = "released procedure, PyTorch"
 FULL = "engines, onnxruntime, full masks"
 REFERENCE = "engines, onnxruntime"
-"""Masks in windows; on a CPU in the precision of the engines' files."""
+"""Variant with masks in windows; on a CPU in the precision of the engines' files."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class Engines:
 
     backend: str
     precision: str
-    """In which most of the arithmetic is done: ``fp32``, ``bf16``, ``fp16`` or ``int8``."""
+    """Precision of most of the arithmetic: ``fp32``, ``bf16``, ``fp16`` or ``int8``."""
     window: MaskWindow = "box"
     cuda_graphs: bool = False
 
 
 def engine_variants(device: str, precision: Precision, *, integers: bool = False) -> dict[str, Engines]:
-    """Ways to run engines of a precision on a device, and, on a CPU, those in integers where there are any."""
+    """Return the ways to run engines of a precision on a device, on a CPU also those in integers if there are any."""
     if device == "cpu":
         ways = {
             FULL: Engines("cpu", precision, "full"),
@@ -68,14 +68,14 @@ def engine_variants(device: str, precision: Precision, *, integers: bool = False
 
 
 def engines(directory: Path, case: Case, way: Engines) -> Variant:
-    """The runtime on an engine directory."""
+    """Return a variant that runs the runtime on an engine directory."""
     config = replace(KEEP_ALL, mask_window=way.window)
     options = BackendOptions(cuda_graphs=way.cuda_graphs)
     segmenter = Segmenter(directory, backend=way.backend, options=options)
     image, boxes = case.image(), case.prompts()
 
     def run() -> tuple[StepTimes, NDArray[np.int32]]:
-        clock = Clock()  # the labels are on the host: the sum is whole, whatever is still queued between steps
+        clock = Clock()  # the labels end on the host, so the sum is complete even if work is queued between steps
         encoded = clock.time("encode", lambda: segmenter.encode(image, config=config))
         clock.time("detect", lambda: segmenter.detect(encoded))
         result = clock.time("decode", lambda: segmenter.decode(encoded, boxes=boxes, config=config))
@@ -85,7 +85,7 @@ def engines(directory: Path, case: Case, way: Engines) -> Variant:
 
 
 def arithmetic(directory: Path, case: Case) -> dict[str, int]:
-    """FLOP of the engines by step; every box's window counts with its own side."""
+    """Return the FLOP of the engines by step; every box counts with the size of its window."""
     manifest = read_manifest(directory)
     files = {name: directory / spec.file for name, spec in manifest.engines.items()}
     passes = 1 if manifest.profile == "paper" and manifest.trunk == "shared" else 2
@@ -108,7 +108,7 @@ def arithmetic(directory: Path, case: Case) -> dict[str, int]:
 
 
 def variants(options: argparse.Namespace, ways: dict[str, Engines]) -> dict[str, Callable[[], Variant]]:
-    """What is timed, the baseline first."""
+    """Return the variants to time, the baseline first."""
     case = Case(options.size, options.boxes)
     common = (options.checkpoint, options.engines, case, options.device)
     found: dict[str, Callable[[], Variant]] = {
@@ -128,7 +128,7 @@ def variants(options: argparse.Namespace, ways: dict[str, Engines]) -> dict[str,
 def content_of(
     options: argparse.Namespace, ways: dict[str, Engines], measured: dict[str, Measured]
 ) -> dict[str, Any]:  # fmt: skip
-    """The record."""
+    """Return the content of the record."""
     case, baseline = Case(options.size, options.boxes), measured[BASELINE]
     summaries = {name: result.summary() for name, result in measured.items()}
     slow = summaries[BASELINE]["total_ms"]["p50"]
@@ -160,7 +160,7 @@ def content_of(
 
 
 def agreement(ways: dict[str, Engines], measured: dict[str, Measured]) -> list[dict[str, Any]]:
-    """How the cells of the engines compare: full masks with the baseline's, others with those of ``REFERENCE``."""
+    """Compare the cells of the engines: full masks with the baseline, others with ``REFERENCE``."""
     against = {
         name: BASELINE if way.window == "full" else REFERENCE
         for name, way in ways.items()
@@ -173,50 +173,57 @@ def agreement(ways: dict[str, Engines], measured: dict[str, Measured]) -> list[d
 
 
 def check_integers(directory: Path, integers: Path) -> None:
-    """Check that two directories are what they are recorded as.
+    """Check that two directories have engines of one checkpoint, the second in integers.
 
     Raises:
-        EngineError: the second is not in integers, or of another checkpoint than the first.
+        EngineError: the second is not in integers, or they have different checkpoints.
     """
     one, other = read_manifest(directory), read_manifest(integers)
     if other.precision != "int8":
-        raise EngineError(f"{integers} is in {other.precision}; expected engines exported with precision='int8'.")
+        raise EngineError(
+            f"{integers} has precision {other.precision}; expected engines exported with precision='int8'."
+        )
     if one.weights["sha256"] != other.weights["sha256"]:
-        raise EngineError(f"{directory} and {integers} are of different checkpoints; export both from one.")
+        raise EngineError(f"{directory} and {integers} have different checkpoints; export both from one.")
 
 
 def main() -> None:
     """Measure and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="the weights the engines were made from")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="weights of the engines")
     parser.add_argument(
         "--model",
         dest="engines",
         type=model_directory,
         required=True,
         metavar="nano|DIR",
-        help="engines of the checkpoint; with TensorRT plans on a GPU",
+        help="engines of the checkpoint, with TensorRT plans on a GPU",
     )
     parser.add_argument(
-        "--integers", type=Path, help="the same exported with --precision int8, to be timed, too; with --device cpu"
+        "--integers", type=Path, help="engines exported with --precision int8, to time as well; only with --device cpu"
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what all variants run on")
-    parser.add_argument("--without", nargs="*", default=[], help="variants of the engines to leave out, by backend")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device of all variants")
+    parser.add_argument("--without", nargs="*", default=[], help="backends whose variants are left out")
     parser.add_argument("--size", type=int, default=512, help="side of the image, pixels")
     parser.add_argument("--boxes", type=int, default=100, help="boxes to decode")
     parser.add_argument("--compile", action="store_true", help="also time PyTorch through torch.compile")
     parser.add_argument(
         "--cellpose", action="store_true", help="also time Cellpose-SAM's network (pip install cellpose)"
     )
-    parser.add_argument("--warmup", type=int, default=1, help="with CUDA graphs, 3 at least: plain, captured, replayed")
+    parser.add_argument(
+        "--warmup",
+        type=int,
+        default=1,
+        help="runs that are not counted; with CUDA graphs at least 3: plain, captured, replayed",
+    )
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     if options.integers is not None and options.device != "cpu":
-        parser.error("--integers goes with --device cpu")
+        parser.error("--integers needs --device cpu")
     precision = read_manifest(options.engines).precision
     if precision == "int8":
-        parser.error("--model is in integers: give it to --integers, and here the same without")
+        parser.error("--model is in integers: pass it as --integers, and the same engines in float32 as --model")
     if options.integers is not None:
         check_integers(options.engines, options.integers)
     ways = engine_variants(options.device, precision, integers=options.integers is not None)

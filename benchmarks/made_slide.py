@@ -1,6 +1,6 @@
-"""A slide of any size whose cells are known, made where it is read, and a segmenter that sees them as they are.
+"""Slides of any size with known cells, generated when they are read, and doubles of the engines that find them.
 
-For measuring and testing what is around the model: reading, tiles, stitching, writing.
+They measure and test everything around the model: reading, tiles, stitching, writing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from runtime.views.scale import CellSizes
 from runtime.views.stitch import tile_cells
 
 AS_MADE = SegmentConfig(normalize=False, min_area_px=0)
-"""The pixels are 0 and 1 and are taken as they are."""
+"""Settings for pixels of 0 and 1, which need no normalisation."""
 
 NOISE_PX = 509
 """Side of the noise that ``NoisySlide`` repeats."""
@@ -33,13 +33,13 @@ NOISE_PX = 509
 
 @dataclass(frozen=True)
 class MadeSlide:
-    """Ellipses that do not touch, one at most in each square of a lattice: an ``ImageReader``."""
+    """Slide of separate ellipses, at most one in each square of a lattice; an ``ImageReader``."""
 
     size_hw: tuple[int, int]
     pitch_px: int = 40
-    """Side of the lattice's squares."""
+    """Side of the lattice's squares, pixels."""
     share: float = 0.7
-    """Squares that hold a cell."""
+    """Share of the squares with a cell."""
     seed: int = 0
     name: str = "made"
     channels: tuple[str, ...] = ("0",)
@@ -47,26 +47,26 @@ class MadeSlide:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of its values, 0 and 1."""
+        """Type of the values, which are 0 and 1."""
         return np.dtype(np.uint8)
 
     @property
     def highest_label(self) -> int:
-        """Squares of the lattice; not each holds a cell."""
+        """Number of squares of the lattice; some have no cell."""
         return int(np.prod([-(-length // self.pitch_px) for length in self.size_hw]))
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.generic]:
-        """The part (height, width, 1) whose first pixel is (top, left)."""
+        """Return the part (height, width, 1) whose first pixel is (top, left)."""
         return (self.truth(top, left, height, width) > 0).astype(np.uint8)[..., None]
 
     def truth(self, top: int, left: int, height: int, width: int) -> I64:
-        """Number of the cell at each pixel of a part, 0 on the ground; a cell has one number in all parts."""
+        """Return the number of the cell at each pixel of a part, 0 at the background; all parts agree."""
         y, x = np.arange(top, top + height), np.arange(left, left + width)
         down, across = np.unique(y // self.pitch_px), np.unique(x // self.pitch_px)
         across_count = -(-self.size_hw[1] // self.pitch_px)
         square = down[:, None] * across_count + across
         uniform = self._uniform(square)
-        # Inside its square with a pixel to spare on every side, whatever its angle.
+        # The ellipse fits into its square with a pixel to spare on every side, at any angle.
         radius = self.pitch_px / 2 - 2
         a, b = radius * (0.45 + 0.4 * uniform[0]), radius * (0.35 + 0.3 * uniform[1])
         reach = radius - np.maximum(a, b)
@@ -86,7 +86,7 @@ class MadeSlide:
         return out
 
     def _uniform(self, square: I64) -> list[F64]:
-        """Six numbers in [0, 1) for each square: the mixing steps of SplitMix64 (Steele et al. 2014)."""
+        """Return six numbers in [0, 1) for each square, by the mixing steps of SplitMix64 (Steele et al. 2014)."""
         numbers = []
         for stream in range(6):
             with np.errstate(over="ignore"):
@@ -100,10 +100,10 @@ class MadeSlide:
 
 @dataclass(frozen=True)
 class NoisySlide(MadeSlide):
-    """The same cells, bright on dark with noise, for a model to find."""
+    """Slide with the same cells, bright on dark with noise, for a model to find."""
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.generic]:
-        """The part (height, width, 1) whose first pixel is (top, left)."""
+        """Return the part (height, width, 1) whose first pixel is (top, left)."""
         noise = np.random.default_rng(self.seed).normal(0, 8, (NOISE_PX, NOISE_PX))
         at = np.ix_(np.arange(top, top + height) % NOISE_PX, np.arange(left, left + width) % NOISE_PX)
         cells = self.truth(top, left, height, width) > 0
@@ -112,74 +112,74 @@ class NoisySlide(MadeSlide):
 
 @dataclass(frozen=True)
 class PerfectEngines:
-    """An ``EngineSource`` whose cells are the separate bright pieces of a tile."""
+    """An ``EngineSource`` that finds the separate bright pieces of a tile."""
 
     seconds_per_tile: float = 0.0
 
     def load(self) -> TileSegmenter:
-        """No file is needed."""
+        """Return the segmenter; no file is needed."""
         return PerfectTiles(self.seconds_per_tile)
 
     def default_config(self) -> SegmentConfig:
-        """For slides of 0 and 1."""
+        """Return settings for slides of 0 and 1."""
         return AS_MADE
 
     def identity(self) -> dict[str, str]:
-        """There is but one."""
+        """Return a fixed identity."""
         return {"engines": "perfect"}
 
     def wants_own_gpu(self) -> bool:
-        """Nothing is computed on GPUs."""
+        """Return False: nothing is computed on GPUs."""
         return False
 
 
 @dataclass(frozen=True)
 class PerfectTiles:
-    """What ``PerfectEngines`` loads."""
+    """Tile segmenter of ``PerfectEngines``."""
 
     seconds_per_tile: float
     model_size: int = 256
     trained_channels: tuple[int, ...] = ()
 
     def cell_sizes(self, tile: Tile, config: SegmentConfig) -> CellSizes:
-        """Of the bright pieces."""
+        """Return the sizes of the bright pieces."""
         areas = np.bincount(perfect_result(tile.pixels).labels.ravel())[1:]
         return CellSizes(2 * np.sqrt(areas / np.pi), np.ones(len(areas), np.float32))
 
     def segment_tiles(self, tiles: Sequence[Tile], size_hw: tuple[int, int], config: SegmentConfig) -> list[TileCells]:
-        """The bright pieces of each tile."""
+        """Return the bright pieces of each tile."""
         time.sleep(self.seconds_per_tile * len(tiles))
         return [tile_cells(perfect_result(tile.pixels), tile.origin_yx, size_hw) for tile in tiles]
 
     def segment_whole(self, image: NDArray[np.generic], config: SegmentConfig) -> TileCells:
-        """The bright pieces of an image."""
+        """Return the bright pieces of an image."""
         return tile_cells(perfect_result(image.astype(np.float32)), (0, 0), (image.shape[0], image.shape[1]))
 
 
 @dataclass(frozen=True)
 class EdgeBlindEngines(PerfectEngines):
-    """Perfect, but for what is near the edges of a tile: see ``worn_at_edges``."""
+    """Perfect engines that fail near the edges of a tile; see ``worn_at_edges``."""
 
     reach_px: int = 24
-    """Depth to which an edge is felt, slide pixels."""
+    """Distance from an edge within which cells are affected, slide pixels."""
 
     def load(self) -> TileSegmenter:
-        """No file is needed."""
+        """Return the segmenter; no file is needed."""
         return EdgeBlindTiles(self.seconds_per_tile, reach_px=self.reach_px)
 
     def identity(self) -> dict[str, str]:
-        """Told by the reach."""
+        """Return an identity with the reach."""
         return {"engines": "edge-blind", "reach_px": str(self.reach_px)}
 
 
 @dataclass(frozen=True)
 class EdgeBlindTiles(PerfectTiles):
-    """What ``EdgeBlindEngines`` loads."""
+    """Tile segmenter of ``EdgeBlindEngines``."""
 
     reach_px: int = 24
 
     def segment_tiles(self, tiles: Sequence[Tile], size_hw: tuple[int, int], config: SegmentConfig) -> list[TileCells]:
-        """The bright pieces of each tile, worn at its edges."""
+        """Return the bright pieces of each tile, damaged near its edges."""
         found = []
         for tile in tiles:
             seen = worn_at_edges(perfect_result(tile.pixels).labels, tile.origin_yx, size_hw, self.reach_px)
@@ -188,19 +188,19 @@ class EdgeBlindTiles(PerfectTiles):
 
 
 def worn_at_edges(labels: I32, origin_yx: tuple[int, int], size_hw: tuple[int, int], reach_px: int) -> I32:
-    """Labels of a tile as a model that needs to see what is around a cell might give them.
+    """Damage labels near the edges of a tile, like a model that needs the surroundings of a cell.
 
-    A cell that comes closer than ``reach_px`` to an edge of the tile that is not the slide's is, each as often as the
-    others: lost, cut short anywhere within reach, split in two, worn or grown by two pixels, or left as it is.
+    This affects cells closer than ``reach_px`` to an edge of the tile inside the slide. Such a cell is lost, truncated
+    within reach, split in two, eroded or dilated by two pixels, or left unchanged, with equal probability.
 
     Args:
-        labels: (h, w), dense.
+        labels: (h, w) int32, dense labels of the tile.
         origin_yx: first pixel of the tile in the slide.
-        size_hw: the slide.
-        reach_px: how far an edge is felt.
+        size_hw: size of the slide (height, width), pixels.
+        reach_px: distance from an edge within which cells are affected, pixels.
 
     Returns:
-        (h, w), dense.
+        (h, w) int32, dense labels.
     """
     rng = np.random.default_rng(origin_yx)
     depths = [
@@ -212,7 +212,7 @@ def worn_at_edges(labels: I32, origin_yx: tuple[int, int], size_hw: tuple[int, i
     ]
     out, upto = labels.copy(), int(labels.max(initial=0))
     for n, (y, x) in enumerate(ndimage.find_objects(labels), start=1):
-        # Two pixels more, to grow into.
+        # Two more pixels leave room for dilation.
         at = slice(max(0, y.start - 2), y.stop + 2), slice(max(0, x.start - 2), x.stop + 2)
         mask, depth = labels[at] == n, np.minimum(depths[0][at[0], None], depths[1][at[1]])
         if depth[mask].min() >= reach_px:
@@ -234,13 +234,13 @@ def worn_at_edges(labels: I32, origin_yx: tuple[int, int], size_hw: tuple[int, i
 
 
 def perfect_result(image: F32) -> Segmentation:
-    """Pieces of an (H, W, C) image that are brighter than 0.5 in its last channel."""
+    """Segment the pieces of an (H, W, C) image that are brighter than 0.5 in its last channel."""
     labels, _ = ndimage.label(image[..., -1] > 0.5, structure=np.ones((3, 3)))
     return result_of(labels.astype(np.int32))
 
 
 def result_of(labels: I32) -> Segmentation:
-    """Dense labels as a result, sure of every cell."""
+    """Convert dense labels to a result with score 1 for every cell."""
     extents = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(labels)]
     count = len(extents)
     return Segmentation(

@@ -1,4 +1,4 @@
-"""Timing two variants in turn, each in a process of its own, and writing the record."""
+"""Timing of variants in turn, each in a separate process, and writing of records."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ StepTimes = dict[str, float]
 """Seconds by step of one run."""
 
 Variant = Callable[[], tuple[StepTimes, NDArray[np.int32]]]
-"""One run: seconds by step, and the labels it gave."""
+"""One run, which returns the seconds by step and the labels."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Measured:
     labels: NDArray[np.int32]
     peak_mib: float
     gpu_peak_mib: float | None = None
-    """None where PyTorch used no GPU; what others used, it cannot tell."""
+    """Peak GPU memory of PyTorch alone; None if it used no GPU."""
 
     def summary(self) -> dict[str, Any]:
-        """p50, p90 and p99 in ms, of the whole and each step; peak memory of the process, and of PyTorch on a GPU."""
+        """Return p50, p90 and p99 in ms, in total and by step, and peak memory, on a GPU also that of PyTorch."""
         totals = [sum(run.values()) for run in self.runs]
         return {
             "runs": len(self.runs),
@@ -51,20 +51,20 @@ class Measured:
 
 
 def percentiles_ms(seconds: list[float]) -> dict[str, float]:
-    """p50, p90 and p99 of times in seconds, in ms."""
+    """Return p50, p90 and p99 in ms of times in seconds."""
     return {f"p{p}": round(float(np.percentile(seconds, p)) * 1e3, 1) for p in (50, 90, 99)}
 
 
 def measure_in_turn(variants: Mapping[str, Callable[[], Variant]], *, warmup: int, runs: int) -> dict[str, Measured]:
-    """Run all variants A, B, A, B ...: a machine whose speed drifts slows each of them alike.
+    """Run all variants in turn, A, B, A, B ..., so that drifts in speed affect them equally.
 
     Args:
-        variants: makes each variant, called in the variant's own process.
-        warmup: runs of each that are not counted.
-        runs: runs of each that are.
+        variants: functions that make each variant, called in the process of the variant.
+        warmup: uncounted runs of each variant.
+        runs: counted runs of each variant.
 
     Raises:
-        RuntimeError: a variant failed; its own message is kept.
+        RuntimeError: a variant failed; its message is included.
     """
     workers = {name: _Worker(make) for name, make in variants.items()}
     found: dict[str, list[StepTimes]] = {name: [] for name in variants}
@@ -82,7 +82,7 @@ def measure_in_turn(variants: Mapping[str, Callable[[], Variant]], *, warmup: in
 
 
 class _Worker:
-    """A variant in its own process, run on demand."""
+    """Variant in a separate process, run on demand."""
 
     def __init__(self, make: Callable[[], Variant]) -> None:
         context = multiprocessing.get_context("spawn")
@@ -108,7 +108,7 @@ class _Worker:
         try:
             answer = self._pipe.recv()
         except EOFError as error:
-            raise RuntimeError(f"a variant's process ended with exit code {self._process.exitcode}.") from error
+            raise RuntimeError(f"the process of a variant ended with exit code {self._process.exitcode}.") from error
         if isinstance(answer, BaseException):
             raise RuntimeError(f"a variant failed: {answer!r}") from answer
         return answer
@@ -126,7 +126,7 @@ def _serve(make: Callable[[], Variant], pipe: Connection) -> None:
         pipe.send(error)
 
 
-def in_process_of_its_own(work: Callable[..., dict[str, Any]], *arguments: object) -> dict[str, Any]:
+def in_separate_process(work: Callable[..., dict[str, Any]], *arguments: object) -> dict[str, Any]:
     """Do a piece of work in a new process: a process begins with the peak memory of the one that starts it.
 
     Raises:
@@ -158,7 +158,7 @@ def keep(path: Path, asked: Mapping[str, Any], found: dict[str, Any]) -> dict[st
 
 
 def gpu_peak_mib() -> float | None:
-    """Most memory that PyTorch held on the GPU in this process; None where it used none."""
+    """Return the peak GPU memory that PyTorch reserved in this process, MiB; None if it used no GPU."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return None
@@ -168,14 +168,14 @@ def gpu_peak_mib() -> float | None:
 def write_record(
     out: Path, case: str, content: dict[str, Any], *, command: Sequence[str] | None = None, of: str = ""
 ) -> Path:
-    """Write ``CASE_DEVICE_DATE.json`` with what is needed to judge and repeat the result.
+    """Write ``CASE_DEVICE_DATE.json`` with all information to judge and repeat the result.
 
     Args:
-        out: directory; made if need be.
-        case: what was measured.
+        out: directory; created if it is missing.
+        case: name of the measurement.
         content: the figures.
-        command: what was run, without its options; default, this package's module of the case's name.
-        of: added to the case in the file's name, where one day has several records of a case.
+        command: command without its options; by default the module of this package with the name of the case.
+        of: suffix of the case in the file name, if one day has several records of a case.
     """
     environment = describe_environment()
     device = environment["gpus"][0].split(",")[0] if environment["gpus"] else f"cpu{environment['cpu_count']}"

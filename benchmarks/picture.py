@@ -1,4 +1,4 @@
-"""The README's picture: the sample images, segmented by the built-in model.
+"""Picture of the README: the sample images, segmented by the built-in model.
 
 python -m benchmarks.picture
 """
@@ -23,7 +23,7 @@ GAP_PX = 6
 
 
 def draw_samples(segmenter: Segmenter, images: list[Path]) -> Image.Image:
-    """Overlays of the images side by side, each cut to a square from its middle."""
+    """Draw overlays of the images side by side, each cropped to its central square."""
     panels = []
     for path in images:
         image = read_image(path)

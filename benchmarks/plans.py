@@ -1,11 +1,11 @@
-"""What TensorRT's builder makes of engine directories, side by side: kernels, fused attentions, bytes, memory.
+"""TensorRT plans of several engine directories in comparison: kernels, fused attentions, bytes, memory.
 
     cellsam-engine export --checkpoint weights.pt --out any --precision fp16 --target any
     cellsam-engine export --checkpoint weights.pt --out gpu --precision fp16
     python -m benchmarks.plans any gpu
 
-Needs no GPU: plans are compiled with TensorRT for RTX (``pip install 'cellsam-engine[rtx]'``), and nothing is timed.
-The values of the weights change none of the figures.
+This needs no GPU: plans are compiled with TensorRT for RTX (``pip install 'cellsam-engine[rtx]'``), and nothing is
+timed. The values of the weights do not affect the figures.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ def measure_directory(directory: Path, options: ReportOptions) -> dict[str, Any]
 
 
 def main() -> None:
-    """Compile, and write the record."""
+    """Compile the engines and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="engine directory")
     parser.add_argument("--compute-capability", nargs="+", choices=CAPABILITIES, default=["8.6"], dest="capabilities")
-    parser.add_argument("--images", type=int, default=IMAGES_ON_GPU, help="of a call of encoder and detector")
-    parser.add_argument("--boxes", type=int, default=BOXES_ON_GPU, help="of a call of the mask decoder")
+    parser.add_argument("--images", type=int, default=IMAGES_ON_GPU, help="images per call of encoder and detector")
+    parser.add_argument("--boxes", type=int, default=BOXES_ON_GPU, help="boxes per call of the mask decoder")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     sizes = [

@@ -9,10 +9,10 @@ from training.evaluation.plots import COLOURS, require_matplotlib
 
 
 def plot_latency(path: Path, latency: list[dict[str, Any]]) -> None:
-    """Time against cells per image for every backend and size, and the steps of each case, as PNG.
+    """Plot time against cells per image for every backend and size, and the steps of each case, as PNG.
 
     Args:
-        path: the file.
+        path: file to write.
         latency: rows of ``benchmarks.commands.bench.measure_latency``.
 
     Raises:

@@ -1,10 +1,10 @@
-"""What seams cost: cells where tiles overlap against cells that one tile alone sees, on slides whose cells are known.
+"""Comparison of cells at seams, where tiles overlap, with cells that one tile alone sees, on slides of known cells.
 
     python -m benchmarks.seams                                           # 20 000 pixels a side, three cuts
-    python -m benchmarks.seams --side 2000 --model-side 0 --cuts 200/60  # a try
+    python -m benchmarks.seams --side 2000 --model-side 0 --cuts 200/60  # a quick test
 
-Each cut is segmented by two doubles that take no time: one that sees every cell as it is, and one that loses, cuts,
-splits and deforms what comes near the edge of a tile. The built-in model segments a smaller slide in the first cut.
+Each cut is segmented by two doubles that take no time: one segments every cell perfectly, and one loses, truncates,
+splits and deforms cells near the edge of a tile. The built-in model segments a smaller slide in the first cut.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from training.evaluation.matching import Counts, Overlaps, match
 Bools = NDArray[np.bool_]
 
 IOUS = (0.6, 0.9)
-"""At which F1 is taken."""
+"""IoU thresholds of the F1."""
 
 CUT_SHARE = 0.9
-"""A cell is cut when no label has this share of its pixels, though some have one."""
+"""A cell counts as cut if labels cover some of its pixels, but none covers this share."""
 
 STRIP_PX = 512
-"""Rows that are compared at a time: those of the label file's tiles."""
+"""Number of rows compared at a time, which is that of the label file's tiles."""
 
 _HALF = np.int64(32)
 
 
 class Comparison:
-    """True and found cells of a slide, gathered strip by strip; memory grows with the cells, not with the pixels."""
+    """True and found cells of a slide, collected strip by strip; memory grows with the cells, not the pixels."""
 
     def __init__(self, truth_labels: int, found_labels: int) -> None:
-        """Args: the highest labels there will be."""
-        # Pixels by label, and whether some of them lie in more than one tile.
+        """Args: truth_labels, found_labels: the largest labels."""
+        # Pixels by label, and whether some of them lie in several tiles.
         self.truth = np.zeros(truth_labels + 1, np.int64)
         self.found = np.zeros(found_labels + 1, np.int64)
         self.truth_at_seam = np.zeros(truth_labels + 1, np.bool_)
@@ -60,7 +60,7 @@ class Comparison:
         self._pairs: list[tuple[I64, I64]] = []
 
     def add(self, truth: I64, found: I64, at_seam: Bools) -> None:
-        """Take in a strip: two label maps, and which pixels lie in more than one tile, all (h, w)."""
+        """Add a strip: two label maps and the pixels that lie in several tiles, all (h, w)."""
         for labels, areas, touching in (
             (truth, self.truth, self.truth_at_seam),
             (found, self.found, self.found_at_seam),
@@ -71,13 +71,13 @@ class Comparison:
         self._pairs.append(np.unique(truth[both] << _HALF | found[both], return_counts=True))
 
     def pairs(self) -> tuple[I64, I64, I64]:
-        """Labels of each true and found cell that meet, and their common pixels."""
+        """Return the labels of all overlapping true and found cells, and their numbers of common pixels."""
         keys, where = np.unique(np.concatenate([keys for keys, _ in self._pairs]), return_inverse=True)
         shared = np.bincount(where, np.concatenate([counts for _, counts in self._pairs])).astype(np.int64)
         return keys >> _HALF, keys & ((1 << _HALF) - 1), shared
 
     def summary(self) -> dict[str, Any]:
-        """Counts and F1 apart for cells at seams and inside, and what should not be there."""
+        """Return counts, F1, duplicates and cut cells, separately for cells at seams and inside."""
         truth, found, shared = self.pairs()
         truth_ids, found_ids = (np.flatnonzero(areas[1:]) + 1 for areas in (self.truth, self.found))
         overlaps = Overlaps(
@@ -91,9 +91,9 @@ class Comparison:
         )
         # A label belongs to the cell that has more than half of its pixels.
         owned = np.bincount(truth[2 * shared > self.found[found]], minlength=len(self.truth))
-        most = np.zeros(len(self.truth), np.int64)
-        np.maximum.at(most, truth, shared)
-        cut = (most > 0) & (most < CUT_SHARE * self.truth)
+        largest = np.zeros(len(self.truth), np.int64)
+        np.maximum.at(largest, truth, shared)
+        cut = (largest > 0) & (largest < CUT_SHARE * self.truth)
         out: dict[str, Any] = {}
         for place, of_truth, of_found in (
             ("inside", ~self.truth_at_seam, ~self.found_at_seam),
@@ -111,7 +111,7 @@ class Comparison:
 
     @staticmethod
     def _scores(overlaps: Overlaps, iou: float, of_truth: Bools, of_found: Bools) -> dict[str, Any]:
-        """A match counts where its true cell is; a label without one where it is itself."""
+        """Count a match at the place of its true cell, and a label without a match at its own place."""
         matched = match(overlaps, iou)
         alone = np.ones(len(overlaps.predicted_ids), np.bool_)
         alone[matched[:, 1]] = False
@@ -127,7 +127,7 @@ class Comparison:
 
 
 def shared_lines(firsts: tuple[int, ...], side: int, length: int) -> Bools:
-    """(length) Rows or columns that lie in more than one tile, from the first one of each tile."""
+    """Return (length) bool, True for rows or columns that lie in several tiles, from the first one of each tile."""
     seen = np.zeros(length, np.int64)
     for first in firsts:
         seen[first : first + side] += 1
@@ -135,7 +135,7 @@ def shared_lines(firsts: tuple[int, ...], side: int, length: int) -> Bools:
 
 
 def crossed_labels(slide: MadeSlide, grid: TileGrid) -> I64:
-    """True cells with pixels on both sides of the edge of a tile."""
+    """Return the true cells with pixels on both sides of a tile's edge."""
     height, width = grid.size_hw
     rows = {line for top in grid.tops for line in (top, top + grid.side) if 0 < line < height}
     columns = {line for left in grid.lefts for line in (left, left + grid.side) if 0 < line < width}
@@ -146,7 +146,7 @@ def crossed_labels(slide: MadeSlide, grid: TileGrid) -> I64:
 
 
 def strips(slide: MadeSlide, labels: ImageReader) -> Iterator[tuple[int, I64, I64]]:
-    """First row, true labels and found labels, from top to bottom."""
+    """Yield first row, true labels and found labels of each strip, from top to bottom."""
     height, width = slide.size_hw
     for top in range(0, height, STRIP_PX):
         rows = min(STRIP_PX, height - top)
@@ -157,8 +157,8 @@ def seams_of(slide: MadeSlide, engines: EngineSource, settings: SlideSettings) -
     """Segment a slide and compare its cells with the true ones."""
     with tempfile.TemporaryDirectory() as out:
         done = segment_slide(slide, out, engines=engines, settings=settings, options=RunOptions(keep_job=True))
-        begun = json.loads((Path(out) / f"{slide.name}_job" / JOB_NAME).read_text(encoding="utf-8"))
-        grid = convert(begun["layout"], SlideLayout).grid
+        job = json.loads((Path(out) / f"{slide.name}_job" / JOB_NAME).read_text(encoding="utf-8"))
+        grid = convert(job["layout"], SlideLayout).grid
         height, width = slide.size_hw
         rows, columns = (
             shared_lines(firsts, grid.side, length) for firsts, length in ((grid.tops, height), (grid.lefts, width))

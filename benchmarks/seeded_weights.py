@@ -1,10 +1,10 @@
 """Deterministic weights in the released checkpoint's format, for conformance tests and measurements.
 
-``fill(state_dict, seed)`` overwrites every floating-point tensor of a CellSAM state dict with values that
-depend only on (seed, key, shape), so that two independent implementations that use the same key names hold
-exactly the same weights, whatever their initialisers and library versions.
+``fill(state_dict, seed)`` overwrites every floating-point tensor of a CellSAM state dict with values that depend only
+on (seed, key, shape). Two independent implementations with the same key names therefore have exactly the same weights,
+for any initialisers and library versions.
 
-The scales are chosen so that activations neither vanish nor explode and box scores spread over (0, 1).
+The scales keep activations from vanishing or exploding and spread box scores over (0, 1).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from runtime.types import F32
 
 Keys = dict[str, list[Any]]
-"""Key to [shape, dtype]."""
+"""[shape, dtype] by key."""
 
 
 def tensor_for(
@@ -35,7 +35,7 @@ def tensor_for(
         return rng.uniform(0.02, 0.98, shape).astype(np.float32)
     if ".class_embed." in key and leaf == "bias":
         return np.array([class_bias, class_bias - 2.0], np.float32)
-    if ".class_embed." in key:  # one direction for both classes, steep enough to tell the queries apart
+    if ".class_embed." in key:  # one direction for both classes, steep enough to separate the queries
         return np.repeat(class_gain * x[:1], shape[0], axis=0).astype(np.float32)
     if ".bbox_embed." in key and key.endswith("layers.2.bias"):
         return np.array([0.0, 0.0, -2.5, -2.5], np.float32) + 0.05 * x
@@ -76,9 +76,9 @@ def fill(
 ) -> dict[str, F32]:
     """Return ``{key: float32 array}`` for every floating-point entry of ``state_dict`` (torch tensors or arrays).
 
-    Entries that share storage by design (the six ``class_embed.N`` and ``bbox_embed.N`` heads are one module)
-    are given the values of index 0. ``class_bias`` and ``class_gain`` are stored in each golden file: they centre and
-    spread that file's box scores.
+    Entries that share storage by design get the values of index 0 (the six ``class_embed.N`` and ``bbox_embed.N`` heads
+    are one module). ``class_bias`` and ``class_gain`` centre and spread the box scores of a golden file, which stores
+    both.
     """
     out = {}
     for key, value in state_dict.items():
@@ -95,19 +95,19 @@ def fill(
 
 
 def released_keys() -> Keys:
-    """Key to [shape, dtype] of the released checkpoint."""
+    """Return the keys of the released checkpoint, each with [shape, dtype]."""
     keys: Keys = json.loads(Path(__file__).with_name("released_keys.json").read_text(encoding="utf-8"))
     return keys
 
 
 def released_checkpoint(keys: Keys, recipe: Mapping[str, Any]) -> dict[str, F32]:
-    """Return ``{key: array}`` with the released checkpoint's keys, holding the weights a golden file was made with.
+    """Return ``{key: array}`` with the released checkpoint's keys and the weights of a golden file.
 
     Args:
-        keys: from ``released_keys``.
-        recipe: ``seed``, ``class_bias``, ``mode`` and possibly ``class_gain``, as in a loaded golden file. In mode
-            ``shared`` the ViT body of the box branch equals the one of the mask branch (``model_cp``). With
-            ``decoder_seed``, prompt encoder and mask decoder are of another seed than the rest.
+        keys: output of ``released_keys``.
+        recipe: ``seed``, ``class_bias``, ``mode`` and optionally ``class_gain``, as in a loaded golden file. In mode
+            ``shared``, the ViT body of the box branch equals that of the mask branch (``model_cp``). With
+            ``decoder_seed``, prompt encoder and mask decoder have another seed than the rest.
     """
 
     class Entry:
@@ -132,7 +132,7 @@ _DECODER = tuple(f"{branch}.{part}." for branch in ("model", "model_cp") for par
 
 
 def save_released(path: Path, recipe: Mapping[str, Any]) -> Path:
-    """Write such a checkpoint, 1.1 GB."""
+    """Write a checkpoint of ``released_checkpoint``, 1.1 GB, and return its path."""
     weights = released_checkpoint(released_keys(), recipe)
     torch.save({key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in weights.items()}, path)
     return path

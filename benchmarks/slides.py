@@ -1,10 +1,11 @@
-"""Memory and speed of whole slides: does memory grow with the slide, and what do tiles and stitching cost.
+"""Memory and speed of whole slides: growth of memory with the slide, and cost of tiles and stitching.
 
     python -m benchmarks.slides                              # 10 000 and 40 000 pixels a side, and the built-in model
-    python -m benchmarks.slides --sides 500 1000 --tiles 4   # a try
+    python -m benchmarks.slides --sides 500 1000 --tiles 4   # a quick test
 
-Memory: made slides with known cells, segmented by a double that takes no time, each in a process of its own. Speed:
-the built-in model (or ``--model``) on a made slide, against ``Segmenter`` on single tiles of the same size.
+Memory is measured on made slides with known cells, segmented by a double that takes no time, each in a separate
+process. Speed is measured with the built-in model (or ``--model``) on a made slide, against ``Segmenter`` on single
+tiles of the same size.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.made_slide import MadeSlide, PerfectEngines
-from benchmarks.measure import in_process_of_its_own, write_record
+from benchmarks.measure import in_separate_process, write_record
 from runtime import Segmenter
 from runtime.commands.settings import engine_directory
 from runtime.jobs.memory import peak_mib
@@ -29,13 +30,13 @@ from runtime.jobs.slides import ArrayReader, EngineSpec, SlideSettings, segment_
 TILE_PX = 512
 OVERLAP_PX = 90
 MEGAPIXELS_PER_MM2 = 4.0
-"""At 0.5 micrometres a pixel, which is what a slide scanned at 20x has."""
+"""Megapixels per square millimetre at 0.5 micrometres per pixel, as in a slide scanned at 20x."""
 
 CUT = SlideSettings(tile_px=TILE_PX, overlap_px=OVERLAP_PX)
 
 
 def memory_of(side: int, pitch_px: int) -> dict[str, Any]:
-    """Segment a made slide with the double; peak memory of the process."""
+    """Segment a made slide with the double, and measure the peak memory of the process."""
     slide = MadeSlide((side, side), pitch_px=pitch_px)
     with tempfile.TemporaryDirectory() as out:
         start = time.perf_counter()
@@ -54,14 +55,14 @@ def memory_of(side: int, pitch_px: int) -> dict[str, Any]:
 
 
 def speed(engine: Path | None, tiles: int) -> dict[str, Any]:
-    """Megapixels a second of a slide of ``tiles`` x ``tiles`` tiles, and of ``Segmenter`` on its tiles one by one."""
+    """Measure the speed of a slide of ``tiles`` x ``tiles`` tiles, and of ``Segmenter`` on its tiles one by one."""
     step = TILE_PX - OVERLAP_PX
     side = TILE_PX + step * (tiles - 1)
     rng = np.random.default_rng(0)
     cells = MadeSlide((side, side), pitch_px=48).truth(0, 0, side, side) > 0
     image = (40 + 120 * cells + rng.normal(0, 8, cells.shape)).clip(0, 255).astype(np.uint8)
     segmenter = Segmenter(engine)
-    # Each tile in one view, as the slide shows it: what measuring its scale would take is no cost of single tiles.
+    # Each tile is one view, as on the slide; single tiles should not pay for measuring their scale.
     config = replace(segmenter.config, view_diameter_px=None)
     corners = [(y, x) for y in range(0, step * tiles, step) for x in range(0, step * tiles, step)]
     parts = [image[y : y + TILE_PX, x : x + TILE_PX] for y, x in corners]
@@ -72,13 +73,13 @@ def speed(engine: Path | None, tiles: int) -> dict[str, Any]:
     alone = time.perf_counter() - start
     engines = EngineSpec(engine_dir=engine)
     with tempfile.TemporaryDirectory() as out:
-        # Engines are loaded once a process; those of the single tiles are, too.
+        # Engines are loaded once per process, for the slide as for single tiles.
         segment_slide(ArrayReader(parts[0], "warm"), out, engines=engines, settings=CUT)
         start = time.perf_counter()
         done = segment_slide(ArrayReader(image, "speed"), out, engines=engines, settings=CUT)
         whole = time.perf_counter() - start
     assert done.tiles == len(parts), "both see the same tiles"
-    # Per pixel of a tile, so that overlaps count for both alike.
+    # Counted per pixel of a tile, so that overlaps count equally for both.
     shown = len(parts) * TILE_PX**2 / 1e6
     return {
         "side_px": side,
@@ -87,7 +88,7 @@ def speed(engine: Path | None, tiles: int) -> dict[str, Any]:
         "single_tiles_megapixels_per_second": round(shown / alone, 3),
         "slide_megapixels_per_second": round(shown / whole, 3),
         "share": round(alone / whole, 3),
-        # Of the slide's own pixels: what overlaps cost is in it.
+        # Counted per pixel of the slide, so this includes the cost of overlaps.
         "seconds_per_mm2": round(whole / (side * side / 1e6) * MEGAPIXELS_PER_MM2, 2),
     }
 
@@ -98,14 +99,20 @@ def main() -> None:
     parser.add_argument("--sides", type=int, nargs="+", default=[10_000, 40_000], help="sides of the slides, pixels")
     parser.add_argument("--pitch", type=int, default=40, help="distance of the cells, pixels")
     parser.add_argument(
-        "--model", dest="engine", type=engine_directory, metavar="nano|DIR", help="model for the speed; default: nano"
+        "--model",
+        dest="engine",
+        type=engine_directory,
+        metavar="nano|DIR",
+        help="model whose speed is measured; default: nano",
     )
-    parser.add_argument("--tiles", type=int, default=6, help="tiles along each side of the slide whose speed is taken")
-    parser.add_argument("--runs", type=int, default=3, help="runs of the speed; the median counts")
+    parser.add_argument(
+        "--tiles", type=int, default=6, help="tiles along each side of the slide whose speed is measured"
+    )
+    parser.add_argument("--runs", type=int, default=3, help="runs of the speed measurement; the median counts")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
-    runs = [in_process_of_its_own(speed, options.engine, options.tiles) for _ in range(options.runs)]
-    memory = [in_process_of_its_own(memory_of, side, options.pitch) for side in options.sides]
+    runs = [in_separate_process(speed, options.engine, options.tiles) for _ in range(options.runs)]
+    memory = [in_separate_process(memory_of, side, options.pitch) for side in options.sides]
     content = {
         "tile_px": TILE_PX,
         "overlap_px": OVERLAP_PX,

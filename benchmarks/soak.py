@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import in_process_of_its_own, keep, kept, write_record
+from benchmarks.measure import in_separate_process, keep, kept, write_record
 from benchmarks.resident import LIMIT
 from benchmarks.soak_phases import IMAGES, PHASES, SIDES_PX, Size
 
@@ -49,7 +49,7 @@ def soak_all(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]
             path, asked = options.work / f"{name}_{backend}.json", asdict(size)
             found = kept(path, asked)
             if found is None and name in options.phases:
-                found = keep(path, asked, in_process_of_its_own(PHASES[name], backend, size))
+                found = keep(path, asked, in_separate_process(PHASES[name], backend, size))
             if found is not None:
                 yield name, found
 

@@ -1,8 +1,9 @@
-"""How fast made training images come: images of 512 x 512 pixels a second, and the time of each group.
+"""Speed of synthetic images: images of 512 x 512 pixels per second, and the time of each group.
 
-Processes make images of all groups in turn, as the workers of a training loader do. The time of a group is CPU time of
-one process, which other work on the machine changes less than time by the clock; ``images_per_second_of_free_cores`` is
-what its mean makes of as many cores as there are workers, ``load_1min`` how busy the machine was.
+Processes make images of all groups in turn, as the workers of a training loader do. The time of a group is the CPU time
+of one process, which other work on the machine affects less than wall time. ``images_per_second_of_free_cores`` is the
+rate of as many idle cores as there are workers, computed from the mean CPU time. ``load_1min`` is the load of the
+machine.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ WARM_UP_SEEDS = 2
 
 
 def cpu_ms(group: str, images: int) -> float:
-    """Mean CPU time of an image of a group, without what is compiled or loaded once."""
+    """Return the mean CPU time of an image of a group, without compiling and loading, ms."""
     for seed in range(WARM_UP_SEEDS):
         make_image(group, images + seed, (SIDE_PX, SIDE_PX))
     start = time.process_time()
@@ -33,10 +34,10 @@ def cpu_ms(group: str, images: int) -> float:
 
 
 def images_per_second(images: int, workers: int) -> float:
-    """Images a second by the clock over all groups in turn, each worker warmed up before."""
+    """Return images per second of wall time over all groups in turn, after a warm-up of each worker."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        # As many tasks as workers, each long enough that every worker takes one.
+        # There are as many tasks as workers, and each is long enough that every worker takes one.
         list(pool.map(_warm_up, range(workers)))
         start = time.perf_counter()
         list(pool.map(_one, range(images)))
@@ -56,8 +57,8 @@ def _one(number: int) -> None:
 def main() -> None:
     """Measure and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=8, help="images of each group")
-    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--images", type=int, default=8, help="images per group")
+    parser.add_argument("--workers", type=int, default=2, help="number of processes")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     speed = images_per_second(options.images * len(SYNTHETIC_GROUPS), options.workers)

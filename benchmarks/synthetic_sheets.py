@@ -1,4 +1,4 @@
-"""Contact sheets of made images for the documentation: a row per group, its last image with outlined cells.
+"""Contact sheets of synthetic images for the documentation: one row per group, the last image with outlines.
 
 python -m benchmarks.synthetic_sheets
 """
@@ -22,7 +22,7 @@ PANEL_PX = 168
 GAP_PX = 3
 CAPTION_PX = 14
 SHOWN_CELLS = 9.0
-"""Side of what a panel shows, in median diameters, as far as the image is large enough."""
+"""Side of a panel in median diameters, if the image is large enough."""
 SEEDS = (0, 1, 2, 5)
 
 FAMILIES: Mapping[str, tuple[str, ...]] = {
@@ -35,11 +35,11 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "yeast": ("yeast_",),
     "empty": ("empty_",),
 }
-"""Beginnings of the names of the groups on each sheet."""
+"""Prefixes of the group names on each sheet."""
 
 
 def panel(made: MadeImage, *, outlined: bool) -> Image.Image:
-    """The part of an image with the most cells, stretched to its range, with or without outlines."""
+    """Draw the part of an image with the most cells, with its contrast stretched, with or without outlines."""
     labels = made.labels if outlined else np.zeros_like(made.labels)
     shown = Image.fromarray(draw_overlay(made.image, labels))
     scale = shown.width // made.labels.shape[1]
@@ -54,7 +54,7 @@ def panel(made: MadeImage, *, outlined: bool) -> Image.Image:
 
 
 def sheet(groups: list[str]) -> Image.Image:
-    """Rows of panels under the names of their groups."""
+    """Draw rows of panels below the names of their groups."""
     pitch = PANEL_PX + GAP_PX
     out = Image.new("RGB", (len(SEEDS) * pitch - GAP_PX, len(groups) * (pitch + CAPTION_PX)), "white")
     draw = ImageDraw.Draw(out)

@@ -1,9 +1,9 @@
-"""Tables in documents, rendered from the records in ``results/`` and never typed.
+"""Tables in documents, rendered from the records in ``results/``.
 
-    python -m benchmarks.tables    # rewrites the tables of README.md and docs/
+    python -m benchmarks.tables    # rewrite the tables of README.md and docs/
 
-A table stands between a comment that names its case, such as ``<!-- latency -->``, and ``<!-- end -->``; it shows the
-case's newest records.
+A table is enclosed by a comment that names its case, such as ``<!-- latency -->``, and ``<!-- end -->``. It shows the
+newest records of the case.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ DOCUMENTS = (ROOT / "README.md", DOCS / "benchmarks.md", DOCS / "evaluation.md",
 
 
 def newest(case: str) -> dict[str, Any]:
-    """The latest record of a case; errors as in ``newest_file``."""
+    """Read the latest record of a case; errors as in ``newest_file``."""
     record: dict[str, Any] = json.loads(newest_file(case).read_text(encoding="utf-8"))
     return record
 
 
 def newest_file(case: str) -> Path:
-    """The file of the latest record of a case.
+    """Return the file of the latest record of a case.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the case has no record.
     """
     found = sorted(RESULTS.glob(f"{case}_*.json"), key=lambda path: path.stem.rsplit("_", 1)[1])
     if not found:
-        raise FileNotFoundError(f"no record of case {case!r} in {RESULTS}; run: python -m benchmarks.{case}")
+        raise FileNotFoundError(f"{RESULTS} has no record of case {case!r}; make one with: python -m benchmarks.{case}")
     return found[-1]
 
 
 def latency_table(record: dict[str, Any]) -> str:
-    """Median seconds by step, memory and speed-up of each variant, and how the labels compare."""
+    """Render median seconds by step, memory and speed-up of each variant, and the agreement of labels."""
     environment = record["environment"]
     versions = environment["versions"]
     processor = f"{environment['cpu_count']} cores ({environment['cpu']})"
@@ -56,7 +56,7 @@ def latency_table(record: dict[str, Any]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name, variant in record["variants"].items():
-        times = variant.get("steps_ms") or variant["stages_ms"]  # as earlier records call them
+        times = variant.get("steps_ms") or variant["stages_ms"]  # the name in earlier records
         seconds = [times[step]["p50"] / 1e3 for step in ("encode", "detect", "decode")]
         cells = [f"{value:.1f}" for value in (*seconds, variant["total_ms"]["p50"] / 1e3)]
         memory = f"{variant['peak_mib'] / 1024:.1f} GiB"
@@ -80,7 +80,7 @@ def latency_table(record: dict[str, Any]) -> str:
 
 
 def bench_table(record: dict[str, Any]) -> str:
-    """Median time of one image by number of cells, throughput, and how the backends' cells compare."""
+    """Render the median time of one image by number of cells, throughput, and the agreement of backends."""
     environment = record["environment"]
     sides = sorted({row["side_px"] for row in record["latency"]})
     counts = sorted({row["cells"] for row in record["latency"]})
@@ -93,7 +93,7 @@ def bench_table(record: dict[str, Any]) -> str:
     ]
     streams = [row for row in record["throughput"] if row["side_px"] == sides[0]]
     rates: dict[str, dict[str, Any]] = {}
-    for row in streams:  # of several numbers of images a call, the fastest
+    for row in streams:  # the fastest of several numbers of images per call
         known = rates.get(row["backend"], row)
         if row.get("given_cells") is None and row["images_per_s"] >= known["images_per_s"]:
             rates[row["backend"]] = row
@@ -105,12 +105,12 @@ def bench_table(record: dict[str, Any]) -> str:
     lines.append("")
     given = max((row["given_cells"] for row in streams if row.get("given_cells") is not None), default=None)
     if given is not None:
-        said = [
-            f"{row['images_per_s']:.1f} ({row['backend']}, {row['images_per_call']} a call)"
+        speeds = [
+            f"{row['images_per_s']:.1f} ({row['backend']}, {row['images_per_call']} per call)"
             for row in streams
             if row["given_cells"] == given
         ]
-        lines += [f"Images/s of a stream with {given} given cells each: {', '.join(said)}.", ""]
+        lines += [f"Images/s of a stream with {given} given cells each: {', '.join(speeds)}.", ""]
     lines += [
         f"On the sample images {row['matched']:.1%} of the cells of {row['backend']} and {row['against']} match, at a "
         f"mean IoU of {row['mean_iou']:.3f}."
@@ -120,10 +120,10 @@ def bench_table(record: dict[str, Any]) -> str:
 
 
 def slides_table(record: dict[str, Any]) -> str:
-    """Peak memory by size of the slide, and what a square millimetre takes."""
+    """Render peak memory by size of the slide, and the time of a square millimetre."""
     environment = record["environment"]
     lines = [
-        f"Slides of known cells and a double in place of the model, tiles of at least {record['tile_px']} pixels that "
+        f"Slides with known cells, a double instead of the model, tiles of at least {record['tile_px']} pixels that "
         f"overlap by at least {record['overlap_px']} ({record['date']}, {environment['cpu_count']} cores, "
         f"{environment['cpu']}).",
         "",
@@ -138,20 +138,20 @@ def slides_table(record: dict[str, Any]) -> str:
         side, runs = record["speed_runs"][0]["side_px"], len(record["speed_runs"])
         lines += [
             "",
-            f"The built-in model takes {record['seconds_per_mm2']:.1f} s for a square millimetre at "
-            f"{record['pixel_um']} µm a pixel, median of {runs} runs on a slide of {side} x {side} pixels; its tiles "
+            f"The built-in model takes {record['seconds_per_mm2']:.1f} s per square millimetre at "
+            f"{record['pixel_um']} µm per pixel, median of {runs} runs on a slide of {side} x {side} pixels; its tiles "
             f"one by one take {record['share_of_single_tiles']:.2f} times as long.",
         ]
     return "\n".join(lines)
 
 
 def seams_table(record: dict[str, Any]) -> str:
-    """Cells where tiles overlap against those that one tile alone sees."""
+    """Render the cells at seams, where tiles overlap, beside those that one tile alone sees."""
     ious = " / ".join(record["rows"][0]["inside"]["at_iou"])
     lines = [
-        f"F1 at IoU {ious} of cells that one tile alone sees, inside, and of cells in an overlap, at seams. Duplicates "
-        f"are cells with more than one label; cut ones have less than {record['cut_share']:.0%} of their pixels in one "
-        f"({record['date']}).",
+        f"F1 at IoU {ious} of cells that one tile alone sees (inside) and of cells in an overlap (at seams). "
+        f"Duplicates are cells with several labels; cut cells have less than {record['cut_share']:.0%} of their pixels "
+        f"in one label ({record['date']}).",
         "",
         "| segmenter | slide | tile / overlap | cells inside | at seams | F1 inside | at seams | duplicates | cut |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
@@ -171,7 +171,7 @@ def seams_table(record: dict[str, Any]) -> str:
 
 
 def plans_table(record: dict[str, Any]) -> str:
-    """What the builder makes of both forms of each engine: bytes per image and for a call's boxes, scratch memory."""
+    """Render kernels, fused attentions, bytes and scratch memory of both forms of each engine."""
     lines = [
         "| model | engine | form | GPUs | kernels | fused attentions | half precision | moved, GB | scratch, GB |",
         "|---|---|---|---|---:|---:|---:|---:|---:|",
@@ -197,7 +197,7 @@ def plans_table(record: dict[str, Any]) -> str:
 
 
 def rendered(text: str) -> str:
-    """A document with its tables brought up to date."""
+    """Return a document with updated tables."""
     quality = read_report(newest_file("nano"))
     tables = {
         "latency": latency_table(newest("latency")),
@@ -218,7 +218,7 @@ def rendered(text: str) -> str:
 
 
 def main() -> None:
-    """Rewrite the tables of all documents that have some."""
+    """Rewrite the tables of all documents."""
     for path in DOCUMENTS:
         path.write_text(rendered(path.read_text(encoding="utf-8")), encoding="utf-8")
 

@@ -1,9 +1,9 @@
-"""What a mask decoder that sees only a window around each box saves: two engine directories in turn, same boxes.
+"""Time of a mask decoder that sees only a window around each box, compared with one that sees the whole image.
 
     python -m benchmarks.windowed --whole nano_whole --windowed nano_windowed --image cells.png
 
-Both directories hold the same weights, exported without and with ``ModelConfig.windowed_decoder``. The boxes are those
-that the first directory finds.
+Both directories have the same weights, exported without and with ``ModelConfig.windowed_decoder``, and decode the boxes
+that the first directory finds. They are timed in turn.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from runtime.segmenter import Segmenter
 from training.evaluation.matching import find_overlaps
 
 IOU = 0.9
-"""A cell of one map is a cell of the other at this IoU."""
+"""IoU above which cells of two maps count as the same."""
 
 
 def timed_call(engines: Path, boxes_from: Path, image: NDArray[np.generic], backend: str, threads: int) -> Variant:
-    """A variant that encodes, detects and decodes an image, boxes being those of the first directory."""
+    """Return a variant that encodes, detects and decodes an image, with the boxes of the first directory."""
     options = BackendOptions(threads=threads)
     segmenter = Segmenter(engines, backend=backend, options=options)
     other = segmenter if engines == boxes_from else Segmenter(boxes_from, backend=backend, options=options)
@@ -47,7 +47,7 @@ def timed_call(engines: Path, boxes_from: Path, image: NDArray[np.generic], back
 
 
 def agreement(whole: NDArray[np.int32], windowed: NDArray[np.int32]) -> dict[str, float]:
-    """Share of the cells of one map that the other has too, and the mean IoU of those."""
+    """Return the share of the cells of one map that the other also has, and their mean IoU."""
     overlaps = find_overlaps(whole, windowed)
     best = np.zeros(len(overlaps.truth_ids))
     np.maximum.at(best, overlaps.truth_index, overlaps.iou)

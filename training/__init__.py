@@ -1,1 +1,1 @@
-"""CellSAM in PyTorch: the model, its checkpoints, and how it is trained."""
+"""CellSAM in PyTorch: the model, its checkpoints, its training and evaluation."""

@@ -1,4 +1,4 @@
-"""Which query answers for which cell."""
+"""Assignment of queries to cells."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.recipe import DetectionLossConfig
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """M pairs of one image."""
+    """M pairs of a query and a cell in one image."""
 
     query: Tensor
     """(M) int64"""
@@ -24,7 +24,7 @@ class Match:
 
 @torch.no_grad()
 def match_cost(boxes: Tensor, logits: Tensor, targets: Tensor, config: DetectionLossConfig) -> Tensor:
-    """Cost of every query for every cell of one image.
+    """Compute the cost of every query for every cell of one image.
 
     Args:
         boxes: (A, 4) cxcywh, fractions.
@@ -32,7 +32,7 @@ def match_cost(boxes: Tensor, logits: Tensor, targets: Tensor, config: Detection
         targets: (T, 4) cxcywh, fractions.
 
     Returns:
-        (A, T): class (focal), L1 and GIoU costs, weighted.
+        (A, T): weighted sum of class (focal), L1 and GIoU costs.
 
     Source: Zhu et al. 2021 (Deformable DETR), matcher of the published code.
     """
@@ -46,13 +46,13 @@ def match_cost(boxes: Tensor, logits: Tensor, targets: Tensor, config: Detection
 
 
 def one_to_one(cost: Tensor) -> Match:
-    """The assignment of least total cost (Hungarian); every cell gets one query, as far as queries go."""
+    """Return the assignment of least total cost (Hungarian): one query per cell, if there are enough queries."""
     query, cell = linear_sum_assignment(cost.cpu().numpy())
     return Match(torch.as_tensor(query, device=cost.device), torch.as_tensor(cell, device=cost.device))
 
 
 def one_to_many(cost: Tensor, count: int) -> Match:
-    """The ``count`` cheapest queries of every cell; a query wanted by several goes to its cheapest cell."""
+    """Return the ``count`` cheapest queries of every cell; a query claimed by several goes to its cheapest cell."""
     queries, cells = cost.shape
     chosen = torch.zeros_like(cost, dtype=torch.bool)
     cheapest = cost.topk(min(count, queries), dim=0, largest=False).indices

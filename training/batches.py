@@ -1,7 +1,7 @@
-"""From built tiles to training batches: the draw of tiles, augmentation, targets.
+"""Training batches from built tiles: drawing of tiles, augmentation, targets.
 
-Every sample is a function of (seed, sample number) alone. A run that was interrupted goes on at its step, and any
-number of processes together draw the samples that one process would.
+Every sample depends only on (seed, sample number). An interrupted run therefore resumes at its step, and any number of
+processes together draw the same samples as one process.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from training.data.synthetic import MadeSamples
 from training.recipe import AugmentConfig, Recipe
 
 MIN_CELL_PX = 12
-"""Fragments with fewer pixels of model input, left over by a crop, are no cells to be found."""
+"""Smallest area of a cell, in pixels of the model input; smaller fragments that a crop leaves are not cells."""
 
 
 MOST_PADDED = 1.2
-"""A view at the scale of the cells is at most this many times as wide as its field: padding teaches little."""
+"""Largest ratio of a view at the scale of the cells to its field; padding teaches little."""
 
 
 _KNOT_DISTANCE_PX = 48
-"""Of an elastic displacement: about a cell, so that cells bend rather than shake or move as they are."""
+"""Distance of the knots of an elastic displacement: about a cell, so that cells bend rather than shake or shift."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """B training images and their cells."""
+    """A batch of B training images and their cells."""
 
     pixel_values: Tensor
     """(B, 3, S, S)"""
@@ -49,25 +49,25 @@ class Batch:
     labels: Tensor
     """(B, S, S) int32; cell t of an image has label t + 1."""
     numbers: list[int]
-    """Sample numbers."""
+    """Numbers of the samples."""
 
     def to(self, device: Any) -> Batch:
-        """On another device."""
+        """Return the batch on another device."""
         return Batch(
             self.pixel_values.to(device), [b.to(device) for b in self.boxes], self.labels.to(device), self.numbers
         )
 
 
 class TrainingSamples(Dataset[tuple[F32, F32, I32, int]]):
-    """Sample n: a tile drawn at random, or a mosaic of four, augmented; all of it depends on (seed, n) alone.
+    """Augmented samples: sample n is a random tile or a mosaic of four, and depends only on (seed, n).
 
-    Datasets, and in them images with other channels (colour among gray ones), are drawn with the square root of their
-    share, so that rare ones are seen often enough; ``Recipe.dataset_weights`` changes that.
+    Datasets, and images with different channels within them (colour among gray ones), are drawn in proportion to the
+    square root of their share, so that rare ones are seen often enough. ``Recipe.dataset_weights`` changes this.
 
-    ``Recipe.synthetic_share`` of the views show an image that is made for them.
+    A share of ``Recipe.synthetic_share`` of the views shows images made on the fly.
 
     Raises:
-        ValueError: a weight is given for a dataset or a group of made images that is not there.
+        ValueError: a weight names a dataset or a group of made images that does not exist.
     """
 
     def __init__(self, tiles: TileSet, recipe: Recipe) -> None:
@@ -76,16 +76,16 @@ class TrainingSamples(Dataset[tuple[F32, F32, I32, int]]):
         counts = Counter(kinds)
         factors = recipe.dataset_weights
         if missing := sorted(factors.keys() - {dataset for dataset, _ in kinds}):
-            raise ValueError(f"dataset_weights names {', '.join(missing)}; the training data hold no such dataset.")
+            raise ValueError(f"dataset_weights names {', '.join(missing)}; expected datasets of the training data.")
         weight = np.array([factors.get(kind[0], 1.0) * counts[kind] ** -0.5 for kind in kinds])
         self._cumulative = np.cumsum(weight / weight.sum())
         self._made = MadeSamples(recipe.synthetic_weights) if recipe.synthetic_share else None
-        # A blank tile has the one channel that would show cells.
+        # A blank tile counts as one channel.
         self.channels = tuple(sorted({max(len(used), 1) for _, used in kinds}))
-        """Numbers of channels of the tiles, ascending; what is made beside them is not counted."""
+        """Numbers of channels of the tiles, ascending, without images made on the fly."""
 
     def __getitem__(self, number: int) -> tuple[F32, F32, I32, int]:
-        """Pixel values (3, S, S), boxes (T, 4) and labels (S, S) of sample ``number``."""
+        """Return pixel values (3, S, S), boxes (T, 4), labels (S, S) and the number of a sample."""
         rng = np.random.default_rng((self._recipe.seed, number))
         size = self._recipe.model.image_size
         if rng.random() < self._recipe.augment.mosaic:
@@ -105,17 +105,17 @@ class TrainingSamples(Dataset[tuple[F32, F32, I32, int]]):
 
 
 def _used_channels(image: NDArray[Any]) -> tuple[int, ...]:
-    """Channels of a (C, H, W) image that are not blank."""
+    """Return the channels of a (C, H, W) image that are not blank."""
     return tuple(np.flatnonzero(image.any(axis=(1, 2))).tolist())
 
 
 def _join(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], d: NDArray[Any]) -> NDArray[Any]:
-    """Four arrays as the quadrants of one."""
+    """Join four arrays as the quadrants of one."""
     return np.concatenate((np.concatenate((a, b), axis=1), np.concatenate((c, d), axis=1)), axis=0)
 
 
 def _distinct(label_maps: Sequence[I32]) -> list[I32]:
-    """Shift labels so that no two maps share one."""
+    """Shift labels so that no two maps share a label."""
     out, highest = [], 0
     for labels in label_maps:
         out.append(np.where(labels > 0, labels + np.int32(highest), 0).astype(np.int32))
@@ -124,16 +124,16 @@ def _distinct(label_maps: Sequence[I32]) -> list[I32]:
 
 
 class StepSampler(Sampler[list[int]]):
-    """Sample numbers of each step from ``first_step`` on, this process's part of the global batch."""
+    """Sample numbers of each step from ``first_step`` on: this process's part of the global batch."""
 
     def __init__(self, batch_size: int, steps: int, *, first_step: int = 0, rank: int = 0, processes: int = 1) -> None:
         """Args: batch_size: over all processes. steps: of the whole run. first_step: steps already done.
 
         Raises:
-            ValueError: the batch cannot be shared equally.
+            ValueError: the batch cannot be divided equally among the processes.
         """
         if batch_size % processes:
-            raise ValueError(f"batch_size {batch_size} cannot be shared by {processes} processes equally.")
+            raise ValueError(f"batch_size is {batch_size}; expected a multiple of the {processes} processes.")
         self._batch_size, self._steps, self._first = batch_size, steps, first_step
         self._share = slice(rank * batch_size // processes, (rank + 1) * batch_size // processes)
 
@@ -146,7 +146,7 @@ class StepSampler(Sampler[list[int]]):
 
 
 def training_loader(samples: TrainingSamples, sampler: StepSampler, *, workers: int = 0) -> DataLoader[Any]:
-    """Batches of the steps that are left."""
+    """Return a loader of the batches of the remaining steps."""
     return DataLoader(
         samples,
         batch_sampler=sampler,
@@ -167,7 +167,7 @@ def collate(samples: list[tuple[F32, F32, I32, int]]) -> Batch:
 
 
 def plain(sample: Sample, size: int) -> tuple[F32, I32]:
-    """A tile's field without its padding, resized as at inference: image (size, size, 3), labels (size, size)."""
+    """Resize a tile without its padding as at inference: image (size, size, 3), labels (size, size)."""
     return augment(sample, size, AugmentConfig(flips=False), np.random.default_rng(0))
 
 
@@ -175,9 +175,9 @@ def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Gen
     """Draw one view of a tile.
 
     Args:
-        sample: the tile; its zero padding is left out.
+        sample: the tile; its zero padding is excluded.
         size: side of the result, pixels.
-        config: what may change.
+        config: ranges of the changes.
         rng: source of all randomness.
 
     Returns:
@@ -220,7 +220,7 @@ def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Gen
 def _other_channels(
     used: tuple[int, ...], planes: list[F32], config: AugmentConfig, rng: np.random.Generator
 ) -> tuple[tuple[int, ...], list[F32]]:
-    """Draw polarity and channels. Nothing is drawn for shares of 0, so that recorded trainings keep their draws."""
+    """Draw polarity and channels; shares of 0 draw no number, so recorded trainings keep their random numbers."""
     if len(planes) == 1 and config.inverted and rng.random() < config.inverted:
         return used, [1 - planes[0]]
     if used == (1, 2) and config.membrane_alone and rng.random() < config.membrane_alone:
@@ -236,7 +236,7 @@ def _turned(plane: NDArray[Any], turns: int, mirror: bool) -> NDArray[Any]:
 
 
 def _warped(planes: Sequence[F32], labels: I32, deviation_px: float, rng: np.random.Generator) -> tuple[list[F32], I32]:
-    """Displace the pixels of square planes and of their labels smoothly, all alike; mirrored at the border."""
+    """Warp square planes and their labels by one smooth displacement, mirrored at the border."""
     size = labels.shape[0]
     middles = (torch.arange(size) + 0.5) * (2 / size) - 1
     plain_grid = torch.stack(torch.meshgrid(middles, middles, indexing="xy"))
@@ -251,16 +251,16 @@ def _warped(planes: Sequence[F32], labels: I32, deviation_px: float, rng: np.ran
 
 
 def _smooth(count: int, size: int, distance: int, rng: np.random.Generator) -> F32:
-    """Random surfaces (count, size, size) through knots of the standard normal distribution, ``distance`` apart."""
+    """Return smooth random surfaces (count, size, size) through standard normal knots ``distance`` pixels apart."""
     knots = torch.from_numpy(rng.standard_normal((1, count, *[size // distance + 2] * 2), np.float32))
     return interpolate(knots, (size, size), mode="bicubic", align_corners=True)[0].numpy()
 
 
 def _view_sides(labels: I32, size: int, config: AugmentConfig, rng: np.random.Generator) -> tuple[float, float]:
-    """Height and width of the part of the field that is shown, pixels of the field."""
+    """Draw the height and width of the visible part of the field, in pixels of the field."""
     areas = np.bincount(labels.ravel())[1:]
     areas = areas[areas > 0]
-    # The order of the draws is that of the recorded trainings.
+    # The order of the draws must not change, so that recorded trainings can be repeated.
     if config.diameter_px is None or not len(areas):
         zoom = np.exp(rng.uniform(*np.log(config.zoom)))
         stretch = np.exp(rng.uniform(-config.aspect, config.aspect) / 2)
@@ -276,22 +276,22 @@ def _view_sides(labels: I32, size: int, config: AugmentConfig, rng: np.random.Ge
 def _view(
     size_hw: tuple[int, int], sides: tuple[float, float], rng: np.random.Generator
 ) -> tuple[float, float, float, float]:
-    """Place the view: the rectangle (left, top, right, bottom) of the field; it may reach beyond it."""
+    """Place the view: draw a rectangle (left, top, right, bottom) in pixels of the field, which may reach beyond it."""
     height, width = sides
-    # A crop lies inside the field; a larger view holds all of it.
+    # A crop lies inside the field; a larger view contains all of it.
     top = rng.uniform(min(0, size_hw[0] - height), max(0, size_hw[0] - height))
     left = rng.uniform(min(0, size_hw[1] - width), max(0, size_hw[1] - width))
     return left, top, left + width, top + height
 
 
 def _rotated(plane: NDArray[Any], degrees: float, box: tuple[float, ...], method: Image.Resampling) -> NDArray[Any]:
-    """Rotate a plane about the middle of a rectangle; what comes from outside the plane is 0."""
+    """Rotate a plane about the centre of a rectangle; pixels from outside the plane are 0."""
     centre = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
     return np.asarray(Image.fromarray(plane).rotate(degrees, method, center=centre))
 
 
 def _cut(plane: NDArray[Any], box: tuple[float, ...], size: int, method: Image.Resampling) -> NDArray[Any]:
-    """Resize a rectangle of a plane to (size, size); what lies outside the plane is 0."""
+    """Resize a rectangle of a plane to (size, size); pixels outside the plane are 0."""
     left, top, right, bottom = box
     pad_x = int(np.ceil(max(0.0, -left, right - plane.shape[1])))
     pad_y = int(np.ceil(max(0.0, -top, bottom - plane.shape[0])))
@@ -303,7 +303,7 @@ def _cut(plane: NDArray[Any], box: tuple[float, ...], size: int, method: Image.R
 
 
 def boxes_of(labels: I32) -> tuple[F32, I32]:
-    """Boxes of the cells of a label map, tiny fragments left out.
+    """Return the boxes of the cells of a label map, without tiny fragments.
 
     Returns:
         (T, 4) cxcywh as fractions of the side, and the labels renumbered so that cell t has label t + 1.

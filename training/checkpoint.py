@@ -1,4 +1,4 @@
-"""Reading and writing checkpoints: the released CellSAM format, SAM ViT-B weights, and our own."""
+"""Reading and writing of checkpoints: the released CellSAM format, SAM ViT-B weights, and our own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from training.usage import Usage, usage_from_json
 SourceFormat = Literal["cellsam", "sam", "cellsam-engine"]
 
 METADATA_KEY = "cellsam_engine"
-"""Entry of our own checkpoints (Lightning's included) that says how the model is built and licensed."""
+"""Entry of our checkpoints (including Lightning's) with the sizes and the licence of the model."""
 METADATA_SCHEMA = 1
 
 UNKNOWN_USAGE = Usage()
@@ -37,46 +37,46 @@ _HEAD = "cellfinder.decode_head."
 
 
 class CheckpointError(SegmenterError, ValueError):
-    """The file is not a checkpoint this project can read; the message says what is wrong with it."""
+    """Error of a file that is not a readable checkpoint; the message names the problem."""
 
     usual_kind = "damaged"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint, read and checked."""
+    """A checkpoint that has been read and checked."""
 
     model: CellSAM
-    """In eval mode, float32, on the CPU."""
+    """The model in eval mode, float32, on the CPU."""
     source_format: SourceFormat
     licence: str
     """Licence of the weights, carried into the manifest of every engine made from them."""
     renormalize: bool = True
-    """Released format: whether it holds ``model_cp``, which switches a second normalisation on at inference."""
+    """Released format: True if the file contains ``model_cp``, which turns on a second normalisation at inference."""
     sha256: str = ""
     """Hex sha256 of the file."""
     usage: Usage = UNKNOWN_USAGE
-    """How the weights are meant to be used; unknown for other formats than our own."""
+    """Settings of the weights; unknown for formats other than our own."""
 
     @property
     def default_profile(self) -> Profile:
-        """The preprocessing these weights were made for."""
+        """Preprocessing that the weights were trained with."""
         return "cellsam-1.2" if self.source_format == "cellsam" else "paper"
 
 
 def load_checkpoint(path: str | Path, *, sha256: str | None = None) -> Checkpoint:
     """Read a checkpoint of any accepted format.
 
-    Nothing in the file is executed (``weights_only=True``). Every key is checked by name, shape and value, and every
-    record of a zip file, which is what ``torch.save`` writes, by its checksum.
+    Nothing in the file is executed (``weights_only=True``). The name, shape and value of every key are checked. In a
+    zip file, the format of ``torch.save``, the checksum of every record is checked as well.
 
     Args:
         path: the file.
-        sha256: hex sha256 that the file must have; None takes any.
+        sha256: hex sha256 that the file must have; None accepts any.
 
     Raises:
-        CheckpointError: the file is missing, cut off, altered, not the one of ``sha256``, holds code, is of another
-            model, or keys are missing, unexpected, mis-shaped or not finite; all such keys are named.
+        CheckpointError: the file is missing, truncated, altered, contains code, does not match ``sha256``, or belongs
+            to another model; or keys are missing, unexpected, mis-shaped or not finite, all of which are named.
     """
     path = Path(path)
     raw, found = _read(path, sha256)
@@ -86,7 +86,9 @@ def load_checkpoint(path: str | Path, *, sha256: str | None = None) -> Checkpoin
 def _from_content(path: Path, raw: dict[str, Any]) -> Checkpoint:
     unnamed = [key for key in raw if not isinstance(key, str)]
     if unnamed:
-        raise CheckpointError(f"{path} has keys that are no names ({unnamed[:5]}); expected a dict of named tensors.")
+        raise CheckpointError(
+            f"{path} has keys that are not strings ({unnamed[:5]}); expected a dict of named tensors."
+        )
     if isinstance(raw.get(METADATA_KEY), Mapping):
         return _from_own(raw)
     inner = raw.get("state_dict")
@@ -98,8 +100,8 @@ def _from_content(path: Path, raw: dict[str, Any]) -> Checkpoint:
         return Checkpoint(model=model, source_format="sam", licence=SAM_LICENCE)
     first = ", ".join(sorted(map(str, state))[:5]) or "none"
     raise CheckpointError(
-        f"{path} is a checkpoint of another model: expected CellSAM ({_HEAD}*), SAM ViT-B (image_encoder.*) or "
-        f"one written by this project; it has {len(state)} keys, the first being {first}.",
+        f"{path} is a checkpoint of another model, with {len(state)} keys, the first being {first}; expected CellSAM "
+        f"({_HEAD}*), SAM ViT-B (image_encoder.*) or one written by this project.",
         kind="mismatch",
     )
 
@@ -112,39 +114,39 @@ def save_checkpoint(
     usage: Usage = UNKNOWN_USAGE,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write our own format; the file appears whole.
+    """Write a checkpoint in our own format; the file appears only when it is complete.
 
     Args:
         path: the file.
-        model: its state dict and sizes are written.
-        licence: of the weights.
-        usage: how the weights are meant to be used.
-        dtype: what the weights are rounded to.
+        model: the model, whose state dict and sizes are written.
+        licence: licence of the weights.
+        usage: settings of the weights.
+        dtype: type to which the weights are rounded.
     """
     state = {key: value.to(dtype) for key, value in model.state_dict().items()}
     content = {METADATA_KEY: metadata(model.config, licence, usage), "state_dict": state}
 
     def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # PyTorch would put a path's name into the file
+        with temporary.open("wb") as file:  # given a path, PyTorch would write its name into the file
             torch.save(content, file)
 
     write_whole(Path(path), write)
 
 
 def metadata(config: ModelConfig, licence: str, usage: Usage = UNKNOWN_USAGE) -> dict[str, Any]:
-    """The entry that makes any dict with a ``state_dict`` (a Lightning checkpoint too) one of ours."""
+    """Return the entry that turns a dict with a ``state_dict``, such as a Lightning checkpoint, into our format."""
     return {"schema": METADATA_SCHEMA, "model": asdict(config), "licence": licence, **usage.to_json()}
 
 
 _ZIP = b"PK\x03\x04"
-"""Start of what ``torch.save`` writes. Files of before PyTorch 1.6 have another format, without checksums."""
+"""First bytes of files of ``torch.save``. Files from before PyTorch 1.6 have another format, without checksums."""
 
 
 def _read(path: Path, sha256: str | None) -> tuple[dict[str, Any], str]:
-    """The content of a file and its hex sha256; hashed, checked and loaded through one opening."""
+    """Return the content and hex sha256 of a file, which is opened once to hash, check and load it."""
     if not path.is_file():
         raise CheckpointError(
-            f"{path} is not a file; give the path of a checkpoint (.pt, .pth or .ckpt).", kind="not_found"
+            f"{path} is not a file; pass the path of a checkpoint (.pt, .pth or .ckpt).", kind="not_found"
         )
     try:
         with path.open("rb") as file:
@@ -157,35 +159,35 @@ def _read(path: Path, sha256: str | None) -> tuple[dict[str, Any], str]:
         raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds objects other than tensors and plain containers, or is not a checkpoint at all; nothing "
-            f"in it was run. Save the weights alone: torch.save(model.state_dict(), path). ({_first_line(error)})"
+            f"{path} contains objects other than tensors and plain containers, or is not a checkpoint; nothing in it "
+            f"was run. Save the weights alone: torch.save(model.state_dict(), path). ({_first_line(error)})"
         ) from error
     except (RuntimeError, EOFError, OSError, BadZipFile, zlib.error, ValueError, LookupError, AttributeError) as error:
         raise CheckpointError(
-            f"{path} ({path.stat().st_size:,} bytes) cannot be read as a PyTorch checkpoint: it is cut off or of "
-            f"another format. Fetch it again and compare its size. ({_first_line(error)})"
+            f"{path} ({path.stat().st_size:,} bytes) cannot be read as a PyTorch checkpoint: it is truncated or "
+            f"has another format. Download it again and compare its size. ({_first_line(error)})"
         ) from error
     if not isinstance(raw, dict):
-        raise CheckpointError(f"{path} holds a {type(raw).__name__}; expected a dict of tensors.")
+        raise CheckpointError(f"{path} contains a {type(raw).__name__}; expected a dict of tensors.")
     return raw, found
 
 
 def _check_pin(path: Path, found: str, sha256: str | None) -> None:
     if sha256 is not None and found != sha256.strip().lower():
         raise CheckpointError(
-            f"{path} has the sha256 {found}; expected {sha256!r}. Fetch the checkpoint again, or give the hash of the "
-            "one you mean as sha256=.",
+            f"{path} has the sha256 {found}; expected {sha256!r}. Download the checkpoint again, or pass the "
+            "right hash as sha256=.",
             kind="mismatch",
             field="sha256",
         )
 
 
 def _check_records(path: Path, file: BinaryIO) -> None:
-    """Compare the records of a zip file with their checksums, which PyTorch itself does not do on reading.
+    """Compare the records of a zip file with their checksums; PyTorch does not do this.
 
     Raises:
-        CheckpointError: one differs; it is named.
-        BadZipFile, RuntimeError: it is not a whole zip file, or of a kind that PyTorch does not write.
+        CheckpointError: a record, which is named, differs.
+        BadZipFile, RuntimeError: the zip file is incomplete, or of a kind that PyTorch does not write.
     """
     file.seek(0)
     if file.read(len(_ZIP)) != _ZIP:
@@ -194,8 +196,8 @@ def _check_records(path: Path, file: BinaryIO) -> None:
         damaged = archive.testzip()
     if damaged is not None:
         raise CheckpointError(
-            f"{path} was altered: its record {damaged!r} does not have the checksum that the file says; expected the "
-            "file as it was saved. Fetch it again and compare its sha256."
+            f"{path} was altered: its record {damaged!r} does not match its checksum; expected the file as it was "
+            "saved. Download it again and compare its sha256."
         )
 
 
@@ -226,7 +228,7 @@ def _from_own(raw: Mapping[str, Any]) -> Checkpoint:
 
 
 def _from_cellsam(state: Mapping[str, Any]) -> Checkpoint:
-    """The released format: ``model`` (SAM), ``model_cp`` (SAM, used in its place when present), ``cellfinder``."""
+    """Read the released format: ``model`` (SAM), ``model_cp`` (SAM, replaces ``model`` if present), ``cellfinder``."""
     has_copy = any(key.startswith("model_cp.") for key in state)
 
     def key_map(key: str) -> str:
@@ -260,7 +262,7 @@ def _sam_key(key: str) -> str:
 
 
 def _released_key(key: str, branch: str) -> str:
-    """Name of one of our keys in the released checkpoint."""
+    """Return the name of one of our keys in the released checkpoint."""
     if not key.startswith(("cellfinder.", "detector_encoder.")):
         return branch + _sam_key(key)
     if key.startswith("detector_encoder."):
@@ -287,7 +289,7 @@ def _build(
     *,
     unused: Iterable[str] = (),
 ) -> CellSAM:
-    """A model holding the tensors of ``state``; ``key_map`` turns our key into the checkpoint's."""
+    """Build a model with the tensors of ``state``; ``key_map`` converts our keys to those of the checkpoint."""
     expected = _expected(config)
     unused = set(unused)
     problems = []
@@ -302,7 +304,7 @@ def _build(
         elif not value.is_floating_point():
             problems.append(f"{name} has dtype {value.dtype}, expected floating point")
         elif not torch.isfinite(value := value.float()).all():
-            problems.append(f"{name} holds NaN or infinity")
+            problems.append(f"{name} contains NaN or infinity")
         else:
             tensors[key] = value
     problems += [f"missing {key}" for key in sorted(unused - state.keys())]

@@ -1,4 +1,4 @@
-"""The recipe for training a model further on a few images of one's own."""
+"""Recipe for fine-tuning a model on a few images."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from training.model import ModelConfig
 from training.recipe import NANO, AugmentConfig, Recipe
 
 _SCALES = (0.35, 1.55)
-"""Range of cell diameters in training views, as a multiple of the diameter at which the model is shown cells: that of
-the built-in model's own last training."""
+"""Range of cell diameters in training views, as multiples of the view diameter; as in the last training of the built-in
+model."""
 
 
 def further_recipe(model: ModelConfig, settings: SegmentConfig | None) -> Recipe:
-    """Stage 1 from trained weights on: a low rate, few steps, and views that keep a model from learning cells by heart.
+    """Return a recipe for stage 1 from trained weights: a low rate, few steps, and strong augmentation.
 
     Args:
         model: sizes of the weights.
-        settings: those that the weights are used with; the scale at which they show cells is trained.
+        settings: settings of the weights; their view diameter sets the scale of the training views.
     """
     shown = None if settings is None else settings.view_diameter_px
     augment = AugmentConfig(

@@ -1,4 +1,4 @@
-"""Losses of both stages. Sums over a batch, divided by a count that all processes agree on."""
+"""Losses of both stages: sums over a batch, divided by a count that all processes share."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from training.recipe import DetectionLossConfig, MaskLossConfig
 Losses = dict[str, Tensor]
 
 _OUTSIDE_SHARE = 0.01
-"""Weight of the whole map's focal loss beside that of the window."""
+"""Weight of the focal loss of the whole map, relative to that of the window."""
 
 
 def detection_losses(
     output: CellFinderOutput, targets: list[Tensor], cells: float, config: DetectionLossConfig
 ) -> Losses:
-    """Focal, L1 and GIoU losses of the last decoder layer and, as ``..._aux``, of the earlier ones.
+    """Compute focal, L1 and GIoU losses of the last decoder layer and, as ``..._aux``, of the earlier ones.
 
     Args:
         output: boxes and logits of B images.
-        targets: the cells' boxes of each image, (T, 4) cxcywh, fractions.
+        targets: boxes of the cells of each image, (T, 4) cxcywh, fractions.
         cells: number of cells in the batch, averaged over the processes; at least 1.
 
     Returns:
-        Weighted losses, to be added up.
+        Weighted losses, to be summed.
 
     Source: Carion et al. 2020 (DETR) for the set loss; Lin et al. 2017 for the focal loss.
     """
@@ -65,7 +65,7 @@ def _layer_losses(
 
 
 def _soft_focal_loss(logits: Tensor, wanted: Tensor, config: DetectionLossConfig) -> Tensor:
-    """Focal loss, summed, towards targets in [0, 1]; for 0 and 1 that of Lin et al. 2017.
+    """Sum the focal loss for targets in [0, 1]; for 0 and 1 it equals that of Lin et al. 2017.
 
     Source: Li et al. 2020 (Generalized Focal Loss), equation 5, with the class weights of the focal loss.
     """
@@ -76,14 +76,14 @@ def _soft_focal_loss(logits: Tensor, wanted: Tensor, config: DetectionLossConfig
 
 
 def _paired_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of pairs of boxes, (M, 4) xyxy each."""
+    """Return the IoU of pairs of boxes, (M, 4) xyxy each."""
     overlap = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(1)
     area_a, area_b = ((box[:, 2:] - box[:, :2]).clamp(min=0).prod(1) for box in (a, b))
     return overlap / (area_a + area_b - overlap).clamp(min=1e-9)
 
 
 def _pairs(boxes: Tensor, targets: list[Tensor], found: list[Match]) -> tuple[Tensor, Tensor]:
-    """Matched boxes and their targets, (M, 4) each."""
+    """Return matched boxes and their targets, (M, 4) each."""
     predicted = torch.cat([boxes[b, match.query] for b, match in enumerate(found)])
     true = torch.cat([target[match.cell] for target, match in zip(targets, found, strict=True)])
     return predicted, true
@@ -92,13 +92,13 @@ def _pairs(boxes: Tensor, targets: list[Tensor], found: list[Match]) -> tuple[Te
 def mask_losses(
     output: DecoderOutput, masks: Tensor, cells: float, config: MaskLossConfig, windows: Tensor | None = None
 ) -> Losses:
-    """Focal and dice losses of the masks, squared error of the IoU estimates.
+    """Compute focal and dice losses of the masks, and the squared error of the IoU estimates.
 
     Args:
         output: K masks.
-        masks: (K, h, w) ground truth in {0, 1}; the logits are resized to it, as they are at inference.
+        masks: (K, h, w) ground truth in {0, 1}; the logits are resized to this size, as at inference.
         cells: number of masks in the batch, averaged over the processes; at least 1.
-        windows: (K, h, w) in {0, 1}, where the losses look (``MaskLossConfig.window_margin_px``); None: everywhere.
+        windows: (K, h, w) in {0, 1}, 1 where the losses apply (``MaskLossConfig.window_margin_px``); None: everywhere.
 
     Source: Kirillov et al. 2023 (SAM), appendix A, training algorithm.
     """

@@ -1,4 +1,4 @@
-"""Pictures of predictions during training: what the model finds on a few fixed tiles."""
+"""Pictures of the model's predictions on a few fixed tiles during training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TRUE_COLOUR, FOUND_COLOUR = (80, 200, 255), (255, 200, 0)
 
 
 class PredictionPictures(pl.Callback):
-    """Writes ``stepN.png``: a row of tiles with true boxes (blue) and found ones (yellow)."""
+    """Write ``stepN.png``: a row of tiles with true boxes (blue) and predicted boxes (yellow)."""
 
     def __init__(self, tiles: TileSet, recipe: Recipe, out: Path, *, every: int, count: int = 4) -> None:
         """Args: every: steps between pictures. count: tiles per picture, spread over the set."""
@@ -30,14 +30,14 @@ class PredictionPictures(pl.Callback):
         self._samples = [plain(tiles[int(index)], recipe.model.image_size) for index in chosen]
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
-        """See Lightning."""
+        """Write a picture after every so many steps."""
         if trainer.is_global_zero and trainer.global_step % self._every == 0:
             self._out.mkdir(parents=True, exist_ok=True)
             self.draw(pl_module).save(self._out / f"step{trainer.global_step:07d}.png")
 
     @torch.no_grad()
     def draw(self, stage: Any) -> Image.Image:
-        """One picture of all tiles."""
+        """Draw all tiles in one picture."""
         size = self._recipe.model.image_size
         panels = []
         for image, labels in self._samples:

@@ -1,4 +1,4 @@
-"""Everything a training run depends on, as typed values, and the presets of the paper and of the built-in model."""
+"""Training recipes as typed values, with presets for the paper's model and the built-in model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 class RecipeError(SegmenterError, ValueError):
-    """A recipe file or value that cannot be used."""
+    """Error of a recipe file or value that cannot be used."""
 
     usual_kind = "invalid"
 
@@ -29,25 +29,25 @@ class OptimizerConfig:
     steps: int
     """Optimizer steps of the whole run."""
     batch_size: int
-    """Images per step over all processes together."""
+    """Images per step, summed over all processes."""
     learning_rate: float
     encoder_learning_rate: float
-    """Rate of the ViT, lower than that of what is trained on it. 0 freezes the ViT."""
+    """Rate of the ViT, usually lower than that of the heads. 0 freezes the ViT."""
     weight_decay: float
     clip_norm: float | None
-    """Largest norm of the gradient; None does not clip."""
+    """Largest norm of the gradient; None turns clipping off."""
     warmup_steps: int = 0
     schedule: Schedule = "step"
     drop_at: float = 0.8
     """``step``: fraction of the run after which the rate drops by ``drop_factor``."""
     drop_factor: float = 0.1
     ema_decay: float = 0.0
-    """Decay of the running average of the weights that is validated and exported; 0 keeps no average."""
+    """Decay of the running average of the weights, which is validated and exported; 0 turns averaging off."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
             raise RecipeError(
-                f"steps {self.steps} and batch_size {self.batch_size} must be 1 or more.",
+                f"steps is {self.steps} and batch_size is {self.batch_size}; expected 1 or more.",
                 kind="out_of_range",
                 field="batch_size" if self.batch_size < 1 else "steps",
             )
@@ -61,7 +61,8 @@ class OptimizerConfig:
 class DetectionLossConfig:
     """Matching costs and loss weights of CellFinder.
 
-    Defaults: Anchor DETR's published code (Wang et al. 2022), which takes them from Deformable DETR (Zhu et al. 2021).
+    Defaults come from Anchor DETR's published code (Wang et al. 2022), which uses those of Deformable DETR (Zhu et al.
+    2021).
     """
 
     class_cost: float = 2.0
@@ -73,34 +74,34 @@ class DetectionLossConfig:
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
     cell_class: int = 0
-    """Which logit means "cell"."""
+    """Index of the logit of the class "cell"."""
     score_is_iou: bool = False
-    """Train the score of a matched query towards the IoU of its box instead of towards 1, so that scores rank boxes by
-    how well they fit (Li et al. 2020, Generalized Focal Loss, quality focal loss)."""
+    """Train the score of a matched query towards the IoU of its box instead of 1, so that scores rank boxes by their
+    fit (Li et al. 2020, Generalized Focal Loss, quality focal loss)."""
     auxiliary_matches: int = 1
-    """Queries matched to each cell in the auxiliary layers; above 1, one-to-many matching gives them denser
-    supervision (Jia et al. 2023, H-DETR), while the last layer stays one-to-one and needs no suppression."""
+    """Queries matched to each cell in the auxiliary layers. Above 1, one-to-many matching gives these layers denser
+    supervision (Jia et al. 2023, H-DETR); the last layer stays one-to-one and needs no suppression."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskLossConfig:
-    """Loss weights of the mask decoder. Defaults: SAM (Kirillov et al. 2023), appendix A, training algorithm."""
+    """Loss weights of the mask decoder; defaults from SAM (Kirillov et al. 2023), appendix A, training algorithm."""
 
     focal_weight: float = 20.0
     dice_weight: float = 1.0
     iou_weight: float = 1.0
     cells_per_image: int = 16
-    """Cells drawn per image and step; bounds the decoder's memory."""
+    """Cells drawn per image and step; limits the decoder's memory."""
     window_margin_px: float | None = None
-    """Focal and dice loss only within this distance around the prompt box, where ``mask_window="box"`` looks at
-    inference; a hundredth of the focal loss stays on the whole map. None: the whole map alike, as SAM. From nothing,
-    small cells are lost in a whole map: "no cell anywhere" is nearly right."""
+    """Distance around the prompt box within which focal and dice loss apply, as ``mask_window="box"`` does at
+    inference; a hundredth of the focal loss stays on the whole map. None: the whole map, as in SAM. When training from
+    scratch, small cells are lost in a whole map, because "no cell anywhere" is nearly right."""
     upsampling: int = 1
-    """Factor by which the logits are enlarged, bilinearly as at inference, before the losses see them. 1: masks are
-    learned at the logits' own resolution, as SAM does, where the outline of a cell is rounded to 4 model pixels: much
-    for one of 20."""
+    """Factor by which the logits are enlarged before the losses, bilinearly as at inference. 1: masks are learned at
+    the resolution of the logits, as in SAM. Outlines are then rounded to 4 model pixels, which is much for a cell of
+    20."""
     box_jitter: float = 0.1
-    """Standard deviation of the noise on the prompt boxes, as a fraction of the side, at most 20 pixels."""
+    """Standard deviation of the noise on the prompt boxes, as a fraction of their side, at most 20 pixels."""
 
     def __post_init__(self) -> None:
         if self.upsampling < 1:
@@ -113,56 +114,55 @@ class MaskLossConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AugmentConfig:
-    """Random changes of a training image. Geometry first, then intensities; all zero trains on plain images."""
+    """Random changes of a training image: geometry first, then intensities. Zeros leave images unchanged."""
 
     zoom: tuple[float, float] = (1.0, 1.0)
-    """Range of the factor by which the field is enlarged (above 1, a crop) or shrunk (below 1, padded)."""
+    """Range of the factor that enlarges the field (above 1, a crop) or shrinks it (below 1, padded)."""
     diameter_px: tuple[float, float] | None = None
-    """Range of the median cell diameter in the view, model pixels, as far as the field is large enough; it then takes
-    the place of ``zoom``, and the field keeps its aspect: what a detector sees that is run at its cells' scale."""
+    """Range of the median cell diameter in the view, model pixels, if the field is large enough. It replaces ``zoom``
+    and keeps the aspect of the field, so views look like those of a detector that runs at the scale of its cells."""
     mosaic: float = 0.0
-    """Share of the samples that are four views at half the size, side by side: small cells without padding."""
+    """Share of the samples that join four views of half the size: small cells without padding."""
     aspect: float = 0.0
-    """Largest relative change of one side against the other."""
+    """Largest relative change of the aspect ratio."""
     flips: bool = True
-    """Mirror and rotate by quarter turns."""
+    """Flip, and rotate by quarter turns."""
     rotated: float = 0.0
-    """Share of the views that are also rotated by any angle up to 45 degrees; what lies outside the field is blank."""
+    """Share of the views that are also rotated by up to 45 degrees; the part outside the field is blank."""
     elastic_px: float = 0.0
-    """Largest standard deviation of a smooth displacement at its knots, which are about 48 model pixels apart: the same
-    cells in other shapes (Ronneberger et al. 2015, U-Net, section 3.1). A few pixels at the border are mirrored."""
+    """Largest standard deviation of a smooth displacement at its knots, which are about 48 model pixels apart. It gives
+    cells other shapes (Ronneberger et al. 2015, U-Net, section 3.1). A few pixels at the border are mirrored."""
     shading: float = 0.0
     """Largest standard deviation of the logarithm of a smooth illumination at its knots, a third of the view apart."""
     sharpening: float = 0.0
-    """Largest share of what a Gaussian of 1 to 4 pixels takes away that is added once more: halos and outlines of other
-    strengths."""
+    """Largest strength of unsharp masking with a Gaussian of 1 to 4 pixels, which varies halos and outlines."""
     gamma: float = 0.0
-    """Exponents, one per channel, are drawn from exp(+-gamma)."""
+    """Range of the exponents, one per channel: exp(-gamma) to exp(gamma)."""
     noise: float = 0.0
     """Largest standard deviation of Gaussian noise, image units (0..1)."""
     blur_px: float = 0.0
     """Largest sigma of a Gaussian blur."""
     inverted: float = 0.0
-    """Share of the one-channel views that are shown with dark and bright exchanged."""
+    """Share of the one-channel views in which dark and bright are swapped."""
     membrane_alone: float = 0.0
     """Share of the views of a nuclear and a whole-cell channel that show the whole-cell channel alone."""
     channels_swapped: float = 0.0
-    """Share of the other two-channel views whose channels are exchanged."""
+    """Share of the other two-channel views whose channels are swapped."""
 
     def __post_init__(self) -> None:
         strengths = ("mosaic", "aspect", "rotated", "elastic_px", "shading", "sharpening", "gamma", "noise", "blur_px")
         wrong = {name: getattr(self, name) for name in strengths if not getattr(self, name) >= 0}
         if wrong:
-            raise RecipeError(f"augmentation has {wrong}; expected 0 or more.", kind="out_of_range")
+            raise RecipeError(f"augment has {wrong}; expected 0 or more.", kind="out_of_range")
         shares = ("inverted", "membrane_alone", "channels_swapped")
         outside = {name: getattr(self, name) for name in shares if not 0 <= getattr(self, name) <= 1}
         if outside:
-            raise RecipeError(f"augmentation has {outside}; expected shares in [0, 1].", kind="out_of_range")
+            raise RecipeError(f"augment has {outside}; expected shares in [0, 1].", kind="out_of_range")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """One training: the model, both stages, the data's augmentation and the seed."""
+    """Recipe of one training: the model, both stages, the augmentation and the seed."""
 
     model: ModelConfig
     stage1: OptimizerConfig
@@ -171,15 +171,15 @@ class Recipe:
     masks: MaskLossConfig = field(default_factory=MaskLossConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     dataset_weights: Mapping[str, float] = field(default_factory=dict)
-    """Factors by which datasets, by name, are drawn more often than by the square root of their share; 1 if absent."""
+    """Factors by dataset name on how often it is drawn, relative to the square root of its share; 1 if absent."""
     synthetic_share: float = 0.0
-    """Share of the views that show an image made on the fly (``training.data.synthetic``) in place of a tile."""
+    """Share of the views that show an image made on the fly (``training.data.synthetic``) instead of a tile."""
     synthetic_weights: Mapping[str, float] = field(default_factory=dict)
-    """Factors by which groups of made images, by name, are drawn; 1 if absent, 0 leaves a group out."""
+    """Factors by group name on how often a group of made images is drawn; 1 if absent, 0 excludes the group."""
     mask_weight_in_stage1: float = 0.0
     """Above 0, stage 1 also trains the mask decoder on ground-truth boxes: for models that do not start from SAM."""
     train_decoder_in_stage2: bool = False
-    """Stage 2 of the paper trains the neck alone; True adds the prompt encoder and the mask decoder."""
+    """If True, stage 2 also trains the prompt encoder and the mask decoder; in the paper it trains the neck alone."""
     local_attention_init: bool = False
     """Start with anchors on a grid, attention near each anchor and fine prompt positions (``CellSAM.init_local``)."""
     precision: Precision = "32-true"
@@ -206,11 +206,11 @@ class Recipe:
             )
 
     def to_json(self) -> str:
-        """As stored beside a run."""
+        """Return the recipe as JSON, as stored with a run."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
-# The paper's text lost its numbers (appendix B); Anchor DETR's and SAM's published defaults take their place.
+# The paper's text lacks its numbers (appendix B); the published defaults of Anchor DETR and SAM replace them.
 VIT_B = Recipe(
     model=ModelConfig(),
     # Paper: 500 epochs on 16 GPUs. Rates, decay, clipping and drop (at 40 of 50 epochs): Anchor DETR's main.py.
@@ -238,7 +238,7 @@ VIT_B = Recipe(
     precision="bf16-mixed",
 )
 
-# Small enough to train on a CPU and to ship; starts from nothing, so it needs what speeds a DETR's convergence up.
+# Small enough to train on a CPU and to ship. It is trained from scratch, so it needs options that help a DETR converge.
 NANO = Recipe(
     model=ModelConfig(
         image_size=512,
@@ -301,12 +301,12 @@ PRESETS: Mapping[str, Recipe] = {"vit_b": VIT_B, "nano": NANO}
 
 
 def load_recipe(source: str | Path) -> Recipe:
-    """A preset by name, or a recipe from a JSON file: ``{"preset": "nano", "stage1": {"steps": 100}, ...}``.
+    """Return a preset by name, or read a recipe from a JSON file.
 
-    Values not in the file are the preset's.
+    A file such as ``{"preset": "nano", "stage1": {"steps": 100}}`` changes values of a preset.
 
     Raises:
-        RecipeError: no such preset or file, damaged JSON, or a name or value that does not exist.
+        RecipeError: the preset or file does not exist, the JSON is damaged, or a name or value is unknown.
     """
     if str(source) in PRESETS:
         return PRESETS[str(source)]
@@ -331,7 +331,7 @@ def load_recipe(source: str | Path) -> Recipe:
 
 
 def _merged(value: Any, changes: Mapping[str, Any], place: str = "") -> dict[str, Any]:
-    """Fields of a dataclass as an object, some replaced; of dataclasses in it, some of theirs."""
+    """Return the fields of a dataclass with changes, which may be nested."""
     refuse_unknown(changes, type(value), place)
     merged = {one.name: getattr(value, one.name) for one in fields(value)} | changes
     for name in changes:

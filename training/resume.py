@@ -1,4 +1,4 @@
-"""Whether a directory holds a run that the asked one may go on with."""
+"""Check whether a run can resume in a directory."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from runtime.jobs.differences import differences
 from training.recipe import Recipe, RecipeError
 
 LAST = "last.ckpt"
-"""Lightning's checkpoint of the last step that was saved."""
+"""Name of Lightning's checkpoint of the last saved step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A run that a directory holds."""
+    """An earlier run in a directory."""
 
     steps: int
-    """Steps done at its last checkpoint."""
+    """Number of steps done at its last checkpoint."""
 
 
 def record_of(out: Path, number: int) -> Path:
-    """The recipe that a stage was begun with, as JSON."""
+    """Return the path of the recipe with which a stage was started, as JSON."""
     return out / f"stage{number}.json"
 
 
 def check_begun(out: Path, number: int, recipe: Recipe) -> Begun | None:
-    """Check that a directory holds no run, or one that the recipe goes on with.
+    """Check that a directory contains no run, or a run that the recipe continues.
 
-    The number of steps of the stage may have grown. Fields that only one of the recipes has, as after an update of the
-    package, are passed over.
+    The recipe may have more steps for this stage. Fields that only one of the recipes has, as after an update of the
+    package, are ignored.
 
     Args:
         out: directory of the run.
         number: the stage.
-        recipe: what is asked for.
+        recipe: the requested recipe.
 
     Returns:
-        The run; None if there is no checkpoint.
+        The earlier run; None if there is no checkpoint.
 
     Raises:
-        RecipeError: the run is of another stage or recipe, or has more steps; the difference is named. Or its
+        RecipeError: the run has another stage or recipe, or more steps, and the message names the difference; or its
             checkpoint or recipe cannot be read.
     """
     last, record = out / LAST, record_of(out, number)
@@ -54,7 +54,7 @@ def check_begun(out: Path, number: int, recipe: Recipe) -> Begun | None:
         return None
     if not record.is_file():
         raise RecipeError(
-            f"{out} holds a run of another stage than {number}; give each stage a directory of its own.",
+            f"{out} contains a run of another stage than {number}; use a separate directory for each stage.",
             kind="conflict",
             field="out",
         )
@@ -66,16 +66,16 @@ def check_begun(out: Path, number: int, recipe: Recipe) -> Begun | None:
     changed = sorted(words for words, name in _changes(recipe, begun) if name != f"stage{number}.steps")
     if changed:
         raise RecipeError(
-            f"{out} holds a run of another recipe: {'; '.join(changed)}. Give the recipe that it was begun with "
-            f"({record.name} in it), or another directory, where its weights may be the ones to start from.",
+            f"{out} contains a run with another recipe: {'; '.join(changed)}. Use the recipe with which it was started "
+            f"({record.name} in it), or start from its weights in another directory.",
             kind="conflict",
             field="out",
         )
     wanted = (recipe.stage1 if number == 1 else recipe.stage2).steps
     if wanted < steps:
         raise RecipeError(
-            f"{out} holds a run that has done {steps} steps; the recipe has {wanted}. Give as many or more to go on, "
-            "or another directory.",
+            f"{out} contains a run that has done {steps} steps; the recipe has {wanted}. Use as many or more to "
+            "continue, or another directory.",
             kind="conflict",
             field="steps",
         )
@@ -83,7 +83,7 @@ def check_begun(out: Path, number: int, recipe: Recipe) -> Begun | None:
 
 
 def _changes(recipe: Recipe, begun: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Fields that both recipes have and that differ: in words, and by name."""
+    """Yield the fields that both recipes have and that differ: a description and the name."""
     asked = json.loads(recipe.to_json())
     for name in asked.keys() & begun.keys():
         one, other = asked[name], begun[name]
@@ -96,10 +96,10 @@ def _changes(recipe: Recipe, begun: Mapping[str, Any]) -> Iterator[tuple[str, st
 
 def _steps_of(last: Path) -> int:
     try:
-        # Lightning's own file of this directory; nothing in it is run.
+        # Lightning wrote this file; nothing in it is run.
         return int(torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"])
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise RecipeError(
-            f"{last} cannot be read ({first}); remove it to begin anew.", kind="damaged", field="out"
+            f"{last} cannot be read ({first}); remove it to start again.", kind="damaged", field="out"
         ) from error

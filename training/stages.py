@@ -22,7 +22,7 @@ from training.model import CellSAM
 from training.recipe import OptimizerConfig, Recipe
 from training.usage import Usage
 
-# SAM's parts for points and several masks per prompt: box prompts never reach them.
+# SAM's parts for points and for several masks per prompt; box prompts do not use them.
 _UNUSED = (
     *("point_embeddings.0.", "point_embeddings.1.", "not_a_point_embed."),
     *(f"output_hypernetworks_mlps.{n}." for n in (1, 2, 3)),
@@ -32,7 +32,7 @@ _DECODER = ("prompt_encoder.", "mask_decoder.")
 
 
 class Stage(pl.LightningModule):
-    """What both stages share: the optimizer, its schedule, the logs, the checkpoint's metadata."""
+    """Base of both stages: the optimizer, its schedule, the logs, the checkpoint's metadata."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Stage(pl.LightningModule):
         licence: str,
         usage: Usage = UNKNOWN_USAGE,
     ) -> None:
-        """Args: licence, usage: of the weights that come out, stored in every checkpoint."""
+        """Args: licence, usage: licence and usage of the trained weights, stored in every checkpoint."""
         super().__init__()
         self.recipe, self.model = recipe, model
         self._optimizer, self._licence, self._usage = optimizer, licence, usage
@@ -52,15 +52,15 @@ class Stage(pl.LightningModule):
             parameter.requires_grad_(self.trains(name) and not any(part in name for part in unused))
 
     def trains(self, name: str) -> bool:
-        """Whether this stage trains a parameter of the model."""
+        """Return whether this stage trains a parameter of the model."""
         raise NotImplementedError
 
     def batch_losses(self, batch: Batch) -> Losses:
-        """Weighted losses of a batch, to be added up."""
+        """Return the weighted losses of a batch, to be summed."""
         raise NotImplementedError
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Log every loss, return the sum."""
+        """Log every loss and return their sum."""
         losses = self.batch_losses(batch)
         total = torch.stack(list(losses.values())).sum()
         logged = {f"train/{name}": value.detach() for name, value in losses.items()}
@@ -68,11 +68,11 @@ class Stage(pl.LightningModule):
         return total
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """See Lightning."""
+        """Move a batch to the device, as Lightning expects."""
         return batch.to(device)
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a rate of its own for the ViT; no decay on biases, norms and embeddings."""
+        """Create AdamW with a separate rate for the ViT, and without decay on biases, norms and embeddings."""
         config = self._optimizer
         groups = [
             {"params": list(params), "lr": rate, "weight_decay": decay}
@@ -92,7 +92,7 @@ class Stage(pl.LightningModule):
                 yield chosen, rate, config.weight_decay if decayed else 0.0
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
-        """Clip by norm where the recipe says so."""
+        """Clip gradients by norm if the recipe sets one."""
         if self._optimizer.clip_norm is not None:
             self.clip_gradients(optimizer, self._optimizer.clip_norm, "norm")
 
@@ -101,19 +101,19 @@ class Stage(pl.LightningModule):
         checkpoint[METADATA_KEY] = metadata(self.model.config, self._licence, self._usage)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let training go on from the last step of an earlier run: the one epoch has not ended while steps are left."""
+        """Let training continue after the last step of an earlier run: its only epoch lasts as long as steps remain."""
         loops = checkpoint["loops"]["fit_loop"]
         loops["epoch_loop.batch_progress"]["is_last_batch"] = False
         for progress in loops["epoch_progress"].values():
             progress.update(processed=0, completed=0)
 
     def over_processes(self, count: int) -> float:
-        """A count of this process's batch, averaged over the processes; at least 1."""
+        """Average a count of this process's batch over all processes; at least 1."""
         value = torch.tensor(float(count), device=self.device)
         return max(float(self.trainer.strategy.reduce(value, reduce_op="mean")), 1.0)
 
     def mask_branch_losses(self, batch: Batch, embedding: Tensor) -> Losses:
-        """Losses of the mask decoder on ground-truth boxes; cells are drawn by the sample's number."""
+        """Return the losses of the mask decoder on ground-truth boxes; the sample's number seeds the draw of cells."""
         config = self.recipe.masks
         drawn = [self._draw(batch, b) for b in range(len(batch.boxes))]
         cells = self.over_processes(sum(len(indices) for indices in drawn))
@@ -123,7 +123,7 @@ class Stage(pl.LightningModule):
             prompts = torch.cat([self._prompts(batch, b, indices) for b, indices in enumerate(drawn)])
             truth = torch.cat([_true_masks(batch.labels[b], indices, side) for b, indices in enumerate(drawn)])
             weight = 1.0
-        else:  # every process must take part in every parameter's gradient
+        else:  # every process must contribute to every parameter's gradient
             prompts = torch.tensor([[0.0, 0.0, size, size]], device=self.device)
             truth, weight = torch.zeros(1, side, side, device=self.device), 0.0
             drawn = [torch.zeros(1, dtype=torch.long, device=self.device)]
@@ -134,32 +134,32 @@ class Stage(pl.LightningModule):
         return {name: weight * value for name, value in losses.items()}
 
     def _draw(self, batch: Batch, b: int) -> Tensor:
-        count, most = len(batch.boxes[b]), self.recipe.masks.cells_per_image
+        count, max_cells = len(batch.boxes[b]), self.recipe.masks.cells_per_image
         rng = np.random.default_rng((self.recipe.seed, batch.numbers[b], 1))
-        return torch.as_tensor(np.sort(rng.permutation(count)[:most]), device=self.device)
+        return torch.as_tensor(np.sort(rng.permutation(count)[:max_cells]), device=self.device)
 
     def _prompts(self, batch: Batch, b: int, indices: Tensor) -> Tensor:
-        """Boxes in model pixels, with SAM's noise: 10 % of the side, at most 20 of 1024 pixels."""
+        """Return boxes in model pixels, with SAM's noise: 10 % of the side, at most 20 of 1024 pixels."""
         size = self.model.config.image_size
         boxes = box_convert(batch.boxes[b][indices], "cxcywh", "xyxy") * size
         rng = np.random.default_rng((self.recipe.seed, batch.numbers[b], 2))
         noise = torch.as_tensor(rng.normal(size=tuple(boxes.shape)), dtype=boxes.dtype, device=boxes.device)
         sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-        most = 20 * size / 1024
-        return boxes + (noise * self.recipe.masks.box_jitter * sides).clamp(-most, most)
+        max_shift = 20 * size / 1024
+        return boxes + (noise * self.recipe.masks.box_jitter * sides).clamp(-max_shift, max_shift)
 
 
 class DetectorStage(Stage):
-    """Stage 1: CellFinder and the ViT on boxes; the mask decoder too where the recipe says so."""
+    """Stage 1: train CellFinder and the ViT on boxes, and the mask decoder if the recipe asks for it."""
 
     def trains(self, name: str) -> bool:
-        """See ``Stage``."""
+        """Implement ``Stage``."""
         if name.startswith((*_FOR_MASKS, *_DECODER)):
             return self.recipe.mask_weight_in_stage1 > 0
         return True
 
     def batch_losses(self, batch: Batch) -> Losses:
-        """See ``Stage``."""
+        """Implement ``Stage``."""
         weight = self.recipe.mask_weight_in_stage1
         encoder, pixels = self.model.encoder, batch.pixel_values
         body = encoder.body(pixels) if self.model.detector_encoder is None else None  # one trunk serves both branches
@@ -175,27 +175,27 @@ class DetectorStage(Stage):
 
 
 class MaskStage(Stage):
-    """Stage 2: the ViT and CellFinder are frozen; the neck learns to feed SAM's decoder again.
+    """Stage 2: freeze the ViT and CellFinder, and train the neck to feed SAM's decoder again.
 
-    The paper trains the neck alone; details, where the model has them, belong to it. A model that does not start from
-    SAM trains the decoder with it.
+    The paper trains the neck alone. Details, if the model has them, belong to the neck. A model that does not start
+    from SAM also trains the decoder.
     """
 
     def trains(self, name: str) -> bool:
-        """See ``Stage``."""
+        """Implement ``Stage``."""
         if name.startswith(_FOR_MASKS):
             return True
         return self.recipe.train_decoder_in_stage2 and name.startswith(_DECODER)
 
     def batch_losses(self, batch: Batch) -> Losses:
-        """See ``Stage``."""
+        """Implement ``Stage``."""
         with torch.no_grad():
             body = self.model.encoder.body(batch.pixel_values)
         return self.mask_branch_losses(batch, self.model.encoder.embedding(body))
 
 
 def learning_rate_factor(step: int, config: OptimizerConfig) -> float:
-    """Factor of the base rate at a step: linear warm-up, then a step drop or a cosine to a hundredth."""
+    """Return the factor on the base rate at a step: linear warm-up, then a step drop or a cosine to a hundredth."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     if config.schedule == "step":
@@ -205,7 +205,7 @@ def learning_rate_factor(step: int, config: OptimizerConfig) -> float:
 
 
 def _in_body(name: str) -> bool:
-    """Whether a parameter belongs to a ViT body: the neck is trained like a head."""
+    """Return whether a parameter belongs to a ViT body; the neck is trained like a head."""
     return name.startswith(("encoder.", "detector_encoder.")) and not name.startswith(_FOR_MASKS)
 
 
@@ -217,7 +217,7 @@ def _decays(name: str, parameter: nn.Parameter) -> bool:
 
 
 def _windows(boxes_xyxy: Tensor, margin: float, side: int, size: int) -> Tensor:
-    """(K, 4) boxes in model pixels to (K, side, side) bool: which pixels lie within ``margin`` pixels of the box."""
+    """Return (K, side, side) bool: the pixels within ``margin`` pixels of each of the (K, 4) boxes in model pixels."""
     centres = (torch.arange(side, device=boxes_xyxy.device) + 0.5) * (size / side)
     low, high = boxes_xyxy[:, :2] - margin, boxes_xyxy[:, 2:] + margin
     x, y = ((centres > low[:, axis, None]) & (centres < high[:, axis, None]) for axis in (0, 1))
@@ -225,6 +225,6 @@ def _windows(boxes_xyxy: Tensor, margin: float, side: int, size: int) -> Tensor:
 
 
 def _true_masks(labels: Tensor, indices: Tensor, side: int) -> Tensor:
-    """(S, S) labels to (K, side, side) masks of the chosen cells: 1 where more than half of a pixel is the cell."""
+    """Return (K, side, side) masks of the chosen cells from (S, S) labels: 1 if a cell covers over half a pixel."""
     masks = (labels[None] == (indices + 1)[:, None, None]).float()
     return (nn.functional.adaptive_avg_pool2d(masks, side) > 0.5).float()

@@ -1,4 +1,4 @@
-"""What happens after the steps of a training run beside training."""
+"""Callbacks that run after training steps."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from runtime.files.placing import PARTIAL, move_into_place
 
 
 class KeepLast(Callback):
-    """Write a checkpoint after every so many steps and after the last one, in the place of the one before.
+    """Write a checkpoint after every so many steps and after the last one, over the one before.
 
-    Lightning's own callback writes another one once training has ended, when the running average has taken the place
-    of the weights that a run of more steps must go on with.
+    Lightning's own callback writes another one after the end of training. By then, the running average has replaced the
+    weights from which a run with more steps must continue.
     """
 
     def __init__(self, path: Path, every: int) -> None:
-        """Args: path: of the checkpoint. every: steps between checkpoints."""
+        """Args: path: file of the checkpoint. every: steps between checkpoints."""
         self._path, self._every = path, every
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """See Lightning."""
+        """Write the checkpoint if it is due."""
         step = trainer.global_step
         if step % self._every and step != trainer.max_steps:
             return
@@ -38,21 +38,21 @@ class KeepLast(Callback):
 
 
 class TellSteps(Callback):
-    """Tell how many steps are done."""
+    """Report the number of steps done."""
 
     def __init__(self, tell: Callable[[int], None]) -> None:
-        """Args: tell: called after each step."""
+        """Args: tell: called with the number of steps after each step."""
         self._tell = tell
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """See Lightning."""
+        """Report the step."""
         if trainer.is_global_zero:
             self._tell(trainer.global_step)
 
 
 @contextmanager
 def quiet_lightning(quiet: bool) -> Iterator[None]:
-    """Keep Lightning's remarks and warnings off the console, if ``quiet``."""
+    """Keep Lightning's messages and warnings off the console if ``quiet`` is True."""
     if not quiet:
         yield
         return

@@ -1,4 +1,4 @@
-"""Running a training stage: data, model, Lightning's trainer, checkpoints, resumption."""
+"""Run a training stage: data, model, Lightning's trainer, checkpoints, resumption."""
 
 from __future__ import annotations
 
@@ -30,50 +30,50 @@ from training.weights import load_weights
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
-    """How a stage is run; nothing here changes what it computes, but for ``precision`` of the recipe on a device."""
+    """Data, initial weights, output directory and devices of a run."""
 
     out: Path
-    """Checkpoints, logs and pictures."""
+    """Directory of checkpoints, logs and pictures."""
     data: Path
     """A built dataset, or a directory of them."""
     init: Path | None = None
-    """Weights to start from: SAM ViT-B, CellSAM or our own; needed for stage 2."""
+    """Weights to start from: SAM ViT-B, CellSAM or our own; required for stage 2."""
     accelerator: str = "auto"
     devices: int = 1
     nodes: int = 1
     workers: int = 0
-    """Loader processes."""
+    """Number of loader processes."""
     save_every: int = 500
     """Steps between checkpoints."""
     pictures_every: int = 1000
-    """Steps between pictures of predictions; 0 draws none."""
+    """Steps between pictures of predictions; 0 turns them off."""
     licence: str = "trained by the user"
     on_step: Callable[[int], None] | None = None
-    """Called with the number of steps that are done, after each; Lightning's progress bar and remarks are then off."""
+    """Called after each step with the number of steps done; turns off Lightning's progress bar and messages."""
 
 
 def run_stage(number: int, recipe: Recipe, run: RunConfig) -> Path:
     """Train one stage, or resume it if ``run.out`` holds a checkpoint.
 
-    A run that has ended goes on if the recipe has more steps; its learning rate then follows the schedule of the new
-    number from the step that it has reached.
+    If the recipe has more steps than a finished run, the run continues. From then on, its learning rate follows the
+    schedule of the new number of steps.
 
     Args:
         number: 1 or 2.
-        recipe: what is trained and how.
-        run: where and on what.
+        recipe: the model and its training.
+        run: directories, devices and logging.
 
     Returns:
         The final weights in our own format, ``run.out / "stageN.pt"``.
 
     Raises:
-        RecipeError: ``run.out`` holds a run of another stage, another recipe, or of more steps.
-        ValueError: another stage, or stage 2 without weights to start from.
+        RecipeError: ``run.out`` contains a run with another stage, another recipe, or more steps.
+        ValueError: ``number`` is not 1 or 2, or stage 2 has no weights to start from.
     """
     if number not in (1, 2):
         raise ValueError(f"stage is {number}; expected 1 or 2.")
     if number == 2 and run.init is None:
-        raise ValueError("stage 2 starts from the weights of stage 1; give them with init.")
+        raise ValueError("stage 2 has no weights to start from; expected those of stage 1. Pass them as init.")
     optimizer = recipe.stage1 if number == 1 else recipe.stage2
     remove_leftovers(run.out)
     begun = check_begun(run.out, number, recipe)
@@ -110,14 +110,13 @@ def _save_last(last: Path, final: Path) -> None:
 
 
 def initial_model(recipe: Recipe, init: Path | None) -> tuple[CellSAM, Usage]:
-    """The model of a recipe, fresh or with the weights of a checkpoint, and how those are meant to be used.
+    """Return the model of a recipe, new or with the weights of a checkpoint, and the usage of these weights.
 
-    SAM weights fill the ViT and the mask decoder; CellFinder is fresh then. Details that the weights lack start
-    at zero.
+    SAM weights fill the ViT and the mask decoder; CellFinder is then new. Details that the weights lack start at zero.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
-        ValueError: it holds a model of other sizes.
+        ValueError: its model has other sizes.
     """
     torch.manual_seed(recipe.seed)
     model = CellSAM(recipe.model)
@@ -131,14 +130,14 @@ def initial_model(recipe: Recipe, init: Path | None) -> tuple[CellSAM, Usage]:
     wrong = [key for key, value in model.state_dict().items() if key in state and state[key].shape != value.shape]
     if wrong or any(not key.startswith(("cellfinder.", "encoder.details.")) for key in fresh):
         raise ValueError(
-            f"{init} holds a model of other sizes than the recipe: {', '.join((wrong or sorted(fresh))[:5])}."
+            f"{init} has a model of other sizes than the recipe: {', '.join((wrong or sorted(fresh))[:5])}."
         )
     model.load_state_dict({key: value for key, value in state.items() if key in model.state_dict()}, strict=False)
     return model, loaded.usage
 
 
 def make_trainer(recipe: Recipe, optimizer: OptimizerConfig, run: RunConfig, callbacks: list[Callback]) -> pl.Trainer:
-    """Lightning's trainer for one stage: steps are the clock, the sampler knows the processes."""
+    """Create Lightning's trainer for one stage, which counts steps; the sampler divides batches among processes."""
     if optimizer.ema_decay:
         callbacks = [*callbacks, EMAWeightAveraging(decay=optimizer.ema_decay)]
     callbacks = [*callbacks, KeepLast(run.out / LAST, run.save_every), LearningRateMonitor("step")]
@@ -166,7 +165,7 @@ def make_trainer(recipe: Recipe, optimizer: OptimizerConfig, run: RunConfig, cal
 
 
 def _loggers(out: Path) -> list[Logger]:
-    """CSV and TensorBoard, a directory for every start: a resumed run keeps the logs of the ones before."""
+    """Create CSV and TensorBoard loggers with one directory per start, so a resumed run keeps its earlier logs."""
     start = f"start{len(list((out / 'csv').glob('start*')))}"
     return [CSVLogger(out, "csv", start), TensorBoardLogger(str(out), "tensorboard", start)]
 
@@ -183,14 +182,14 @@ def _pictures(run: RunConfig, recipe: Recipe) -> list[Callback]:
 
 
 class _Data(pl.LightningDataModule):
-    """The training loader, set to the step that the trainer has reached."""
+    """Data module whose loader starts at the trainer's current step."""
 
     def __init__(self, samples: TrainingSamples, optimizer: OptimizerConfig, *, workers: int) -> None:
         super().__init__()
         self._samples, self._optimizer, self._workers = samples, optimizer, workers
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Batches from the next step on."""
+        """Return a loader of the batches from the next step on."""
         trainer = self.trainer
         assert trainer is not None
         sampler = StepSampler(

@@ -1,4 +1,4 @@
-"""How weights are meant to be used: what a checkpoint carries beside them, from training to the engines' manifest."""
+"""Settings that accompany weights, from the checkpoint to the engines' manifest."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from runtime.typed_json import convert, refuse_unknown
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Usage:
-    """Settings and channels of weights, as far as they are known."""
+    """Known settings and trained channels of weights."""
 
     settings: SegmentConfig | None = None
-    """Thresholds, and the diameter at which cells are shown; None if nobody chose any."""
+    """Thresholds, and the diameter at which cells are shown; None if they were never chosen."""
     trained_channels: tuple[Annotated[int, Meta(ge=1, le=3)], ...] = ()
     """Numbers of channels of the images that the weights were trained on, ascending; empty if unknown."""
 
     def trained_on(self, channels: tuple[int, ...]) -> Usage:
-        """The usage of weights that were trained further, on images with these numbers of channels."""
+        """Return the usage after further training on images with these numbers of channels."""
         return Usage(settings=self.settings, trained_channels=tuple(sorted({*self.trained_channels, *channels})))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, which ``torch.load`` reads without running anything."""
+        """Return plain values, which ``torch.load`` reads without running code."""
         settings = None if self.settings is None else asdict(self.settings)
         return {"settings": settings, "trained_channels": list(self.trained_channels)}
 
 
 def usage_from_json(content: Mapping[str, Any]) -> Usage:
-    """What ``Usage.to_json`` wrote; entries that are absent, as in earlier checkpoints, are unknown.
+    """Read the output of ``Usage.to_json``; entries that are missing, as in earlier checkpoints, are unknown.
 
     Raises:
-        FieldError: an entry of another type, or a setting that does not exist.
-        ConfigError: a setting outside its range.
+        FieldError: an entry has the wrong type, or a setting does not exist.
+        ConfigError: a setting is out of range.
     """
     settings = convert(content.get("settings"), dict[str, Any] | None)  # type: ignore[arg-type]
     if settings is not None:

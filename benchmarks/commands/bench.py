@@ -1,8 +1,8 @@
-"""``cellsam-engine bench``: how fast this machine segments, by step, image size, cells per image and backend.
+"""``cellsam-engine bench``: speed of this machine by step, image size, cells per image and backend.
 
-Latency is that of one image after another, by step; throughput that of ``Segmenter.stream``, of the cells that the
-model finds and of given ones. In latency backends take turns, so that a machine whose speed drifts slows each of them
-alike. Given boxes are spread over a real image: their number is what is varied; the detector runs all the same.
+Latency is measured by step, one image after another; throughput is that of ``Segmenter.stream``, with the cells that
+the model finds and with given ones. For latency, backends take turns, so that drifts in speed affect them equally.
+Given boxes are spread over a real image to vary their number; the detector still runs.
 """
 
 from __future__ import annotations
@@ -40,30 +40,30 @@ STEPS = ("contrast", "input", "encode", "detect", "choose", "decode", "assemble"
 """Contrast; model input; image encoder; CellFinder; choice of boxes; mask decoder; label map."""
 
 IMAGES_TOGETHER = 4
-"""Images of a group in a stream, or as many as one encoder call takes if those are more."""
+"""Images per group in a stream; at least as many as one encoder call takes."""
 
 MOST_IN_STREAMS = 300
-"""Given cells of an image in throughput: more make a run long and tell no more."""
+"""Largest number of given cells per image in throughput; more would only take longer."""
 
 HOST_STEPS = ("contrast", "input", "choose", "assemble")
-"""Those that run beside the engines, on one core of the host."""
+"""Steps that run outside the engines, on one core of the host."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is segmented."""
+    """Size and number of cells of an image."""
 
     side: int
     cells: int
 
     def image(self) -> NDArray[np.generic]:
-        """A sample image of nuclei, mirrored or cut to (side, side)."""
+        """Return a sample image of nuclei, mirrored or cropped to (side, side)."""
         small = next(read_image(path) for path in sample_images() if "u2os" in path.name)
         missing = [(0, max(0, self.side - length)) for length in small.shape[:2]]
         return np.pad(small, missing, mode="symmetric")[: self.side, : self.side]
 
     def boxes(self) -> NDArray[np.float64]:
-        """(cells, 4) xyxy: on a grid, of 0.8 of its spacing, at most 64 pixels."""
+        """Return (cells, 4) xyxy boxes on a grid, with sides of 0.8 of its spacing and at most 64 pixels."""
         columns = max(1, int(np.ceil(np.sqrt(self.cells))))
         pitch = self.side / columns
         rows, places = np.divmod(np.arange(self.cells), columns)
@@ -73,10 +73,10 @@ class Case:
 
 
 class GivenCells(Pipeline):
-    """A pipeline whose detector finds given cells, after it has done its work."""
+    """Pipeline whose detector runs, but returns given cells."""
 
     def __init__(self, base: Pipeline, boxes: NDArray[np.float64]) -> None:
-        """Args: base: whose engines are run. boxes: (K, 4) xyxy, pixels of every view."""
+        """Args: base: pipeline with the engines. boxes: (K, 4) xyxy, pixels of every view."""
         super().__init__(
             base.engines,
             base.manifest,
@@ -87,13 +87,13 @@ class GivenCells(Pipeline):
         self._given = boxes
 
     def detect(self, views: Sequence[EncodedView], config: SegmentConfig) -> list[Detections]:
-        """See ``Pipeline``."""
+        """Run the detector and return the given boxes."""
         sure = np.ones(len(self._given), np.float32)
         return [replace(one, boxes=self._given, scores=sure) for one in super().detect(views, config)]
 
 
 def time_steps(segmenter: Segmenter, case: Case) -> StepTimes:
-    """Seconds by step of one image; every mask is kept, whatever its IoU estimate."""
+    """Return the seconds by step of one image; masks are kept for any IoU estimate."""
     config = replace(segmenter.config, normalize=False, iou_threshold=-1e9)
     image, boxes, steps = case.image(), case.boxes(), StepTimes()
     last = time.perf_counter()
@@ -127,16 +127,16 @@ def time_steps(segmenter: Segmenter, case: Case) -> StepTimes:
 
 
 def images_per_second(segmenter: Segmenter, side: int, images: int, cells: int | None = None) -> tuple[float, float]:
-    """Images and cells per second of ``Segmenter.stream``.
+    """Measure images and cells per second of ``Segmenter.stream``.
 
-    Each image is the sample turned and mirrored another way. A run that is not counted goes before: of one image or,
-    on a GPU, where what is new is slow by number of images and of boxes, of all.
+    Each image is the sample with another rotation or reflection. An uncounted run comes first: with one image, or on a
+    GPU with all images, because every new number of images or boxes is slow there.
 
     Args:
-        segmenter: what is measured.
-        side: of the images, pixels.
-        images: how many.
-        cells: in each image, of which every mask is kept; None: those that the model finds.
+        segmenter: the segmenter to measure.
+        side: side of the images, pixels.
+        images: number of images.
+        cells: given cells per image, whose masks are all kept; None: the cells that the model finds.
     """
     case = Case(side, cells or 0)
     image, config = case.image(), whole_views(segmenter.config)
@@ -155,7 +155,7 @@ def images_per_second(segmenter: Segmenter, side: int, images: int, cells: int |
 
 
 def whole_views(config: SegmentConfig) -> SegmentConfig:
-    """One view per image: the work then depends on the number of images alone."""
+    """Return settings with one view per image, so that the work depends only on the number of images."""
     return replace(config, view_diameter_px=None, diameter_px=None, diameter_um=None)
 
 
@@ -169,31 +169,31 @@ def _known(backends: list[str] | None) -> list[str] | None:
 def bench_command(
     model: ModelOption = BUILTIN_NAME,
     backend: Annotated[
-        list[str] | None, typer.Option(help="As in 'segment'; repeatable; default: auto.", callback=_known)
+        list[str] | None, typer.Option(help="Backend, as in 'segment'; repeatable; default: auto.", callback=_known)
     ] = None,
     cpu_precision: CpuPrecisionOption = "auto",
     cuda_graphs: Annotated[
-        bool, typer.Option("--cuda-graphs", help="Also measure the backend 'cuda' with CUDA graphs, beside it without.")
+        bool, typer.Option("--cuda-graphs", help="Also measure the backend 'cuda' with CUDA graphs.")
     ] = False,
     threads: ThreadsOption = None,
-    size: Annotated[list[int] | None, typer.Option(help="Side of the images, pixels; repeatable; 512.", min=16)] = None,
+    size: Annotated[
+        list[int] | None, typer.Option(help="Side of the images, pixels; repeatable; default: 512.", min=16)
+    ] = None,
     cells: Annotated[
         list[int] | None,
         typer.Option(
-            help="Cells per image; repeatable; 0, 10, 100, 300, 1000. Throughput is that of the cells that are found "
-            "and of numbers up to 300.",
+            help="Cells per image; repeatable; default: 0, 10, 100, 300, 1000. Throughput uses the found cells, and "
+            "given numbers up to 300.",
             min=0,
         ),
     ] = None,
     batch: Annotated[
         list[int] | None,
-        typer.Option(
-            help="Images of one encoder call in throughput, repeatable; default: what the backend is run with.", min=1
-        ),
+        typer.Option(help="Images per encoder call in throughput; repeatable; default: that of the backend.", min=1),
     ] = None,
-    warmup: Annotated[int, typer.Option(help="Runs of every case that are not counted.", min=0)] = 1,
+    warmup: Annotated[int, typer.Option(help="Uncounted runs of every case.", min=0)] = 1,
     runs: Annotated[int, typer.Option(help="Counted runs of every case.", min=1)] = 5,
-    images: Annotated[int, typer.Option(help="Images of a throughput run; 0 for none.", min=0)] = 16,
+    images: Annotated[int, typer.Option(help="Images per throughput run; 0: no throughput.", min=0)] = 16,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Directory for the record and plots.", metavar="DIR")
     ] = None,
@@ -234,16 +234,16 @@ def bench_command(
 
 
 def load(engine: Path | None, names: list[str], options: BackendOptions, *, cuda_graphs: bool) -> dict[str, Segmenter]:
-    """What is measured, by name.
+    """Load the segmenters to measure, by name.
 
     Args:
         engine: the engine directory; None for the built-in model.
-        names: backends.
-        options: of all of them.
-        cuda_graphs: the backend ``cuda`` with CUDA graphs too.
+        names: names of the backends.
+        options: options of all backends.
+        cuda_graphs: also load the backend ``cuda`` with CUDA graphs.
 
     Raises:
-        ConfigError: ``cuda_graphs`` without that backend.
+        ConfigError: ``cuda_graphs`` is set without that backend.
     """
     found = {}
     for name in names:
@@ -254,7 +254,9 @@ def load(engine: Path | None, names: list[str], options: BackendOptions, *, cuda
     if cuda_graphs and len(found) == len(set(names)):
         measured = ", ".join(map(repr, found))
         raise ConfigError(
-            f"cuda_graphs is for the backend 'cuda'; measured are {measured}.", kind="conflict", field="cuda_graphs"
+            f"cuda_graphs needs the backend 'cuda'; got {measured}. Add it, or leave cuda_graphs out.",
+            kind="conflict",
+            field="cuda_graphs",
         )
     return found
 
@@ -262,7 +264,7 @@ def load(engine: Path | None, names: list[str], options: BackendOptions, *, cuda
 def measure_latency(
     segmenters: Mapping[str, Segmenter], sizes: list[int], cells: list[int], warmup: int, runs: int
 ) -> list[dict[str, Any]]:
-    """Percentiles in ms by step and in all, for every backend, size and number of cells."""
+    """Return percentiles in ms, by step and in total, for every backend, size and number of cells."""
     records = []
     for case in (Case(side, count) for side in sizes for count in cells):
         found: dict[str, list[StepTimes]] = {name: [] for name in segmenters}
@@ -288,14 +290,14 @@ def measure_latency(
 def measure_throughput(
     segmenters: Mapping[str, Segmenter], sizes: list[int], images: int, cells: list[int], batches: list[int]
 ) -> list[dict[str, Any]]:
-    """Images, megapixels and cells per second of a stream, for every backend and size.
+    """Measure images, megapixels and cells per second of a stream, for every backend and size.
 
     Args:
-        segmenters: by name.
+        segmenters: segmenters by name.
         sizes: sides of the images, pixels.
-        images: of each stream; 0 measures nothing.
-        cells: given numbers, beside the cells that are found, whose rows have ``given_cells`` None.
-        batches: images of one encoder call, or as many as the engines take; none leaves them as they are.
+        images: number of images per stream; 0 measures nothing.
+        cells: given numbers of cells, in addition to the cells that are found (``given_cells`` None in the rows).
+        batches: images per encoder call, limited by the engines; if empty, the number stays unchanged.
     """
     records: list[dict[str, Any]] = []
     with_detector = {name: one for name, one in segmenters.items() if one.manifest.has_detector}
@@ -326,7 +328,7 @@ def measure_throughput(
 
 
 def with_images_per_call(segmenter: Segmenter, count: int) -> Segmenter:
-    """The same engines with another number of images in an encoder call, or as many as the engines take."""
+    """Return the same engines with another number of images per encoder call, limited by the engines."""
     base = segmenter.pipeline
     limited = Pipeline(
         base.engines,
@@ -348,7 +350,7 @@ def _show(latency: list[dict[str, Any]], throughput: list[dict[str, Any]], agree
     console.print(table)
     if throughput:
         rates = Table(
-            *("backend", "side", "images a call", "cells", "images/s", "megapixels/s", "cells/s"),
+            *("backend", "side", "images per call", "cells", "images/s", "megapixels/s", "cells/s"),
             title="throughput of a stream",
         )
         for row in throughput:

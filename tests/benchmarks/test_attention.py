@@ -1,4 +1,4 @@
-"""All forms of the attention compute the same. No time is asserted."""
+"""Tests that all forms of the attention compute the same; no time is asserted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TINY = Size("tiny", 2, 3, heads=2, channels=4)
 
 
 def by_hand(size: Size) -> np.ndarray:
-    """In float64, with the bias tensor written out."""
+    """Compute the attention in float64 with an explicit bias tensor."""
     feeds = {name: array.astype(np.float64) for name, array in size.feeds().items()}
     y, x = np.divmod(np.arange(size.tokens), size.side)
     logits = feeds["q"] @ feeds["k"].swapaxes(-1, -2) / np.sqrt(size.channels)
@@ -40,7 +40,7 @@ def test_a_form_equals_the_definition(form: str) -> None:
 
 @pytest.mark.parametrize("form", ["bias", "folded", "MultiHeadAttention", "padded"])
 def test_a_form_in_half_precision_with_bound_memory(form: str) -> None:
-    """As on a GPU."""
+    """Check the float16 models of a GPU."""
     model = in_half(FORMS[form](TINY))
     assert not [tensor for tensor in (*model.graph.input, *model.graph.output) if "elem_type: 1\n" in str(tensor)]
     run = bound_runner("cpu")(model.SerializeToString(), TINY.feeds())

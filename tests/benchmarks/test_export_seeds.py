@@ -1,4 +1,4 @@
-"""Rows of the verification over seeds, in words."""
+"""Tests of the printed rows of the verification over seeds."""
 
 from __future__ import annotations
 

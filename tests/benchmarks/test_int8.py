@@ -1,4 +1,4 @@
-"""The 8-bit benchmark measures every way and leaves the engines as they were. No time is asserted."""
+"""Tests that the 8-bit benchmark measures every way and leaves the engines unchanged; no time is asserted."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ def test_the_command_measures_every_way(
         assert all(error < wanted for error in row["relative_error"].values()), row
         if WAYS[row["way"]].int8:
             assert all(error > 1e-4 for error in row["relative_error"].values()), "nothing was rounded"
-    check_files(small_engines, read_manifest(small_engines))  # the engines themselves are as they were
+    check_files(small_engines, read_manifest(small_engines))  # the engines themselves are unchanged
     assert str(tmp_path) not in path.read_text(), "no paths of this machine"

@@ -1,4 +1,4 @@
-"""The latency benchmark runs, compares like with like, and writes a complete record. No time is asserted."""
+"""Tests that the latency benchmark compares equal work and writes a complete record; no time is asserted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seams cost nothing on a small slide, and the comparison sees what it should were it otherwise."""
+"""Tests that seams lose nothing on a small slide, and that the comparison detects losses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def test_the_edge_blind_double_spoils_what_is_near_an_edge_and_nothing_else() ->
     labels = np.unique(slide.truth(0, 0, 200, 200), return_inverse=True)[1].reshape(200, 200).astype(np.int32)
     seen = worn_at_edges(labels, (0, 0), slide.size_hw, 24)
     inner = np.zeros(labels.shape, np.bool_)
-    inner[:138, :138] = True  # a cell that begins here ends before the edges are felt; the slide's own are not
+    inner[:138, :138] = (
+        True  # a cell that begins here ends before it is near a tile's edge; the slide's edges do not count
+    )
     cells = np.unique(labels[inner])[1:]
     assert all(len(np.unique(seen[labels == n])) == 1 and (seen > 0)[labels == n].all() for n in cells)
     np.testing.assert_array_equal((seen > 0)[:138, :138], (labels > 0)[:138, :138])
@@ -42,7 +44,7 @@ def test_the_edge_blind_double_spoils_what_is_near_an_edge_and_nothing_else() ->
 
 
 def test_faults_are_counted_where_they_are() -> None:
-    """Strip by strip: a whole cell, one missed, one split, one cut, and a label where there is no cell."""
+    """Compare strip by strip: a whole cell, one missed, one split, one cut, and a label without a cell."""
     truth, found = np.zeros((60, 60), np.int64), np.zeros((60, 60), np.int64)
     truth[0:10, 0:10] = 3
     truth[20:30, 0:10] = 5

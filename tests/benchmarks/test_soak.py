@@ -100,7 +100,7 @@ SHORT = "--images 24 --threads-images 24 --threads 3 --lifetimes 8 --streams 72 
 def test_a_short_soak(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory is not judged: it takes longer to settle than a test may last."""
     monkeypatch.setattr("benchmarks.resident.LIMIT", 9.9)
-    monkeypatch.setattr(soak, "in_process_of_its_own", lambda work, *arguments: work(*arguments))
+    monkeypatch.setattr(soak, "in_separate_process", lambda work, *arguments: work(*arguments))
     arguments = [*SHORT.split(), "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
     soak.main(arguments)
     (path,) = (tmp_path / "out").iterdir()
@@ -113,6 +113,6 @@ def test_a_short_soak(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
     assert streams["failures_amiss"] == 0, streams["examples"]
     assert all(streams["raised"][kind] == 1 for kind in Streams.KINDS[1:5])
     capsys.readouterr()
-    monkeypatch.setattr(soak, "in_process_of_its_own", SimpleNamespace())  # nothing is done twice
+    monkeypatch.setattr(soak, "in_separate_process", SimpleNamespace())  # nothing is done twice
     soak.main([*arguments, "--phases", "images"])
     assert capsys.readouterr().out.count(" on cpu: ") == 4

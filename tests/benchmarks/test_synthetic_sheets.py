@@ -1,4 +1,4 @@
-"""The contact sheets: every group is on one, and together they stay small."""
+"""Tests of the contact sheets: every group is on one sheet, and all sheets together stay small."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures in documents are those of the newest record."""
+"""Tests that figures in documents come from the newest record."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_documents_show_the_newest_records(path: Path) -> None:
 
 
 def test_published_figures_stand_beside_those_of_the_record() -> None:
-    """Mean segmentation accuracy is worked out here from the record's images alone."""
+    """Compute mean segmentation accuracy from the images of the record alone."""
     record = json.loads(newest_file("nano").read_text(encoding="utf-8"))
     table = published_table(read_report(newest_file("nano")))
     for row in json.loads(PUBLISHED.read_text(encoding="utf-8"))["rows"]:
@@ -49,7 +49,7 @@ def test_published_figures_stand_beside_those_of_the_record() -> None:
 
 
 def test_unknown_measures_are_dashes() -> None:
-    """Of a record made before areas were kept."""
+    """Check a record from before areas were stored."""
     report = read_report(RESULTS / "nano_2026-11-25.json")
     (line,) = [line for line in measures_table(report).splitlines() if line.startswith("| usiigaci_phase |")]
     name, images, truth, *figures = line.removeprefix("| ").removesuffix(" |").split(" | ")

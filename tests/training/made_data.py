@@ -1,4 +1,4 @@
-"""A small built dataset of bright discs on a dark ground."""
+"""A small built dataset of bright discs on a dark background."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.data.tiles import Tile
 
 
 def disc_tile(seed: int, side: int = 160) -> Tile:
-    """Discs in the upper left part of a tile, the rest is padding."""
+    """Return discs in the upper left part of a tile; the rest is padding."""
     rng = np.random.default_rng(seed)
     image = np.zeros((3, 512, 512), np.float32)
     labels = np.zeros((512, 512), np.int32)

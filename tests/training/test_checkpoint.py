@@ -1,4 +1,4 @@
-"""Checkpoints of every accepted format, and all the ways in which a file can be wrong."""
+"""Tests of checkpoints in every accepted format, and of invalid files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BODY = "cellfinder.decode_head.backbone.body."
 
 
 def released_state(value: float = 0.0) -> dict[str, torch.Tensor]:
-    """Every key and shape of the released checkpoint; each tensor stores one number, so the file is small."""
+    """Return every key and shape of the released checkpoint; each tensor stores one number, so the file is small."""
     return {key: torch.full((1,), value).expand(shape) for key, (shape, _) in released_keys().items()}
 
 
@@ -62,7 +62,7 @@ def test_released_format_takes_the_copy_and_sees_separate_trunks(tmp_path: Path)
 
 
 def test_released_format_without_the_copy(tmp_path: Path) -> None:
-    """Older weights hold only ``model``; the released code then leaves the second normalisation out."""
+    """Older weights contain only ``model``; the released code then omits the second normalisation."""
     state = {key: value for key, value in released_state().items() if not key.startswith("model_cp.")}
     checkpoint = load_checkpoint(write(tmp_path / "released.pt", {"state_dict": state}))
     assert not checkpoint.renormalize
@@ -91,7 +91,7 @@ def test_every_wrong_key_is_named(tmp_path: Path) -> None:
         f"missing {BODY}pos_embed (1, 64, 64, 768)",
         "model_cp.image_encoder.neck.1.bias has shape (7,), expected (256,)",
         "unexpected model.image_encoder.extra",
-        "model_cp.mask_decoder.iou_token.weight holds NaN",
+        "model_cp.mask_decoder.iou_token.weight contains NaN",
     ):
         assert part in str(error.value)
 
@@ -116,7 +116,7 @@ def test_own_format_round_trip(tmp_path: Path, config: Any) -> None:
 
 
 def test_lightning_checkpoint(tmp_path: Path) -> None:
-    """Lightning keeps the model as an attribute and stores its own entries beside ours."""
+    """Lightning keeps the model as an attribute and adds its own entries."""
     state = {f"model.{key}": value for key, value in small_model().state_dict().items()}
     content = {METADATA_KEY: metadata(SMALL, "CC0-1.0"), "state_dict": state, "epoch": 3, "optimizer_states": []}
     assert load_checkpoint(write(tmp_path / "last.ckpt", content)).model.config == SMALL
@@ -165,7 +165,7 @@ def small_file(tmp_path: Path) -> Path:
 
 
 def test_flipped_bits_are_noticed(small_file: Path, tmp_path: Path) -> None:
-    """PyTorch itself loads nearly all of these files."""
+    """Check altered files, nearly all of which PyTorch itself loads."""
     content = small_file.read_bytes()
     with zipfile.ZipFile(small_file) as archive:
         records = [
@@ -194,7 +194,7 @@ def test_a_pinned_checkpoint(small_file: Path) -> None:
     [
         ({"conv.weight": torch.zeros(3), "fc.bias": torch.zeros(2)}, r"another model.*2 keys.*conv\.weight"),
         ({}, "another model"),
-        ([torch.zeros(1)], "holds a list"),
+        ([torch.zeros(1)], "contains a list"),
         ({METADATA_KEY: {"schema": 99}, "state_dict": {}}, "schema is 99"),
         ({METADATA_KEY: {"schema": 1, "model": {"image_size": 64}}, "state_dict": {}}, "damaged"),
     ],
@@ -214,7 +214,7 @@ def test_other_content_is_refused(tmp_path: Path, content: Any, message: str) ->
         ({"encoder_depth": 10**6}, "encoder_depth is 1000000; expected"),
         ({"encoder_mlp_ratio": 1e9}, "encoder_mlp_ratio is 1000000000.0; expected a number above 0"),
         ({"position_cycles": float("nan")}, "position_cycles is nan"),
-        ({"stem": (8, 16, 10**9)}, "stem .* has channels"),
+        ({"stem": (8, 16, 10**9)}, "stem is .* multiples of 8"),
         ({"image_size": 160.0}, "image_size is 160.0"),
         ({"finder_dropout": 7}, "finder_dropout is 7"),
         ({"colour": 1}, "colour"),
@@ -240,7 +240,7 @@ def test_weights_must_be_floating_point_and_fit_float32(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as error:
         load_checkpoint(write(tmp_path / "odd.pt", {METADATA_KEY: metadata(SMALL, ""), "state_dict": state}))
     assert "encoder.pos_embed has dtype torch.int64, expected floating point" in str(error.value)
-    assert "encoder.neck.0.weight holds NaN or infinity" in str(error.value)
+    assert "encoder.neck.0.weight contains NaN or infinity" in str(error.value)
 
 
 def test_missing_file(tmp_path: Path) -> None:

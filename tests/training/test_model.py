@@ -1,4 +1,4 @@
-"""CellSAM in PyTorch: shapes, sizes, auxiliary outputs, and the golden outputs of the released code."""
+"""Tests of CellSAM in PyTorch: shapes, sizes, auxiliary outputs, and golden outputs of the released code."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_shapes_follow_the_config() -> None:
 
 
 def test_masks_are_those_of_sams_own_forward() -> None:
-    """``decode`` leaves out the heads of the masks that SAM computes and drops; boxes of several images at once."""
+    """Compare ``decode``, which omits the heads of masks that SAM drops, for boxes of several images at once."""
     model = small_model()
     embedding, boxes, index = torch.randn(3, 64, 10, 10), torch.rand(6, 4) * 160, torch.tensor([2, 0, 0, 1, 2, 2])
     with torch.inference_mode():
@@ -53,7 +53,7 @@ def test_masks_are_those_of_sams_own_forward() -> None:
 
 
 def test_a_decoder_that_sees_windows() -> None:
-    """Windows of the whole grid see what the other decoder does; smaller ones see nothing beyond them."""
+    """Windows of the whole grid equal the other decoder; smaller windows see nothing outside."""
     whole, windowed = small_model(), small_model(replace(SMALL, windowed_decoder=True))
     windowed.load_state_dict(whole.state_dict())
     embedding, index = torch.randn(2, 64, 10, 10), torch.tensor([1, 0, 1])
@@ -66,7 +66,7 @@ def test_a_decoder_that_sees_windows() -> None:
         torch.testing.assert_close(found.iou_predictions, expected.iou_predictions, rtol=1e-4, atol=1e-5)
         seen = windowed.decode(embedding, boxes, index)
         elsewhere = embedding.clone()
-        elsewhere[1, :, 9, 0] += 1.0  # beyond the windows of the first and the last box
+        elsewhere[1, :, 9, 0] += 1.0  # outside the windows of the first and the last box
         again = windowed.decode(elsewhere, boxes, index)
     groups = windows_of(boxes, 160, 10)
     assert [(group.members.tolist(), group.rows.shape[1]) for group in groups] == [([0, 2], 8), ([1], 10)]
@@ -96,7 +96,7 @@ def test_a_convolutional_stem_has_the_shape_of_the_patch_embedding() -> None:
 
 
 def test_details_reach_the_pixels_they_come_from() -> None:
-    """A change of the image under one token changes the details of that token, packed and unpacked."""
+    """A change of the image under one token changes only the details of that token, packed and unpacked."""
     x = torch.randn(2, 3, 8, 12)
     assert pack(x).shape == (2, 12, 4, 6)
     torch.testing.assert_close(pack(x)[1, :, 2, 5].reshape(2, 2, 3), x[1, :, 4:6, 10:12].permute(1, 2, 0))
@@ -125,7 +125,7 @@ def test_details_reach_the_pixels_they_come_from() -> None:
 
 
 def test_fresh_details_change_nothing() -> None:
-    """Weights trained without details can go on with them."""
+    """Weights trained without details can be trained further with them."""
     config = replace(SMALL, stem=(8, 16, 24))
     plain, detailed = small_model(config), CellSAM(replace(config, details=True)).eval()
     missing, unexpected = detailed.load_state_dict(plain.state_dict(), strict=False)
@@ -172,7 +172,7 @@ def test_gradients_reach_every_trained_part() -> None:
     loss = sum(o.logits.square().mean() + o.boxes_cxcywh_norm.mean() for o in (found, *found.auxiliary))
     (loss + decoded.low_res_masks.square().mean() + decoded.iou_predictions.mean()).backward()
     without = {name for name, p in model.named_parameters() if p.grad is None}
-    # SAM's parts for point and mask prompts take no part in decoding boxes.
+    # SAM's parts for point and mask prompts are not used for boxes.
     expected = ("point_embeddings.0", "point_embeddings.1", "not_a_point", "mask_downscaling", "hypernetworks_mlps.")
     assert all(any(part in name for part in expected) for name in without), sorted(without)
 
@@ -188,10 +188,10 @@ def test_no_detector_is_an_error_that_says_so() -> None:
     [
         ({"image_size": 150}, "not a multiple"),
         ({"encoder_heads": 5}, "encoder_heads"),
-        ({"global_attention_blocks": (4,)}, "not among"),
+        ({"global_attention_blocks": (4,)}, "expected indices below encoder_depth"),
         ({"trunk": "both"}, "expected 'shared'"),
-        ({"stem": (8, 16)}, "does not make patches of 16"),
-        ({"stem": (8, 12, 16)}, "8 groups cannot share"),
+        ({"stem": (8, 16)}, "expected patches of 16"),
+        ({"stem": (8, 12, 16)}, "expected multiples of 8"),
         ({"details": True}, "need a stem of two levels"),
         ({"trunk": "separate", "detector": False}, "needs a detector"),
     ],
@@ -223,7 +223,7 @@ def test_sine_embedding_is_interleaved_with_y_before_x() -> None:
 
 @pytest.mark.full_size
 def test_golden(golden: GoldenCase) -> None:
-    """The whole model against the released code, stage by stage."""
+    """Compare the whole model with the released code, stage by stage."""
     arrays = golden.arrays
     model = load_checkpoint(golden.checkpoint).model
     assert model.config.trunk == golden.trunk

@@ -1,4 +1,4 @@
-"""Runs that go on, and directories that hold another run; what a checkpoint says of its weights' use."""
+"""Tests of resumed runs, directories with another run, and the usage stored in checkpoints."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def short_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three steps from weights with settings of their own; no checkpoint before the last step."""
+    """Run three steps from weights with settings; no checkpoint is written before the last step."""
     out = tmp_path_factory.mktemp("short")
     torch.manual_seed(1)
     save_checkpoint(out / "init.pt", CellSAM(TINY.model), licence="CC0-1.0", usage=OWN)
@@ -50,7 +50,7 @@ def run_config(out: Path, data: Path, **more: Any) -> RunConfig:
 
 @pytest.fixture
 def run(short_run: Path, tmp_path: Path) -> Path:
-    """A copy, to go on with."""
+    """Return a copy of a run, to resume in."""
     return Path(shutil.copytree(short_run, tmp_path / "run"))
 
 
@@ -78,7 +78,7 @@ def test_a_run_that_has_ended_is_left_alone(run: Path, data: Path) -> None:
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        (recipe_of(2), r"has done 3 steps; the recipe has 2\. Give as many or more"),
+        (recipe_of(2), r"has done 3 steps; the recipe has 2\. Use as many or more"),
         (recipe_of(9, seed=7), r"another recipe: seed is 7 and was 0\."),
         (
             recipe_of(9, dataset_weights={"discs": 2.0}, stage2=replace(TINY.stage2, batch_size=1)),
@@ -96,26 +96,26 @@ def test_what_the_run_cannot_become_is_refused_and_nothing_recorded(
 
 
 def test_another_stage_needs_another_directory(run: Path, data: Path) -> None:
-    with pytest.raises(RecipeError, match="holds a run of another stage than 2"):
+    with pytest.raises(RecipeError, match="contains a run of another stage than 2"):
         run_stage(2, recipe_of(3), run_config(run, data))
 
 
 def test_records_of_other_versions_are_compared_where_they_can_be(run: Path) -> None:
-    """A field that came or went with an update is no other recipe."""
+    """A field that an update adds or removes does not make another recipe."""
     record = json.loads((run / "stage1.json").read_text())
     del record["masks"]["upsampling"], record["synthetic_share"]
     record["augment"]["forgotten"] = 3
     (run / "stage1.json").write_text(json.dumps(record))
     assert check_begun(run, 1, recipe_of(3)) is not None
     (run / LAST).write_bytes(b"cut off")
-    with pytest.raises(RecipeError, match=r"last\.ckpt cannot be read .*remove it to begin anew"):
+    with pytest.raises(RecipeError, match=r"last\.ckpt cannot be read .*remove it to start again"):
         check_begun(run, 1, recipe_of(3))
     (run / LAST).unlink()
     assert check_begun(run, 1, recipe_of(3, seed=9)) is None
 
 
 def test_settings_and_channels_go_along_with_the_weights(short_run: Path, tmp_path: Path) -> None:
-    """Those of the initial weights, and the one channel of the images that they were trained on."""
+    """Check the settings of the initial weights, and the single channel of the training images."""
     for name in (LAST, "stage1.pt"):
         usage = load_checkpoint(short_run / name).usage
         assert usage == Usage(settings=OWN.settings, trained_channels=(1, 3))

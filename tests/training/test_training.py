@@ -1,4 +1,4 @@
-"""Losses, matching, augmentation, and whole small runs: resumed ones and ones on two processes equal plain ones."""
+"""Tests of losses, matching, augmentation, and small runs, resumed or on two processes."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_perfect_boxes_cost_nothing() -> None:
 
 
 def test_detection_losses_by_hand() -> None:
-    """One query, one cell, off by 0.1 in x; a box as large, so that GIoU is by hand too."""
+    """Check one query and one cell of equal size, off by 0.1 in x, so GIoU can be computed by hand."""
     target = [torch.tensor([[0.5, 0.5, 0.2, 0.2]])]
     output = CellFinderOutput(torch.tensor([[[0.6, 0.5, 0.2, 0.2]]]), torch.tensor([[[0.0]]]))
     losses = detection_losses(output, target, 1, DetectionLossConfig())
@@ -118,7 +118,7 @@ def test_detection_losses_by_hand() -> None:
 
 
 def test_scores_are_trained_towards_the_iou_of_their_box() -> None:
-    """The same pair as above, IoU 1/3: the class loss is 0 at that score, and grows on both sides of it."""
+    """Check the pair above, IoU 1/3: the class loss is 0 at that score and grows on both sides."""
     target = [torch.tensor([[0.5, 0.5, 0.2, 0.2]])]
     boxes, config = torch.tensor([[[0.6, 0.5, 0.2, 0.2]]]), DetectionLossConfig(score_is_iou=True)
 
@@ -158,7 +158,7 @@ def test_mask_losses_of_perfect_masks() -> None:
 
 
 def test_mask_losses_look_into_the_window() -> None:
-    """What lies outside costs next to nothing, and what is missed inside costs more than in a whole map."""
+    """Errors outside cost almost nothing, and misses inside cost more than in a whole map."""
     truth = torch.zeros(1, 32, 32)
     truth[0, 10:14, 10:14] = 1
     window = torch.zeros(1, 32, 32)
@@ -177,7 +177,7 @@ def test_mask_losses_look_into_the_window() -> None:
 
 
 def test_enlarged_logits_learn_outlines_between_their_pixels() -> None:
-    """A disc five logits wide: compared at the image's resolution, its outline comes out finer."""
+    """Compare a disc five logits wide at the image's resolution, where its outline is finer."""
     y, x = torch.meshgrid(torch.arange(48) + 0.5, torch.arange(48) + 0.5, indexing="ij")
     disc = ((y - 23.3) ** 2 + (x - 25.1) ** 2 < 10.2**2).float()[None]
     coarse = (adaptive_avg_pool2d(disc, 12) > 0.5).float()
@@ -236,7 +236,7 @@ def test_plain_view_is_the_field_resized() -> None:
 def test_augmented_labels_stay_on_their_pixels(
     number: int, zoom: float, aspect: float, rotated: float, elastic: float
 ) -> None:
-    """Discs are bright, the ground is black: the image itself says where the cells are."""
+    """Discs are bright on black, so the image itself shows where the cells are."""
     config = AugmentConfig(zoom=(zoom, zoom), aspect=aspect, rotated=rotated, elastic_px=elastic)
     image, labels = augment(sample(), 96, config, np.random.default_rng(number))
     assert image.shape == (96, 96, 3)
@@ -248,7 +248,7 @@ def test_augmented_labels_stay_on_their_pixels(
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6])
 def test_the_record_of_the_built_in_model_is_a_recipe(number: int) -> None:
-    """The model card's commands take it."""
+    """The commands of the model card use this recipe."""
     path = Path(__file__).parents[2] / "benchmarks" / "results" / f"training_nano_{number}.json"
     recipe = load_recipe(path)
     assert recipe.model == replace(NANO.model, details=number >= 5)
@@ -260,14 +260,14 @@ def test_the_record_of_the_built_in_model_is_a_recipe(number: int) -> None:
 
 @given(number=st.integers(0, 500), diameter=st.floats(15, 40))
 def test_views_at_the_scale_of_the_cells(number: int, diameter: float) -> None:
-    """Whatever the size of the field, its median cell has the wanted diameter; the aspect is kept."""
+    """The median cell has the wanted diameter for any size of the field, and the aspect is kept."""
     field = sample(width=120)
     config = AugmentConfig(diameter_px=(diameter, diameter), flips=False)
     _, labels = augment(field, 96, config, np.random.default_rng(number))
     truth = {r.label: r for r in regionprops(field.labels[:160, :120])}
     median = np.median([r.area for r in truth.values()])
     for region in regionprops(labels):
-        if min(region.bbox[:2]) > 0 and max(region.bbox[2:]) < 96 and region.area > 100:  # whole, no sliver
+        if min(region.bbox[:2]) > 0 and max(region.bbox[2:]) < 96 and region.area > 100:  # a whole disc, not a sliver
             whole = truth[region.label]
             scale = np.sqrt(region.area / whole.area)
             assert scale == pytest.approx(diameter / np.sqrt(4 * median / np.pi), rel=0.12)
@@ -391,7 +391,7 @@ def test_mosaics_hold_four_views_with_labels_of_their_own(data: Path) -> None:
 
 
 def test_rare_channels_are_seen_often(tmp_path: Path) -> None:
-    """Colour among gray images of one dataset is drawn with the square root of its share."""
+    """Colour images among gray ones of a dataset are drawn by the square root of their share."""
     root = make_dataset(tmp_path / "discs", tiles=10)
     colour = root / "train" / "images" / "disc0.npy"
     image = np.load(colour)
@@ -432,7 +432,7 @@ def test_processes_share_every_batch(batch: int, processes: int, first: int) -> 
 
 
 def test_unequal_shares_are_refused() -> None:
-    with pytest.raises(ValueError, match="cannot be shared by 2 processes"):
+    with pytest.raises(ValueError, match="expected a multiple of the 2 processes"):
         StepSampler(3, 5, processes=2)
 
 
@@ -450,7 +450,7 @@ def test_presets_survive_json(name: str, tmp_path: Path) -> None:
     ("content", "message"),
     [
         ('{"stage1": {"stepps": 3}}', "unknown fields stage1.stepps"),
-        ('{"stage1": {"steps": 0}}', "must be 1 or more"),
+        ('{"stage1": {"steps": 0}}', "expected 1 or more"),
         ('{"preset": "huge"}', "huge"),
         ('{"dataset_weights": {"discs": 0}}', "expected values above 0"),
         ('{"dataset_weights": 3}', "not a recipe: dataset_weights is 3, expected object"),
@@ -488,7 +488,7 @@ def test_local_init_attends_to_the_queries_own_place() -> None:
 
 
 def losses_of(out: Path) -> list[tuple[int, float]]:
-    """Step and loss, in the order of the run's starts."""
+    """Return steps and losses, in the order of the run's starts."""
     rows = []
     for path in sorted((out / "csv").glob("start*/metrics.csv")):
         with path.open(newline="") as file:
@@ -521,7 +521,7 @@ def load_recipe_of(out: Path) -> Any:
 
 
 def test_a_resumed_run_ends_like_an_uninterrupted_one(whole_run: Path, data: Path, tmp_path: Path) -> None:
-    """Killed from inside after step 4, whose checkpoint is at step 4; the rest is repeated from there."""
+    """Kill a run after step 4, which has a checkpoint; the rest is repeated from there."""
     script = (
         "import os, sys\n"
         "from pathlib import Path\n"
@@ -548,14 +548,14 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(whole_run: Path, data: Pat
     for step, loss in found:
         assert loss == pytest.approx(expected[step], rel=1e-6), step
     assert found[-1][0] == 5
-    # Sums of several threads round differently from run to run, and Adam turns that into steps of full length where a
-    # gradient is nearly 0: one thread ends 0.4 % of the way that training went from two, a lost optimizer state 16 %.
+    # Sums of several threads round differently in each run, and Adam turns this into full steps where a gradient is
+    # nearly 0: one thread ends 0.4 % of the training distance from two threads, a lost optimizer state 16 %.
     start, whole = initial_model(TINY, None)[0].state_dict(), weights_of(whole_run / "stage1.pt")
     assert distance(weights_of(out / "stage1.pt"), whole) < 0.02 * distance(start, whole)
 
 
 def distance(first: dict[str, Any], second: dict[str, Any]) -> float:
-    """Euclidean distance of two models' weights."""
+    """Return the Euclidean distance of two models' weights."""
     return sum(float((first[key].double() - second[key].double()).square().sum()) for key in second) ** 0.5
 
 
@@ -584,14 +584,14 @@ def test_two_processes_equal_one(whole_run: Path, data: Path, tmp_path: Path) ->
     expected, found = losses_of(whole_run), losses_of(out)
     assert [step for step, _ in found] == [step for step, _ in expected]
     np.testing.assert_allclose([v for _, v in found], [v for _, v in expected], rtol=2e-3)
-    # As above: where a gradient is nearly 0, its rounding decides the sign of Adam's first steps.
+    # As above: if a gradient is nearly 0, its rounding decides the sign of Adam's first steps.
     start, whole = initial_model(TINY, None)[0].state_dict(), weights_of(whole_run / "stage1.pt")
     assert distance(weights_of(out / "stage1.pt"), whole) < 0.02 * distance(start, whole)
 
 
 def test_stage_2_trains_the_neck_and_the_decoder_only(whole_run: Path, data: Path, tmp_path: Path) -> None:
     first = whole_run / "stage1.pt"
-    with pytest.raises(ValueError, match="stage 2 starts from the weights of stage 1"):
+    with pytest.raises(ValueError, match="stage 2 has no weights to start from"):
         run_stage(2, TINY, RunConfig(out=tmp_path / "none", data=data, accelerator="cpu"))
     for recipe, prefixes in (
         (replace(TINY, train_decoder_in_stage2=False), ("encoder.neck.", "encoder.details.")),

@@ -1,4 +1,4 @@
-"""The built-in model's checkpoint: what its engines were made from, exported and kept by its name."""
+"""Tests of the built-in model's checkpoint: the source of its engines, exported and stored under its name."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ FLAGS = {
     name: f"--{name.replace('_', '-')}"
     for name in ("source", "out", "seed", "image_glob", "mask_glob", "object_set", "licence", "rgb")
 } | {"groups": "--group"}
-"""By the names of the settings and arguments that they set."""
+"""Flags by the name of their setting or argument."""
 
 data_app = typer.Typer(
     help="Build training data from published datasets.",
@@ -45,32 +45,33 @@ def build(
     name: Annotated[DatasetName, typer.Argument(help=f"One of: {', '.join(DATASETS)}.", metavar="NAME")],
     source: Annotated[Path, typer.Option(help="Directory with the unpacked download.", metavar="DIR")],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Directory to write; an interrupted build there goes on.", metavar="DIR")
+        Path,
+        typer.Option("--out", "-o", help="Directory to write; an interrupted build in it is resumed.", metavar="DIR"),
     ],
-    seed: Annotated[int, typer.Option(help="Seed of the 80-10-10 draw, where no split is published.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the 80-10-10 draw, if no split is published.")] = 0,
     test: Annotated[
-        bool, typer.Option(help="Draw a test split; --no-test where the test images come from elsewhere.")
+        bool, typer.Option(help="Draw a test split; --no-test if the test images come from elsewhere.")
     ] = True,
     image_glob: Annotated[str | None, typer.Option(help="folder: image files; default '*_img.*'.")] = None,
     mask_glob: Annotated[str | None, typer.Option(help="folder: mask files; default '*_mask.*'.")] = None,
     group: Annotated[
         list[str] | None,
-        typer.Option(help=f"folder: GROUP, or DATASET=GROUP, once for each; one of {', '.join(GROUPS)}."),
+        typer.Option(help=f"folder: GROUP or DATASET=GROUP, repeatable; one of {', '.join(GROUPS)}."),
     ] = None,
     object_set: Annotated[
         str | None,
-        typer.Option(help="folder: regular expression in the image id; equal matches stay in one split."),
+        typer.Option(help="folder: regular expression for the image id; equal matches stay in one split."),
     ] = None,
-    licence: Annotated[str | None, typer.Option(help="folder: licence of the data, kept in dataset.json.")] = None,
+    licence: Annotated[str | None, typer.Option(help="folder: licence of the data, stored in dataset.json.")] = None,
     rgb: Annotated[
         Colours | None,
-        typer.Option(help="folder: colours as three channels (default), as 'segment' takes them, or to gray."),
+        typer.Option(help="folder: colours as three channels (default), as in 'segment', or converted to gray."),
     ] = None,
 ) -> None:
     """Write 512 x 512 tiles with labels, as npy and COCO, split into train, val and test.
 
-    A file that cannot be used is named and skipped; the exit code is then 1. 'data layout NAME' shows the files that
-    are expected.
+    A file that cannot be used is reported and skipped; the exit code is then 1. 'data layout NAME' shows the expected
+    files.
     """
     given = {
         "image_glob": image_glob,
@@ -101,14 +102,14 @@ def build(
 
 
 @data_app.command()
-def layout(name: Annotated[DatasetName, typer.Argument(help="A dataset's name.", metavar="NAME")]) -> None:
+def layout(name: Annotated[DatasetName, typer.Argument(help="Name of a dataset.", metavar="NAME")]) -> None:
     """Show the files that 'data build NAME' expects."""
     typer.echo(layout_of(name).strip())
 
 
 @data_app.command()
 def info(directory: Annotated[Path, typer.Argument(help="Output of 'data build'.", metavar="DIR")]) -> None:
-    """Show what was built: images, tiles and objects by split."""
+    """Show the images, tiles and objects of a build, by split."""
     try:
         summaries = [read_summary(path) for path in dataset_directories(directory)]
     except SegmenterError as error:
@@ -122,14 +123,14 @@ def info(directory: Annotated[Path, typer.Argument(help="Output of 'data build'.
 
 @data_app.command()
 def synthesise(
-    out: Annotated[Path, typer.Option(help="Directory to write; a dataset per group.", metavar="DIR")],
-    count: Annotated[int, typer.Option(help="Images of each group.", min=1)],
+    out: Annotated[Path, typer.Option(help="Directory to write; one dataset per group.", metavar="DIR")],
+    count: Annotated[int, typer.Option(help="Images per group.", min=1)],
     group: Annotated[
         list[str] | None,
-        typer.Option(help=f"Group to make, once for each; default all: {', '.join(SYNTHETIC_GROUPS)}."),
+        typer.Option(help=f"Group to make, repeatable; default: all of {', '.join(SYNTHETIC_GROUPS)}."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds make equal images.", min=0)] = 0,
-    workers: Annotated[int, typer.Option(help="Processes that make images; 0: this one.", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that make images; 0: this process.", min=0)] = 0,
 ) -> None:
     """Make microscope images with exact labels, 512 x 512 pixels, as a training split."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -153,7 +154,7 @@ def _groups(values: list[str]) -> dict[str, str]:
 
 
 def _build(dataset: SourceDataset, out: Path, seed: int, held_out: Sequence[Split]) -> BuildReport:
-    """Build one dataset under a progress bar per step."""
+    """Build one dataset and show a progress bar per step."""
     columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     item = TextColumn("{task.fields[item]}", markup=False)
     with Progress(*columns, item, console=errors, disable=not errors.is_terminal) as bars:
@@ -178,7 +179,7 @@ def _row(split: str, images: int, tiles: int, objects: int) -> str:
 
 
 def _print_skipped(skipped: list[Skipped]) -> None:
-    """Name each file once, with the number of its images that are lost."""
+    """Print each file once, with the number of its skipped images."""
     counts = Counter((problem.file, problem.reason) for problem in skipped)
     errors.print(f"{len(counts)} source files were skipped:", style="bold red")
     for (file, reason), count in list(counts.items())[:SHOWN_PROBLEMS]:

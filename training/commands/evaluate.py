@@ -73,7 +73,7 @@ def run(
 ) -> None:
     """Score engines through Segmenter, with the settings of their manifest.
 
-    An image that fails is listed with its error and enters no figure; the exit code is then 1.
+    An image that fails is listed with its error and excluded from the figures; the exit code is then 1.
     """
     from runtime.engines.manifest import read_manifest
     from runtime.segmenter import Segmenter
@@ -82,7 +82,7 @@ def run(
         prepare(out)
         reference = None if baseline is None else read_report(baseline)
         samples = samples_of(data, split, dataset or (), held_out or ())
-        # The contrast of built tiles is equalised already; doing it twice would change them.
+        # The contrast of built tiles is already equalised; doing it again would change them.
         engine = model_directory(model.model)
         config = replace(read_manifest(engine).config, normalize=samples[0].tile_hw is None)
         options = backend_options(model, threads)
@@ -111,15 +111,15 @@ def tune(
     model: ModelOptions,
     dataset: Datasets = None,
     split: Split = "val",
-    iou: Annotated[float, typer.Option(help="IoU of the F1 that is raised.")] = PRIMARY_IOU,
+    iou: Annotated[float, typer.Option(help="IoU of the F1 to maximise.")] = PRIMARY_IOU,
     threads: ThreadsOption = None,
     scale: Annotated[
         bool, typer.Option(help="Also choose the diameter at which cells are shown: whole images or tiles.")
     ] = False,
 ) -> None:
-    """Choose a model's settings on images it was not trained on, by the mean F1 over the subsets.
+    """Choose a model's settings on images that it was not trained on, by the mean F1 over the subsets.
 
-    The search begins with the settings of the model, and changes only what raises the F1.
+    The search starts from the settings of the model and keeps only changes that raise the F1.
     """
     from runtime.files.placing import write_whole
     from runtime.segmenter import Segmenter
@@ -132,7 +132,7 @@ def tune(
             engine_directory(model.model), backend=model.backend, options=backend_options(model, threads)
         )
         own = segmenter.config
-        # The contrast of built tiles is equalised, and they are inverted, already.
+        # Built tiles are already equalised and inverted.
         start = own if samples[0].tile_hw is None else own.of_views
         with sample_progress("encoding", len(samples) * (1 + len(views))) as step:
             tuned = tune_settings(segmenter, samples, start, views=views, iou=iou, on_image=step)
@@ -146,9 +146,9 @@ def tune(
 @evaluate_app.command()
 def baseline(
     train: Annotated[Path, typer.Option(help="Images to choose the parameters on.", metavar="DIR")],
-    test: Annotated[Path, typer.Option(help="Images to score; nothing is chosen on them.", metavar="DIR")],
+    test: Annotated[Path, typer.Option(help="Images to score; they are not used for tuning.", metavar="DIR")],
     out: OutDir,
-    tune_images: Annotated[int, typer.Option(help="Most training images per subset.", min=1)] = 400,
+    tune_images: Annotated[int, typer.Option(help="Largest number of training images per subset.", min=1)] = 400,
     iou: Ious = None,
     dataset: Datasets = None,
 ) -> None:
@@ -172,12 +172,12 @@ def baseline(
 def compare(
     reports: Annotated[
         list[str],
-        typer.Argument(help="Reports, as FILE or NAME=FILE; a NAME may have several, of different images."),
+        typer.Argument(help="Reports, as FILE or NAME=FILE; a NAME may have several with different images."),
     ],
     out: OutDir,
-    iou: Annotated[float, typer.Option(help="IoU of the F1 shown.")] = PRIMARY_IOU,
+    iou: Annotated[float, typer.Option(help="IoU of the F1 to show.")] = PRIMARY_IOU,
 ) -> None:
-    """Put evaluations side by side: specialists against a generalist, zero-shot against trained, a baseline."""
+    """Compare evaluations: specialists and a generalist, zero-shot and trained, a baseline."""
     with errors_shown():
         prepare(out)
         named: dict[str, list[Report]] = {}
@@ -191,7 +191,7 @@ def compare(
 
 @evaluate_app.command()
 def prompts(
-    checkpoint: Annotated[Path, typer.Option(help="SAM ViT-B, CellSAM or our own.", metavar="FILE")],
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint: SAM ViT-B, CellSAM or our own.", metavar="FILE")],
     data: DataDir,
     out: OutDir,
     device: Annotated[str, typer.Option(help="PyTorch device: cpu or cuda.")] = "cpu",
@@ -199,7 +199,7 @@ def prompts(
     dataset: Datasets = None,
     split: Split = "test",
 ) -> None:
-    """Prompt SAM with true cells, their centres against their boxes (the paper's Fig. 2b)."""
+    """Score SAM with prompts from true cells: their centres and their boxes (the paper's Fig. 2b)."""
     from training.checkpoint import CheckpointError, load_checkpoint
     from training.evaluation.prompts import KINDS, ModelInput, evaluate_prompts
 
@@ -209,7 +209,7 @@ def prompts(
         try:
             loaded = load_checkpoint(checkpoint)
             model = loaded.model.to(device)
-        except (CheckpointError, RuntimeError) as error:  # RuntimeError: no such device
+        except (CheckpointError, RuntimeError) as error:  # RuntimeError: the device does not exist
             raise InputError(str(error)) from error
         spec = ModelInput(
             image_size=model.config.image_size,
@@ -234,8 +234,10 @@ def _classical(found: Tuned) -> Callable[[Any], Any]:
 def _tune(training: Sequence[Sample], subset: str, limit: int) -> Tuned:
     chosen = [sample for sample in training if sample.subset == subset]
     if not chosen:
-        raise InputError(f"no training image belongs to {subset!r}; leave it out with --dataset, or add some.")
-    # Neighbours in the listing are often tiles of one field.
+        raise InputError(
+            f"no training image belongs to {subset!r}; expected at least one. Exclude it with --dataset, or add some."
+        )
+    # Consecutive samples are often tiles of one field.
     random.Random(0).shuffle(chosen)
     pairs = [read_sample(sample) for sample in chosen[:limit]]
     found = tune_baseline([image for image, _ in pairs], [truth for _, truth in pairs])

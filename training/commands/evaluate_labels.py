@@ -30,7 +30,9 @@ from training.evaluation.report import Report, read_report
 
 
 def labels_command(
-    directory: Annotated[Path, typer.Argument(help="Label maps, in this folder or below it.", metavar="DIR")],
+    directory: Annotated[
+        Path, typer.Argument(help="Directory of label maps, which may be in subdirectories.", metavar="DIR")
+    ],
     data: DataDirs,
     out: OutDir,
     name: Annotated[str, typer.Option(help="Name of the tool in tables.")],
@@ -42,9 +44,9 @@ def labels_command(
 ) -> None:
     """Score label maps of any other tool, in the same tables as 'evaluate run'.
 
-    The label map of x_img.png is x_img or x, followed by _cp_masks (Cellpose), .stardist, _labels, _masks, _mask or
-    nothing, as TIFF, PNG or npy; in a folder with the dataset's name if several have it. An image without label map is
-    listed as failed and enters no figure; the exit code is then 1.
+    The label map of x_img.png is called x_img or x, followed by _cp_masks (Cellpose), .stardist, _labels, _masks, _mask
+    or nothing, as TIFF, PNG or npy. If several datasets have it, it must be in a folder with the dataset's name. An
+    image without a label map is listed as failed and excluded from the figures; the exit code is then 1.
     """
     with errors_shown():
         prepare(out)
@@ -62,7 +64,7 @@ def labels_command(
 def no_cells_command(out: OutDir) -> None:
     """Write photographs, text, noise and gradients with empty label maps, for '--data' of the other commands.
 
-    Every cell that is found in them is a false one. They count in no overall figure.
+    Every cell that is found in them is false. They are excluded from overall figures.
     """
     with errors_shown():
         names = write_no_cells(out)

@@ -25,24 +25,24 @@ def train_command(
             metavar="DIR",
         ),
     ],
-    recipe: Annotated[str, typer.Option(help="Preset (vit_b, nano) or a JSON file with changes to one.")] = "vit_b",
+    recipe: Annotated[str, typer.Option(help="Preset (vit_b, nano), or a JSON file with changes to one.")] = "vit_b",
     init: Annotated[
         str | None,
-        typer.Option(help="Weights to start from, needed for stage 2; nano: the built-in model's.", metavar="FILE"),
+        typer.Option(
+            help="Weights to start from, required for stage 2; nano: those of the built-in model.", metavar="FILE"
+        ),
     ] = None,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu ...: as Lightning names them.")] = "auto",
+    accelerator: Annotated[str, typer.Option(help="Accelerator as Lightning names it: auto, cpu, gpu ...")] = "auto",
     devices: Annotated[int, typer.Option(help="Processes on this machine, one per device.", min=1)] = 1,
-    nodes: Annotated[int, typer.Option(help="Machines.", min=1)] = 1,
+    nodes: Annotated[int, typer.Option(help="Number of machines.", min=1)] = 1,
     workers: Annotated[int, typer.Option(help="Loader processes per device.", min=0)] = 0,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.", min=1)] = 500,
-    pictures_every: Annotated[
-        int, typer.Option(help="Steps between pictures of predictions; 0 for none.", min=0)
-    ] = 1000,
-    licence: Annotated[str, typer.Option(help="Licence of the weights that come out.")] = "trained by the user",
+    pictures_every: Annotated[int, typer.Option(help="Steps between pictures of predictions; 0: none.", min=0)] = 1000,
+    licence: Annotated[str, typer.Option(help="Licence of the trained weights.")] = "trained by the user",
 ) -> None:
-    """Train a stage of CellSAM. An interrupted run resumes at its last checkpoint, to the same result.
+    """Train a stage of CellSAM; an interrupted run resumes at its last checkpoint, with the same result.
 
-    A run that has ended goes on if the recipe has more steps; any other difference is an error.
+    A finished run continues if the recipe has more steps; any other difference is an error.
     """
     from training.recipe import load_recipe
     from training.train import RunConfig, run_stage

@@ -1,6 +1,6 @@
-"""Published datasets in, tiles of one common format out; and the reader that training uses.
+"""Conversion of published datasets to tiles of one common format, and the reader for training.
 
-``read_split`` is all that training needs; ``find_datasets`` and ``build_dataset`` make what it reads.
+``find_datasets`` and ``build_dataset`` write the tiles; ``read_split`` reads them.
 """
 
 from training.data.build import BuildReport, build_dataset

@@ -1,7 +1,7 @@
-"""Tiles that were cut from one field, found by their borders.
+"""Detection of tiles from one field by their borders.
 
-DSB 2018 publishes tiles without saying which field they came from. Where one tile's last column continues in another's
-first, or last row in first row, the two were neighbours in one field and must not be parted by a split.
+DSB 2018 publishes tiles without naming their fields. If the last column or row of one tile continues in the first of
+another, the two were neighbours in one field and must stay in one split.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from runtime.types import F32
 
-# Of the tiles of DSB 2018 stage 1, mutual best matches of borders cluster above 0.95; unrelated tiles stay below 0.8.
+# In DSB 2018 stage 1, mutual best matches of borders cluster above 0.95; unrelated tiles stay below 0.8.
 MIN_CORRELATION = 0.9
 _CHUNK = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Borders:
-    """The four outermost lines of an image, mean over channels."""
+    """Outermost rows and columns of an image, averaged over channels."""
 
     size_hw: tuple[int, int]
     top: F32
@@ -33,14 +33,14 @@ class Borders:
 
 
 def borders_of(channels: NDArray[Any]) -> Borders:
-    """Borders of an image of shape (H, W) or (H, W, C)."""
+    """Return the borders of an image (H, W) or (H, W, C)."""
     lines = [np.asarray(line, np.float32) for line in (channels[0], channels[-1], channels[:, 0], channels[:, -1])]
     means = [line.mean(axis=-1) if line.ndim == 2 else line for line in lines]
     return Borders((channels.shape[0], channels.shape[1]), *means)
 
 
 def neighbours(borders: Sequence[Borders]) -> list[tuple[int, int]]:
-    """Pairs of images of one size whose borders continue each other.
+    """Find pairs of images of equal size whose borders continue each other.
 
     A pair counts if each border is the other's best match and their correlation is at least 0.9.
 
@@ -61,7 +61,7 @@ def neighbours(borders: Sequence[Borders]) -> list[tuple[int, int]]:
 
 
 def _standardise(lines: F32) -> F32:
-    """Zero mean and unit length per row; a flat line becomes 0 and matches nothing."""
+    """Give each row zero mean and unit length; a flat line becomes 0 and matches nothing."""
     centred = lines - lines.mean(axis=1, keepdims=True)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
     out: F32 = np.where(length > 0, centred / np.maximum(length, np.float32(1e-12)), np.float32(0))
@@ -69,12 +69,12 @@ def _standardise(lines: F32) -> F32:
 
 
 def _mutual_best(before: F32, after: F32) -> list[tuple[int, int]]:
-    """Pairs (i, j), i != j, where ``after[j]`` correlates best with ``before[i]`` and the other way round."""
+    """Return pairs (i, j), i != j, where ``after[j]`` correlates best with ``before[i]`` and vice versa."""
     count = len(before)
     best_after = np.zeros(count, np.intp)
     best_before = np.zeros(count, np.intp)
     top = np.full(count, -np.inf, np.float32)
-    for start in range(0, count, _CHUNK):  # bounds the correlation matrix
+    for start in range(0, count, _CHUNK):  # limits the correlation matrix
         rows = np.arange(start, min(start + _CHUNK, count))
         correlation = before[rows] @ after.T
         correlation[np.arange(len(rows)), rows] = -1  # a tile is not its own neighbour

@@ -1,8 +1,8 @@
-"""The driver: a dataset found on disk in, tiles of the common format out. Resumes, and names what it had to skip.
+"""Build of a dataset: tiles of the common format from the files on disk; resumes, and reports skipped files.
 
-Three passes, each a pure function of the source: scan (content hashes, borders), assign splits, cut and write tiles.
-A field whose journal entry still holds is not cut again; everything written is deterministic, so an interrupted build
-ends byte-equal to one that ran through.
+It has three passes, each a pure function of the source: scan (content hashes, borders), assign splits, cut and write
+tiles. A field with a current journal entry is not cut again. All output is deterministic, so a resumed build equals an
+uninterrupted one byte for byte.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from training.data.tiles import Tile, cut_field
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildReport:
-    """What a build made."""
+    """Result of a build."""
 
     directory: Path
     name: str
     images: dict[Split, int]
-    """Source images with at least one tile, by split."""
+    """Number of source images with at least one tile, by split."""
     tiles: dict[Split, int]
     objects: dict[Split, int]
-    """Labels over all tiles; an object in the overlap of two tiles counts in both."""
+    """Number of labels in all tiles; an object in the overlap of two tiles counts in both."""
     reused: int
-    """Fields taken from an earlier, interrupted build."""
+    """Number of fields kept from an earlier, interrupted build."""
     skipped: tuple[Skipped, ...]
 
 
@@ -57,23 +57,23 @@ def build_dataset(
     held_out: Sequence[Split] = HELD_OUT,
     progress: Progress | None = None,
 ) -> BuildReport:
-    """Build one dataset, or go on with a build that was interrupted.
+    """Build one dataset, or resume an interrupted build.
 
-    A field that is built already is kept while its image and split stay the same; to take over labels that changed
-    since, build into an empty directory.
+    A field that is already built is kept as long as its image and split stay the same. If labels have changed since,
+    build into an empty directory.
 
     Args:
-        dataset: what a builder found.
+        dataset: the dataset that a builder found.
         out: output directory: empty, missing, or an earlier build of the same dataset and seed.
-        seed: of the 80-10-10 draw where the dataset has no published splits.
-        held_out: splits that this draw makes beside train; ("val",) where test images come from elsewhere.
-        progress: told about every field.
+        seed: seed of the 80-10-10 draw, for datasets without published splits.
+        held_out: splits that this draw makes besides train; ("val",) if test images come from elsewhere.
+        progress: called for every field.
 
     Returns:
-        Counts, and the source files that had to be skipped.
+        Counts, and the source files that were skipped.
 
     Raises:
-        DataError: the output directory holds something else, or no field could be used.
+        DataError: the output directory contains something else, or no field could be used.
     """
     tell = progress or (lambda *_: None)
     settings: dict[str, Any] = {
@@ -115,7 +115,7 @@ def build_dataset(
 
 
 def _holds(journal: Journal, field: Field, assignment: Assignment, image_hash: str, out: Path) -> bool:
-    """Whether the journal's entry for a field is what a build of today would write."""
+    """Return whether the journal's entry for a field is current and its tiles are there."""
     entry = journal.entries.get(field.image_id)
     if entry is None or (entry.image_hash, entry.split) != (image_hash, assignment.split):
         return False
@@ -155,13 +155,13 @@ def _write(
 
 
 def _remove_partial(out: Path) -> None:
-    """Remove the temporary files of a build that was killed."""
+    """Remove the temporary files of a killed build."""
     for path in out.rglob(f".*{PARTIAL}"):
         path.unlink(missing_ok=True)
 
 
 def _unfinish(out: Path) -> None:
-    """Remove what only a finished build has, so that no index outlives the tiles it lists."""
+    """Remove the files that mark a finished build, so that no index outlives its tiles."""
     (out / SUMMARY).unlink(missing_ok=True)
     for split in SPLITS:
         for name in (INDEX, COCO):
@@ -169,7 +169,7 @@ def _unfinish(out: Path) -> None:
 
 
 def _write_indices(entries: list[FieldEntry], out: Path, tell: Progress) -> None:
-    """Write the index of every split that lacks it, and remove tiles that no field claims any more."""
+    """Write missing indices of splits, and remove tiles that belong to no field."""
     for done, split in enumerate(SPLITS):
         tell("indexing", done, len(SPLITS), split)
         records = [record for entry in entries if entry.split == split for record in entry.tiles]
@@ -199,7 +199,7 @@ def _summary(
 
 
 def _duplicates(entries: list[FieldEntry]) -> list[list[str]]:
-    """Image ids of equal images, as lists of two or more."""
+    """Return the image ids of equal images, as lists of two or more."""
     copies: dict[str, list[str]] = defaultdict(list)
     for entry in entries:
         copies[entry.image_hash].append(entry.image_id)

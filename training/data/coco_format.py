@@ -1,7 +1,7 @@
 """Label maps as COCO annotations: boxes, areas, run-length encoded masks.
 
-Source of the format: cocodataset.org, "Data format"; of the compressed run lengths: pycocotools ``common/maskApi.c``
-(``rleEncode``, ``rleToString``), whose output the tests hold as golden strings.
+Sources: cocodataset.org, "Data format"; for compressed run lengths pycocotools ``common/maskApi.c`` (``rleEncode``,
+``rleToString``), whose output the tests contain as golden strings.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def write_coco(path: Path, records: Sequence[TileRecord], read_labels: Callable[
     Args:
         path: the file to write.
         records: the tiles of the split.
-        read_labels: called with a tile id, returns its labels (size_px, size_px) int32.
+        read_labels: function from a tile id to its labels (size_px, size_px) int32.
         size_px: side of a tile, pixels.
     """
     with path.open("w", encoding="utf-8") as file:
@@ -49,7 +49,7 @@ def write_coco(path: Path, records: Sequence[TileRecord], read_labels: Callable[
 
 
 def annotations_of(labels: I32) -> Iterator[dict[str, Any]]:
-    """COCO annotations of a label map, in the order of the ids.
+    """Yield the COCO annotations of a label map, in the order of the ids.
 
     Args:
         labels: (H, W) int32, 0 background, 1..n.
@@ -79,12 +79,12 @@ def annotations_of(labels: I32) -> Iterator[dict[str, Any]]:
 
 
 def run_lengths(mask: NDArray[np.bool_], offset_yx: tuple[int, int], size_hw: tuple[int, int]) -> list[int]:
-    """Lengths of the runs of a mask in column order, starting with the zeros, as COCO counts them.
+    """Return the lengths of the runs of a mask in column order, starting with zeros, as in COCO.
 
     Args:
         mask: (h, w) window of the mask with at least one true pixel.
         offset_yx: upper left corner of the window in the image.
-        size_hw: size of the image.
+        size_hw: image size (height, width) in pixels.
     """
     x, y = np.nonzero(mask.T)
     position = (x + offset_yx[1]) * size_hw[0] + y + offset_yx[0]
@@ -97,8 +97,10 @@ def run_lengths(mask: NDArray[np.bool_], offset_yx: tuple[int, int], size_hw: tu
 
 
 def compress_counts(counts: Sequence[int]) -> str:
-    """COCO's printable form of run lengths: from the fourth on as the difference to the one two before; 5 bits a
-    character, low bits first, bit 6 set where more follow, 48 added.
+    """Encode run lengths in COCO's printable form.
+
+    From the fourth on, a length is stored as its difference from the one two before. Each character carries 5 bits, low
+    bits first, with bit 6 set if more follow, plus 48.
     """
     out = []
     for index, count in enumerate(counts):

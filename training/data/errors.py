@@ -4,6 +4,6 @@ from runtime.errors import SegmenterError
 
 
 class DataError(SegmenterError):
-    """A source file, a source directory or a built dataset that cannot be used."""
+    """Error of a source file, a source directory or a built dataset that cannot be used."""
 
     usual_kind = "invalid"

@@ -1,9 +1,9 @@
-"""The built format on disk: one writer, one reader.
+"""The format of built datasets on disk: its writer and reader.
 
-    DIR/dataset.json                    what was built; written last, so it marks a finished build
+    DIR/dataset.json                    summary; written last, so it marks a finished build
     DIR/<split>/images/<tile id>.npy    (3, 512, 512) float32 in [0, 1]: blank, nuclear, whole-cell
     DIR/<split>/labels/<tile id>.npy    (512, 512) int32, 0 background, 1..n
-    DIR/<split>/tiles.jsonl             one ``TileRecord`` a line
+    DIR/<split>/tiles.jsonl             one ``TileRecord`` per line
     DIR/<split>/coco.json               the labels as COCO
     DIR/build.jsonl                     journal of the build (``training.data.journal``)
 
@@ -39,10 +39,10 @@ KINDS = ("images", "labels")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One tile as read."""
+    """One tile in memory."""
 
     image: F32
-    """(3, 512, 512) in [0, 1]. Read lazily from the file; writable, which changes the copy in memory only."""
+    """(3, 512, 512) in [0, 1], read lazily from the file. Writing changes only the copy in memory."""
     labels: I32
     """(512, 512), 0 background, 1..n."""
     record: TileRecord
@@ -50,7 +50,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class TileSet:
-    """The tiles of one split of one or several datasets, in a fixed order; a map-style dataset for a loader."""
+    """Tiles of one split of one or several datasets, in a fixed order: a map-style dataset for a loader."""
 
     records: tuple[TileRecord, ...]
     roots: tuple[Path, ...]
@@ -63,7 +63,7 @@ class TileSet:
         """Read one tile.
 
         Raises:
-            IndexError: no such position.
+            IndexError: the index is out of range.
             DataError: a file of the tile is missing or damaged.
         """
         record, root = self.records[index], self.roots[index]
@@ -77,10 +77,10 @@ def read_split(root: str | Path, split: Split) -> TileSet:
 
     Args:
         root: a directory with a ``dataset.json``, or the parent of such directories.
-        split: 'train', 'val' or 'test'; a dataset without it adds no tiles.
+        split: 'train', 'val' or 'test'; a dataset without this split adds no tiles.
 
     Raises:
-        DataError: no finished build there, another schema, or a damaged index.
+        DataError: there is no finished build, its schema differs, or an index is damaged.
     """
     if split not in SPLITS:
         raise DataError(f"split is {split!r}; expected one of {', '.join(SPLITS)}.", kind="out_of_range", field="split")
@@ -96,18 +96,18 @@ def read_split(root: str | Path, split: Split) -> TileSet:
 
 
 def dataset_directories(root: Path) -> list[Path]:
-    """The built datasets at or directly below a directory, sorted.
+    """Return the built datasets at or directly below a directory, sorted.
 
     Raises:
-        DataError: none is there.
+        DataError: there is none.
     """
     if (root / SUMMARY).is_file():
         return [root]
     children = sorted(path.parent for path in root.glob(f"*/{SUMMARY}"))
     if not children:
         raise DataError(
-            f"{root} holds no finished build (no {SUMMARY}); expected the output of 'data build'. "
-            "Run the build, or run it again if it was interrupted.",
+            f"{root} contains no finished build (no {SUMMARY}); expected the output of 'data build'. "
+            "Run the build, or repeat it if it was interrupted.",
             kind="not_found",
         )
     return children
@@ -117,7 +117,7 @@ def read_summary(directory: Path) -> dict[str, Any]:
     """Read ``dataset.json``.
 
     Raises:
-        DataError: it is damaged, of another schema, or names no known group.
+        DataError: the file is damaged, or has another schema or an unknown group.
     """
     path = directory / SUMMARY
     try:
@@ -140,12 +140,12 @@ def read_summary(directory: Path) -> dict[str, Any]:
 
 
 def tile_path(split_directory: Path, kind: str, tile_id: str) -> Path:
-    """Path of a tile's array; ``kind`` is 'images' or 'labels'."""
+    """Return the path of a tile's array; ``kind`` is 'images' or 'labels'."""
     return split_directory / kind / f"{tile_id}.npy"
 
 
 def write_tile(split_directory: Path, tile_id: str, tile: Tile) -> None:
-    """Write both arrays of a tile; each file appears whole."""
+    """Write both arrays of a tile; each file appears only when it is complete."""
     for kind, array in zip(KINDS, (tile.image, tile.labels), strict=True):
         path = tile_path(split_directory, kind, tile_id)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,14 +153,14 @@ def write_tile(split_directory: Path, tile_id: str, tile: Tile) -> None:
 
 
 def tile_is_written(split_directory: Path, tile_id: str) -> bool:
-    """Whether both files of a tile are there in full length."""
+    """Return whether both files of a tile exist with their full length."""
     least = {"images": 3 * TILE_PX**2 * 4, "labels": TILE_PX**2 * 4}
     paths = {kind: tile_path(split_directory, kind, tile_id) for kind in KINDS}
     return all(path.is_file() and path.stat().st_size > least[kind] for kind, path in paths.items())
 
 
 def write_index(split_directory: Path, records: Sequence[TileRecord]) -> None:
-    """Write ``tiles.jsonl`` and ``coco.json`` of a split whose tiles are written."""
+    """Write ``tiles.jsonl`` and ``coco.json`` of a split after its tiles."""
     split_directory.mkdir(parents=True, exist_ok=True)
     text = _index_text(records)
 
@@ -172,7 +172,7 @@ def write_index(split_directory: Path, records: Sequence[TileRecord]) -> None:
 
 
 def index_is_current(split_directory: Path, records: Sequence[TileRecord]) -> bool:
-    """Whether both index files are there and list exactly these tiles."""
+    """Return whether both index files exist and list exactly these tiles."""
     index = split_directory / INDEX
     if not (index.is_file() and (split_directory / COCO).is_file()):
         return False
@@ -186,10 +186,10 @@ def write_summary(directory: Path, summary: dict[str, Any]) -> None:
 
 
 def read_array(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
-    """Map a npy file copy-on-write and check what it holds.
+    """Map an npy file copy-on-write, and check its shape and dtype.
 
     Raises:
-        DataError: it is missing, damaged, or of another shape or dtype.
+        DataError: the file is missing or damaged, or has another shape or dtype.
     """
     try:
         array = np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
@@ -197,14 +197,15 @@ def read_array(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> N
         raise DataError(f"{path} cannot be read ({error}); build the dataset again.", kind="unreadable") from error
     if array.shape != shape or array.dtype != dtype:
         raise DataError(
-            f"{path} holds {array.shape} {array.dtype}; expected {shape} {np.dtype(dtype)}. Build the dataset again.",
+            f"{path} contains {array.shape} {array.dtype}; expected {shape} {np.dtype(dtype)}. "
+            "Build the dataset again.",
             kind="damaged",
         )
     return array
 
 
 def _save(array: NDArray[Any], path: Path) -> None:
-    with path.open("wb") as file:  # numpy would add '.npy' to a bare path
+    with path.open("wb") as file:  # given a path, numpy would append '.npy'
         np.save(file, array, allow_pickle=False)
 
 

@@ -1,8 +1,8 @@
-"""Journal of a build: which fields are done, so that an interrupted build goes on where it stopped.
+"""Journal of a build: the finished fields, from which an interrupted build resumes.
 
-``build.jsonl``: the settings in the first line, then a line per finished field. A line is added only after the tiles
-of its field are in place. A line cut off by a crash is dropped. A finished build rewrites the journal in field order,
-so that an interrupted build ends byte-equal to one that ran through.
+``build.jsonl`` has the settings in its first line, then one line per finished field. A line is added only after the
+tiles of its field are in place. A line that a crash truncated is dropped. A finished build rewrites the journal in
+field order, so a resumed build equals an uninterrupted one byte for byte.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class FieldEntry:
 
 
 class Journal:
-    """The journal of one output directory, open for adding lines; a context manager.
+    """Journal of one output directory, open for appending; a context manager.
 
     Args:
-        directory: the output directory; made if it is missing.
-        settings: what the build depends on; a journal with other settings is refused.
+        directory: the output directory; created if it is missing.
+        settings: settings of the build; a journal with other settings raises an error.
 
     Raises:
-        DataError: the directory holds something else, or a build with other settings.
+        DataError: the directory contains something else, or a build with other settings.
     """
 
     def __init__(self, directory: Path, settings: dict[str, Any]) -> None:
@@ -49,12 +49,12 @@ class Journal:
         self._file: TextIO | None = None
         directory.mkdir(parents=True, exist_ok=True)
         if not self._path.exists():
-            # A temporary journal is what a build leaves that was killed in its first moment.
+            # A build that is killed at its start leaves a temporary journal.
             others = sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
             if others:
                 raise DataError(
-                    f"{directory} holds {others[0]} but no {JOURNAL}; expected an empty directory or an earlier build. "
-                    "Choose another directory with out=.",
+                    f"{directory} contains {others[0]} but no {JOURNAL}; expected an empty directory or an earlier "
+                    "build. Choose another directory with out=.",
                     kind="exists",
                     field="out",
                 )
@@ -68,13 +68,13 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Close the file; adding a line opens it again."""
+        """Close the file; adding an entry opens it again."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def add(self, entry: FieldEntry) -> None:
-        """Add a finished field; it is on disk when this returns."""
+        """Add a finished field and flush it to the file."""
         if self._file is None:
             self._file = self._path.open("a", encoding="utf-8")
         self._file.write(_line(asdict(entry)))
@@ -109,8 +109,8 @@ class Journal:
         if different:
             key = min(different)
             raise DataError(
-                f"{self._path.parent} holds a build with {key} = {settings.get(key)!r}; expected "
-                f"{self._settings.get(key)!r}. Choose another directory with out=, or the "
+                f"{self._path.parent} contains a build with {key} = {settings.get(key)!r}; expected "
+                f"{self._settings.get(key)!r}. Choose another directory with out=, or use the "
                 "earlier settings.",
                 kind="mismatch",
                 field=key,

@@ -1,4 +1,4 @@
-"""What builders hand to the driver, and what the driver writes about every tile."""
+"""Records that builders pass to the build, and the record of every tile."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ GROUPS: tuple[Group, ...] = get_args(Group)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Field:
-    """One source image with its labels, not yet read."""
+    """One source image with its labels; both are read on demand."""
 
     image_id: str
-    """Unique in its dataset; a relative path without extension, parts joined with '/'."""
+    """Id, unique in its dataset: a relative path without extension, parts joined with '/'."""
     file: str
-    """The file to name in messages, relative to the source directory."""
+    """File named in messages, relative to the source directory."""
     read_channels: Callable[[], NDArray[Any]]
-    """(H, W): the only channel, whole-cell or nuclear alone; (H, W, 2): nuclear, whole-cell; (H, W, 3) as is."""
+    """Return (H, W), a single whole-cell or nuclear channel; (H, W, 2), nuclear and whole-cell; or (H, W, 3) as is."""
     read_labels: Callable[[], NDArray[Any]]
-    """(H, W) integers, 0 background, one id per object."""
+    """Return (H, W) integers: 0 background, one id per object."""
     split: Split | None = None
-    """The published split; None where the dataset has none."""
+    """The published split; None if the dataset has none."""
     object_set: str | None = None
-    """Fields that show the same objects share it. None: not known, neighbours are found by their borders."""
+    """Name shared by fields that show the same objects. None if unknown; neighbours are then found by their borders."""
     scale: float = 1.0
-    """Factor of size before the contrast step: bicubic for channels, nearest for labels."""
+    """Resize factor before the contrast step: bicubic for channels, nearest for labels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A source file that cannot be used, and why."""
+    """A source file that cannot be used, with the reason."""
 
     file: str
     reason: str
@@ -49,7 +49,7 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceDataset:
-    """One dataset as found on the user's disk."""
+    """One dataset found on disk."""
 
     name: str
     group: Group
@@ -58,9 +58,9 @@ class SourceDataset:
     fields: tuple[Field, ...]
     skipped: tuple[Skipped, ...] = ()
     subdirectory: str = ""
-    """Where it goes below the output directory; empty where the source holds one dataset."""
+    """Directory below the output directory; empty if the source has one dataset."""
     options: Mapping[str, str] = field(default_factory=dict)
-    """Choices of the user that change the result; a build with other ones is not resumed."""
+    """User options that change the result; a build is resumed only with the same ones."""
 
     def __post_init__(self) -> None:
         seen: dict[str, Field] = {}
@@ -77,20 +77,20 @@ class SourceDataset:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TileRecord:
-    """One written tile: where it came from. Stored as a line of ``tiles.jsonl``."""
+    """Origin of one written tile, stored as a line of ``tiles.jsonl``."""
 
     tile_id: str
     """File stem of the tile's image and labels."""
     image_id: str
-    """Source image, unique in its dataset."""
+    """Id of the source image, unique in its dataset."""
     object_set: str
-    """Source images that show the same objects share it."""
+    """Name shared by source images that show the same objects."""
     y0: int
     x0: int
     """Upper left corner in the source image (after rescaling), pixels."""
     height: int
     width: int
-    """Pixels that are image; the rest of the tile is zero padding."""
+    """Size of the image in the tile, pixels; the rest is zero padding."""
     objects: int
     """Number of labels."""
     dataset: str
@@ -98,7 +98,7 @@ class TileRecord:
 
 
 def tile_stem(image_id: str) -> str:
-    """File-name form of an image id: '/' becomes '__', other unsafe characters '~' and their hex code."""
+    """Convert an image id to a file name: '/' becomes '__', other unsafe characters become '~' and their hex code."""
     parts = PurePosixPath(image_id).parts
     return "__".join(
         "".join(c if c.isascii() and (c.isalnum() or c in "._-") else f"~{ord(c):x}" for c in part) for part in parts

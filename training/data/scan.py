@@ -1,4 +1,4 @@
-"""The first look at every field: content hashes, borders, and which files cannot be read."""
+"""First pass of a build over all fields: content hashes, borders, and unreadable files."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from training.data.splits import Candidate, content_hash
 
 BuildStep = Literal["scanning", "cutting", "indexing"]
 Progress = Callable[[BuildStep, int, int, str], None]
-"""Called with the step of a build, the number of items done, their total, and the name of the item at hand."""
+"""Callback with the step of a build, the number of items done, their total, and the name of the current item."""
 
 UNREADABLE = (SegmenterError, OSError, MemoryError)
-"""What a loader may raise on a file that cannot be used."""
+"""Errors of a file that cannot be used."""
 
 
 def scan(fields: Sequence[Field], tell: Progress) -> tuple[list[Candidate], dict[str, Skipped]]:
-    """Read every image once; labels and borders only where the split has to be drawn.
+    """Read every image once, and its labels and borders if its split has to be drawn.
 
     Returns:
-        What the split rules need of each field that could be read, and by image id the fields that could not.
+        A candidate for each readable field, and the unreadable fields by image id.
     """
     candidates: list[Candidate] = []
     broken: dict[str, Skipped] = {}
@@ -53,5 +53,5 @@ def _labels_hash(field: Field) -> str | None:
 
 
 def skip(field: Field, error: Exception) -> Skipped:
-    """Name a field's file and what is wrong with it."""
+    """Record a field's file and its error."""
     return Skipped(field.file, str(error) or type(error).__name__)

@@ -1,7 +1,7 @@
-"""Which split a source image goes to.
+"""Assignment of source images to splits.
 
-Rules, from CellSAM (Israel et al. 2023), Appendix A: a published split is kept; otherwise 80-10-10 with all fields of
-one object set in one split; an image that occurs in several published splits goes to train.
+Rules of CellSAM (Israel et al. 2023), Appendix A: published splits are kept. Other datasets are split 80-10-10, with
+all fields of one object set in one split. An image that occurs in several published splits goes to train.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HELD_OUT: tuple[Split, ...] = ("val", "test")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """What the rules need to know about one source image."""
+    """Properties of a source image that decide its split."""
 
     image_id: str
     image_hash: str
@@ -32,21 +32,21 @@ class Candidate:
     """The published split."""
     object_set: str | None = None
     labels_hash: str | None = None
-    """Equal labels are taken as the same objects, seen in another focal plane or exposure."""
+    """Equal labels are taken as the same objects, in another focal plane or exposure."""
     borders: Borders | None = None
-    """Looked at where the object set is not known."""
+    """Used if the object set is not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Where a source image goes."""
+    """Split and object set of a source image."""
 
     split: Split
     object_set: str
 
 
 def content_hash(array: NDArray[Any]) -> str:
-    """SHA-256 over dtype, shape and values, hexadecimal."""
+    """Return the hexadecimal SHA-256 of dtype, shape and values."""
     digest = hashlib.sha256(f"{array.dtype.str} {array.shape} ".encode())
     digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
@@ -60,7 +60,7 @@ def assign_splits(
     Args:
         candidates: the images of one dataset, with distinct image ids.
         seed: changes the 80-10-10 draw.
-        held_out: the splits that are drawn beside train.
+        held_out: the splits to draw besides train.
 
     Returns:
         The assignment of each image id.
@@ -83,14 +83,14 @@ def assign_splits(
 def group_object_sets(candidates: Sequence[Candidate]) -> dict[str, list[str]]:
     """Group images that show the same objects.
 
-    Images belong together that name the same object set, are equal, have equal labels, or, where the object set is
-    not known, continue each other at a border.
+    Images belong together if they name the same object set, are equal or have equal labels. If the object set is not
+    known, images that continue each other at a border also belong together.
 
     Args:
         candidates: sorted by image id.
 
     Returns:
-        Members (image ids) by group; a group is named after the object set or image id that sorts first in it.
+        Members (image ids) by group; the name of a group is its first object set or image id in sorted order.
     """
     sets = _DisjointSets(range(len(candidates)))
     seen: dict[Hashable, int] = {}
@@ -111,13 +111,13 @@ def group_object_sets(candidates: Sequence[Candidate]) -> dict[str, list[str]]:
 def draw_splits(group_sizes: dict[str, int], *, seed: int, held_out: Sequence[Split] = HELD_OUT) -> dict[str, Split]:
     """Draw 80-10-10 over groups, by images, in the order of a seeded hash of the group names.
 
-    A group goes to a held-out split while it fits into that split's tenth of the images, else to train; so a large
-    group is never held out by accident. With more groups than held-out splits, no split stays empty.
+    A group goes to a held-out split if it fits into that split's tenth of the images, else to train, so a large group
+    is never held out by accident. With more groups than held-out splits, no split stays empty.
 
     Args:
         group_sizes: number of images by group.
         seed: changes the order.
-        held_out: splits with a tenth each; the rest is train.
+        held_out: splits that get a tenth each; the rest is train.
     """
     order = sorted(group_sizes, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
     out: dict[str, Split] = dict.fromkeys(order, "train")
@@ -153,7 +153,7 @@ class _DisjointSets:
         self._parent[self._root(second)] = self._root(first)
 
     def groups(self) -> list[list[int]]:
-        """The sets, each in ascending order."""
+        """Return the sets, each in ascending order."""
         out: dict[int, list[int]] = defaultdict(list)
         for item in range(len(self._parent)):
             out[self._root(item)].append(item)

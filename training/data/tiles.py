@@ -1,6 +1,6 @@
-"""Pure functions on arrays: contrast, tile positions, padding, label filtering. No files.
+"""Pure functions on arrays: contrast, tile positions, padding, label filtering.
 
-Source of every step: CellSAM (Israel et al. 2023), Appendix A.
+Source: CellSAM (Israel et al. 2023), Appendix A.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ class Tile:
     """Upper left corner in the field, pixels."""
     height: int
     width: int
-    """Pixels that are image, not padding."""
+    """Size of the image in the tile without padding, pixels."""
 
 
 def tile_starts(length_px: int) -> list[int]:
-    """First pixels of the tiles along one axis: 25 % overlap, the last one padded where the field ends before it.
+    """Return the first pixels of the tiles along one axis, with 25 % overlap; the last tile may need padding.
 
     Args:
         length_px: size of the field along the axis, at least 1.
 
     Returns:
-        Ascending starts; one (0) for a field that fits into one tile.
+        Ascending starts; [0] for a field that fits into one tile.
     """
     stride = round(TILE_PX * (1 - OVERLAP))
     count = 1 + max(0, -(-(length_px - TILE_PX) // stride))
@@ -50,7 +50,7 @@ def tile_starts(length_px: int) -> list[int]:
 
 
 def crop_padded(array: NDArray[Any], y0: int, x0: int) -> NDArray[Any]:
-    """Cut (..., 512, 512) out of (..., H, W); what lies beyond the field is 0. The result is a copy."""
+    """Cut (..., 512, 512) out of (..., H, W) as a copy; pixels outside the field are 0."""
     crop = array[..., y0 : y0 + TILE_PX, x0 : x0 + TILE_PX]
     out = np.zeros((*array.shape[:-2], TILE_PX, TILE_PX), array.dtype)
     out[..., : crop.shape[-2], : crop.shape[-1]] = crop
@@ -58,7 +58,7 @@ def crop_padded(array: NDArray[Any], y0: int, x0: int) -> NDArray[Any]:
 
 
 def dense_labels(labels: NDArray[Any]) -> I32:
-    """Renumber (H, W) labels, integers from 0, to 1..n in ascending order of their ids; 0 stays 0."""
+    """Renumber (H, W) non-negative integer labels to 1..n in ascending order of their ids; 0 stays 0."""
     if labels.max(initial=0) > 4 * labels.size:  # a lookup table would be larger than the image
         ids, inverse = np.unique(labels, return_inverse=True)
         present, position = ids != 0, inverse.reshape(labels.shape)
@@ -70,9 +70,9 @@ def dense_labels(labels: NDArray[Any]) -> I32:
 
 
 def filter_labels(labels: NDArray[Any]) -> I32:
-    """Remove invalid labels: those of several disjoint parts, and those 1 px high or wide.
+    """Remove invalid labels: those in several disjoint parts, and those 1 px high or wide.
 
-    Parts that touch at a corner are one part.
+    Parts that touch at a corner count as one.
 
     Args:
         labels: (H, W) integers, 0 background.
@@ -98,7 +98,7 @@ def filter_labels(labels: NDArray[Any]) -> I32:
 
 
 def normalize_field(channels: NDArray[Any]) -> F32:
-    """Contrast-normalise a whole field with the runtime's own step, so that training sees what inference sees.
+    """Normalise the contrast of a whole field as the runtime does, so that training and inference see the same.
 
     Args:
         channels: (H, W), (H, W, 2) or (H, W, 3), right-aligned into (blank, nuclear, whole-cell).
@@ -107,12 +107,12 @@ def normalize_field(channels: NDArray[Any]) -> F32:
         (3, H, W) float32 in [0, 1].
 
     Raises:
-        InputError: not an image (``runtime.ops.preprocess.check_image``).
+        InputError: the array is not an image (``runtime.ops.preprocess.check_image``).
         DataError: every channel is constant.
     """
     normalized = np.ascontiguousarray(np.moveaxis(normalize_contrast(channels), -1, 0))
     if not normalized.any():
-        raise DataError("every channel of the image is constant; expected a picture. Copy the file again.")
+        raise DataError("every channel of the image is constant; expected an image with contrast. Copy the file again.")
     return normalized
 
 
@@ -127,21 +127,21 @@ def rescale_field(channels: NDArray[Any], labels: NDArray[Any], scale: float) ->
 
 
 def cut_field(channels: NDArray[Any], labels: NDArray[Any], scale: float = 1.0) -> list[Tile]:
-    """Turn a field into tiles of the common format.
+    """Cut a field into tiles of the common format.
 
-    Labels are filtered twice: in the field, where a disjoint label is an annotation error, and in each tile, where the
-    edge can leave slivers and pieces. Tiles without labels are left out.
+    Labels are filtered twice: in the field, because a disjoint label is an annotation error, and in each tile, because
+    its edge can leave slivers and pieces. Tiles without labels are dropped.
 
     Args:
         channels: as in ``normalize_field``.
         labels: (H, W) integers, 0 background.
-        scale: factor of size, applied first.
+        scale: resize factor, applied first.
 
     Returns:
-        Tiles in row order; none where the field has no valid label.
+        Tiles in row order; empty if the field has no valid label.
 
     Raises:
-        InputError, DataError: see ``normalize_field``; or channels and labels differ in size.
+        InputError, DataError: as in ``normalize_field``, or channels and labels differ in size.
     """
     if channels.shape[:2] != labels.shape:
         raise DataError(

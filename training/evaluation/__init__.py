@@ -1,5 +1,4 @@
-"""How good a segmentation is: matching, metrics, a classical baseline, reports, and the commands ``evaluate ...``.
+"""Evaluation of segmentations: matching, metrics, a classical baseline and reports.
 
-Nothing here but ``prompts`` needs torch. COCO AP needs faster-coco-eval and plots need matplotlib; both are imported
-when they are used.
+Only ``prompts`` needs torch. COCO AP needs faster-coco-eval and plots need matplotlib; both are imported on first use.
 """

@@ -1,4 +1,4 @@
-"""A classical segmenter to compare with: smooth, threshold, distance transform, watershed. Pure functions."""
+"""Classical segmenter for comparison: smoothing, threshold, distance transform, watershed. Pure functions."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ Threshold = Literal["otsu", "local"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaselineConfig:
-    """Every parameter of the classical segmenter. The defaults are those for bright nuclei, untuned.
+    """Parameters of the classical segmenter; the defaults suit bright nuclei and are not tuned.
 
     Raises:
-        ConfigError: a value outside its range.
+        ConfigError: a value is out of range.
     """
 
     channel: Channel = "intensity"
     """``intensity``: mean of the channels. ``hematoxylin``: stain separation of an RGB image (Ruifrok and Johnston
     2001). ``texture``: local standard deviation, for unstained cells that are as bright as their surroundings."""
     dark: bool = False
-    """Cells are darker than the background: invert."""
+    """Invert the image, for cells that are darker than the background."""
     smoothing_px: float = 1.0
     """Standard deviation of the Gaussian before the threshold (for ``texture``, also its window), pixels."""
     threshold: Threshold = "otsu"
-    """``otsu``: one threshold per image. ``local``: also brighter than the surroundings, for uneven light."""
+    """``otsu``: one threshold per image. ``local``: cells must also be brighter than their surroundings, for uneven
+    light."""
     threshold_scale: float = 1.0
     """Factor on Otsu's threshold, measured from the darkest pixel."""
     local_window_px: float = 25.0
@@ -44,9 +45,9 @@ class BaselineConfig:
     seed_smoothing_px: float = 1.0
     """Standard deviation of the Gaussian on the distance map, pixels; merges seeds of one cell."""
     seed_distance_px: int = 5
-    """Least distance of two seeds, pixels."""
+    """Smallest distance of two seeds, pixels."""
     min_area_px: int = 25
-    """Smaller cells are dropped."""
+    """Smallest area of a cell, pixels; smaller cells are dropped."""
 
     def __post_init__(self) -> None:
         for name, value, allowed in (("channel", self.channel, Channel), ("threshold", self.threshold, Threshold)):
@@ -73,20 +74,20 @@ def segment_classical(image: NDArray[Any], config: BaselineConfig) -> I32:
         (H, W) int32, 0 = background, 1..n cells.
 
     Raises:
-        InputError: an image that cannot be used, or ``hematoxylin`` asked of one that is not RGB.
+        InputError: the image cannot be used, or ``hematoxylin`` is chosen for an image that is not RGB.
 
-    Source: threshold: Otsu 1979; watershed on the distance map: the usual recipe, as in CellProfiler and
-    scikit-image's documentation.
+    Source: Otsu 1979 for the threshold; watershed on the distance map as in CellProfiler and scikit-image's
+    documentation.
     """
     return next(segment_each(image, [config]))
 
 
 def segment_each(image: NDArray[Any], configs: Iterable[BaselineConfig]) -> Iterator[I32]:
-    """``segment_classical`` with each parameter set; neighbours that share their first steps share the work."""
+    """Run ``segment_classical`` with each parameter set; consecutive sets share the work of equal first steps."""
     checked = check_image(image)
     for first, same_foreground in itertools.groupby(configs, _foreground_part):
         inside = ndimage.binary_fill_holes(_foreground(_plane(checked, first), first))
-        # The border counts as background, so that a cell cut by it has its seed inside the image.
+        # The border counts as background, so that truncated cells have their seed inside the image.
         depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1].astype(np.float32)
         for second, same_split in itertools.groupby(same_foreground, lambda c: replace(c, min_area_px=0)):
             labels = _split(inside, depth, second)
@@ -95,12 +96,12 @@ def segment_each(image: NDArray[Any], configs: Iterable[BaselineConfig]) -> Iter
 
 
 def _foreground_part(config: BaselineConfig) -> BaselineConfig:
-    """The same with everything reset that does not decide the foreground."""
+    """Reset all parameters that do not affect the foreground."""
     return replace(config, seed_smoothing_px=0.0, seed_distance_px=1, min_area_px=0)
 
 
 def _plane(image: NDArray[np.generic], config: BaselineConfig) -> F32:
-    """(H, W, C) to one smoothed (H, W) plane in which cells are bright."""
+    """Reduce (H, W, C) to one smoothed (H, W) plane in which cells are bright."""
     plane = _hematoxylin(image) if config.channel == "hematoxylin" else image.astype(np.float32).mean(axis=2)
     if config.channel == "texture":
         window = 2.0 * config.smoothing_px
@@ -117,7 +118,7 @@ def _hematoxylin(image: NDArray[np.generic]) -> F32:
 
     if image.shape[2] != 3:
         raise InputError(
-            f"channel 'hematoxylin' needs an RGB image; this one has {image.shape[2]} channels.", kind="wrong_shape"
+            f"image has {image.shape[2]} channels; channel 'hematoxylin' needs an RGB image.", kind="wrong_shape"
         )
     stain: F32 = rgb2hed(image)[..., 0].astype(np.float32)
     return stain
@@ -137,7 +138,7 @@ def _foreground(plane: F32, config: BaselineConfig) -> Bool:
 
 
 def _split(inside: Bool, depth: F32, config: BaselineConfig) -> I32:
-    """Cut touching cells apart; ``depth`` is the distance to the background, pixels."""
+    """Split touching cells; ``depth`` is the distance to the background, pixels."""
     from skimage.feature import peak_local_max
     from skimage.segmentation import watershed
 

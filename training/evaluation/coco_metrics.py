@@ -1,6 +1,6 @@
-"""COCO average precision of instance masks, with room for the cell counts of microscopy.
+"""COCO average precision of instance masks, for the large cell counts of microscopy.
 
-The library is faster-coco-eval, a C++ rewrite of pycocotools with the same results; it is imported on first use.
+It is computed by faster-coco-eval, a C++ rewrite of pycocotools with the same results, which is imported on first use.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from runtime.ops.masks import MaskCrop, label_crops
 from runtime.types import F32
 
 MAX_DETECTIONS = 10_000
-"""Detections per image that count; COCO's own limit of 100 is too low for cells (paper, Appendix C.2)."""
+"""Largest number of detections per image that count; COCO's limit of 100 is too low for cells (paper, Appendix C.2)."""
 
 Rle = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class CocoImage:
-    """One image as COCO sees it: run-length encoded masks, small enough to keep for all images."""
+    """Run-length encoded masks of one image, small enough to keep for all images."""
 
     size_hw: tuple[int, int]
     truth: tuple[Rle, ...]
@@ -37,18 +37,18 @@ class CocoImage:
 
 @dataclass(frozen=True, slots=True)
 class CocoAp:
-    """Average precision, the area under the precision-recall curve; NaN when there is no true cell."""
+    """Average precision, the area under the precision-recall curve; NaN if there are no true cells."""
 
     map: float
-    """Mean over IoU 0.50, 0.55 .. 0.95."""
+    """Mean AP over IoU 0.50, 0.55 .. 0.95."""
     ap50: float
-    """At IoU 0.50."""
+    """AP at IoU 0.50."""
     ap75: float
-    """At IoU 0.75."""
+    """AP at IoU 0.75."""
 
 
 def require_library() -> None:
-    """Raises InputError, with the install command, when faster-coco-eval is missing."""
+    """Raise InputError, with the install command, if faster-coco-eval is missing."""
     try:
         import faster_coco_eval  # noqa: F401
     except ImportError as error:
@@ -64,11 +64,11 @@ def encode_image(truth: NDArray[np.integer], detections: Sequence[MaskCrop], sco
 
     Args:
         truth: (H, W) labels, 0 = background.
-        detections: N masks, which may overlap; those without a pixel count as wrong detections.
+        detections: N masks, which may overlap; empty masks count as wrong detections.
         scores: (N) float, finite.
 
     Raises:
-        InputError: another number of scores, or a score that is not finite.
+        InputError: there is not one score per mask, or a score is not finite.
     """
     scores = np.asarray(scores)
     if scores.shape != (len(detections),) or not np.isfinite(scores).all():
@@ -88,11 +88,11 @@ def encode_image(truth: NDArray[np.integer], detections: Sequence[MaskCrop], sco
 
 
 def coco_ap(images: Sequence[CocoImage], *, max_detections: int = MAX_DETECTIONS) -> CocoAp:
-    """COCO average precision of masks over a set of images, one class, all sizes.
+    """Compute the COCO average precision of masks over a set of images, for one class and all sizes.
 
     Args:
-        images: from ``encode_image``.
-        max_detections: best detections per image that count.
+        images: outputs of ``encode_image``.
+        max_detections: number of best detections per image that count.
 
     Raises:
         InputError: faster-coco-eval is missing.
@@ -117,8 +117,8 @@ def coco_ap(images: Sequence[CocoImage], *, max_detections: int = MAX_DETECTIONS
     evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
     evaluation.evaluate()
     evaluation.accumulate()
-    # Precision by IoU, recall level, class, area range and detection limit; the summary printed by the library
-    # looks for the limit 100 and would find nothing.
+    # Precision by IoU, recall level, class, area range and detection limit. The library's own summary looks for the
+    # limit 100 and would find nothing.
     precision = np.asarray(evaluation.eval["precision"])[:, :, 0, 0, 0]
     by_iou = precision.mean(axis=1)
     return CocoAp(float(by_iou.mean()), float(by_iou[0]), float(by_iou[5]))
@@ -143,7 +143,7 @@ def _annotations(images: Sequence[CocoImage], *, truth: bool) -> Iterator[dict[s
     for index, image in enumerate(images):
         masks = image.truth if truth else image.detections
         for place, rle in enumerate(masks):
-            number += 1  # from 1: the library takes annotation 0 for "unmatched"
+            number += 1  # from 1: for the library, annotation 0 means "unmatched"
             common = {"id": number, "image_id": index + 1, "category_id": 1, "segmentation": rle, "iscrowd": 0}
             score = {} if truth else {"score": image.scores[place]}
             yield {**common, **score, "area": float(library.area(rle))}

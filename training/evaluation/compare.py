@@ -1,4 +1,4 @@
-"""Several evaluations side by side: specialist against generalist, before against after, zero-shot, prompts."""
+"""Comparison of evaluations: specialist and generalist, before and after, zero-shot, prompts."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from training.evaluation.summary import LEVELS, RowName, SummaryRow, summarize
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One side of a comparison: one evaluation, or several of disjoint images (a specialist per dataset)."""
+    """One side of a comparison: one evaluation, or several on disjoint images (one specialist per dataset)."""
 
     name: str
     reports: tuple[Report, ...]
     rows: Mapping[RowName, SummaryRow]
     images: Mapping[RowName, frozenset[str]]
-    """Images behind each row: rows of other images are no comparison."""
+    """Images of each row; only rows with the same images can be compared."""
 
 
 def make_column(name: str, reports: Sequence[Report], *, iou: float = PRIMARY_IOU) -> Column:
-    """Put one or several evaluations under one name; counts are summed anew over all their images.
+    """Combine one or several evaluations under one name; counts are summed over all their images.
 
     Args:
         name: heading of the column.
         reports: their images must not overlap.
-        iou: threshold that will be shown.
+        iou: threshold to show.
 
     Raises:
-        InputError: an image that is in two of the reports, or a report without figures at ``iou``.
+        InputError: an image is in two of the reports, or a report has no figures at ``iou``.
     """
     for report in reports:
         check_evaluated(report, iou)
@@ -58,7 +58,7 @@ def make_column(name: str, reports: Sequence[Report], *, iou: float = PRIMARY_IO
             kind="conflict",
         )
     ious = [i for i in reports[0].evaluation.ious if all(i in report.evaluation.ious for report in reports)]
-    # COCO AP cannot be recomputed without the masks; it stands where one report holds all images of a row.
+    # COCO AP cannot be recomputed without the masks, so it needs one report with all images of a row.
     coco = {}
     if len(reports) == 1:
         coco = {(row.level, row.name): row.coco for row in reports[0].evaluation.rows if row.coco is not None}
@@ -71,13 +71,13 @@ def make_column(name: str, reports: Sequence[Report], *, iou: float = PRIMARY_IO
 
 
 def row_names(columns: Sequence[Column]) -> list[RowName]:
-    """Rows that any column has, by level and name."""
+    """Return the rows that any column has, by level and name."""
     names = {row for column in columns for row in column.rows}
     return sorted(names, key=lambda row: (LEVELS.index(row[0]), row[1]))
 
 
 def same_images(columns: Sequence[Column], row: RowName) -> bool:
-    """Whether all columns that have the row have it for the same images."""
+    """Return whether all columns that have the row have it for the same images."""
     return len({column.images.get(row, frozenset()) for column in columns if row in column.rows}) <= 1
 
 
@@ -100,7 +100,7 @@ def write_comparison(path: Path, columns: Sequence[Column], *, iou: float, comma
 
 
 def comparison_markdown(columns: Sequence[Column], *, iou: float = PRIMARY_IOU) -> str:
-    """One table per level: F1, mSA and COCO mAP of every column. A row of unequal images is marked."""
+    """Render one table per level: F1, mSA and COCO mAP of every column; rows with unequal images are marked."""
     key, unequal, lines = iou_key(iou), False, []
     for level in LEVELS:
         names = [row for row in row_names(columns) if row[0] == level]
@@ -116,7 +116,7 @@ def comparison_markdown(columns: Sequence[Column], *, iou: float = PRIMARY_IOU) 
             head += [f"{column.name} mean IoU of prompts" for column in columns]
         lines += [*markdown_table(head, table), ""]
     if unequal:
-        lines += ["† the columns are of different images, or some images failed in one of them.", ""]
+        lines += ["† The columns have different images, or some images failed in one of them.", ""]
     lines += [f"Matching is one to one at IoU {iou:g} or more; counts are summed over images.", "", MEASURES]
     return "\n".join(lines) + "\n"
 

@@ -1,11 +1,11 @@
-"""Images with true labels on disk, and the names under which their figures are added up.
+"""Images with true labels on disk, and the datasets and groups to which they belong.
 
 Two layouts are read:
 
-``ROOT/<dataset>/<id>_img.png`` and ``<id>_mask.png``, with an optional ``manifest.csv`` in ROOT or beside it
-    (columns ``img``, ``mask``: paths relative to the manifest, ``dataset``, ``id``, ``modality``, optional ``group``).
-The output of ``data build`` (``training.data.format``), or a directory of several
-    tiles of 512 pixels whose contrast is equalised already.
+- ``ROOT/<dataset>/<id>_img.png`` and ``<id>_mask.png``, with an optional ``manifest.csv`` in ROOT or beside it
+  (columns ``img``, ``mask``: paths relative to the manifest, ``dataset``, ``id``, ``modality``, optional ``group``).
+- The output of ``data build`` (``training.data.format``), or a directory of several: tiles of 512 pixels whose contrast
+  is already equalised.
 """
 
 from __future__ import annotations
@@ -44,53 +44,53 @@ PAPER_GROUPS: Mapping[str, str] = {
     "dsb": "Nuclear",
     "no_cells": NO_CELLS,
 }
-"""Group of each dataset the paper names (Fig. 2a), and of those that come with this project."""
+"""Group of each dataset in the paper (Fig. 2a), and of those of this project."""
 
 UNGROUPED = "Other"
-"""Group of a dataset of which nothing is known."""
+"""Group of unknown datasets."""
 
 MODALITIES = ("histology", "cytology", "fluorescence", "phase", "brightfield")
-"""Words looked for in a manifest's modality, in this order, to name the parts of a mixed dataset."""
+"""Words that name the parts of a mixed dataset, searched for in this order in a manifest's modality."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """One image and its true labels, not read yet."""
+    """Paths and names of one image and its true labels."""
 
     id: str
     dataset: str
     subset: str
-    """The dataset, or one modality of it where it mixes several: ``dsb2018 histology``."""
+    """The dataset, or one of its modalities if it has several: ``dsb2018 histology``."""
     group: str
-    """One of the paper's groups: Tissue, Cell Culture, Bacteria, Yeast, Nuclear; ``Other`` when unknown."""
+    """One of the paper's groups: Tissue, Cell Culture, Bacteria, Yeast, Nuclear; ``Other`` if unknown."""
     image_path: Path
     labels_path: Path
     tile_hw: tuple[int, int] | None = None
-    """Tiles of ``data build`` only: their part that is image, not padding. Such an image is channels first on disk
-    and its contrast is equalised."""
+    """Size without padding, for tiles of ``data build`` only. Such an image has channels first on disk and equalised
+    contrast."""
 
 
 def find_samples(root: str | Path, *, split: str = "test") -> list[Sample]:
-    """All samples below a directory, sorted by dataset and id.
+    """Return all samples below a directory, sorted by dataset and id.
 
     Args:
-        root: a directory of one of the layouts above.
-        split: which part of a ``data build`` output.
+        root: a directory in one of the layouts above.
+        split: split of a ``data build`` output to read.
 
     Raises:
-        InputError: no directory, no sample, an image without mask, or a manifest that lists a missing file.
-        training.data.DataError: a build that is damaged or not finished.
+        InputError: the directory or its samples are missing, an image has no mask, or a manifest lists a missing file.
+        training.data.DataError: a build is damaged or not finished.
     """
     root = Path(root)
     if not root.is_dir():
         raise InputError(
-            f"{root} is not a directory; expected one that holds DATASET/ID_img.png and ID_mask.png.", kind="not_found"
+            f"{root} is not a directory; expected one with DATASET/ID_img.png and ID_mask.png.", kind="not_found"
         )
     built = (root / "dataset.json").is_file() or any(root.glob("*/dataset.json"))
     samples = _tiles(root, split) if built else _folder_samples(root)
     if not samples:
         raise InputError(
-            f"{root} holds no samples; expected DATASET/ID_img.png with DATASET/ID_mask.png, or the output of "
+            f"{root} contains no samples; expected DATASET/ID_img.png with DATASET/ID_mask.png, or the output of "
             "'data build'.",
             kind="not_found",
         )
@@ -101,10 +101,10 @@ def read_sample(sample: Sample) -> tuple[NDArray[np.generic], I32]:
     """Read one sample.
 
     Returns:
-        The image (H, W) or (H, W, C), and the true labels (H, W) int32; of a tile, the part that is not padding.
+        The image (H, W) or (H, W, C), and the true labels (H, W) int32; for a tile, without padding.
 
     Raises:
-        InputError: a file that is missing or damaged, or labels of another size than the image.
+        InputError: a file is missing or damaged, or image and labels have different sizes.
     """
     image, labels = read_image(sample.image_path), check_labels(read_image(sample.labels_path), "true")
     if sample.tile_hw is not None:
@@ -112,23 +112,23 @@ def read_sample(sample: Sample) -> tuple[NDArray[np.generic], I32]:
         image, labels = np.moveaxis(image, 0, -1)[part], labels[part]
     if image.shape[:2] != labels.shape:
         raise InputError(
-            f"{sample.labels_path.name} has shape {labels.shape}, its image {image.shape[:2]}; expected one size.",
+            f"{sample.labels_path.name} has shape {labels.shape}, its image {image.shape[:2]}; expected the same size.",
             kind="wrong_shape",
         )
     return image, labels.astype(np.int32)
 
 
 def select(samples: Iterable[Sample], datasets: Iterable[str]) -> list[Sample]:
-    """The samples of the named datasets or subsets; all when none is named.
+    """Return the samples of the named datasets or subsets; all if none is named.
 
     Raises:
-        InputError: a name that no sample has.
+        InputError: no sample has one of the names.
     """
     samples, names = list(samples), set(datasets)
     known = {name for s in samples for name in (s.dataset, s.subset)}
     if names - known:
         raise InputError(
-            f"no image belongs to {', '.join(sorted(names - known))}; there are {', '.join(sorted(known))}.",
+            f"no image belongs to {', '.join(sorted(names - known))}; expected some of {', '.join(sorted(known))}.",
             kind="not_found",
         )
     return [s for s in samples if not names or names & {s.dataset, s.subset}]
@@ -180,7 +180,7 @@ def _partner(image: Path, labels: Path) -> Path:
 
 
 def _read_manifest(root: Path) -> tuple[dict[Path, dict[str, str]], set[str]]:
-    """Rows of the manifest by image path, and the datasets that mix modalities, whatever the split."""
+    """Return the rows of the manifest by image path, and the datasets with several modalities in any split."""
     path = next((p for p in (root / "manifest.csv", root.parent / "manifest.csv") if p.is_file()), None)
     if path is None:
         return {}, set()

@@ -1,4 +1,4 @@
-"""Thresholds of an engine directory, chosen on images with true labels by the same F1 that is reported."""
+"""Choice of an engine directory's thresholds on images with true labels, by the F1 that reports show."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SEARCH: Mapping[str, tuple[Any, ...]] = {
     "mask_threshold": (0.3, 0.4, 0.5, 0.6),
     "min_area_px": (10, 25, 40),
 }
-"""Values of each setting, searched one setting after the other."""
+"""Values of each setting; the search goes through one setting after the other."""
 
 VIEWS: tuple[Mapping[str, Any], ...] = (
     {"view_diameter_px": None, "whole_view_diameter_px": 0.0},
@@ -33,18 +33,18 @@ VIEWS: tuple[Mapping[str, Any], ...] = (
         for share in (0.65, 0.85)
     ),
 )
-"""Ways to show an image, each tried whole: what is seen decides what the thresholds do."""
+"""Ways to show an image. The values of a way are tried together, because thresholds depend on the view."""
 
 
 @dataclass(frozen=True, slots=True)
 class TunedSettings:
-    """The settings that did best."""
+    """Settings with the best mean F1."""
 
     config: SegmentConfig
     f1: Mapping[str, float]
-    """F1 of each subset with them."""
+    """F1 of each subset with these settings."""
     tried: int
-    """Sets of settings that were scored."""
+    """Number of sets of settings that were scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,24 +67,24 @@ def tune_settings(
 ) -> TunedSettings:
     """Choose settings by coordinate ascent on the mean F1 over the subsets.
 
-    Thresholds first, then the way to show an image, then the thresholds again for that way. Every image is encoded
-    once per way. Ties go to the value that was there, then to the first.
+    The search chooses thresholds, then the way to show an image, then thresholds again for that way. Every image is
+    encoded once per way. Ties go to the current value, then to the first.
 
     Args:
         segmenter: the engines.
-        samples: images that were not trained on.
-        start: where the search begins.
+        samples: images that were not used in training.
+        start: settings from which the search starts.
         search: values to try, by setting.
         views: ways to show an image: ``VIEWS``, or none to keep that of ``start``.
-        iou: threshold of the F1.
-        rounds: times that all settings are gone through.
+        iou: IoU threshold of the F1.
+        rounds: number of passes through all settings.
         on_image: called after each image is encoded, ``1 + len(views)`` times in all.
 
     Raises:
-        InputError: no samples, or one that cannot be read.
+        InputError: there are no samples, or one cannot be read.
     """
     if not samples:
-        raise InputError("no images to choose settings on came; expected at least one.", kind="missing")
+        raise InputError("got no images to choose settings on; expected at least one.", kind="missing")
     known: dict[SegmentConfig, dict[str, float]] = {}
 
     def mean_f1(config: SegmentConfig, encoded: Sequence[_Encoded]) -> float:

@@ -1,4 +1,4 @@
-"""Where a result was made: hardware, versions, commit, command. Nothing in it names a folder of the machine."""
+"""Environment of a result: hardware, versions, commit, command, without paths of the machine."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ PACKAGES = (
 
 
 def describe_environment() -> dict[str, Any]:
-    """Hardware, versions of the packages that decide results, and the commit of this code (None outside a checkout).
+    """Return the hardware, the versions of relevant packages, and the commit of this code (None outside a checkout).
 
-    A commit ends in ``+changes`` when tracked files differ from it.
+    A commit ends in ``+changes`` if tracked files differ from it.
     """
     return {
         "cpu": _cpu_name(),
@@ -41,10 +41,10 @@ def describe_environment() -> dict[str, Any]:
 
 
 def portable_command(arguments: Sequence[str]) -> str:
-    """A command line in which every absolute path is cut to its last part.
+    """Return a command line with every absolute path reduced to its last part.
 
     Args:
-        arguments: as in ``sys.argv``; the first one is the program. ``python -m runtime`` is ``cellsam-engine``.
+        arguments: as in ``sys.argv``, beginning with the program; ``python -m runtime`` becomes ``cellsam-engine``.
     """
     program, *rest = arguments
     if PureWindowsPath(program).parts[-2:] == ("runtime", "__main__.py"):
@@ -86,7 +86,7 @@ def _cpu_name() -> str:
 
 
 def _gpus() -> list[str]:
-    """Name and driver of each NVIDIA GPU."""
+    """Return the name and driver of each NVIDIA GPU."""
     if shutil.which("nvidia-smi") is None:
         return []
     text = _output(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"])

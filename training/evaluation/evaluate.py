@@ -1,4 +1,4 @@
-"""Run a segmenter over images with true labels and score every one of them."""
+"""Run a segmenter on images with true labels and score each image."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from training.evaluation.metrics import DEFAULT_IOUS, counts_at
 from training.evaluation.summary import HELD_OUT, ImageScore, RowName, SummaryRow, failed_score, summarize
 
 PER_IMAGE_ERRORS = (SegmenterError, OSError, MemoryError, RuntimeError)
-"""What ends one image and not the run; RuntimeError is what PyTorch raises."""
+"""Errors that fail one image but not the run; PyTorch raises RuntimeError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What is scored: a label map and, for COCO, masks with scores."""
+    """Input of scoring: a label map and, for COCO, masks with scores."""
 
     labels: NDArray[np.integer]
     """(H, W), 0 = background."""
     masks: tuple[MaskCrop, ...]
-    """N masks, before overlaps are settled where the method tells them apart."""
+    """N masks, before overlaps are resolved if the method has such masks."""
     scores: F32
-    """(N), finite; higher is surer."""
+    """(N), finite; higher means surer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """One image: its figures, and its masks for COCO (None when it failed)."""
+    """Figures of one image, and its masks for COCO (None if it failed)."""
 
     score: ImageScore
     coco: CocoImage | None
@@ -45,7 +45,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All images and the figures of every subset, dataset and group."""
+    """Scores of all images, and the figures of every subset, dataset and group."""
 
     ious: tuple[float, ...]
     images: tuple[ImageScore, ...]
@@ -58,13 +58,13 @@ class Evaluation:
 
 
 def from_segmentation(result: Segmentation) -> Prediction:
-    """What ``Segmenter`` returned, with the model's own box scores; hidden instances count for COCO AP."""
+    """Convert a result of ``Segmenter``, with the model's box scores; hidden instances count for COCO AP."""
     every = Instances.joined([result, result.hidden])
     return Prediction(result.labels, every.masks, every.scores)
 
 
 def from_labels(labels: NDArray[np.integer]) -> Prediction:
-    """A label map without scores: every cell gets 1, as the paper gives Cellpose's cells (Appendix C.2)."""
+    """Convert a label map without scores: every cell gets 1, as Cellpose's cells in the paper (Appendix C.2)."""
     crops = label_crops(labels)
     return Prediction(labels, crops, np.ones(len(crops), np.float32))
 
@@ -85,11 +85,11 @@ def evaluate(
         on_image: called after each image, for progress.
 
     Returns:
-        Figures per image and per row. An image that cannot be read, segmented or scored keeps its error there and
-        enters no figure.
+        Figures per image and per row. An image that cannot be read, segmented or scored is recorded with its error and
+        excluded from the figures.
 
     Raises:
-        ConfigError: an IoU outside (0, 1].
+        ConfigError: an IoU is outside (0, 1].
     """
     return collect(score_samples(segment, samples, ious=ious, on_image=on_image), ious)
 
@@ -102,7 +102,7 @@ def score_samples(
     timed: bool = True,
     on_image: Callable[[ImageScore], None] = lambda score: None,
 ) -> list[Scored]:
-    """The images of ``evaluate`` alone, for ``collect``: parts may be segmented in different ways.
+    """Score images as ``evaluate`` does, for ``collect``, so that parts can be segmented in different ways.
 
     ``timed=False`` records no seconds, for label maps that are only read.
     """
@@ -121,7 +121,7 @@ def score_image(
     """Compare one prediction with its true labels.
 
     Raises:
-        InputError: labels of another size or kind, or scores that do not fit the masks.
+        InputError: the labels have another size or kind, or the scores do not fit the masks.
     """
     overlaps = find_overlaps(truth, prediction.labels)
     score = ImageScore(
@@ -140,13 +140,13 @@ def score_image(
 
 
 def collect(scored: Sequence[Scored], ious: Sequence[float]) -> Evaluation:
-    """Add the figures of all images up, COCO included."""
+    """Sum the figures of all images, and compute COCO AP."""
     members: dict[RowName, list[CocoImage]] = {}
     for item in scored:
         if item.coco is not None:
             for row in item.score.rows:
                 members.setdefault(row, []).append(item.coco)
-    # A dataset of one modality is one subset: its curve is computed once.
+    # Rows with the same images, such as a dataset of one modality, share one curve.
     known: dict[tuple[int, ...], CocoAp] = {}
     coco = {}
     for row, images in members.items():
@@ -159,7 +159,7 @@ def collect(scored: Sequence[Scored], ious: Sequence[float]) -> Evaluation:
 
 
 def hold_out(samples: Iterable[Sample], datasets: Iterable[str]) -> list[Sample]:
-    """Move the datasets that the model has not seen to a group of their own, outside the overall figures."""
+    """Move datasets that the model has not seen to a separate group, outside the overall figures."""
     names = set(datasets)
     return [replace(s, group=HELD_OUT) if names & {s.dataset, s.subset} else s for s in samples]
 

@@ -1,4 +1,4 @@
-"""Label maps that any tool has written, and which sample each of them is of."""
+"""Label maps of other tools, and the samples to which they belong."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ from training.evaluation.metrics import DEFAULT_IOUS
 from training.evaluation.summary import ImageScore
 
 ENDINGS = ("_cp_masks", ".stardist", "_labels", "_label", "_masks", "_mask", "")
-"""What follows an image's name in that of its label map, by preference: Cellpose; StarDist (``stardist-predict2d``);
-this project's ``segment``; plain names. A file named like the image comes last, as it may be a copy of it."""
+"""Endings of the names of label maps, in order of preference: Cellpose; StarDist (``stardist-predict2d``); this
+project's ``segment``; plain names. A file named like the image comes last, because it may be a copy of the image."""
 
 
 SUFFIXES = (".npy", ".png", ".tif", ".tiff")
-"""Files of whole numbers, kept exactly."""
+"""File types that store integers exactly."""
 
 
 def find_label_files(directory: Path, samples: Sequence[Sample]) -> dict[Sample, Path]:
     """Find the label map of every sample.
 
-    It is called ``<name><ending>`` with the suffix of a TIFF, PNG or npy file, ``<name>`` being the sample's id or its
-    image's file name without suffix. It may lie anywhere below the directory; if several fit, the one in a folder with
-    the dataset's name is taken. True labels of the samples and their images are never taken.
+    The name of the file is ``<name><ending>`` with the suffix of a TIFF, PNG or npy file; ``<name>`` is the sample's id
+    or the file name of its image without suffix. The file may be anywhere below the directory. If several fit, the one
+    in a folder with the dataset's name is chosen. Images and true labels of the samples are never chosen.
 
     Args:
-        directory: where the tool wrote.
-        samples: from ``dataset.find_samples``.
+        directory: output directory of the tool.
+        samples: output of ``dataset.find_samples``.
 
     Returns:
-        The file of each sample; samples without one are absent.
+        The file of each sample that has one.
 
     Raises:
-        InputError: no directory, no label map of any sample, several of one, or one of several samples.
+        InputError: the directory does not exist, no sample has a label map, a sample has several, or several samples
+            share one.
     """
     if not directory.is_dir():
-        raise InputError(f"{directory} is not a directory; expected one that holds label maps.", kind="not_found")
+        raise InputError(f"{directory} is not a directory; expected one with label maps.", kind="not_found")
     own = {path.resolve() for sample in samples for path in (sample.image_path, sample.labels_path)}
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(directory.rglob("*")):
@@ -50,7 +51,7 @@ def find_label_files(directory: Path, samples: Sequence[Sample]) -> dict[Sample,
     found = {sample: path for sample, path in candidates.items() if path is not None}
     if not found:
         raise InputError(
-            f"{directory} holds no label map of the {len(samples)} images; expected names such as "
+            f"{directory} contains no label map of the {len(samples)} images; expected names such as "
             f"{_expected(samples[0])}.",
             kind="not_found",
         )
@@ -73,11 +74,11 @@ def score_label_files(
     ious: Sequence[float] = DEFAULT_IOUS,
     on_image: Callable[[ImageScore], None] = lambda score: None,
 ) -> list[Scored]:
-    """Score label maps as ``evaluate.score_samples`` scores a segmenter; a sample without a file has failed.
+    """Score label maps as ``evaluate.score_samples`` does; a sample without a file counts as failed.
 
     Args:
-        files: from ``find_label_files``.
-        samples: all that are to be scored.
+        files: output of ``find_label_files``.
+        samples: all samples to score.
         ious: thresholds in (0, 1].
         on_image: called after each image, for progress.
     """

@@ -1,4 +1,4 @@
-"""Which predicted cell is which true cell: IoU of all pairs that touch, and one-to-one matching. Pure functions."""
+"""Matching of predicted and true cells: IoU of all overlapping pairs, and one-to-one matching. Pure functions."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ from runtime.types import F64, I64
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Cells found, made up and missed. Counts of several images are added before a ratio is taken."""
+    """Numbers of true positives, false positives and false negatives; sums over images come before ratios."""
 
     tp: int = 0
-    """Predicted cells with a true partner."""
+    """Predicted cells that match a true cell."""
     fp: int = 0
-    """Predicted cells without one."""
+    """Predicted cells without a match."""
     fn: int = 0
-    """True cells without a partner."""
+    """True cells without a match."""
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn)
 
     @property
     def precision(self) -> float:
-        """tp / (tp + fp); NaN when nothing was predicted."""
+        """tp / (tp + fp); NaN if nothing was predicted."""
         return _ratio(self.tp, self.tp + self.fp)
 
     @property
     def recall(self) -> float:
-        """tp / (tp + fn); NaN when there is no true cell."""
+        """tp / (tp + fn); NaN if there are no true cells."""
         return _ratio(self.tp, self.tp + self.fn)
 
     @property
     def f1(self) -> float:
-        """2 tp / (2 tp + fp + fn), the harmonic mean of both; NaN when there is nothing at all."""
+        """2 tp / (2 tp + fp + fn), the harmonic mean of both; NaN if there are no cells."""
         return _ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
 
     @property
     def average_precision(self) -> float:
-        """tp / (tp + fp + fn), which Cellpose calls average precision; NaN when there is nothing at all.
+        """tp / (tp + fp + fn), which Cellpose calls average precision; NaN if there are no cells.
 
-        Source: Stringer et al. 2021 (Cellpose), Methods; not the area under a curve that COCO means.
+        Source: Stringer et al. 2021 (Cellpose), Methods. COCO's average precision is the area under a curve instead.
         """
         return _ratio(self.tp, self.tp + self.fp + self.fn)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MatchedCells:
-    """How well matched cells are outlined: sums over pairs of a true and a predicted cell, matched at IoU 0.5."""
+    """Sums over pairs of a true and a predicted cell, matched at IoU 0.5, which measure the quality of outlines."""
 
     pairs: int = 0
     iou_sum: float = 0.0
@@ -70,22 +70,22 @@ class MatchedCells:
 
     @property
     def area_ratio(self) -> float:
-        """Predicted over true area, geometric mean over the pairs; outlines are too small below 1. NaN if none."""
+        """Predicted over true area, geometric mean over the pairs; below 1, outlines are too small. NaN if none."""
         return math.exp(self.log_area_ratio_sum / self.pairs) if self.pairs else math.nan
 
 
 @dataclass(frozen=True, slots=True)
 class Overlaps:
-    """All pairs of a true and a predicted cell that share a pixel; T true and P predicted cells, M pairs."""
+    """All M pairs of a true and a predicted cell that share a pixel, of T true and P predicted cells."""
 
     truth_ids: I64
     """(T) labels in the true map, ascending."""
     predicted_ids: I64
     """(P) labels in the predicted map, ascending."""
     truth_index: I64
-    """(M) place of each pair's true cell in ``truth_ids``."""
+    """(M) index of each pair's true cell in ``truth_ids``."""
     predicted_index: I64
-    """(M) place of each pair's predicted cell in ``predicted_ids``."""
+    """(M) index of each pair's predicted cell in ``predicted_ids``."""
     iou: F64
     """(M) intersection over union, in (0, 1]."""
     truth_area: I64
@@ -95,20 +95,20 @@ class Overlaps:
 
 
 def find_overlaps(truth: ArrayLike, predicted: ArrayLike) -> Overlaps:
-    """IoU of every pair of cells that share a pixel, from the joint histogram of two label maps.
+    """Compute the IoU of every pair of cells that share a pixel, from the joint histogram of two label maps.
 
     Args:
         truth: (H, W) integer labels, 0 = background. Labels need not be dense.
-        predicted: the same, of the same size.
+        predicted: (H, W) integer labels, 0 = background.
 
     Raises:
-        InputError: not two integer maps of one size, or a negative label.
+        InputError: the maps are not integer or differ in size, or a label is negative.
     """
     truth, predicted = check_labels(truth, "true"), check_labels(predicted, "predicted")
     if truth.shape != predicted.shape:
         raise InputError(
-            f"the predicted labels have shape {predicted.shape}, the true ones {truth.shape}; expected one size. "
-            "Labels must be in the pixels of the image that was segmented.",
+            f"the predicted labels have shape {predicted.shape}, the true ones {truth.shape}; expected the same "
+            "size. Save the predicted labels at the size of the image.",
             kind="wrong_shape",
         )
     truth_ids, truth_dense, truth_area = _dense(truth)
@@ -123,18 +123,18 @@ def find_overlaps(truth: ArrayLike, predicted: ArrayLike) -> Overlaps:
 
 
 def match(overlaps: Overlaps, iou_threshold: float) -> I64:
-    """Match true and predicted cells one to one: as many pairs as possible, of these the largest sum of IoUs.
+    """Match true and predicted cells one to one: the most pairs, and among these the largest sum of IoUs.
 
-    A pair counts from ``iou_threshold`` on, the threshold included (as in COCO and Cellpose). Above 0.5 no cell has
-    two candidates, since cells of one map do not overlap; at or below it an assignment problem is solved for the
-    cells that have several.
+    A pair counts if its IoU is at least ``iou_threshold`` (as in COCO and Cellpose). Above 0.5, no cell has two
+    candidates, because cells of one map do not overlap. At or below 0.5, an assignment problem is solved for the cells
+    with several candidates.
 
     Args:
         overlaps: from ``find_overlaps``.
         iou_threshold: in (0, 1].
 
     Returns:
-        (K, 2): places of the true and the predicted cell of each matched pair, by ascending true cell.
+        (K, 2) int64: indices of the true and the predicted cell of each matched pair, by ascending true cell.
 
     Raises:
         ConfigError: the threshold is outside (0, 1].
@@ -153,13 +153,13 @@ def match(overlaps: Overlaps, iou_threshold: float) -> I64:
 
 
 def count_matches(overlaps: Overlaps, iou_threshold: float) -> Counts:
-    """True positives, false positives and false negatives of one image at one IoU; see ``match``."""
+    """Count true positives, false positives and false negatives of one image at one IoU; see ``match``."""
     tp = len(match(overlaps, iou_threshold))
     return Counts(tp, len(overlaps.predicted_ids) - tp, len(overlaps.truth_ids) - tp)
 
 
 def matched_cells(overlaps: Overlaps) -> MatchedCells:
-    """IoUs and areas of the pairs of one image that match at IoU 0.5; see ``match``."""
+    """Sum IoUs and area ratios of the pairs of one image that match at IoU 0.5; see ``match``."""
     truth, predicted = match(overlaps, 0.5).T
     place = {pair: m for m, pair in enumerate(zip(overlaps.truth_index, overlaps.predicted_index, strict=True))}
     chosen = [place[pair] for pair in zip(truth, predicted, strict=True)]
@@ -172,10 +172,10 @@ def matched_cells(overlaps: Overlaps) -> MatchedCells:
 
 
 def check_labels(labels: ArrayLike, which: str) -> NDArray[np.integer]:
-    """A label map as an (H, W) integer array.
+    """Return a label map as an (H, W) integer array.
 
     Raises:
-        InputError: another number of axes, not integers, or a negative label.
+        InputError: the map does not have two axes and an integer dtype, or a label is negative.
     """
     array = np.asarray(labels)
     if array.ndim != 2 or array.dtype.kind not in "iu":
@@ -186,14 +186,14 @@ def check_labels(labels: ArrayLike, which: str) -> NDArray[np.integer]:
         )
     if array.size and array.min() < 0:
         raise InputError(
-            f"the {which} labels hold {array.min()}; expected 0 = background and positive cell numbers.",
+            f"the {which} labels contain {array.min()}; expected 0 = background and positive cell numbers.",
             kind="out_of_range",
         )
     return array
 
 
 def check_iou(iou_threshold: float) -> None:
-    """Raises ConfigError unless the threshold lies in (0, 1]."""
+    """Raise ConfigError unless the threshold is in (0, 1]."""
     if not 0.0 < iou_threshold <= 1.0:
         raise ConfigError(f"IoU threshold is {iou_threshold}; expected a value in (0, 1].", field="iou_threshold")
 
@@ -203,7 +203,7 @@ def _ratio(part: int, whole: int) -> float:
 
 
 def _dense(labels: NDArray[np.integer]) -> tuple[I64, I64, I64]:
-    """The labels that occur, the map renumbered 1..n in their order, and each one's area in pixels."""
+    """Return the labels that occur, the map renumbered 1..n in their order, and the area of each in pixels."""
     highest = int(labels.max(initial=0))
     if highest > max(labels.size, 1 << 16):  # a table of all numbers up to the highest would be larger than the map
         values, inverse = np.unique(labels, return_inverse=True)
@@ -218,11 +218,11 @@ def _dense(labels: NDArray[np.integer]) -> tuple[I64, I64, I64]:
 
 
 def _assign(truth: I64, predicted: I64, iou: F64) -> I64:
-    """The best one-to-one choice among candidate pairs; (K, 2)."""
+    """Return the best one-to-one choice among candidate pairs, (K, 2)."""
     rows, row = np.unique(truth, return_inverse=True)
     columns, column = np.unique(predicted, return_inverse=True)
     gain = np.zeros((len(rows), len(columns)))
-    # All IoUs together weigh less than one more pair.
+    # The sum of all IoUs weighs less than one more pair.
     gain[row, column] = 1.0 + iou / (2 * min(gain.shape))
     chosen = linear_sum_assignment(gain, maximize=True)
     real = gain[chosen] > 0

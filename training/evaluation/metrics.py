@@ -1,4 +1,4 @@
-"""Figures of one image and of many: F1 against IoU, Cellpose's average precision, mean segmentation accuracy."""
+"""Measures of one image and of many: F1 against IoU, Cellpose's average precision, mean segmentation accuracy."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ PRIMARY_IOU = 0.6
 """IoU of the paper's F1 (Appendix C.2)."""
 
 DEFAULT_IOUS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
-"""IoUs of the COCO metrics, which hold the paper's 0.6."""
+"""IoUs of the COCO metrics, which include the paper's 0.6."""
 
 
 def iou_key(iou: float) -> str:
-    """How an IoU threshold is written as a key: ``0.6``."""
+    """Format an IoU threshold as a key, such as ``0.6``."""
     return f"{iou:g}"
 
 
 def shown_iou(ious: Sequence[float]) -> float:
-    """The IoU that tables show: the paper's 0.6 where it was evaluated, else the first one."""
+    """Return the IoU that tables show: the paper's 0.6 if it was evaluated, else the first one."""
     return PRIMARY_IOU if iou_key(PRIMARY_IOU) in map(iou_key, ious) else ious[0]
 
 
 def counts_at(overlaps: Overlaps, ious: Sequence[float]) -> dict[str, Counts]:
-    """Counts of one image at several IoUs, by ``iou_key``."""
+    """Return the counts of one image at several IoUs, by ``iou_key``."""
     return {iou_key(iou): count_matches(overlaps, iou) for iou in ious}
 
 
 def f1_at(truth: ArrayLike, predicted: ArrayLike, ious: Sequence[float] = DEFAULT_IOUS) -> dict[str, float]:
-    """F1 of one pair of label maps at several IoUs; NaN when both are empty.
+    """Return the F1 of a pair of label maps at several IoUs; NaN if both are empty.
 
     Args:
         truth: (H, W) integer labels, 0 = background.
-        predicted: the same size.
+        predicted: (H, W) integer labels.
         ious: thresholds in (0, 1].
 
     Raises:
-        InputError: see ``matching.find_overlaps``.
+        InputError: the label maps cannot be compared, as in ``matching.find_overlaps``.
     """
     return {key: counts.f1 for key, counts in counts_at(find_overlaps(truth, predicted), ious).items()}
 
 
 def mean_average_precision(counts: Iterable[Counts]) -> float:
-    """Cellpose's average precision, averaged over images as Cellpose reports it.
+    """Average Cellpose's average precision over images, as Cellpose reports it.
 
-    Images without any cell, true or predicted, have no value and are left out; NaN when none has one.
+    Images with neither true nor predicted cells have no value and are left out. The result is NaN if no image has one.
 
     Source: Stringer et al. 2021 (Cellpose); ``cellpose.metrics.average_precision`` gives NaN for such images.
     """
@@ -59,9 +59,9 @@ def mean_average_precision(counts: Iterable[Counts]) -> float:
 
 
 def mean_segmentation_accuracy(average_precision: Mapping[str, float]) -> float:
-    """Mean of Cellpose's average precision over IoU 0.5, 0.55 .. 0.95: "mSA" of micro-sam, "mAP" of other tools.
+    """Average Cellpose's average precision over IoU 0.5, 0.55 .. 0.95: "mSA" in micro-sam, "mAP" in other tools.
 
-    An image without any cell, true or predicted, has no average precision at any IoU, and is left out of each.
+    Images with neither true nor predicted cells have no average precision and are left out.
 
     Args:
         average_precision: from ``mean_average_precision``, by ``iou_key``.

@@ -1,7 +1,7 @@
-"""Images without cells: photographs, text, noise and gradients, in which every cell that is found is a false one.
+"""Images without cells (photographs, text, noise, gradients), in which every predicted cell is false.
 
-Photographs come with scikit-image; all else is made here, the same on every call. What a segmenter cannot be blamed for
-is left out of scikit-image's pictures: cells and tissue, and coins and galaxies, which look like cells.
+The photographs come with scikit-image; all other images are made here and are the same on every call. Pictures of
+scikit-image that show cells or tissue are left out, as are coins and galaxies, which look like cells.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PHOTOGRAPHS = (
     *("astronaut", "brick", "camera", "chelsea", "clock", "coffee"),
     *("grass", "gravel", "moon", "page", "rocket", "text"),
 )
-"""Functions of ``skimage.data`` whose pictures are files of scikit-image itself: none is downloaded."""
+"""Functions of ``skimage.data`` whose pictures are part of scikit-image, so none is downloaded."""
 
 SIDE_PX = 512
 """Side of the images made here, pixels."""
@@ -31,7 +31,7 @@ def write_no_cells(out: Path) -> list[str]:
     """Write the images with empty label maps, in a layout that ``dataset.find_samples`` reads.
 
     Args:
-        out: directory; they go to ``out/no_cells/<id>_img.png`` and ``<id>_mask.png``, about 6 MB.
+        out: directory; the files are ``out/no_cells/<id>_img.png`` and ``<id>_mask.png``, about 6 MB.
 
     Returns:
         Their ids.
@@ -49,7 +49,7 @@ def write_no_cells(out: Path) -> list[str]:
 
 
 def images() -> Iterator[tuple[str, NDArray[Any]]]:
-    """Id and image, (H, W) uint8 or uint16, or (H, W, 3) uint8, of every image without cells."""
+    """Yield id and image, (H, W) uint8 or uint16, or (H, W, 3) uint8, of every image without cells."""
     from skimage import data
 
     for name in PHOTOGRAPHS:
@@ -58,7 +58,7 @@ def images() -> Iterator[tuple[str, NDArray[Any]]]:
         yield name, make(np.random.default_rng(list(name.encode())))
 
 
-def _blank(rng: np.random.Generator) -> NDArray[Any]:
+def _blank(_rng: np.random.Generator) -> NDArray[Any]:
     return np.full((SIDE_PX, SIDE_PX), 90, np.uint8)
 
 
@@ -67,7 +67,7 @@ def _gaussian_noise(rng: np.random.Generator) -> NDArray[Any]:
 
 
 def _shot_noise(rng: np.random.Generator) -> NDArray[Any]:
-    """A dark camera: few photons, 12 bits."""
+    """Image of a dark camera: few photons, 12 bits."""
     return (100 + 8 * rng.poisson(3.0, (SIDE_PX, SIDE_PX))).astype(np.uint16)
 
 
@@ -81,12 +81,12 @@ def _gradient(rng: np.random.Generator) -> NDArray[Any]:
 
 
 def _vignette(rng: np.random.Generator) -> NDArray[Any]:
-    """An empty field under uneven light."""
+    """Image of an empty field under uneven light."""
     x, y = _grid()
     return _bytes(190 * np.exp(-1.5 * ((x - 0.45) ** 2 + (y - 0.55) ** 2)) + 2 * rng.standard_normal(x.shape))
 
 
-def _colour_gradient(rng: np.random.Generator) -> NDArray[Any]:
+def _colour_gradient(_rng: np.random.Generator) -> NDArray[Any]:
     x, y = _grid()
     return np.stack([_bytes(255 * x), _bytes(255 * y), _bytes(255 * (1 - x))], axis=-1)
 
@@ -118,11 +118,11 @@ _MADE: Mapping[str, Callable[[np.random.Generator], NDArray[Any]]] = {
     "stripes": _stripes,
     "vignette": _vignette,
 }
-"""Images made here, by id, which is also the seed."""
+"""Images made here, by id; the id is also the seed."""
 
 
 def _grid() -> tuple[F32, F32]:
-    """x and y of every pixel, 0 to 1."""
+    """Return x and y of every pixel, 0 to 1."""
     y, x = np.mgrid[:SIDE_PX, :SIDE_PX].astype(np.float32) / np.float32(SIDE_PX - 1)
     return x, y
 

@@ -1,4 +1,4 @@
-"""Plots of evaluations: F1 per row as bars, F1 against IoU. matplotlib is imported when a plot is drawn."""
+"""Plots of evaluations: F1 per row as bars, and F1 against IoU; matplotlib is imported on first use."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from training.evaluation.metrics import iou_key
 from training.evaluation.summary import Level
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
-"""Told apart by colour-blind readers (Okabe and Ito 2008)."""
+"""Colours that colour-blind readers can distinguish (Okabe and Ito 2008)."""
 
 
 def require_matplotlib() -> None:
-    """Raises InputError, with the install command, when matplotlib is missing."""
+    """Raise InputError, with the install command, if matplotlib is missing."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -30,7 +30,7 @@ def require_matplotlib() -> None:
 
 
 def plot_bars(path: Path, columns: Sequence[Column], *, iou: float, level: Level = "subset") -> None:
-    """F1 of every row of a level, one bar per column, as PNG.
+    """Plot F1 of every row of a level, one bar per column, as PNG.
 
     Raises:
         InputError: matplotlib is missing.
@@ -49,7 +49,7 @@ def plot_bars(path: Path, columns: Sequence[Column], *, iou: float, level: Level
 
 
 def plot_curves(path: Path, columns: Sequence[Column], *, level: Level = "subset") -> None:
-    """F1 against the IoU of a match, one panel per row of a level, one line per column, as PNG.
+    """Plot F1 against the IoU of a match, one panel per row of a level and one line per column, as PNG.
 
     Raises:
         InputError: matplotlib is missing.

@@ -1,4 +1,4 @@
-"""What the mask decoder makes of perfect prompts: points against boxes taken from the true cells (paper, Fig. 2b)."""
+"""Evaluation of the mask decoder on perfect prompts: points and boxes taken from the true cells (paper, Fig. 2b)."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ PromptKind = Literal["box", "point", "point_best_of_3"]
 KINDS: tuple[PromptKind, ...] = get_args(PromptKind)
 
 PROMPT_CONFIG = SegmentConfig(mask_threshold=0.5, min_area_px=0, fill_holes=False)
-"""SAM's own cut, and no clean-up that would hide what the decoder did."""
+"""SAM's own threshold, without clean-up that would hide errors of the decoder."""
 
 PROMPTS_PER_CALL = 16
-"""Prompts decoded together; bounds the decoder's memory."""
+"""Prompts decoded together; limits the decoder's memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class TruePrompts:
-    """Prompts made from true cells, K of them, in image pixels (a pixel spans x to x + 1)."""
+    """Prompts of K true cells in image pixels (a pixel spans x to x + 1)."""
 
     ids: I32
     """(K) label of each cell, ascending."""
@@ -46,7 +46,7 @@ class TruePrompts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelInput:
-    """How images become inputs of a checkpoint's mask branch; read by ``runtime.ops.preprocess.branch_inputs``."""
+    """Preprocessing of a checkpoint's mask branch, for ``runtime.ops.preprocess.branch_inputs``."""
 
     image_size: int
     profile: Profile
@@ -54,7 +54,7 @@ class ModelInput:
 
 
 def true_prompts(truth: I32) -> TruePrompts:
-    """Centre of mass and tight box of every cell of a label map (H, W)."""
+    """Return the centre of mass and the tight box of every cell of a label map (H, W)."""
     found = [(label, box) for label, box in enumerate(ndimage.find_objects(truth), start=1) if box is not None]
     ids = np.array([label for label, _ in found], np.int32)
     boxes = np.array([(x.start, y.start, x.stop, y.stop) for _, (y, x) in found], np.float64).reshape(-1, 4)
@@ -65,7 +65,7 @@ def true_prompts(truth: I32) -> TruePrompts:
 
 
 def embed(model: CellSAM, normalized: F32, spec: ModelInput) -> Tensor:
-    """(H, W, 3) from ``normalize_contrast`` to the embedding (1, 256, S/16, S/16), as the runtime makes it."""
+    """Return the embedding (1, 256, S/16, S/16) of an (H, W, 3) image from ``normalize_contrast``."""
     pixels = branch_inputs(normalized, spec, detector=False).mask
     device = next(model.parameters()).device
     return model.encode(torch.from_numpy(pixels)[None].to(device)).image_embedding
@@ -79,16 +79,16 @@ def segment_prompts(
     kind: PromptKind,
     config: SegmentConfig = PROMPT_CONFIG,
 ) -> Prediction:
-    """Decode one mask per prompt and settle overlaps as the runtime does.
+    """Decode one mask per prompt and resolve overlaps as the runtime does.
 
     Args:
-        model: in eval mode.
-        embedding: from ``embed``.
+        model: the model in eval mode.
+        embedding: output of ``embed``.
         prompts: K prompts, image pixels.
-        size_hw: size of the image.
-        kind: ``box``; ``point``, SAM's single mask for the centre; ``point_best_of_3``, of the three masks that SAM
-            offers for an ambiguous point, the one whose IoU it estimates highest (its authors' advice for points).
-        config: mask threshold and overlaps; no mask is dropped by its IoU estimate.
+        size_hw: image size (height, width) in pixels.
+        kind: ``box``; ``point``, SAM's single mask for the centre; or ``point_best_of_3``, the one of SAM's three masks
+            for an ambiguous point with the highest IoU estimate, as its authors advise for points.
+        config: mask threshold and rule for overlaps; no mask is dropped for its IoU estimate.
 
     Returns:
         The label map, all K masks in the order of the prompts, and their IoU estimates as scores.
@@ -107,7 +107,7 @@ def segment_prompts(
 
 
 def prompt_ious(truth: I32, prompts: TruePrompts, masks: Sequence[MaskCrop]) -> F64:
-    """(K) IoU of each true cell with the mask of its own prompt, before overlaps are settled."""
+    """Return the IoU (K) of each true cell with the mask of its prompt, before overlaps are resolved."""
     areas = np.bincount(truth.ravel())
     ious = np.zeros(len(masks))
     for k, (label, crop) in enumerate(zip(prompts.ids, masks, strict=True)):
@@ -130,11 +130,11 @@ def evaluate_prompts(
     """Score every kind of prompt on the same images; each image is encoded once.
 
     Returns:
-        An evaluation per kind, with the mean IoU of true cells and their prompts' masks. A failed image has failed
-        for every kind.
+        One evaluation per kind, with the mean IoU of true cells and the masks of their prompts. A failed image counts
+        as failed for every kind.
 
     Raises:
-        ConfigError: no kind, or an unknown one.
+        ConfigError: ``kinds`` is empty or contains an unknown kind.
     """
     unknown = set(kinds) - set(KINDS)
     if unknown or not kinds:
@@ -175,7 +175,7 @@ def _score_kinds(
 def _decoded(
     model: CellSAM, embedding: Tensor, prompts: TruePrompts, size_hw: tuple[int, int], kind: PromptKind
 ) -> Iterator[tuple[F32, float]]:
-    """Mask logits (4G, 4G) and IoU estimate of every prompt, in order."""
+    """Yield the mask logits (4G, 4G) and the IoU estimate of every prompt, in order."""
     size = model.config.image_size
     scale = np.array([size / size_hw[1], size / size_hw[0]])
     boxes = torch.from_numpy((prompts.boxes_xyxy * np.tile(scale, 2)).astype(np.float32)).to(embedding.device)
@@ -193,7 +193,7 @@ def _decoded(
 
 
 def _decode_points(model: CellSAM, embedding: Tensor, points_xy: Tensor, *, several: bool) -> tuple[Tensor, Tensor]:
-    """(K, 2) foreground points, model pixels, to masks (K, 1 or 3, 4G, 4G) and IoU estimates (K, 1 or 3)."""
+    """Decode (K, 2) foreground points, model pixels, to masks (K, 1 or 3, 4G, 4G) and IoU estimates (K, 1 or 3)."""
     labels = torch.ones(len(points_xy), 1, dtype=torch.int, device=points_xy.device)
     sparse, dense = model.prompt_encoder(points=(points_xy[:, None], labels), boxes=None, masks=None)
     masks, estimates = model.mask_decoder(

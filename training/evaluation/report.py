@@ -1,4 +1,4 @@
-"""Results on disk: one JSON document per evaluation, and the Markdown table rendered from it."""
+"""Reports of evaluations: one JSON file each, and the Markdown tables rendered from it."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ _PLAIN = (
     *("level", "name", "images", "failed", "truth", "predicted", "mean_segmentation_accuracy", "panoptic_quality"),
     *("count_error", "area_ratio", "without_cells", "false_cells", "seconds_median", "mean_prompt_iou"),
 )
-"""Figures of a row that are plain values, in the order in which they are written."""
+"""Names of the plain values of a row, in the order in which they are written."""
 
 MEASURES = (
     "mSA: mean segmentation accuracy, TP / (TP + FP + FN) averaged over IoU 0.5, 0.55 .. 0.95 and then over images; "
-    "images without cells and without predictions are left out. PQ: panoptic quality at IoU 0.5. Count error: sum over "
+    "images with neither cells nor predictions are left out. PQ: panoptic quality at IoU 0.5. Count error: sum over "
     "images of the difference between predicted and true cells, as a fraction of the true ones. Area ratio: predicted "
     "over true area, geometric mean over cells matched at IoU 0.5. False cells: in images without cells."
 )
-"""What the columns of the tables mean."""
+"""Explanation of the columns of the tables."""
 
 TITLES: Mapping[Level, str] = {"subset": "Subset", "dataset": "Dataset", "group": "Group", "all": "All images"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """An evaluation and what is needed to know what it was an evaluation of."""
+    """An evaluation with its method, command and environment."""
 
     name: str
-    """Of the method, as it appears in tables."""
+    """Name of the method in tables."""
     evaluation: Evaluation
     method: Mapping[str, Any] = field(default_factory=dict)
-    """What segmented: the engines' manifest, or the baseline's parameters."""
+    """Manifest of the engines, or parameters of the baseline."""
     command: str = ""
     environment: Mapping[str, Any] = field(default_factory=dict)
-    """From ``environment.describe_environment``."""
+    """Output of ``environment.describe_environment``."""
     created: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
-    """UTC, ISO 8601."""
+    """Date and time in UTC, ISO 8601."""
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -71,10 +71,10 @@ def write_report(path: Path, report: Report) -> None:
 
 
 def read_report(path: str | Path) -> Report:
-    """Read what ``write_report`` wrote.
+    """Read a report of ``write_report``.
 
     Raises:
-        InputError: no such file, not a report, or one of another schema.
+        InputError: the file does not exist, is not a report, or has another schema.
     """
     path = Path(path)
     try:
@@ -101,7 +101,7 @@ def read_report(path: str | Path) -> Report:
 
 
 def row_to_json(row: SummaryRow) -> dict[str, Any]:
-    """One row of figures as plain values."""
+    """Convert one row of figures to plain values."""
     at = {
         key: {
             **asdict(counts),
@@ -117,7 +117,7 @@ def row_to_json(row: SummaryRow) -> dict[str, Any]:
 
 
 def _coco_from_json(rows: Sequence[Mapping[str, Any]]) -> dict[RowName, CocoAp]:
-    """COCO AP of the rows that have one: the only figures that cannot be summed up anew from the images."""
+    """Return the COCO AP of the rows that have one; only these figures cannot be recomputed from the images."""
     return {
         (row["level"], row["name"]): CocoAp(**{key: _number(value) for key, value in row["coco"].items()})
         for row in rows
@@ -126,7 +126,7 @@ def _coco_from_json(rows: Sequence[Mapping[str, Any]]) -> dict[RowName, CocoAp]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON with NaN as null; records of a list stand on a line each, so that files can be read and compared."""
+    """Write JSON with NaN as null and one line per record of a list, which makes files easy to read and compare."""
     parts = []
     for key, value in _without_nan(content).items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
@@ -138,7 +138,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def markdown(report: Report, baseline: Report | None = None, *, iou: float = PRIMARY_IOU) -> str:
-    """The tables of a report, one per level, with the baseline's F1 beside where there is one.
+    """Render the tables of a report, one per level, with the F1 of a baseline if there is one.
 
     Raises:
         InputError: the report was not evaluated at ``iou``.
@@ -155,14 +155,15 @@ def markdown(report: Report, baseline: Report | None = None, *, iou: float = PRI
         if rows:
             lines += [*_table(level, rows, baseline, iou), ""]
     if evaluation.failed:
-        lines += [f"**{len(evaluation.failed)} of {len(evaluation.images)} images failed** and enter no figure:", ""]
+        failed = f"{len(evaluation.failed)} of {len(evaluation.images)} images failed"
+        lines += [f"**{failed}** and are excluded from all figures:", ""]
         lines += [f"- {image.dataset}/{image.id}: {image.error}" for image in evaluation.failed] + [""]
     lines += [f"Matching is one to one at IoU {iou:g} or more; counts are summed over images.", "", MEASURES]
     return "\n".join(lines) + "\n"
 
 
 def check_evaluated(report: Report, iou: float) -> None:
-    """Raises InputError unless the report has figures at this IoU."""
+    """Raise InputError unless the report has figures at this IoU."""
     if iou_key(iou) not in {iou_key(i) for i in report.evaluation.ious}:
         raise InputError(
             f"{report.name!r} was not evaluated at IoU {iou:g}; expected one of "
@@ -173,13 +174,13 @@ def check_evaluated(report: Report, iou: float) -> None:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table; the first column is text, the others are numbers."""
+    """Return the lines of a Markdown table; the first column is text, the others are numbers."""
     rule = ["---", *("---:" for _ in head[1:])]
     return ["| " + " | ".join(line) + " |" for line in (head, rule, *rows)]
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """A number for a table; a dash where there is none."""
+    """Format a number for a table; a missing one is a dash."""
     return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 

@@ -1,4 +1,4 @@
-"""From scores of single images to figures per subset, dataset and group: counts are summed, then divided."""
+"""Figures per subset, dataset and group from the scores of images: counts are summed, then divided."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Level = Literal["subset", "dataset", "group", "all"]
 LEVELS: tuple[Level, ...] = ("subset", "dataset", "group", "all")
 
 HELD_OUT = "Zero-shot"
-"""Group of the datasets that the model has not been trained on; they count in no other group, nor in ``all``."""
+"""Group of the datasets that the model was not trained on; they count neither in other groups nor in ``all``."""
 
 APART = frozenset({HELD_OUT, NO_CELLS})
 """Groups that do not count in ``all``."""
@@ -28,7 +28,7 @@ RowName = tuple[Level, str]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageScore:
-    """How one image came out. A failed image has an error and no figures; it is never an empty result."""
+    """Scores of one image. A failed image has an error and no figures; it never counts as an empty result."""
 
     id: str
     dataset: str
@@ -36,21 +36,21 @@ class ImageScore:
     group: str
     size_hw: tuple[int, int] = (0, 0)
     truth: int = 0
-    """True cells."""
+    """Number of true cells."""
     predicted: int = 0
-    """Predicted cells."""
+    """Number of predicted cells."""
     tp: Mapping[str, int] = field(default_factory=dict)
-    """Matched cells by IoU (``iou_key``)."""
+    """Number of matched cells by IoU (``iou_key``)."""
     matched: MatchedCells | None = None
-    """None in records of before these sums were kept."""
+    """None in older records, which lack these sums."""
     seconds: float | None = None
-    """Wall time of the segmentation alone; None if the label map was made elsewhere."""
+    """Wall time of the segmentation alone, seconds; None if the label map was made elsewhere."""
     prompt_iou_sum: float | None = None
-    """Prompts made from true cells only: the sum over them of the IoU of each cell with its own prompt's mask."""
+    """Sum over true cells of the IoU with the mask of their prompt; None unless prompts were made from true cells."""
     error: str | None = None
 
     def counts(self, iou: float) -> Counts:
-        """Counts at one of the evaluated IoUs."""
+        """Return the counts at one of the evaluated IoUs."""
         tp = self.tp[iou_key(iou)]
         return Counts(tp, self.predicted - tp, self.truth - tp)
 
@@ -62,7 +62,7 @@ class ImageScore:
 
 
 def failed_score(sample: Sample, error: Exception) -> ImageScore:
-    """The record of an image that could not be evaluated; folders are taken out of the message."""
+    """Return the record of an image that could not be evaluated; folders are removed from the message."""
     text = str(error) or type(error).__name__
     for folder in {sample.image_path.parent, sample.labels_path.parent}:
         text = text.replace(f"{folder}{os.sep}", "")
@@ -76,63 +76,63 @@ class SummaryRow:
     level: Level
     name: str
     images: int
-    """Images evaluated; those that failed are not among them."""
+    """Number of evaluated images, without failed ones."""
     failed: int
     truth: int
     predicted: int
     counts: Mapping[str, Counts]
-    """Summed over the images, by IoU (``iou_key``)."""
+    """Sums over the images, by IoU (``iou_key``)."""
     cellpose_ap: Mapping[str, float]
     """Cellpose's average precision, mean over images, by IoU."""
     matched: MatchedCells | None
-    """Summed over the images; None if one of them has no such sums."""
+    """Sums over the images; None if an image lacks them."""
     count_error: float
-    """Sum over images of the difference between predicted and true cells, as a fraction of all true cells; NaN
-    without true cells."""
+    """Sum over images of the difference between predicted and true cells, as a fraction of all true cells; NaN if there
+    are no true cells."""
     without_cells: int
-    """Images without a true cell."""
+    """Number of images without true cells."""
     false_cells: int
-    """Predicted cells in images without a true cell."""
+    """Number of predicted cells in images without true cells."""
     coco: CocoAp | None
-    """None where the masks are not at hand: figures recomputed from a report."""
+    """None if the masks are not available, as in figures recomputed from a report."""
     seconds_median: float
     mean_prompt_iou: float
     """Mean over true cells; NaN unless the prompts were made from them."""
 
     @property
     def mean_segmentation_accuracy(self) -> float:
-        """See ``metrics.mean_segmentation_accuracy``."""
+        """Mean segmentation accuracy (``metrics.mean_segmentation_accuracy``)."""
         return mean_segmentation_accuracy(self.cellpose_ap)
 
     @property
     def panoptic_quality(self) -> float:
         """PQ at IoU 0.5: sum of matched IoUs / (TP + FP / 2 + FN / 2), all summed over images; NaN if unknown.
 
-        Source: Kirillov et al. 2019 (arXiv:1801.00868); pairs of an IoU of exactly 0.5 match here.
+        Source: Kirillov et al. 2019 (arXiv:1801.00868); here, pairs with an IoU of exactly 0.5 match too.
         """
         cells = self.truth + self.predicted
         return 2 * self.matched.iou_sum / cells if self.matched is not None and cells else math.nan
 
     @property
     def area_ratio(self) -> float:
-        """See ``MatchedCells.area_ratio``; NaN if unknown."""
+        """Area ratio (``MatchedCells.area_ratio``); NaN if unknown."""
         return math.nan if self.matched is None else self.matched.area_ratio
 
     @property
     def false_cells_per_image(self) -> float:
-        """Mean number of predicted cells in images without a true cell; NaN if there are none."""
+        """Mean number of predicted cells in images without true cells; NaN if there are no such images."""
         return self.false_cells / self.without_cells if self.without_cells else math.nan
 
 
 def summarize(
     scores: Sequence[ImageScore], ious: Sequence[float], coco: Mapping[RowName, CocoAp] | None = None
 ) -> list[SummaryRow]:
-    """One row per subset, dataset and group that occurs, and one for all.
+    """Return one row per subset, dataset and group that occurs, and one for all images.
 
     Args:
-        scores: of all images.
-        ious: thresholds that they were scored at.
-        coco: average precision of rows where it is known.
+        scores: scores of all images.
+        ious: IoU thresholds of the scores.
+        coco: average precision by row, if known.
     """
     members: dict[RowName, list[ImageScore]] = {}
     for score in scores:

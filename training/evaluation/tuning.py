@@ -1,4 +1,4 @@
-"""The parameters of the classical segmenter, chosen on training images by the same F1 that is reported."""
+"""Choice of the classical segmenter's parameters on training images, by the F1 that reports show."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class BaselineGrid:
     min_area_px: tuple[int, ...] = (20, 100, 300)
 
     def configs(self, *, colour: bool) -> Iterator[BaselineConfig]:
-        """Every combination that makes sense.
+        """Yield every combination that makes sense.
 
         Args:
-            colour: whether the images are RGB; stain separation needs that.
+            colour: whether the images are RGB, which stain separation needs.
         """
         names = self.__dataclass_fields__.keys()
         for values in itertools.product(*(getattr(self, name) for name in names)):
             config = BaselineConfig(**dict(zip(names, values, strict=True)))
             stain = config.channel == "hematoxylin"
-            # Stain and texture are bright where cells are, whatever the image looks like.
+            # Stain and texture are always bright at cells.
             inverted = config.dark and config.channel != "intensity"
             repeated = config.threshold == "otsu" and config.local_window_px != self.local_window_px[0]
             if not (inverted or repeated or (stain and not colour)):
@@ -50,16 +50,16 @@ class BaselineGrid:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """The parameters that did best on the training images."""
+    """Parameters with the best F1 on the training images."""
 
     config: BaselineConfig
     counts: Counts
-    """On the training images of the last round, at ``iou``."""
+    """Counts on the training images of the last round, at ``iou``."""
     iou: float
     images: int
-    """Training images of the last round."""
+    """Number of training images of the last round."""
     tried: int
-    """Parameter sets of the first round."""
+    """Number of parameter sets of the first round."""
 
 
 def tune(
@@ -72,24 +72,25 @@ def tune(
 ) -> Tuned:
     """Choose the parameters with the highest F1, counts summed over the training images.
 
-    Successive halving: every set is tried on a few images, the better quarter on four times as many, and so on, the
-    last few on all. Equal sets are decided by their order in the grid.
+    Successive halving: every set is tried on a few images, the best quarter on four times as many, and so on; the last
+    few sets are tried on all images. Ties go to the first set in the grid.
 
     Args:
-        images: training images, in an order without system: the first few must be like the rest.
+        images: training images in random order, so that the first few represent the rest.
         truths: their true labels.
-        grid: what to try; default, ``BaselineGrid()``.
-        iou: threshold of the F1.
-        first_round: images of the first round.
+        grid: values to try; by default ``BaselineGrid()``.
+        iou: IoU threshold of the F1.
+        first_round: number of images of the first round.
 
     Raises:
-        InputError: no image, or another number of label maps.
+        InputError: there are no images, or not one label map per image.
 
     Source: Jamieson and Talwalkar 2016 (arXiv:1502.07943), successive halving.
     """
     if not images or len(images) != len(truths):
         raise InputError(
-            f"{len(images)} images and {len(truths)} label maps came; expected as many, at least one.", kind="mismatch"
+            f"got {len(images)} images and {len(truths)} label maps; expected one label map per image, at least one.",
+            kind="mismatch",
         )
     configs = list((grid or BaselineGrid()).configs(colour=all(_is_colour(image) for image in images)))
     tried, used = len(configs), min(first_round, len(images))
@@ -107,7 +108,7 @@ def tune(
 def _counts(
     images: Sequence[NDArray[Any]], truths: Sequence[I32], configs: Sequence[BaselineConfig], iou: float
 ) -> list[Counts]:
-    """Counts of each parameter set, summed over the images."""
+    """Return the counts of each parameter set, summed over the images."""
     totals = [Counts()] * len(configs)
     for image, truth in zip(images, truths, strict=True):
         for index, labels in enumerate(segment_each(image, configs)):

@@ -1,4 +1,4 @@
-"""CellSAM as a PyTorch module, and the checkpoints it is read from."""
+"""CellSAM as a PyTorch module."""
 
 from training.model.cellfinder import CellFinder, CellFinderOutput
 from training.model.cellsam import CellSAM, DecoderOutput

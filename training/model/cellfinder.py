@@ -22,8 +22,8 @@ class CellFinderOutput:
     logits: Tensor
     """(B, A, classes), before the sigmoid."""
     auxiliary: tuple[CellFinderOutput, ...] = ()
-    """The same from every earlier decoder layer, for the auxiliary losses; empty unless asked for. Queries that know
-    features are judged before the first layer, too."""
+    """Outputs of the earlier decoder layers, for the auxiliary losses; empty unless requested. If queries start from
+    features, also the output before the first layer."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Positions:
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with a ReLU, a residual and a LayerNorm after it."""
+    """Two linear layers with a ReLU, followed by a residual connection and a LayerNorm."""
 
     def __init__(self, dim: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) to (..., D)."""
+        """Map (..., D) to (..., D)."""
         hidden = self.dropout(torch.relu(self.linear1(x)))
         return self.norm2(x + self.dropout(self.linear2(hidden)))
 
@@ -69,7 +69,7 @@ class SpatialEncoderLayer(nn.Module):
         self.dropout = nn.Dropout(config.finder_dropout)
 
     def forward(self, memory: Tensor, positions: Positions) -> Tensor:
-        """(B, H, W, D) to (B, H, W, D)."""
+        """Map (B, H, W, D) to (B, H, W, D)."""
         with_row = memory + positions.row
         with_col = memory + positions.col[:, None]
         attended = self.self_attn(with_row.flatten(1, 2), with_col.flatten(1, 2), with_row, with_col, memory)
@@ -90,7 +90,7 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, target: Tensor, memory: Tensor, positions: Positions) -> Tensor:
-        """Queries (B, A, D) and feature map (B, H, W, D) to queries (B, A, D)."""
+        """Update queries (B, A, D) from a feature map (B, H, W, D)."""
         query = target + positions.query
         attended = self.self_attn(query, query, target, need_weights=False)[0]
         target = self.norm2(target + self.dropout(attended))
@@ -105,7 +105,7 @@ class DecoderLayer(nn.Module):
 
 
 class BoxHead(nn.Module):
-    """Three linear layers with ReLU between them; the last one starts at zero offset and small boxes."""
+    """Three linear layers with ReLU between them; initially it predicts zero offsets and small boxes."""
 
     def __init__(self, dim: int, offset_scale: float = 1.0) -> None:
         """Args: dim: channels. offset_scale: factor on the two offsets (``ModelConfig.offset_scale``)."""
@@ -117,7 +117,7 @@ class BoxHead(nn.Module):
             self.layers[-1].bias.copy_(torch.tensor([0.0, 0.0, -2.0, -2.0]))
 
     def forward(self, query: Tensor) -> Tensor:
-        """(..., D) to (..., 4): logit offsets of the centre from its anchor, logits of width and height."""
+        """Map (..., D) to (..., 4): logit offsets of the centre from its anchor, and logits of width and height."""
         x = query
         for layer in self.layers[:-1]:
             x = torch.relu(layer(x))
@@ -129,9 +129,9 @@ class BoxHead(nn.Module):
 
 
 class CellFinder(nn.Module):
-    """Anchor DETR head: 1x1 projection, spatial encoder, anchor decoder, one class and one box head for all layers.
+    """Anchor DETR head: 1x1 projection, spatial encoder, anchor decoder, and heads that all layers share.
 
-    One pattern per anchor (paper, Appendix B: objects of one image have a similar scale).
+    Each anchor has one pattern (paper, Appendix B: objects of one image have a similar scale).
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -153,17 +153,18 @@ class CellFinder(nn.Module):
         self.bbox_embed = BoxHead(dim, config.offset_scale)
         nn.init.xavier_uniform_(self.input_proj[0].weight)
         nn.init.zeros_(self.input_proj[0].bias)
-        # Focal loss starts stable when every query says "object" with probability 0.01 (Lin et al. 2017, 4.1).
+        # For a stable start of the focal loss, every query predicts "object" with probability 0.01 (Lin et al. 2017,
+        # 4.1).
         nn.init.constant_(self.class_embed.bias, -math.log(99.0))
 
     @torch.no_grad()
     def init_local(self) -> None:
-        """Start with anchors on a grid and every attention centred on its own query's position.
+        """Place anchors on a grid and centre every attention on the position of its query.
 
         A DETR spends most of its early training on learning where to look (Gao et al. 2021, SMCA; Meng et al. 2021,
-        Conditional DETR). Here the position MLP starts as the identity on the fastest half of the sines, and the
-        query and key projections of all RCDA layers pick the same sines, so that their product is largest where
-        query and key coincide. Heads differ in how sharply it falls off.
+        Conditional DETR). Here the position MLP starts as the identity on the fastest half of the sines. The query and
+        key projections of all RCDA layers pick the same sines, so their product is largest where query and key
+        coincide. The sharpness of this peak differs between heads.
         """
         count, dim = self.anchor_points.shape[0], self.pattern.shape[-1]
         side = math.ceil(math.sqrt(count))
@@ -182,7 +183,7 @@ class CellFinder(nn.Module):
             attention.init_local()
 
     def positions(self) -> Positions:
-        """Position embeddings of the feature map and of the anchors; they depend on weights only, not on the image."""
+        """Return the position embeddings of the feature map and the anchors; they do not depend on the image."""
         dim = self.pattern.shape[-1]
         centres = grid_centres(self.grid_size, device=self.anchor_points.device) * self.position_cycles
         anchors = self.anchor_points * self.position_cycles
@@ -201,7 +202,7 @@ class CellFinder(nn.Module):
 
         Args:
             patch_features: (B, encoder_dim, G, G), the ViT's output before its neck.
-            auxiliary: also return the heads' outputs after every earlier decoder layer.
+            auxiliary: if True, also return the heads' outputs after every earlier decoder layer.
         """
         positions = self.positions()
         memory = self.input_proj(patch_features).permute(0, 2, 3, 1)
@@ -217,7 +218,7 @@ class CellFinder(nn.Module):
         return CellFinderOutput(last.boxes_cxcywh_norm, last.logits, tuple(outputs))
 
     def first_target(self, memory: Tensor) -> Tensor:
-        """Queries (B, A, D) before the first decoder layer, from the feature map (B, H, W, D)."""
+        """Return queries (B, A, D) for the first decoder layer, from the feature map (B, H, W, D)."""
         pattern = self.pattern.expand(memory.shape[0], self.anchor_points.shape[0], -1)
         return pattern + memory.flatten(1, 2) if self.queries_know_features else pattern
 

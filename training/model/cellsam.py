@@ -18,7 +18,7 @@ from training.model.image_encoder import EncoderOutput, ImageEncoder
 from training.model.windowed import OUTSIDE_LOGIT, Windows, windows_of
 
 PROMPT_CYCLES = 10.0
-"""Largest factor on the frequencies of the prompts' position code, for models that do not start from SAM."""
+"""Largest factor on the frequencies of the prompts' position encoding, for models that do not start from SAM."""
 
 
 class DecoderOutput(NamedTuple):
@@ -27,7 +27,7 @@ class DecoderOutput(NamedTuple):
     low_res_masks: Tensor
     """(K, 1, 4G, 4G) mask logits; 256 x 256 for the ViT-B."""
     iou_predictions: Tensor
-    """(K, 1): the decoder's own estimate of its mask's IoU, not clamped."""
+    """(K, 1): the decoder's own estimate of the IoU of its mask, not clamped."""
 
 
 class CellSAM(nn.Module):
@@ -60,11 +60,11 @@ class CellSAM(nn.Module):
 
     @torch.no_grad()
     def init_local(self) -> None:
-        """Start with attention near each anchor (``CellFinder.init_local``) and prompts that tell nearby boxes apart.
+        """Initialise attention near each anchor (``CellFinder.init_local``) and prompts that separate nearby boxes.
 
-        SAM draws the frequencies of its position code with a standard deviation of one cycle per image, under which
-        the corners of a cell look alike. Here they are spread, frequency by frequency, up to ``PROMPT_CYCLES`` times
-        that. They are a buffer of the checkpoint, so that nothing else changes.
+        SAM draws the frequencies of its position encoding with a standard deviation of one cycle per image, so the
+        corners of a cell look alike. Here the frequencies are spread up to ``PROMPT_CYCLES`` times that. They are a
+        buffer of the checkpoint, so nothing else changes.
         """
         frequencies = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix  # (2, embedding_dim / 2)
         frequencies *= torch.logspace(0, math.log10(PROMPT_CYCLES), frequencies.shape[1])
@@ -72,21 +72,21 @@ class CellSAM(nn.Module):
             self.cellfinder.init_local()
 
     def encode(self, pixel_values: Tensor) -> EncoderOutput:
-        """(B, 3, S, S) model input to the features and the embedding of the mask branch's trunk."""
+        """Return the features and the embedding of the mask branch's trunk for (B, 3, S, S) model input."""
         return self.encoder(pixel_values)
 
     def detector_features(self, pixel_values: Tensor) -> Tensor:
-        """(B, 3, S, S) model input to the (B, encoder_dim, G, G) features that CellFinder reads."""
+        """Return the features that CellFinder reads, (B, encoder_dim, G, G), for (B, 3, S, S) model input."""
         return (self.detector_encoder or self.encoder).patch_features(pixel_values)
 
     def detect(self, patch_features: Tensor, *, auxiliary: bool = False) -> CellFinderOutput:
-        """Features before the neck, (B, encoder_dim, G, G), to boxes and logits of every anchor.
+        """Return boxes and logits of every anchor from features before the neck, (B, encoder_dim, G, G).
 
         Raises:
             ValueError: the model has no detector.
         """
         if self.cellfinder is None:
-            raise ValueError("these weights have no CellFinder; give boxes as prompts instead.")
+            raise ValueError("these weights have no CellFinder; pass boxes as prompts instead.")
         return self.cellfinder(patch_features, auxiliary=auxiliary)
 
     def decode(
@@ -103,11 +103,11 @@ class CellSAM(nn.Module):
             image_embedding: (B, embedding_channels, G, G).
             boxes_xyxy_model: (K, 4) box prompts in model pixels, 0..image_size.
             image_index: (K) int64, the image of each box; None if there is one image.
-            windows: for models with ``windowed_decoder``, the tokens that are seen for each box; default, those that
-                the runtime takes. Mask logits beyond them are ``OUTSIDE_LOGIT``.
+            windows: the tokens that the decoder sees for each box, for models with ``windowed_decoder``; by default
+                those that the runtime uses. Mask logits outside them are ``OUTSIDE_LOGIT``.
 
-        Source: Kirillov et al. 2023 (arXiv:2304.02643), one mask per box prompt (``multimask_output=False``); the
-        heads of the other masks, which the original computes and drops, are left out.
+        Source: Kirillov et al. 2023 (arXiv:2304.02643), one mask per box prompt (``multimask_output=False``). The
+        original also computes the other masks and drops them; they are left out here.
         """
         config, count = self.config, len(boxes_xyxy_model)
         if image_index is None:
@@ -138,13 +138,13 @@ class CellSAM(nn.Module):
         return DecoderOutput(logits[:, None], estimates)
 
     def _masks(self, source: Tensor, details: Tensor, positions: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
-        """Masks and IoU estimates of K boxes from the tokens that each of them sees.
+        """Return masks and IoU estimates of K boxes from the tokens that the decoder sees for each.
 
         Args:
-            source: (K, C, h, w), image tokens with the dense prompt.
-            details: (K, 3C, h, w); (K, 0, h, w) without details.
+            source: (K, C, h, w), sum of image tokens and dense prompt.
+            details: (K, 3C, h, w); (K, 0, h, w) if the model has no details.
             positions: (K, C, h, w).
-            prompts: (K, 2, C), the boxes' corners.
+            prompts: (K, 2, C), corners of the boxes.
 
         Returns:
             (K, 1, 4h, 4w) and (K, 1).
@@ -158,7 +158,7 @@ class CellSAM(nn.Module):
         return masks, decoder.iou_prediction_head(tokens[:, 0])[:, :1]
 
     def _upscaled(self, image: Tensor, details: Tensor) -> Tensor:
-        """(K, C, h, w) to (K, C / 8, 4h, 4w), the details (K, 3C, h, w) added at stride 8 and 4."""
+        """Upscale (K, C, h, w) to (K, C / 8, 4h, 4w), and add the details (K, 3C, h, w) at strides 8 and 4."""
         upscaling = self.mask_decoder.output_upscaling
         if not self.config.details:
             plain: Tensor = upscaling(image)
@@ -173,22 +173,27 @@ class CellSAM(nn.Module):
 
 
 def ellipse_prior(boxes_xyxy: Tensor, side: int, image_size: int) -> Tensor:
-    """The ellipse inside each box as a mask prompt.
+    """Draw the inscribed ellipse of each box as a mask prompt.
 
     Args:
         boxes_xyxy: (K, 4), model pixels.
-        side: of the result.
-        image_size: model pixels per side.
+        side: side of the result, pixels.
+        image_size: side of the model input, pixels.
 
     Returns:
-        (K, 1, side, side): 1 at the centre of the box, 0 on the ellipse, down to -3 outside.
+        (K, 1, side, side) float: 1 at the centre of the box, 0 on the ellipse, down to -3 outside.
     """
     centres = (torch.arange(side, device=boxes_xyxy.device) + 0.5) * (image_size / side)
     return window_prior(boxes_xyxy, centres[None], centres[None])
 
 
 def window_prior(boxes_xyxy: Tensor, along_x: Tensor, along_y: Tensor) -> Tensor:
-    """``ellipse_prior`` at places of its own for each box, (K, w) along x and (K, h) along y, model pixels.
+    """Evaluate ``ellipse_prior`` at separate positions for each box.
+
+    Args:
+        boxes_xyxy: (K, 4), model pixels.
+        along_x: (K, w), model pixels.
+        along_y: (K, h), model pixels.
 
     Returns:
         (K, 1, h, w).

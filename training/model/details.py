@@ -1,8 +1,8 @@
-"""Fine features for the mask decoder, taken from the stem before the tokens lose them.
+"""Fine features for the mask decoder, taken from the stem.
 
 SAM's mask decoder sees one vector per patch of 16 pixels and draws 4 x 4 logits from it. SAM 2 (Ravi et al. 2024,
-arXiv:2408.00714, section 4) adds features of stride 8 and 4 while it upscales. Here they come from the convolutions of
-the stem and travel packed into the channels of the image embedding, so that the engines keep their inputs and outputs.
+arXiv:2408.00714, section 4) adds features of stride 8 and 4 during upscaling. Here they come from the convolutions of
+the stem. They are packed into the channels of the image embedding, so the engines keep their inputs and outputs.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from training.model.config import ModelConfig
 
 
 class Details(nn.Module):
-    """The stem's last two inner levels, projected to what the decoder's two upscaling steps add.
+    """Project the stem's last two inner levels to the terms that the decoder's two upscaling steps add.
 
-    Starts at zero: on weights that were trained without details, the model computes what it did.
+    All parameters start at zero, so weights that were trained without details give the same results.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -28,29 +28,33 @@ class Details(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        """Levels (B, stem[-2], 4G, 4G) and (B, stem[-1], 2G, 2G) to packed details (B, 3 * embedding_dim, G, G).
+        """Return packed details (B, 3 * embedding_dim, G, G).
 
         A token has 4 pixels of embedding_dim / 4 channels and 16 of embedding_dim / 8.
+
+        Args:
+            fine: (B, stem[-2], 4G, 4G).
+            coarse: (B, stem[-1], 2G, 2G).
         """
         return pack(torch.cat((self.coarse(coarse), pack(self.fine(fine))), 1))
 
 
 def pack(x: Tensor) -> Tensor:
-    """(B, c, 2H, 2W) to (B, 4c, H, W): the rows and columns of 2 x 2 pixels go before the channels."""
+    """Pack (B, c, 2H, 2W) into (B, 4c, H, W): row and column within 2 x 2 pixels come before the channel."""
     batch, channels, height, width = x.shape
     blocks = x.reshape(batch, channels, height // 2, 2, width // 2, 2)
     return blocks.permute(0, 3, 5, 1, 2, 4).reshape(batch, 4 * channels, height // 2, width // 2)
 
 
 def unpack(x: Tensor) -> Tensor:
-    """(B, 4c, H, W) to (B, c, 2H, 2W): the inverse of ``pack``."""
+    """Unpack (B, 4c, H, W) to (B, c, 2H, 2W): the inverse of ``pack``."""
     batch, channels, height, width = x.shape
     blocks = x.reshape(batch, 2, 2, channels // 4, height, width)
     return blocks.permute(0, 3, 4, 1, 5, 2).reshape(batch, channels // 4, 2 * height, 2 * width)
 
 
 def unpack_details(packed: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 3C, G, G) to what is added at stride 8, (B, C / 4, 2G, 2G), and at stride 4, (B, C / 8, 4G, 4G)."""
+    """Split (B, 3C, G, G) into the terms for stride 8, (B, C / 4, 2G, 2G), and stride 4, (B, C / 8, 4G, 4G)."""
     levels = unpack(packed)
     coarse = levels.shape[1] // 3
     return levels[:, :coarse], unpack(levels[:, coarse:])

@@ -1,4 +1,4 @@
-"""SAM's image encoder, returning the features before its neck as well."""
+"""SAM's image encoder, which also returns the features before its neck."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class EncoderOutput(NamedTuple):
     """Both outputs of the shared trunk (G = image_size / 16, 64 for the ViT-B)."""
 
     patch_features: Tensor
-    """ViT output before the neck, (B, encoder_dim, G, G): what CellFinder reads."""
+    """ViT output before the neck, (B, encoder_dim, G, G): the input of CellFinder."""
     image_embedding: Tensor
-    """ViT output after the neck, with the details where the model has them, (B, embedding_channels, G, G): what the
-    mask decoder reads."""
+    """ViT output after the neck, with the details if the model has them, (B, embedding_channels, G, G): the input of
+    the mask decoder."""
 
 
 class Body(NamedTuple):
-    """What the ViT's body makes of an image."""
+    """Outputs of the ViT's body for B images."""
 
     patch_features: Tensor
     """(B, encoder_dim, G, G)."""
@@ -40,7 +40,7 @@ class ConvolutionStem(nn.Sequential):
     """
 
     def __init__(self, channels: tuple[int, ...], out: int) -> None:
-        """Args: channels: of the inner convolutions. out: of the last one."""
+        """Args: channels: output channels of the inner convolutions. out: output channels of the last one."""
         layers: list[nn.Module] = []
         for before, after in pairwise((3, *channels)):
             layers += [
@@ -51,11 +51,11 @@ class ConvolutionStem(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(channels[-1], out, kernel_size=3, stride=2, padding=1))
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """(B, 3, S, S) to (B, G, G, out), as SAM's patch embedding."""
+        """Map (B, 3, S, S) to (B, G, G, out), as SAM's patch embedding does."""
         return self.levels(pixel_values)[-1].permute(0, 2, 3, 1)
 
     def levels(self, pixel_values: Tensor) -> list[Tensor]:
-        """(B, 3, S, S) to the output of every level, (B, channels, S / 2, S / 2) first, (B, out, G, G) last."""
+        """Return the output of every level, from (B, channels, S / 2, S / 2) to (B, out, G, G)."""
         outputs = [pixel_values]
         for layer in self:
             if isinstance(layer, nn.Conv2d):
@@ -68,12 +68,12 @@ class ConvolutionStem(nn.Sequential):
 class ImageEncoder(ImageEncoderViT):  # type: ignore[misc]
     """SAM's ViT with windowed attention, relative positions and a convolutional neck.
 
-    The paper (section 2.3, Fig. 1) feeds one ViT to both branches: CellFinder takes the patch features, the mask
+    In the paper (section 2.3, Fig. 1), one ViT feeds both branches: CellFinder takes the patch features, and the mask
     decoder the embedding after the neck.
     """
 
     def __init__(self, config: ModelConfig, *, neck: bool = True) -> None:
-        """Args: config: the sizes. neck: False for the box branch's own body, which has none."""
+        """Args: config: the sizes. neck: False for the separate body of the box branch, which has no neck."""
         super().__init__(
             img_size=config.image_size,
             patch_size=config.patch_size,
@@ -95,7 +95,7 @@ class ImageEncoder(ImageEncoderViT):  # type: ignore[misc]
         self.details = Details(config) if config.details and neck else None
 
     def body(self, pixel_values: Tensor) -> Body:
-        """(B, 3, S, S) model input to the features before the neck and the stem's levels."""
+        """Return the features before the neck and the stem's levels for (B, 3, S, S) model input."""
         stem_levels, tokens = embed_patches(self.patch_embed, pixel_values)
         tokens = tokens + self.pos_embed
         for block in self.blocks:
@@ -103,22 +103,22 @@ class ImageEncoder(ImageEncoderViT):  # type: ignore[misc]
         return Body(tokens.permute(0, 3, 1, 2), stem_levels)
 
     def embedding(self, body: Body) -> Tensor:
-        """What the mask decoder reads, (B, embedding_channels, G, G)."""
+        """Return the input of the mask decoder, (B, embedding_channels, G, G)."""
         after_neck: Tensor = self.neck(body.patch_features)
         return after_neck if self.details is None else torch.cat((after_neck, self.details(*body.stem_levels)), 1)
 
     def patch_features(self, pixel_values: Tensor) -> Tensor:
-        """(B, 3, S, S) model input to (B, encoder_dim, G, G) features before the neck."""
+        """Return the features before the neck, (B, encoder_dim, G, G), for (B, 3, S, S) model input."""
         return self.body(pixel_values).patch_features
 
     def forward(self, pixel_values: Tensor) -> EncoderOutput:
-        """(B, 3, S, S) model input to both outputs."""
+        """Return both outputs for (B, 3, S, S) model input."""
         body = self.body(pixel_values)
         return EncoderOutput(body.patch_features, self.embedding(body))
 
 
 def embed_patches(patch_embed: nn.Module, pixel_values: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """(B, 3, S, S) to the stem's last two inner levels, () without a stem, and the tokens (B, G, G, encoder_dim)."""
+    """Return the stem's last two inner levels, () without a stem, and the tokens (B, G, G, encoder_dim)."""
     if not isinstance(patch_embed, ConvolutionStem):
         return (), patch_embed(pixel_values)
     *inner, last = patch_embed.levels(pixel_values)
@@ -127,7 +127,7 @@ def embed_patches(patch_embed: nn.Module, pixel_values: Tensor) -> tuple[tuple[T
 
 @torch.no_grad()
 def same_body(a: ImageEncoder, b: ImageEncoder) -> bool:
-    """Whether two encoders hold the same weights up to their necks, bit for bit."""
+    """Return whether two encoders have the same weights, apart from their necks, bit for bit."""
     mine = {k: v for k, v in a.state_dict().items() if not k.startswith("neck.")}
     other = {k: v for k, v in b.state_dict().items() if not k.startswith("neck.")}
     return mine.keys() == other.keys() and all(torch.equal(v, other[k]) for k, v in mine.items())

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 class RowColumnAttention(nn.Module):
-    """Attention over a feature map whose weights are an outer product of a row and a column softmax.
+    """Attention over a feature map, weighted by the outer product of a row softmax and a column softmax.
 
-    For query q the weight of pixel (h, w) is ``softmax_w(q_row . k_row[w]) * softmax_h(q_col . k_col[h])``, where
+    For query q, the weight of pixel (h, w) is ``softmax_w(q_row . k_row[w]) * softmax_h(q_col . k_col[h])``, where
     ``k_row`` is the key map averaged over its height and ``k_col`` averaged over its width. The (H, W) weight map is
     never formed.
 
@@ -17,7 +17,7 @@ class RowColumnAttention(nn.Module):
     """
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
-        """Args: dim: channels. heads: attention heads. dropout: on both softmaxes, while training."""
+        """Args: dim: channels. heads: attention heads. dropout: dropout on both softmaxes during training."""
         super().__init__()
         self.heads = heads
         # Rows of the stacked projection: q_row, q_col, k_row, k_col, value.
@@ -30,7 +30,7 @@ class RowColumnAttention(nn.Module):
 
     @torch.no_grad()
     def init_local(self) -> None:
-        """Query and key projections that compare the first channels of both, head by head with another sharpness."""
+        """Let query and key projections compare the first channels of both, with a different sharpness in each head."""
         dim = self.in_proj_weight.shape[1]
         head_dim = dim // self.heads
         gains = torch.linspace(0.6, 1.4, self.heads)
@@ -39,7 +39,7 @@ class RowColumnAttention(nn.Module):
             self.in_proj_weight[block * dim : (block + 1) * dim] = pick
 
     def _split_heads(self, x: Tensor) -> Tensor:
-        """(B, N, D) to (B, heads, N, D / heads)."""
+        """Reshape (B, N, D) to (B, heads, N, D / heads)."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def forward(self, query_row: Tensor, query_col: Tensor, key_row: Tensor, key_col: Tensor, value: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class RowColumnAttention(nn.Module):
 
         Args:
             query_row, query_col: (B, Q, D).
-            key_row, key_col: (B, H, W, D) key maps with their own position embeddings.
+            key_row, key_col: (B, H, W, D), key maps with the position embeddings of their axis.
             value: (B, H, W, D).
 
         Returns:

@@ -1,4 +1,4 @@
-"""Windows of image tokens around boxes, for a mask decoder that looks only there (``ModelConfig.windowed_decoder``)."""
+"""Windows of image tokens around boxes, for a mask decoder that sees only these (``ModelConfig.windowed_decoder``)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 from runtime.ops.boxes import LOGITS_PER_TOKEN, token_windows
 
 OUTSIDE_LOGIT = -20.0
-"""Mask logit of pixels beyond a box's window."""
+"""Mask logit of pixels outside a box's window."""
 
 
 class Windows(NamedTuple):
-    """Places of the tokens of K windows of one side."""
+    """Token positions of K windows of equal size."""
 
     members: Tensor
-    """(K,) int64, places of the boxes."""
+    """(K,) int64, indices of the boxes."""
     rows: Tensor
     """(K, R) int64 token rows, in 0..G-1."""
     columns: Tensor
@@ -28,7 +28,7 @@ class Windows(NamedTuple):
 
         Args:
             tokens: (B, C, G, G).
-            owners: (K,) int64, the map of each window.
+            owners: (K,) int64, index of the map of each window.
 
         Returns:
             (K, C, R, S).
@@ -37,19 +37,19 @@ class Windows(NamedTuple):
         return cut.movedim(-1, 1)
 
     def paste(self, masks: Tensor, canvas: Tensor) -> None:
-        """Write the logits of the windows, (K, 4R, 4S), into those of all boxes, (A, 4G, 4G), in place."""
+        """Write the logits of the windows, (K, 4R, 4S), into those of all A boxes, (A, 4G, 4G), in place."""
         rows, columns = (_fine(tokens) for tokens in (self.rows, self.columns))
         canvas[self.members[:, None, None], rows[:, :, None], columns[:, None, :]] = masks
 
 
 def _fine(tokens: Tensor) -> Tensor:
-    """(K, R) tokens to the (K, 4R) places of their logits."""
+    """Return the (K, 4R) positions of the logits of (K, R) tokens."""
     inner = torch.arange(LOGITS_PER_TOKEN, device=tokens.device)
     return (LOGITS_PER_TOKEN * tokens[:, :, None] + inner).flatten(1)
 
 
 def windows_of(boxes_xyxy_model: Tensor, image_size: int, grid_size: int) -> list[Windows]:
-    """The windows in which the runtime decodes boxes, those of one side together.
+    """Return the windows in which the runtime decodes boxes, grouped by side.
 
     Args:
         boxes_xyxy_model: (K, 4), model pixels.

@@ -1,4 +1,4 @@
-"""The checkpoint of the built-in model, to be exported anew or trained further: ``nano`` where a file is asked for."""
+"""The checkpoint of the built-in model, for another export or further training, under the name ``nano``."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ __all__ = ["BUILTIN_NAME", "load_weights", "weights_file"]
 
 
 def weights_file(checkpoint: str | Path) -> Path:
-    """The file that ``checkpoint`` names: the built-in model's by its name, else the path itself."""
+    """Return the file of a checkpoint: that of the built-in model for its name, else the path itself."""
     return Path(__file__).parent / f"{BUILTIN_NAME}.pt" if str(checkpoint) == BUILTIN_NAME else Path(checkpoint)
 
 
 def load_weights(checkpoint: str | Path, *, sha256: str | None = None) -> Checkpoint:
-    """Read the checkpoint that ``checkpoint`` names, the built-in model's with the settings of its engines.
+    """Read a checkpoint; that of the built-in model gets the settings of its engines.
 
     Args:
         checkpoint: ``nano`` or a path.
-        sha256: as for ``load_checkpoint``, whose errors it has.
+        sha256: hex sha256 that the file must have; None accepts any.
+
+    Raises:
+        CheckpointError: as for ``load_checkpoint``.
     """
     from training.checkpoint import load_checkpoint
 
     loaded = load_checkpoint(weights_file(checkpoint), sha256=sha256)
     engines = read_manifest(builtin_engine())
     if loaded.sha256 == engines.weights["sha256"]:
-        # Its thresholds may have been chosen once the engines were there: theirs are those that ship.
+        # Thresholds may have been chosen after the export, so those in the manifest count.
         return replace(loaded, usage=Usage(settings=engines.config, trained_channels=engines.trained_channels))
     return loaded

@@ -1,7 +1,7 @@
-"""Keep a checkpoint as the built-in model's: ``python -m training.weights run/stage1.pt --settings settings.json``.
+"""Store a checkpoint as that of the built-in model: ``python -m training.weights run/stage1.pt``.
 
-Of several, of one model and one line of training, their mean is kept, which does better on new images than each where
-they lie in one basin of the loss (Wortsman et al. 2022, model soups, arXiv:2203.05482).
+Several checkpoints of one model and one line of training are averaged. If they lie in one basin of the loss, the mean
+is better on new images than each of them (Wortsman et al. 2022, model soups, arXiv:2203.05482).
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from training.weights import BUILTIN_NAME, load_weights, weights_file
 
 
 def averaged(paths: Sequence[Path]) -> Checkpoint:
-    """The checkpoint whose weights are the mean of those given, with the settings of the first.
+    """Average the weights of checkpoints, and keep the settings of the first.
 
     Raises:
-        CheckpointError: one cannot be read, or models or licences differ.
+        CheckpointError: a checkpoint cannot be read, or models or licences differ.
     """
     loaded = [load_weights(path) for path in paths]
     first = loaded[0]
     for path, other in zip(paths, loaded, strict=True):
         if (other.model.config, other.licence) != (first.model.config, first.licence):
             raise CheckpointError(
-                f"{path} has another model or licence than {paths[0]}; their mean means nothing.", kind="mismatch"
+                f"{path} has another model or licence than {paths[0]}; average checkpoints of one model only.",
+                kind="mismatch",
             )
     weights = [one.model.state_dict() for one in loaded]
     first.model.load_state_dict(
@@ -45,22 +46,28 @@ def averaged(paths: Sequence[Path]) -> Checkpoint:
 
 
 def with_windowed_decoder(model: CellSAM) -> CellSAM:
-    """The same weights in a model whose mask decoder sees windows; see ``ModelConfig``."""
+    """Return the same weights in a model with ``windowed_decoder``; see ``ModelConfig``."""
     windowed = CellSAM(replace(model.config, windowed_decoder=True))
     windowed.load_state_dict(model.state_dict())
     return windowed.eval()
 
 
 def main() -> None:
-    """Round the weights to float16, which halves the file, and write them to the package."""
+    """Round the weights to float16, which halves the file, and write them into the package."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, nargs="+", help="in this project's format; of several, the mean")
-    parser.add_argument("--out", type=Path, default=weights_file(BUILTIN_NAME), help="default: in the package")
-    parser.add_argument("--settings", type=Path, help="from 'evaluate tune'; default: those of the first checkpoint")
+    parser.add_argument(
+        "checkpoint", type=Path, nargs="+", help="checkpoints in this project's format; several are averaged"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=weights_file(BUILTIN_NAME), help="file to write; default: in the package"
+    )
+    parser.add_argument(
+        "--settings", type=Path, help="settings from 'evaluate tune'; default: those of the first checkpoint"
+    )
     parser.add_argument(
         "--windowed-decoder",
         action="store_true",
-        help="let the mask decoder see a window around the box alone; compare both on validation images first",
+        help="show the mask decoder only a window around the box; compare both on validation images first",
     )
     options = parser.parse_args()
     loaded = averaged(options.checkpoint)

@@ -1,4 +1,4 @@
-"""``bench`` runs all its cases and writes a record; arithmetic is counted by hand. No time is asserted."""
+"""Tests of ``bench``: cases, record, and arithmetic counted by hand; no time is asserted."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_command_measures_every_case(small_engines: Path, tmp_path: Path) ->
 def test_an_unknown_backend_is_wrong_usage() -> None:
     for wrong, said in (
         ("gpu", "'gpu' is not one of 'auto', 'cpu'"),
-        ("cpu", "--cuda-graphs is for the backend 'cuda'"),
+        ("cpu", "--cuda-graphs needs the backend 'cuda'"),
     ):
         arguments = ["--backend", wrong, "--cuda-graphs"]
         result = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["bench", *arguments])
@@ -89,7 +89,7 @@ def test_graphs_are_measured_beside_runs_without(monkeypatch: pytest.MonkeyPatch
     assert list(found) == ["auto", "auto, CUDA graphs", "tensorrt"]
     assert asked == [("auto", False), ("cuda", True), ("tensorrt", False)]
     assert list(bench.load(None, ["cuda"], BackendOptions(), cuda_graphs=False)) == ["cuda"]
-    with pytest.raises(ConfigError, match="cuda_graphs is for the backend 'cuda'; measured are 'cpu'"):
+    with pytest.raises(ConfigError, match="cuda_graphs needs the backend 'cuda'; got 'cpu'"):
         bench.load(None, ["cpu"], BackendOptions(), cuda_graphs=True)
 
 
@@ -123,7 +123,7 @@ def test_boxes_lie_in_the_image_apart(cells: int) -> None:
 
 
 def test_arithmetic_by_hand(tmp_path: Path) -> None:
-    """A 3x3 convolution of 2 to 4 channels on 8x8 pixels, then a product of (N, 256) and (256, 5)."""
+    """Write a model: a 3x3 convolution from 2 to 4 channels on 8x8 pixels, then a product of (N, 256) and (256, 5)."""
     weights = [
         helper.make_tensor("kernel", TensorProto.FLOAT, (4, 2, 3, 3), np.zeros(72)),
         helper.make_tensor("matrix", TensorProto.FLOAT, (256, 5), np.zeros(1280)),

@@ -1,4 +1,4 @@
-"""The commands: what goes to stdout and stderr, and the exit codes."""
+"""Tests of the commands: stdout, stderr and exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands, from files to files."""
+"""Tests of the commands, from files to files."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_baseline_then_engines_beside_it(data: Path, small_engines: Path, tmp_pa
 
 
 def test_label_maps_of_another_tool_in_the_same_tables(data: Path, small_engines: Path, tmp_path: Path) -> None:
-    """Beside images without cells, in which the other tool found two, and beside the engines' own report."""
+    """Score label files with images without cells, in which the other tool found two, and the engines' report."""
     empty, found = tmp_path / "empty", tmp_path / "found"
     done = call("no-cells", "--out", empty)
     assert done.exit_code == 0, done.output

@@ -1,4 +1,4 @@
-"""Tiny sources, each written in the layout in which its dataset is published."""
+"""Tiny sources, each in the published layout of its dataset."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ SIZE_HW = (60, 72)
 
 
 def scene(seed: int, size_hw: tuple[int, int] = SIZE_HW, *, cells: int = 6) -> tuple[NDArray[Any], NDArray[Any]]:
-    """An image (H, W) uint8 of round cells on a mottled ground, and its labels (H, W) uint16."""
+    """Return an image (H, W) uint8 of round cells on a mottled background, and its labels (H, W) uint16."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[: size_hw[0], : size_hw[1]]
     labels = np.zeros(size_hw, np.uint16)
     for index in range(1, cells + 1):
         y, x = rng.uniform(4, size_hw[0] - 4), rng.uniform(4, size_hw[1] - 4)
         labels[((rows - y) ** 2 + (columns - x) ** 2 < rng.uniform(3, 6) ** 2) & (labels == 0)] = index
-    ground = gaussian_filter(rng.normal(size=size_hw), 2)  # smooth, so that it goes on from tile to tile
+    ground = gaussian_filter(rng.normal(size=size_hw), 2)  # smooth, so that it continues from tile to tile
     image = 70 + gaussian_filter(120.0 * (labels > 0), 1.5) + 150 * ground
     return np.clip(image, 1, 255).astype(np.uint8), labels
 
 
 def save(path: Path, array: NDArray[Any]) -> None:
-    """Write an array in the format that the path's suffix names."""
+    """Write an array in the format of the path's suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npy":
         np.save(path, array)
@@ -67,7 +67,7 @@ def deepbacs(root: Path) -> None:
 
 
 def nifti(plane: NDArray[np.float32], *, order: str = "<") -> bytes:
-    """A NIfTI-1 file of one float32 plane, as oro.nifti writes it: 348-byte header, four bytes, values."""
+    """Write a NIfTI-1 file of one float32 plane like oro.nifti: 348-byte header, four bytes, values."""
     header = bytearray(352)
     struct.pack_into(f"{order}i", header, 0, 348)
     struct.pack_into(f"{order}8h", header, 40, 3, plane.shape[1], plane.shape[0], 1, 1, 1, 1, 1)
@@ -152,7 +152,7 @@ def phase400(root: Path) -> None:
 def livecell(root: Path) -> None:
     square = [4.0, 4.0, 20.0, 4.0, 20.0, 20.0, 4.0, 20.0]
     shifted = [v + 14 * (i % 2 == 0) for i, v in enumerate(square)]  # overlaps the square by a few columns
-    inside = [8.0, 8.0, 14.0, 8.0, 14.0, 14.0, 8.0, 14.0]  # covered: goes
+    inside = [8.0, 8.0, 14.0, 8.0, 14.0, 14.0, 8.0, 14.0]  # covered, so it is dropped
     names = {
         "train": ("livecell_train_val_images/A172", "A172_Phase_A7_1_00d00h00m_1.tif"),
         "val": ("livecell_train_val_images/A172", "A172_Phase_A7_1_00d04h00m_1.tif"),

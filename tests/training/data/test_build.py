@@ -1,4 +1,4 @@
-"""The driver: interruptions, broken files, duplicates, other settings."""
+"""Tests of the build: interruptions, broken files, duplicates, other settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OPTIONS = FolderOptions(groups={"": "Nuclear"})
 
 
 class Killed(BaseException):
-    """Stands for the end of the process."""
+    """Simulated end of the process."""
 
 
 def build(source: Path, out: Path, **options: Any) -> BuildReport:
@@ -29,7 +29,7 @@ def build(source: Path, out: Path, **options: Any) -> BuildReport:
 
 
 def content(directory: Path) -> dict[str, str]:
-    """Hash of every file below a directory, by relative path."""
+    """Return the hash of every file below a directory, by relative path."""
     files = (path for path in directory.rglob("*") if path.is_file())
     return {path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -42,7 +42,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Ends the process at the write whose number is in the list's only element."""
+    """End the process at a write; the only element of the list has its number."""
     real = format_module.write_whole
     state = [-1, 0]
 
@@ -134,7 +134,7 @@ def test_a_broken_file_is_named_and_the_rest_is_built(
     assert sum(report.images.values()) == 3
     summary = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert summary["skipped"] == [{"file": problem.file, "reason": problem.reason}]
-    # Repaired, the same command completes the dataset.
+    # After the repair, the same command completes the dataset.
     (source / name).write_bytes(good)
     assert build(source, tmp_path / "out").skipped == ()
     build(source, tmp_path / "whole")

@@ -1,4 +1,4 @@
-"""Each builder on a tiny source in its dataset's published layout, down to the tiles."""
+"""Tests of each builder on a tiny source in the published layout of its dataset, up to the tiles."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_dsb2018_names_images_without_masks_and_uneven_masks(tmp_path: Path) -> 
     reasons = {problem.file: problem.reason for problem in report.skipped}
     assert len(reasons) == 2
     assert "1 images and 0 masks" in reasons[f"stage1_train/{directories[4].name}"]
-    assert any("expected one size" in reason for reason in reasons.values())
+    assert any("expected the same size" in reason for reason in reasons.values())
 
 
 @pytest.mark.parametrize("names", [("{}_img.png", "{}_mask.png"), ("images/{}.tif", "labels/{}.png")])
@@ -227,7 +227,7 @@ def test_livecell_is_doubled_without_overlaps(tmp_path: Path) -> None:
     dataset = find_one("livecell", tmp_path)
     assert [field.scale for field in dataset.fields] == [2.0] * 3
     labels = dataset.fields[0].read_labels()
-    assert labels.max() == 2  # the covered cell is gone
+    assert labels.max() == 2  # the covered cell is dropped
     assert labels[10, 5] == 1
     assert labels[10, 30] == 2
     for split in SPLITS:

@@ -1,4 +1,4 @@
-"""COCO annotations: golden strings of pycocotools, and a round trip."""
+"""Tests of COCO annotations: golden strings of pycocotools, and a round trip."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GOLDEN = [
 
 
 def decode(segmentation: dict[str, Any]) -> NDArray[np.bool_]:
-    """Decode compressed run lengths, written from the format's description, independent of the encoder."""
+    """Decode compressed run lengths by the description of the format, independently of the encoder."""
     values: list[int] = []
     shift = value = 0
     for character in segmentation["counts"]:

@@ -1,4 +1,4 @@
-"""The generic builder: layouts and options."""
+"""Tests of the generic builder: layouts and options."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_folder_options_are_checked(options: dict[str, Any], message: str) -> No
 
 def test_folder_needs_a_group_and_others_take_no_options(tmp_path: Path) -> None:
     sources.folder(tmp_path)
-    with pytest.raises(DataError, match="Give one with groups=: 'nuclei=Cell Culture'"):
+    with pytest.raises(DataError, match="Pass it with groups=: 'nuclei=Cell Culture'"):
         find_datasets("folder", tmp_path)
     with pytest.raises(DataError, match="Leave them out"):
         find_datasets("yeaz", tmp_path, FolderOptions())

@@ -1,4 +1,4 @@
-"""What the reader gives back, and what it refuses."""
+"""Tests of the reader: results and rejected input."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPTIONS = FolderOptions(groups={"": "Nuclear"})
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two built datasets side by side."""
+    """Write two built datasets side by side."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("out")
     sources.folder(source, count=3, dataset="cells")
     sources.folder(source, count=4, dataset="nuclei")
@@ -118,7 +118,7 @@ def test_a_cut_off_tile_does_not_count_as_written(tmp_path: Path) -> None:
 
 
 def build_one(root: Path) -> SourceDataset:
-    """A dataset of one image in root/out, from root/nuclei."""
+    """Build a dataset of one image in root/out, from root/nuclei."""
     sources.folder(root, count=1)
     (dataset,) = find_datasets("folder", root / "nuclei", OPTIONS)
     build_dataset(dataset, root / "out")

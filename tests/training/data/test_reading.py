@@ -1,4 +1,4 @@
-"""Source files as arrays: npz rows, NIfTI planes, label maps, pairs of files, overlapping outlines."""
+"""Tests of source files: npz rows, NIfTI planes, label maps, pairs of files, overlapping outlines."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_overlaps_drop_covered_masks_and_share_the_rest() -> None:
     labels = resolve_overlaps([box(0, 10, 0, 12), box(0, 10, 8, 20), box(4, 6, 2, 4), np.zeros(0, np.intp)], size)
     assert labels.max() == 2
     np.testing.assert_array_equal(labels[0, [0, 9, 10, 19]], [1, 1, 2, 2])
-    # Of two masks that cover each other, the smaller goes first; the larger is then alone.
+    # If two masks cover each other, the smaller one is dropped first; the larger one then remains.
     twins = resolve_overlaps([box(0, 5, 0, 5), box(0, 5, 0, 6)], size)
     assert twins.max() == 1
     assert (twins > 0).sum() == 30

@@ -1,4 +1,4 @@
-"""Grouping, the 80-10-10 draw, duplicates, neighbours by their borders."""
+"""Tests of grouping, the 80-10-10 draw, duplicates, and neighbours found by their borders."""
 
 from __future__ import annotations
 

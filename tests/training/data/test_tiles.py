@@ -1,4 +1,4 @@
-"""Tile positions, padding, label filtering, contrast."""
+"""Tests of tile positions, padding, label filtering and contrast."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_tiles_cover_the_axis_with_a_quarter_of_overlap(length_px: int) -> None:
     assert starts[0] == 0
     assert set(np.diff(starts)) <= {round(TILE_PX * (1 - OVERLAP))}
     assert starts[-1] + TILE_PX >= length_px
-    # No tile lies wholly in what the tile before it covers.
+    # No tile lies completely inside the tile before it.
     assert all(start + TILE_PX < length_px for start in starts[:-1])
 
 
@@ -74,7 +74,7 @@ def test_dense_labels_of_large_unsigned_ids() -> None:
 
 
 def is_valid(labels: I32, value: int) -> bool:
-    """The rules, one label at a time: one part, corners counted as touching, and 2 px or more each way."""
+    """Check a label by the rules: one part, with corners as contact, and 2 px or more in both directions."""
     rows, columns = np.nonzero(labels == value)
     todo = {(int(rows[0]), int(columns[0]))}
     left = set(zip(rows.tolist(), columns.tolist(), strict=True)) - todo

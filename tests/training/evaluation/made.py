@@ -1,4 +1,4 @@
-"""Made images and label maps with known cells."""
+"""Synthetic images and label maps with known cells."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from runtime.types import I32
 
 
 def label_maps(side: int = 6, cells: int = 4) -> st.SearchStrategy[I32]:
-    """Small label maps, some empty, with labels that need not be dense."""
+    """Draw small label maps, some empty, whose labels need not be dense."""
     return hnp.arrays(np.int32, (side, side), elements=st.integers(0, cells))
 
 
 def row_of_squares(count: int, side: int = 10, gap: int = 2) -> I32:
-    """``count`` squares in a row, labelled 1..count from left to right."""
+    """Return ``count`` squares in a row, labelled 1..count from left to right."""
     labels = np.zeros((side + 2 * gap, count * (side + gap) + gap), np.int32)
     for index in range(count):
         left = gap + index * (side + gap)
@@ -30,7 +30,7 @@ def row_of_squares(count: int, side: int = 10, gap: int = 2) -> I32:
 
 
 def discs(size: int = 64) -> I32:
-    """Five cells: three apart, two that touch."""
+    """Return five cells: three separate and two that touch."""
     rows, columns = np.indices((size, size))
     labels = np.zeros((size, size), np.int32)
     for label, (y, x, radius) in enumerate([(12, 12, 7), (12, 45, 8), (50, 14, 9), (46, 38, 8), (46, 53, 8)], start=1):
@@ -39,13 +39,13 @@ def discs(size: int = 64) -> I32:
 
 
 def bright_image(labels: I32, seed: int = 0) -> NDArray[np.uint8]:
-    """Bright cells on a dark, noisy background."""
+    """Return bright cells on a dark, noisy background."""
     noise = np.random.default_rng(seed).normal(0, 6, labels.shape)
     return np.clip(30 + 150 * (labels > 0) + noise, 0, 255).astype(np.uint8)
 
 
 def write_pair(folder: Path, name: str, labels: I32, image: NDArray[np.uint8] | None = None) -> Path:
-    """Write ``<name>_img.png`` and ``<name>_mask.png`` (16 bits); returns the image's path."""
+    """Write ``<name>_img.png`` and ``<name>_mask.png`` (16 bits), and return the path of the image."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}_img.png"
     Image.fromarray(bright_image(labels) if image is None else image).save(path)
@@ -54,7 +54,7 @@ def write_pair(folder: Path, name: str, labels: I32, image: NDArray[np.uint8] | 
 
 
 def write_tile(directory: Path, name: str, image: NDArray[np.uint8], labels: I32) -> Path:
-    """Write one padded test tile in the format of ``data build``, by hand; returns the directory."""
+    """Write one padded test tile in the format of ``data build``, and return the directory."""
     split = directory / "test"
     height, width = labels.shape
     padding = ((0, 512 - height), (0, 512 - width))

@@ -1,4 +1,4 @@
-"""The classical segmenter on made images, and how its parameters are chosen."""
+"""Tests of the classical segmenter on synthetic images, and of the choice of its parameters."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ SMALL_GRID = BaselineGrid(
 
 
 def stained_image() -> np.ndarray[Any, Any]:
-    """Purple cells on a light background."""
+    """Return purple cells on a light background."""
     image = np.full((64, 64, 3), 235, np.uint8)
     image[discs() > 0] = (110, 60, 150)
     return image
 
 
 def textured_image() -> np.ndarray[Any, Any]:
-    """Cells as bright as the background on average, but rough."""
+    """Return rough cells that are as bright as the background on average."""
     rng = np.random.default_rng(3)
     return (128 + rng.normal(0, 1, (64, 64)) + rng.normal(0, 30, (64, 64)) * (discs() > 0)).astype(np.float32)
 

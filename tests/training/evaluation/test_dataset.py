@@ -1,4 +1,4 @@
-"""Both layouts of evaluation data, and everything that can be missing."""
+"""Tests of both layouts of evaluation data, and of missing files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_manifest(root: Path, rows: list[tuple[str, str, str, str]]) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A mixed dataset and a plain one, with the manifest beside the split's folder."""
+    """Write a mixed dataset and a plain one, with the manifest beside the folder of the split."""
     for dataset, name in (("dsb2018", "a"), ("dsb2018", "b"), ("usiigaci_phase", "c")):
         write_pair(tmp_path / "test" / dataset, name, row_of_squares(2))
     rows = [("test", "dsb2018", "a", MODALITY["h"]), ("test", "dsb2018", "b", MODALITY["n"])]
@@ -72,7 +72,7 @@ def test_tiles_are_read_without_their_padding(tmp_path: Path) -> None:
         tile, truth = read_sample(sample)
         np.testing.assert_array_equal(tile, normalize_contrast(image))
         np.testing.assert_array_equal(truth, labels)
-    with pytest.raises(InputError, match="holds no samples"):
+    with pytest.raises(InputError, match="contains no samples"):
         find_samples(out, split="val")
     with pytest.raises(SegmenterError, match="split is 'everything'"):
         find_samples(out, split="everything")
@@ -83,7 +83,7 @@ def test_selecting_by_dataset_or_subset(root: Path) -> None:
     assert [s.id for s in select(samples, ["dsb2018"])] == ["a", "b"]
     assert [s.id for s in select(samples, ["dsb2018 histology", "usiigaci_phase"])] == ["a", "c"]
     assert select(samples, []) == samples
-    with pytest.raises(InputError, match="no image belongs to livecell; there are dsb2018"):
+    with pytest.raises(InputError, match="no image belongs to livecell; expected some of dsb2018"):
         select(samples, ["livecell"])
 
 

@@ -1,4 +1,4 @@
-"""Thresholds chosen on images with true labels."""
+"""Tests of the choice of thresholds on images with true labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from training.evaluation.engine_tuning import tune_settings
 
 
 class Pretender:
-    """Finds more of the true cells the nearer its settings are to a box threshold of 0.3 and an area of 40."""
+    """Segmenter that finds more true cells the closer it is to a box threshold of 0.3 and an area of 40."""
 
     def __init__(self, truth: Any, lost_whole: int = 0) -> None:
         self.truth, self.lost_whole, self.encodings = truth, lost_whole, 0
@@ -54,14 +54,14 @@ def test_the_best_settings_are_found_and_images_encoded_once(tmp_path: Path) -> 
     seen: list[str] = []
     tuned = tune_settings(cast(Segmenter, pretender), samples, start, on_image=lambda sample: seen.append(sample.id))
     assert (tuned.config.box_threshold, tuned.config.min_area_px) == (0.3, 40)
-    assert tuned.config.iou_threshold == start.iou_threshold  # nothing was gained by another
+    assert tuned.config.iou_threshold == start.iou_threshold  # no other value was better
     assert tuned.f1 == {samples[0].subset: 1.0}
     assert pretender.encodings == len(seen) == 2
 
 
 @pytest.mark.parametrize(("lost", "best"), [(0, None), (2, 32.0)])
 def test_the_best_way_to_show_an_image_is_chosen(tmp_path: Path, lost: int, best: float | None) -> None:
-    """The way is chosen with the best thresholds; one that finds one cell less is not taken."""
+    """Choose the way with the best thresholds; a way that finds one cell less is not chosen."""
     write_pair(tmp_path / "test" / "made", "a", discs())
     samples = find_samples(tmp_path / "test")
 
@@ -94,7 +94,7 @@ def test_the_command_writes_settings_that_the_export_takes(small_engines: Path, 
 
 
 def test_the_search_begins_with_the_models_own_settings(small_engines: Path, tmp_path: Path) -> None:
-    """Where nothing is gained, as on images that are lost whatever the thresholds are, they stay as they were."""
+    """Keep the thresholds if no change helps, as on images that fail for all thresholds."""
     engines = tmp_path / "engines"
     shutil.copytree(small_engines, engines)
     manifest = read_manifest(engines)

@@ -1,4 +1,4 @@
-"""Scores per image and sums per row; images that fail; datasets held out."""
+"""Tests of scores per image and sums per row, failing images and held-out datasets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from training.evaluation.summary import HELD_OUT, ImageScore, SummaryRow
 
 @pytest.fixture
 def samples(tmp_path: Path) -> list[Sample]:
-    """Three images; the image of each is its label map, so that a made segmenter knows the cells."""
+    """Write three images that equal their label maps, so that a fake segmenter knows the cells."""
     for dataset, name, cells in (("dsb2018", "a", 4), ("dsb2018", "b", 6), ("yeaz", "c", 3)):
         labels = row_of_squares(cells)
         write_pair(tmp_path / dataset, name, labels, labels.astype(np.uint8))
@@ -28,7 +28,7 @@ def samples(tmp_path: Path) -> list[Sample]:
 
 
 def lose_last(image: NDArray[Any]) -> Prediction:
-    """All cells but the last one, and a wrong one of four pixels."""
+    """Return all cells but the last one, and a wrong one of four pixels."""
     labels = image.astype(np.int32)
     labels[labels == labels.max()] = 0
     labels[:2, :2] = 99
@@ -60,7 +60,7 @@ def test_coco_of_a_row_is_over_its_images(samples: list[Sample]) -> None:
     evaluation = evaluate(lose_last, samples)
     yeast = row(evaluation.rows, "group", "Yeast").coco
     assert yeast is not None
-    # Equal scores keep their order: two right ones (recall 2/3: 67 levels), then the wrong one.
+    # Equal scores keep their order: two correct ones (recall 2/3: 67 levels), then the wrong one.
     assert yeast.map == pytest.approx(67 / 101)
 
 

@@ -1,4 +1,4 @@
-"""Label maps of other tools, found by their names and scored."""
+"""Tests of label maps of other tools: finding them by name, and scoring."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from training.evaluation.label_files import find_label_files, score_label_files
 
 @pytest.fixture
 def samples(tmp_path: Path) -> list[Sample]:
-    """Two images of one dataset, one of another, whose id the first dataset has, too."""
+    """Write two images of one dataset and one of another, whose id also occurs in the first."""
     for dataset, name, cells in (("one", "a", 2), ("one", "b", 3), ("two", "a", 4)):
         write_pair(tmp_path / "data" / dataset, name, row_of_squares(cells))
     return find_samples(tmp_path / "data")
@@ -53,7 +53,7 @@ def test_names_that_tools_give(name: str, samples: list[Sample], tmp_path: Path)
 
 
 def test_true_labels_and_copies_of_images_are_not_taken(samples: list[Sample], tmp_path: Path) -> None:
-    """Cellpose writes beside the images; the directory of the data holds the true labels under a name that fits."""
+    """Cellpose writes next to the images, where the true labels have a matching name."""
     folder = samples[0].image_path.parent
     with pytest.raises(InputError, match=r"no label map of the 3 images; expected names such as a_img_cp_masks\.tif"):
         find_label_files(folder, samples)
@@ -81,7 +81,7 @@ def test_ids_of_several_datasets_are_told_apart_by_folder(samples: list[Sample],
 
 
 def test_what_cannot_be_scored_has_failed(samples: list[Sample], tmp_path: Path) -> None:
-    """A missing label map is no empty one, nor is a mask of foreground and background a label map."""
+    """A missing label map does not count as empty, and a foreground mask is not a label map."""
     mask = write(tmp_path / "found" / "b_mask.png", (row_of_squares(3) > 0).astype(np.uint8))
     scores = [item.score for item in score_label_files({samples[1]: mask}, samples[:2])]
     assert scores[0].error == "has no label map; expected a file such as a_img_cp_masks.tif or a_labels.tif."

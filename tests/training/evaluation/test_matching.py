@@ -1,4 +1,4 @@
-"""Pairs, matches and counts: by hand, against brute force, and properties."""
+"""Tests of pairs, matches and counts: by hand, against brute force, and properties."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ THRESHOLDS = st.sampled_from([0.1, 0.25, 1 / 3, 0.5, 0.6, 0.75, 1.0])
 
 
 def brute_force(truth: I32, predicted: I32, iou_threshold: float) -> Counts:
-    """Masks one by one, and all ways to pair them."""
+    """Match by comparing all masks and trying all pairings."""
     true_masks = [truth == label for label in np.unique(truth) if label]
     predicted_masks = [predicted == label for label in np.unique(predicted) if label]
     allowed = [
@@ -67,8 +67,8 @@ def test_a_cell_cut_in_two_halves_matches_once() -> None:
 
 
 def test_low_thresholds_take_as_many_pairs_as_possible() -> None:
-    # True cells A (6), B (4); predicted p covers 4 of A and 2 of B, q covers 2 of A. Best for A alone is p, but then
-    # B has none; A with q and B with p gives two.
+    # True cells A (6), B (4); predicted p covers 4 of A and 2 of B, q covers 2 of A. The best match of A is p, but then
+    # B has none; A with q and B with p give two matches.
     truth = np.array([[1, 1, 1, 1, 1, 1, 2, 2, 2, 2]], np.int32)
     predicted = np.array([[2, 2, 1, 1, 1, 1, 1, 1, 0, 0]], np.int32)
     overlaps = find_overlaps(truth, predicted)
@@ -122,7 +122,7 @@ def test_huge_labels_need_no_huge_table() -> None:
     overlaps = find_overlaps(truth, row_of_squares(3))
     assert overlaps.truth_ids.tolist() == [2**40, 2 * 2**40, 3 * 2**40]
     assert overlaps.iou.tolist() == [1.0, 1.0, 1.0]
-    full = find_overlaps(np.full((3, 3), 2**40), np.ones((3, 3), np.uint16))  # no background at all
+    full = find_overlaps(np.full((3, 3), 2**40), np.ones((3, 3), np.uint16))  # no background
     assert full.iou.tolist() == [1.0]
 
 
@@ -161,10 +161,10 @@ def test_matched_cells_are_those_that_count(truth: I32, predicted: I32) -> None:
 @pytest.mark.parametrize(
     ("truth", "predicted", "message"),
     [
-        (np.zeros((3, 4), int), np.zeros((4, 3), int), "expected one size"),
+        (np.zeros((3, 4), int), np.zeros((4, 3), int), "expected the same size"),
         (np.zeros((3, 4)), np.zeros((3, 4), int), "the true labels have shape"),
         (np.zeros((3, 4), int), np.zeros((3, 4, 1), int), "the predicted labels have shape"),
-        (np.zeros((3, 4), int), np.full((3, 4), -1), "hold -1"),
+        (np.zeros((3, 4), int), np.full((3, 4), -1), "contain -1"),
     ],
 )
 def test_wrong_labels_are_named(truth: I32, predicted: I32, message: str) -> None:

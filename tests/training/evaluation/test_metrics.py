@@ -1,4 +1,4 @@
-"""F1 curves and average precision, against Cellpose's and pycocotools' own figures and by hand."""
+"""Tests of F1 curves and average precision, against figures of Cellpose and pycocotools and by hand."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def test_images_without_any_cell_have_no_average_precision() -> None:
 
 
 def test_mean_segmentation_accuracy_is_over_ten_ious_and_then_over_images() -> None:
-    """One image of two cells, one of which keeps 70 of 100 pixels; one image with a false cell; one with nothing."""
+    """Check one image with two cells, one of which keeps 70 of 100 pixels, one with a false cell, and an empty one."""
     truth = row_of_squares(2)
     smaller = np.where((truth == 2) & (np.arange(truth.shape[0])[:, None] >= 9), 0, truth)
     none = np.zeros_like(truth)
     pairs = [(truth, smaller), (none, smaller == 1), (none, none)]
     counts = [counts_at(find_overlaps(t, p.astype(np.int32)), DEFAULT_IOUS) for t, p in pairs]
     by_iou = {key: mean_average_precision(image[key] for image in counts) for key in counts[0]}
-    first = (5 * 1 + 5 * (1 / 3)) / 10  # both cells up to 0.70; beyond, one found, one made up, one missed
+    first = (5 * 1 + 5 * (1 / 3)) / 10  # both cells up to 0.70; beyond, one found, one false, one missed
     assert mean_segmentation_accuracy(by_iou) == pytest.approx((first + 0) / 2)
     del by_iou["0.95"]
     assert math.isnan(mean_segmentation_accuracy(by_iou))
@@ -98,7 +98,7 @@ def test_coco_by_hand() -> None:
     crops = label_crops(found)
     # Recall reaches 0.75: 76 of COCO's 101 levels. With the wrong one last, precision there is 1.
     assert coco_ap([encode_image(truth, crops, np.array([0.9, 0.8, 0.7, 0.1]))]).map == pytest.approx(76 / 101)
-    # With the wrong one first, precision is 1/2, 2/3, 3/4, made monotonous: 3/4.
+    # With the wrong one first, precision is 1/2, 2/3, 3/4, and 3/4 once it is made monotonic.
     assert coco_ap([encode_image(truth, crops, np.array([0.9, 0.8, 0.7, 0.95]))]).map == pytest.approx(0.75 * 76 / 101)
 
 

@@ -1,4 +1,4 @@
-"""Images without cells: what they are, that none is downloaded, and what is counted in them."""
+"""Tests of images without cells: content, no downloads, and counts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from training.evaluation.no_cells import PHOTOGRAPHS, write_no_cells
 
 @pytest.fixture(scope="module")
 def no_cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Written without a network."""
+    """Write the images without a network."""
     out = tmp_path_factory.mktemp("images")
 
     def refuse(*_: Any) -> None:
@@ -44,7 +44,7 @@ def test_they_are_the_same_on_every_call(no_cells: Path, tmp_path: Path) -> None
 
 
 def test_false_cells_are_counted_apart(no_cells: Path) -> None:
-    """A segmenter that finds one cell in every colour image."""
+    """Segmenter that finds one cell in every colour image."""
 
     def segment(image: Any) -> Any:
         labels = np.zeros(image.shape[:2], np.int32)

@@ -1,4 +1,4 @@
-"""Prompts from true cells: their geometry, the masks they give, and their agreement with the runtime."""
+"""Tests of prompts from true cells: geometry, masks, and agreement with the runtime."""
 
 from __future__ import annotations
 

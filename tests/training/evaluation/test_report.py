@@ -1,4 +1,4 @@
-"""Reports, tables, comparisons and plots."""
+"""Tests of reports, tables, comparisons and plots."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IOUS = (0.5, 0.6)
 
 
 def image(name: str, dataset: str = "dsb2018", *, tp: int = 3, group: str = "Nuclear") -> ImageScore:
-    """Four true and four predicted cells, ``tp`` of them right at IoU 0.6 and one more at 0.5."""
+    """Return a score of four true and four predicted cells, ``tp`` correct at IoU 0.6 and one more at 0.5."""
     return ImageScore(
         id=name,
         dataset=dataset,
@@ -51,7 +51,7 @@ def test_reports_round_trip(tmp_path: Path) -> None:
     written = report("ours", image("a"), image("b", "yeaz", tp=0, group="Yeast"), FAILED)
     write_report(tmp_path / "r.json", written)
     read = read_report(tmp_path / "r.json")
-    # NaN is not equal to itself; as text it is.
+    # NaN is not equal to itself, but its text is.
     assert repr(read) == repr(written)
     content = json.loads((tmp_path / "r.json").read_text())
     assert (content["schema"], content["kind"]) == (1, "evaluation")
@@ -79,7 +79,7 @@ def test_false_cells_are_shown_beside_and_count_in_no_sum() -> None:
 
 
 def test_records_without_sums_over_matched_cells_are_read(tmp_path: Path) -> None:
-    """All else is summed up from their images; what they do not hold is unknown, not 0."""
+    """Sum all other figures from the images; figures that images lack are unknown, not 0."""
     write_report(tmp_path / "r.json", report("ours", image("a")))
     content = json.loads((tmp_path / "r.json").read_text())
     del content["images"][0]["matched"]

@@ -1,7 +1,7 @@
-"""One module per dataset, all behind one function: ``find(source)`` lists what is on disk without reading pixels.
+"""Builders, one module per dataset, with one function: ``find(source)`` lists the files without reading pixels.
 
-``find`` returns ``SourceDataset`` records, names files without a partner, and raises ``DataError`` where the layout is
-not there. The docstring of each module shows the layout and where it is published.
+``find`` returns ``SourceDataset`` records, reports files without a partner, and raises ``DataError`` if the layout is
+missing. The docstring of each module shows the layout and its source.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def find_datasets(name: DatasetName, source: Path, folder: FolderOptions | None 
     """Find a dataset on disk.
 
     Args:
-        name: which layout to look for.
+        name: name of the layout.
         source: the directory with the unpacked download.
-        folder: options of 'folder'; the others take none.
+        folder: options of 'folder'; other layouts take none.
 
     Raises:
-        DataError: no such directory, or it does not have the layout.
+        DataError: the directory does not exist or does not have the layout.
     """
     if name not in DATASETS:
         raise DataError(
@@ -48,7 +48,8 @@ def find_datasets(name: DatasetName, source: Path, folder: FolderOptions | None 
         )
     if folder is not None and name != "folder":
         raise DataError(
-            f"patterns, groups and object sets are for 'folder'; {name} knows its own. Leave them out.", kind="conflict"
+            f"patterns, groups and object sets are for 'folder'; expected none for {name}. Leave them out.",
+            kind="conflict",
         )
     if not source.is_dir():
         raise DataError(
@@ -61,7 +62,7 @@ def find_datasets(name: DatasetName, source: Path, folder: FolderOptions | None 
 
 
 def layout_of(name: DatasetName) -> str:
-    """The layout a builder looks for: its module's docstring."""
+    """Return the layout that a builder expects: the docstring of its module."""
     return import_module(f"training.data.builders.{name}").__doc__ or ""
 
 

@@ -1,15 +1,15 @@
 """BriFiSeg: nuclei in brightfield images of four cell lines.
 
-Layout (Mathieu Gendarme et al. 2022, arXiv:2211.03072; Zenodo 7195636, ``1channel.tar`` with its zips unpacked), as
-nnU-Net has it:
+Layout (Mathieu Gendarme et al. 2022, arXiv:2211.03072; Zenodo 7195636, ``1channel.tar`` with its zips unpacked), in
+nnU-Net's layout:
 
     Task<number>_<cell line>/{imagesTr,imagesTs}/<cell line>_<number>_0000.nii.gz   (W, H, 1) float32
     Task<number>_<cell line>/{labelsTr,labelsTs}/<cell line>_<number>.nii.gz
         0 background, 1 centre of a nucleus, 2 its border, 3 border between touching nuclei (``dataset.json``);
-        in the full-nucleus variant only 0 and 1
+        the full-nucleus variant has only 0 and 1
 
 Checked against the example files in github.com/mgendarme/BriFiSeg (``Example/Data``). The image shows nuclei only, so
-its one channel is blue.
+its only channel is blue.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def find(source: Path) -> list[SourceDataset]:
         skipped += skip_unpaired(alone, source)
     if not fields:
         raise DataError(
-            f"{source} holds no imagesTr beside labelsTr; expected the unpacked BriFiSeg task directories.",
+            f"{source} contains no imagesTr beside labelsTr; expected the unpacked BriFiSeg task directories.",
             kind="not_found",
             field="source",
         )
@@ -83,14 +83,14 @@ def _read_labels(path: Path) -> NDArray[Any]:
 
 
 def nuclei_of_classes(classes: NDArray[Any]) -> NDArray[np.int32]:
-    """Nuclei from the classes centre and border: the border ring parts nuclei that touch.
+    """Find nuclei from the classes centre and border; the border ring separates nuclei that touch.
 
     Args:
         classes: (H, W), 0 background, 1 centre, 2 and 3 border.
 
     Returns:
         (H, W) int32 labels. Border pixels go to the nearest centre of their connected region; a region without a
-        centre is a nucleus of its own.
+        centre is a separate nucleus.
     """
     from skimage.segmentation import watershed
 

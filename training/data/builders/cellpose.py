@@ -5,7 +5,7 @@ Layout (Stringer et al. 2021, Nat Methods 18:100; Pachitariu and Stringer 2022, 
     train/000_img.png, train/000_masks.png, test/..., and train_cyto2/ for the second release
 
 Images are 8-bit RGB: red nuclei, green cells, blue empty (the authors train with ``--chan 2 --chan2 1``); gray images
-hold the cells in all three.
+contain the cells in all three.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def find(source: Path) -> list[SourceDataset]:
         skipped += skip_unpaired(alone, source)
     if not fields:
         raise DataError(
-            f"{source} holds no train/*_img.png; expected the unpacked Cellpose archives.",
+            f"{source} contains no train/*_img.png; expected the unpacked Cellpose archives.",
             kind="not_found",
             field="source",
         )
@@ -68,7 +68,7 @@ def find(source: Path) -> list[SourceDataset]:
 
 
 def read_cellpose_image(path: Path) -> NDArray[Any]:
-    """Read an image as (H, W) where it is gray, else as (H, W, 2): nuclear, whole-cell."""
+    """Read an image as (H, W) if it is gray, else as (H, W, 2): nuclear, whole-cell."""
     image = read_image(path)
     if image.ndim == 2 or image.shape[2] != 3 or is_gray(image):
         return to_gray(image, path.name)

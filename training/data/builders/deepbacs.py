@@ -6,10 +6,10 @@ Layout of the segmentation archives (Spahn et al. 2022, Commun Biol 5:688), unpa
     E. coli (Zenodo 5550935)       {train,test}/brightfield, {train,test}/masks_RoiMap; masks_binary is not read
     B. subtilis (Zenodo 5550968)   <dataset>/{train,test}/fluorescence, <dataset>/{train,test}/masks
     S. aureus (Zenodo 5550933)     {brightfield,fluorescence}_dataset/train/full_images/<modality> and /masks,
-                                   {brightfield,fluorescence}_dataset/test/<modality> and /masks; train/patches holds
+                                   {brightfield,fluorescence}_dataset/test/<modality> and /masks; train/patches has
                                    crops of full_images and is not read
 
-MIXED repeats images of the others: build from it, or from the others. Layouts as listed in torch-em
+MIXED repeats images of the other archives: build either from MIXED or from the others. Layouts as listed in torch-em
 ``torch_em/data/datasets/light_microscopy/deepbacs.py`` and in the DeepBacs wiki (HenriquesLab, "Segmentation").
 """
 
@@ -47,7 +47,7 @@ def find(source: Path) -> list[SourceDataset]:
         skipped += skip_unpaired(alone, source)
     if not fields:
         raise DataError(
-            f"{source} holds no image directory ({', '.join(IMAGE_DIRECTORIES)}) beside a mask directory "
+            f"{source} contains no image directory ({', '.join(IMAGE_DIRECTORIES)}) beside a mask directory "
             f"({', '.join(MASK_DIRECTORIES)}); expected unpacked DeepBacs segmentation archives.",
             kind="not_found",
             field="source",

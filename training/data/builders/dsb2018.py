@@ -5,8 +5,8 @@ Layout (Caicedo et al. 2019, Nat Methods 16:1247; kaggle.com/c/data-science-bowl
     stage1_train/<image id>/images/<image id>.png    8-bit RGBA, opaque
     stage1_train/<image id>/masks/<mask id>.png      8-bit, 0 and 255, one nucleus each
 
-Many images are neighbouring tiles of one field; nothing names the field, so tiles are grouped by their borders
-(``training.data.borders``). The images show nuclei only: one channel, blue; colours become their luminance.
+Many images are neighbouring tiles of one field. The field is not named, so tiles are grouped by their borders
+(``training.data.borders``). The images show nuclei only and give one channel, blue; colours become their luminance.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ LICENCE = "CC0"
 
 
 def find(source: Path) -> list[SourceDataset]:
-    """Find ``stage1_train``, which the source is or holds.
+    """Find ``stage1_train``, which is the source or a directory in it.
 
     Raises:
-        DataError: it is not there.
+        DataError: it is missing.
     """
     root = source / "stage1_train" if (source / "stage1_train").is_dir() else source
     fields: list[Field] = []
@@ -41,7 +41,7 @@ def find(source: Path) -> list[SourceDataset]:
         images = sorted((directory / "images").glob("*.png"))
         masks = sorted((directory / "masks").glob("*.png"))
         if len(images) != 1 or not masks:
-            reason = f"it holds {len(images)} images and {len(masks)} masks; expected one image and its masks."
+            reason = f"it contains {len(images)} images and {len(masks)} masks; expected one image and its masks."
             skipped.append(Skipped(relative(directory, source), reason))
             continue
         fields.append(
@@ -54,7 +54,7 @@ def find(source: Path) -> list[SourceDataset]:
         )
     if not fields:
         raise DataError(
-            f"{source} holds no <image id>/images/*.png with masks; expected the unpacked stage1_train.",
+            f"{source} contains no <image id>/images/*.png with masks; expected the unpacked stage1_train.",
             kind="not_found",
             field="source",
         )
@@ -71,11 +71,11 @@ def find(source: Path) -> list[SourceDataset]:
 
 
 def merge_masks(paths: list[Path]) -> NDArray[np.int32]:
-    """One label map of one mask file per object; a pixel that several claim goes to the first file's.
+    """Merge one mask file per object into a label map; a pixel in several masks goes to the first.
 
     Raises:
         InputError: a mask cannot be read.
-        DataError: masks of different sizes.
+        DataError: masks have different sizes.
     """
     labels: NDArray[np.int32] | None = None
     for index, path in enumerate(paths, start=1):
@@ -84,7 +84,7 @@ def merge_masks(paths: list[Path]) -> NDArray[np.int32]:
             labels = np.zeros(mask.shape, np.int32)
         if mask.shape != labels.shape:
             raise DataError(
-                f"mask {path.name} has size {mask.shape}, the others {labels.shape}; expected one size.",
+                f"mask {path.name} has size {mask.shape}, the others {labels.shape}; expected the same size.",
                 kind="wrong_shape",
             )
         labels[mask & (labels == 0)] = index

@@ -1,6 +1,6 @@
 """Any folders of image and mask pairs.
 
-Layouts, tried in this order; <files> are pairs named by the two patterns:
+Layouts, tried in this order; <files> are pairs that match the two patterns:
 
     <split>/<dataset>/<files>    published splits, one built dataset per name
     <split>/<files>              published splits, one dataset
@@ -30,24 +30,24 @@ Colours = Literal["gray", "channels"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FolderOptions:
-    """What a folder cannot say about itself.
+    """Options that describe a folder of pairs.
 
     Raises:
-        DataError: a pattern without wildcard, an unknown group, or an expression that is not one.
+        DataError: a pattern has no wildcard, a group is unknown, or an expression is invalid.
     """
 
     image_glob: str = "*_img.*"
     mask_glob: str = "*_mask.*"
-    """See ``Pattern``."""
+    """Patterns of images and masks (``Pattern``)."""
     groups: Mapping[str, str] = field(default_factory=dict)
-    """Group by dataset name; under '' the group of all others."""
+    """Group by dataset name; the key '' is for all others."""
     object_set: str | None = None
-    """Regular expression searched in the image id; images with equal first groups (or matches) are one object set."""
+    """Regular expression for the image id; images with an equal first group (or match) are one object set."""
     licence: str | None = None
     """Licence of the data, for ``dataset.json``."""
     rgb: Colours = "channels"
-    """'channels': red, green and blue fill the three channels, as ``Segmenter`` takes a colour image. 'gray': colours
-    become their luminance, the whole-cell channel."""
+    """'channels': red, green and blue fill the three channels, as in ``Segmenter``. 'gray': colours become their
+    luminance, the whole-cell channel."""
 
     def __post_init__(self) -> None:
         Pattern(self.image_glob, self.mask_glob)
@@ -68,18 +68,18 @@ class FolderOptions:
             ) from error
 
     def group_of(self, dataset: str) -> Group:
-        """The group of a dataset.
+        """Return the group of a dataset.
 
         Raises:
-            DataError: none was given.
+            DataError: it has no group.
         """
         given = self.groups.get(dataset, self.groups.get(""))
         for group in GROUPS:
             if group == given:
                 return group
         raise DataError(
-            f"the group of dataset {dataset!r} is not given; expected one of {', '.join(GROUPS)}. "
-            f"Give one with groups=: '{dataset}=Cell Culture', or 'Cell Culture' for all datasets.",
+            f"the group of dataset {dataset!r} is missing; expected one of {', '.join(GROUPS)}. "
+            f"Pass it with groups=: '{dataset}=Cell Culture', or 'Cell Culture' for all datasets.",
             kind="missing",
             field="groups",
         )
@@ -95,7 +95,7 @@ def find(source: Path, options: FolderOptions) -> list[SourceDataset]:
     """Find pairs in one of the layouts.
 
     Raises:
-        DataError: there are none, or the group of a dataset is not given.
+        DataError: there are none, or the group of a dataset is missing.
     """
     own_name = source.resolve().name
     pattern = Pattern(options.image_glob, options.mask_glob)
@@ -112,7 +112,7 @@ def find(source: Path, options: FolderOptions) -> list[SourceDataset]:
         _add(found, source, [(path.name, path) for path in _directories(source)], "", None, pattern, options)
     if not found:
         raise DataError(
-            f"{source} holds no pairs of {options.image_glob} and {options.mask_glob}, nor do its directories; "
+            f"{source} contains no pairs of {options.image_glob} and {options.mask_glob}, nor do its directories; "
             "expected <split>/<dataset>/, <split>/ or plain folders. Pass image_glob= and mask_glob=.",
             kind="not_found",
             field="image_glob",
@@ -141,7 +141,7 @@ def _add(
     pattern: Pattern,
     options: FolderOptions,
 ) -> None:
-    """Add the pairs of each directory to the dataset named beside it; a directory without pairs adds nothing."""
+    """Add the pairs of each (dataset name, directory) to its dataset; a directory without pairs adds nothing."""
     read = partial(read_folder_image, rgb=options.rgb)
     for name, directory in directories:
         pairs, alone = find_pairs(directory, pattern)

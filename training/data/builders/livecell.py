@@ -1,4 +1,4 @@
-"""LIVECell: phase contrast of eight cell lines, held out by the paper for zero-shot evaluation.
+"""LIVECell: phase contrast of eight cell lines, which the paper holds out for zero-shot evaluation.
 
 Layout (Edlund et al. 2021, Nat Methods 18:1038; github.com/sartorius-research/LIVECell, "File structure"):
 
@@ -6,9 +6,9 @@ Layout (Edlund et al. 2021, Nat Methods 18:1038; github.com/sartorius-research/L
     livecell_coco_{train,val,test}.json    COCO polygons; the directories differ between releases, so files are found
                                            by name
 
-Some images are annotated twice under two image ids (LIVECell issue 14); the first counts, as in the function the paper
-used. ``annotations`` is a list, or in some releases an object by id. Images and labels are enlarged by 2.0 (paper,
-Appendix A).
+Some images are annotated twice under two image ids (LIVECell issue 14); the first counts, as in the function
+that the paper used. ``annotations`` is a list, or in some releases an object by id. Images and labels are enlarged by
+2.0 (paper, Appendix A).
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ LICENCE = "CC BY-NC 4.0"
 SCALE = 2.0  # paper, Appendix A: to the cell size of the phase images in the training set
 
 Polygons = tuple[NDArray[np.float32], ...]
-"""The outlines of one cell, (N, 2) xy pixels each."""
+"""Outlines of one cell, (N, 2) xy pixels each."""
 
 
 def find(source: Path) -> list[SourceDataset]:
-    """Find the annotation files and the images they name.
+    """Find the annotation files and their images.
 
     Raises:
-        DataError: there is no annotation file that can be read.
+        DataError: there is no readable annotation file.
     """
     images = {path.name: path for path in sorted(source.rglob("*.tif"), reverse=True)}
     fields: list[Field] = []
@@ -60,8 +60,8 @@ def find(source: Path) -> list[SourceDataset]:
     if not fields:
         first = f" The first problem: {skipped[0].file}: {skipped[0].reason}" if skipped else ""
         raise DataError(
-            f"{source} holds no livecell_coco_{{train,val,test}}.json with its images; expected the unpacked LIVECell "
-            f"archive.{first}",
+            f"{source} contains no livecell_coco_{{train,val,test}}.json with its images; expected the unpacked "
+            f"LIVECell archive.{first}",
             kind="not_found",
             field="source",
         )
@@ -81,7 +81,7 @@ def _fields(path: Path, split: Split, images: dict[str, Path], source: Path) -> 
     fields, missing = [], []
     for name, (size_hw, cells) in read_annotations(path).items():
         if name not in images:
-            missing.append(Skipped(name, f"{path.name} names it, but it is not there; unpack images.zip."))
+            missing.append(Skipped(name, f"{path.name} names it, but it is missing; unpack images.zip."))
             continue
         fields.append(
             Field(
@@ -100,10 +100,10 @@ def read_annotations(path: Path) -> dict[str, tuple[tuple[int, int], list[Polygo
     """Read a COCO file of polygons.
 
     Returns:
-        By image file name: its size (H, W) and the outlines of its cells.
+        Size (H, W) and outlines of the cells, by image file name.
 
     Raises:
-        DataError: the file is damaged, or a cell is not given by polygons.
+        DataError: the file is damaged, or a cell has no polygons.
     """
     try:
         with path.open(encoding="utf-8") as file:
@@ -116,7 +116,7 @@ def read_annotations(path: Path) -> dict[str, tuple[tuple[int, int], list[Polygo
             cells[annotation["image_id"]].append(annotation["segmentation"])
         out: dict[str, tuple[tuple[int, int], list[Polygons]]] = {}
         for image in coco["images"]:
-            # The first of several ids of one file counts.
+            # If a file has several ids, the first counts.
             out.setdefault(image["file_name"], ((image["height"], image["width"]), cells[image["id"]]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path.name} is damaged ({error!r}); download the file again.", kind="damaged") from error
@@ -124,13 +124,13 @@ def read_annotations(path: Path) -> dict[str, tuple[tuple[int, int], list[Polygo
 
 
 def _compact(values: dict[str, Any]) -> dict[str, Any]:
-    """Keep an annotation's outlines as arrays while the file is read: as lists they take some ten times the memory."""
+    """Convert an annotation's outlines to arrays while the file is read; lists take about ten times the memory."""
     outlines = values.get("segmentation")
     if outlines is None:
         return values
     if not isinstance(outlines, list):
         raise DataError(
-            "a cell has run lengths instead of polygons; expected LIVECell's own annotations.", kind="unsupported"
+            "a cell has run lengths; expected polygons, as in LIVECell's own annotations.", kind="unsupported"
         )
     polygons = tuple(np.asarray(outline, np.float32).reshape(-1, 2) for outline in outlines)
     return {"image_id": values["image_id"], "segmentation": polygons}
@@ -141,7 +141,7 @@ def draw_cells(cells: Sequence[Polygons], size_hw: tuple[int, int]) -> NDArray[n
 
     Args:
         cells: outlines, xy pixels.
-        size_hw: size of the image.
+        size_hw: image size (height, width) in pixels.
     """
     from skimage.draw import polygon
 

@@ -25,10 +25,10 @@ def read_nifti_plane(path: Path) -> NDArray[Any]:
     """Read a ``.nii`` or ``.nii.gz`` file of one plane.
 
     Returns:
-        (H, W) in the file's dtype, or float64 where the header scales the values.
+        (H, W) in the file's dtype, or float64 if the header scales the values.
 
     Raises:
-        DataError: the file is damaged, of another kind, or holds more than one plane.
+        DataError: the file is damaged, has another format, or contains more than one plane.
     """
     try:
         data = path.read_bytes()
@@ -43,7 +43,7 @@ def read_nifti_plane(path: Path) -> NDArray[Any]:
         raise DataError(f"{path.name} cannot be read ({error}); download the file again.", kind="damaged") from error
     if size != HEADER_BYTES or magic != b"n+1" or kind not in DTYPES:
         raise DataError(
-            f"{path.name} is no single-file NIfTI-1 of plain numbers; expected .nii or .nii.gz.", kind="unsupported"
+            f"{path.name} is not a single-file NIfTI-1 of plain numbers; expected .nii or .nii.gz.", kind="unsupported"
         )
     shape = [axis for axis in extent[:rank] if axis != 1]
     if len(shape) != 2:
@@ -53,6 +53,6 @@ def read_nifti_plane(path: Path) -> NDArray[Any]:
     dtype = np.dtype(order + DTYPES[kind])
     count = shape[0] * shape[1]
     if len(data) < int(offset) + count * dtype.itemsize:
-        raise DataError(f"{path.name} is cut off; download the file again.", kind="damaged")
+        raise DataError(f"{path.name} is truncated; download the file again.", kind="damaged")
     plane = np.frombuffer(data, dtype, count, int(offset)).reshape(shape[::-1])
     return plane if slope in (0.0, 1.0) and intercept == 0.0 else plane * slope + intercept

@@ -1,4 +1,4 @@
-"""Rows of an array in an npz file, one at a time: the arrays of TissueNet do not fit into a workstation's memory."""
+"""Reading of npz arrays row by row, because the arrays of TissueNet do not fit into a workstation's memory."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from training.data.errors import DataError
 
 
 class NpzRows:
-    """One array of an npz file, read row by row. Rows in ascending order cost one pass over the file.
+    """One array of an npz file, read row by row; reading rows in ascending order takes one pass over the file.
 
     Args:
         path: the npz file, compressed or not.
-        name: the array's name.
+        name: name of the array.
 
     Raises:
-        DataError: no npz file, no such array, or one of objects or in Fortran order.
+        DataError: the file is not an npz file, lacks the array, or has it with objects or in Fortran order.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -47,7 +47,7 @@ class NpzRows:
         self._row_bytes = math.prod(self.shape[1:]) * self._dtype.itemsize
 
     def read(self, row: int, *, last: int | None = None) -> NDArray[Any]:
-        """One row, or one position of its last axis.
+        """Read one row, or one position of its last axis.
 
         Raises:
             DataError: the file is damaged.
@@ -57,10 +57,10 @@ class NpzRows:
             file.seek(self._start + row * self._row_bytes)
             data = file.read(self._row_bytes)
         except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            self._file = None  # a broken stream cannot be read on
+            self._file = None  # a broken stream cannot be read further
             raise self._damaged(error) from error
         if len(data) != self._row_bytes:
-            raise self._damaged(EOFError(f"row {row} is cut off"))
+            raise self._damaged(EOFError(f"row {row} is truncated"))
         array = np.frombuffer(data, self._dtype).reshape(self.shape[1:])
         return array if last is None else array[..., last]
 

@@ -4,7 +4,7 @@ Layout (Cutler et al. 2022, Nat Methods 19:1438; osf.io/xmury, ``datasets``):
 
     {bact_phase,bact_fluor}/{train_sorted,test_sorted}/<strain>/<name>.tif, <name>_masks.tif, <name>_flows.tif
 
-The worm sets of the same archive are not bacteria and are not read. Layout as listed in torch-em
+The worm sets of the same archive are ignored. Layout as listed in torch-em
 ``torch_em/data/datasets/light_microscopy/omnipose.py``.
 """
 
@@ -44,7 +44,7 @@ def find(source: Path) -> list[SourceDataset]:
         skipped += skip_unpaired([path for path in alone if not path.name.endswith(FLOWS)], source)
     if not fields:
         raise DataError(
-            f"{source} holds no bact_phase/train_sorted with *_masks.tif; expected the unpacked Omnipose datasets.",
+            f"{source} contains no bact_phase/train_sorted with *_masks.tif; expected the unpacked Omnipose datasets.",
             kind="not_found",
             field="source",
         )

@@ -1,7 +1,7 @@
-"""Overlapping masks as one label map.
+"""Conversion of overlapping masks to one label map.
 
-The rules are those of ``livecell_ann_to_masks`` (cellpose ``paper/2.0/datasets.py``), which the paper used on LIVECell:
-they decide which of its labels exist, so they are kept as they are.
+The rules are those of ``livecell_ann_to_masks`` (cellpose ``paper/2.0/datasets.py``), which the paper used for
+LIVECell. They decide which labels exist, so they are kept unchanged.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOSTLY_COVERED = 0.75
-"""A mask goes if at least this share of it lies in other masks."""
+"""A mask is dropped if at least this share of it lies in other masks."""
 
 
 def resolve_overlaps(masks: Sequence[NDArray[np.intp]], size_hw: tuple[int, int]) -> NDArray[np.int32]:
     """Merge masks into labels.
 
-    From the smallest to the largest, a mask that others cover by three quarters or more is dropped. Of the rest, a
-    pixel of several masks goes to the mask whose centroid is nearest. As in the original, that may be a mask which does
-    not claim the pixel; it then has disjoint parts and is filtered later.
+    From the smallest to the largest, a mask is dropped if others cover three quarters of it or more. A pixel in several
+    of the remaining masks goes to the mask with the nearest centroid. As in the original, that mask may not contain the
+    pixel; it then has disjoint parts and is filtered later.
 
     Args:
         masks: flat pixel positions of each mask, without repeats.
-        size_hw: size of the image.
+        size_hw: image size (height, width) in pixels.
 
     Returns:
-        (H, W) int32; the masks that are left, numbered 1..n in their order. Empty masks are left out.
+        (H, W) int32: the remaining masks that are not empty, numbered 1..n in their order.
     """
     from scipy.spatial import cKDTree
 

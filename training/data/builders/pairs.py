@@ -1,4 +1,4 @@
-"""Image and mask files that belong together by name."""
+"""Pairs of image and mask files, matched by name."""
 
 from __future__ import annotations
 
@@ -30,11 +30,10 @@ ReadChannels = Callable[[Path], NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """How a dataset names its files, relative to a directory.
+    """Patterns of a dataset's image and mask files, relative to a directory.
 
-    ``*`` stands for any characters but '/', ``**/`` for any directories. What the wildcards of an image and of a mask
-    stand for must be equal, except for a final ``.*``: ``images/*.*`` and ``masks/*.png`` pair images/a.tif with
-    masks/a.png.
+    ``*`` matches any characters but '/', and ``**/`` any directories. The wildcards of an image and its mask must match
+    equal text, except for a final ``.*``: ``images/*.*`` and ``masks/*.png`` pair images/a.tif with masks/a.png.
     """
 
     image: str
@@ -48,7 +47,7 @@ class Pattern:
             if set(glob) & set("?[]"):
                 raise DataError(f"{name} pattern is {glob!r}; expected no wildcards but '*' and '**/'.")
         if self.image == self.mask:
-            raise DataError(f"image and mask pattern are both {self.image!r}; expected two. Give each its own.")
+            raise DataError(f"image and mask pattern are both {self.image!r}; expected two different ones.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +55,13 @@ class Pair:
     """One image with its mask."""
 
     key: str
-    """What the wildcards stand for, joined with '/'."""
+    """Text that the wildcards match, joined with '/'."""
     image: Path
     mask: Path
 
 
 def find_pairs(directory: Path, pattern: Pattern) -> tuple[list[Pair], list[Path]]:
-    """Pairs below a directory, sorted by key, and the files whose partner is missing.
+    """Find pairs below a directory, sorted by key, and the files without a partner.
 
     A file that both patterns match counts as a mask.
     """
@@ -82,7 +81,7 @@ def pair_fields(
     split: Split | None = None,
     read_channels: ReadChannels = read_gray,
 ) -> list[Field]:
-    """Fields of image and mask files; the image id is the prefix and the pair's key."""
+    """Return fields for image and mask files; the image id is the prefix and the pair's key."""
     return [
         Field(
             image_id=f"{prefix}{pair.key}",
@@ -96,18 +95,18 @@ def pair_fields(
 
 
 def skip_unpaired(paths: list[Path], source: Path) -> list[Skipped]:
-    """Name the files whose partner is missing."""
+    """Record the files without a partner."""
     return [Skipped(relative(path, source), "its image or mask is missing; expected both.") for path in paths]
 
 
 def relative(path: Path, source: Path) -> str:
-    """A path as shown to the user: relative to the source, with '/'."""
+    """Return a path as shown to the user: relative to the source, with '/'."""
     return path.relative_to(source).as_posix()
 
 
 def _matches(directory: Path, glob: str) -> dict[str, Path]:
-    """Files below a directory that a pattern matches, by key."""
-    # The id may hold dots; only the last one begins the suffix that '.*' stands for.
+    """Return the files below a directory that match a pattern, by key."""
+    # The id may contain dots; '.*' matches only the last suffix.
     body, suffix = (glob[:-2], r"\.[^./]+") if glob.endswith(".*") else (glob, "")
     parts = re.split(r"(\*\*/|\*)", body)
     wildcards = {"**/": "((?:[^/]+/)*)", "*": "([^/]*)"}

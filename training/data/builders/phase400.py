@@ -6,7 +6,7 @@ Layout: directories of image and label pairs, in any of the forms
                                                                       (cellSAM ``paper_evaluation/mix_dataset.py``)
     [<split>/][<cell line>/]images/<name>.<type>, labels/<name>.<type>
 
-Types: tif, tiff, png, npy. A split directory is a published split; without one, 80-10-10 is drawn.
+Types: tif, tiff, png, npy. Split directories give published splits; without them, images are split 80-10-10.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PATTERNS = (
 
 
 def find(source: Path) -> list[SourceDataset]:
-    """Find pairs below a source, by the first form that occurs in each split directory.
+    """Find pairs below a source, in the first form that occurs in a split directory.
 
     Raises:
         DataError: there are none.
@@ -43,7 +43,7 @@ def find(source: Path) -> list[SourceDataset]:
             break
     else:
         raise DataError(
-            f"{source} holds no pairs such as a_img.tif with a_masks.tif, or images/a.tif with labels/a.tif; "
+            f"{source} contains no pairs such as a_img.tif with a_masks.tif, or images/a.tif with labels/a.tif; "
             "expected directories of image and label pairs.",
             kind="not_found",
             field="source",

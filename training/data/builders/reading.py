@@ -1,4 +1,4 @@
-"""Files of the source datasets as channels and label maps."""
+"""Reading of source files as channels and label maps."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def read_gray(path: Path) -> NDArray[Any]:
 
     Raises:
         InputError: the file is missing or damaged (``runtime.files.plain.read_image``).
-        DataError: two channels, or more than three.
+        DataError: the image has two channels, or more than three.
     """
     return to_gray(read_image(path), path.name)
 
 
 def to_gray(image: NDArray[Any], name: str) -> NDArray[Any]:
-    """One channel (H, W) of an image (H, W), (H, W, 1) or (H, W, 3).
+    """Convert an image (H, W), (H, W, 1) or (H, W, 3) to one channel (H, W).
 
-    Equal channels are a gray image and give their values back; colours become their luminance in [0, 1], as the
-    released code does with stained sections (cellSAM, ``examples/plot_HandE.py``).
+    Equal channels keep their values; colours become their luminance in [0, 1], as in the released code for stained
+    sections (cellSAM, ``examples/plot_HandE.py``).
     """
     if image.ndim == 2:
         return image
@@ -46,20 +46,20 @@ def to_gray(image: NDArray[Any], name: str) -> NDArray[Any]:
 
 
 def is_gray(image: NDArray[Any]) -> bool:
-    """Whether the channels of (H, W, C) are equal."""
+    """Return whether the channels of (H, W, C) are equal."""
     return bool((image == image[..., :1]).all())
 
 
 def read_label_file(path: Path) -> NDArray[Any]:
-    """Read a label map (H, W), one id per object; errors as in ``check_labels`` and ``read_image``."""
+    """Read a label map (H, W) with one id per object; errors as in ``check_labels`` and ``read_image``."""
     return check_labels(read_image(path), path.name)
 
 
 def check_labels(labels: NDArray[Any], name: str) -> NDArray[Any]:
-    """Return (H, W) integer labels, or say why these are none.
+    """Return (H, W) integer labels.
 
     Raises:
-        DataError: colours, negative or fractional values, or a mask of foreground and background only.
+        DataError: the array has colours, negative or fractional values, or is a mask of foreground and background only.
     """
     if labels.ndim == 3 and is_gray(labels):
         labels = labels[..., 0]
@@ -71,7 +71,7 @@ def check_labels(labels: NDArray[Any], name: str) -> NDArray[Any]:
         labels = labels.astype(np.int64)
     if labels.dtype.kind not in "bui" or labels.min(initial=0) < 0:
         raise DataError(
-            f"{name} holds {labels.dtype} from {labels.min()} to {labels.max()}; expected whole numbers from 0. "
+            f"{name} contains {labels.dtype} from {labels.min()} to {labels.max()}; expected whole numbers from 0. "
             "Save one id per object.",
             kind="wrong_type",
         )
@@ -80,14 +80,14 @@ def check_labels(labels: NDArray[Any], name: str) -> NDArray[Any]:
         parts = connected_parts(labels > 0).max()
         if parts > 1:
             raise DataError(
-                f"{name} holds one value, {labels.max()}, in {parts} separate parts; expected one id per object. "
+                f"{name} contains one value, {labels.max()}, in {parts} separate parts; expected one id per object. "
                 "Label the objects of the mask first."
             )
     return labels
 
 
 def connected_parts(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Number the connected parts of (H, W) 1..n; parts that touch at a corner are one."""
+    """Number the connected parts of (H, W) 1..n; parts that touch at a corner count as one."""
     from skimage.measure import label
 
     parts: NDArray[np.int32] = label(mask, connectivity=2).astype(np.int32)  # type: ignore[no-untyped-call]

@@ -7,7 +7,7 @@ Layout (Greenwald et al. 2022, Nat Biotechnol 40:555; datasets.deepcell.org):
         y  (N, H, W, 2) int32: whole-cell labels, nuclear labels
         tissue_list, platform_list (v1.0) or meta (v1.1): not read
 
-The order of the channels and labels: torch-em ``torch_em/data/datasets/light_microscopy/tissuenet.py``.
+Order of the channels and labels as in torch-em ``torch_em/data/datasets/light_microscopy/tissuenet.py``.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ def find(source: Path) -> list[SourceDataset]:
     """Find the npz files below a directory.
 
     Raises:
-        DataError: none is there, or files of several versions.
+        DataError: there are none, or they have several versions.
     """
     files = [(path, match) for path in sorted(source.rglob("*.npz")) if (match := _FILE.fullmatch(path.name))]
     if not files:
         raise DataError(
-            f"{source} holds no tissuenet_v1.*_train.npz; expected the unpacked TissueNet archive.",
+            f"{source} contains no tissuenet_v1.*_train.npz; expected the unpacked TissueNet archive.",
             kind="not_found",
             field="source",
         )
     versions = sorted({match[1] for _, match in files})
     if len(versions) > 1:
         raise DataError(
-            f"{source} holds TissueNet {' and '.join(versions)}; expected one version. Move one away.",
+            f"{source} contains TissueNet {' and '.join(versions)}; expected one version. Move one away.",
             kind="conflict",
             field="source",
         )
@@ -72,7 +72,7 @@ def _fields(path: Path, split: Split, file: str) -> list[Field]:
     images, labels = NpzRows(path, "X"), NpzRows(path, "y")
     if images.shape[:3] != labels.shape[:3] or images.shape[3:] != (2,) or labels.shape[3:] != (2,):
         raise DataError(
-            f"{path.name} holds X {images.shape} and y {labels.shape}; expected (N, H, W, 2) of one size. "
+            f"{path.name} contains X {images.shape} and y {labels.shape}; expected (N, H, W, 2) of equal size. "
             "Download the file again.",
             kind="wrong_shape",
         )

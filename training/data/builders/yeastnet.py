@@ -6,10 +6,10 @@ and ``Utils/generateLossWeight.py``):
     Datasets/<dataset>/Images/im<index, 3 digits>.tif    gray
     Datasets/<dataset>/Masks/mask<index, 3 digits>.npy   integers, one id per cell
 
-DSDataset holds 51 time points in each of three focal planes, one plane after the other (im000, im051 and im102 show the
-same cells), DSDataset2 20 in three, YITDataset1 60 and YITDataset3 20 in one. There is no published split. All planes
-of a time point, and time points close to each other, stay together: a movie is drawn in ten runs of time points, as
-many as the authors' cross-validation has folds.
+DSDataset has 51 time points in each of three focal planes, one plane after the other (im000, im051 and im102 show the
+same cells). DSDataset2 has 20 in three planes, YITDataset1 60 and YITDataset3 20 in one. There is no published split.
+All planes of a time point, and nearby time points, stay together: a movie is divided into ten runs of time points, as
+many as the folds of the authors' cross-validation.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CITATION = "YeastNet, Salem et al. 2021, doi:10.3390/app11062692"
 
 PATTERN = Pattern("Images/im*.tif", "Masks/mask*.npy")
 TIME_POINTS = {"DSDataset": 51, "DSDataset2": 20}
-"""Time points of the datasets with several focal planes."""
+"""Number of time points of the datasets with several focal planes."""
 RUNS = 10
 
 
@@ -57,7 +57,7 @@ def find(source: Path) -> list[SourceDataset]:
         skipped += skip_unpaired(alone, source)
     if not fields:
         raise DataError(
-            f"{source} holds no Images/im*.tif beside Masks/mask*.npy; expected YeastNet's 'Datasets'.",
+            f"{source} contains no Images/im*.tif beside Masks/mask*.npy; expected YeastNet's 'Datasets'.",
             kind="not_found",
             field="source",
         )

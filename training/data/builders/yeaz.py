@@ -5,8 +5,8 @@ Layout (Dietler et al. 2020, Nat Commun 11:5723; epfl.ch/labs/lpbs/data-and-soft
     gold-standard-BF-V-1/<name>_im.tif, <name>_mask.tif         (H, W)
     gold-standard-PhC-plus-2/<name>_im.tif, <name>_mask.tif     (H, W) or (T, H, W)
 
-There is no published split. The frames of a stack are one object set; brightfield fields taken at several exposures
-have equal masks, which the split keeps together. Layout as listed in torch-em
+There is no published split. The frames of a stack are one object set. Brightfield fields with several exposures have
+equal masks, which the split keeps together. Layout as listed in torch-em
 ``torch_em/data/datasets/light_microscopy/yeaz.py``.
 """
 
@@ -38,7 +38,7 @@ def find(source: Path) -> list[SourceDataset]:
     pairs, alone = find_pairs(source, PATTERN)
     if not pairs:
         raise DataError(
-            f"{source} holds no *_im.tif with *_mask.tif; expected the unpacked YeaZ archives.",
+            f"{source} contains no *_im.tif with *_mask.tif; expected the unpacked YeaZ archives.",
             kind="not_found",
             field="source",
         )
@@ -61,7 +61,8 @@ def _fields(pair: Pair, file: str) -> list[Field]:
     frames, mask_frames = _frames(pair.image), _frames(pair.mask)
     if frames != mask_frames:
         raise DataError(
-            f"it has {frames} frames and its mask {mask_frames}; expected as many. Check the files.", kind="mismatch"
+            f"it has {frames} frames and its mask {mask_frames}; expected equal numbers. Check the files.",
+            kind="mismatch",
         )
     return [
         Field(
@@ -84,7 +85,7 @@ def _frames(path: Path) -> int:
     except Exception as error:  # tifffile raises many kinds on damaged files
         raise _damaged(path, error) from error
     if frames == 0:
-        raise _damaged(path, EOFError("it holds no image"))
+        raise _damaged(path, EOFError("it contains no image"))
     return frames
 
 

@@ -1,6 +1,6 @@
-"""Made microscope images with exact instance labels, by domain randomisation and, where it is cheap, by physics.
+"""Synthetic microscope images with exact instance labels, by domain randomisation and simple physics.
 
-``make_image`` makes one image of a named group; ``write_datasets`` writes them in the format that training reads.
+``make_image`` makes one image of a named group; ``write_datasets`` writes images in the format that training reads.
 """
 
 from training.data.synthetic.groups import MadeImage, make_image

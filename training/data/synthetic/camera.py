@@ -1,4 +1,4 @@
-"""From light to stored numbers: shot noise, read noise, offset, bit depth, compression."""
+"""Camera model: shot noise, read noise, offset, bit depth, compression."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def expose(
     """Record an image.
 
     Args:
-        light: (H, W) or (H, W, 2), 0 no light; channels are exposed on their own.
+        light: (H, W) or (H, W, 2), 0 means no light; channels are exposed separately.
         rng: source of all randomness.
-        electrons: range of the charge at the brightest light: few make a noisy image.
-        fill: range of the share of the number range that the brightest light takes.
+        electrons: range of the charge at the brightest light; few electrons give a noisy image.
+        fill: range of the brightest value as a share of the largest number.
 
     Returns:
-        uint8, or in one of three images uint16 of 12 or 16 bits.
+        uint8, or uint16 of 12 or 16 bits in one of three images.
     """
     bits = int(rng.choice([8, 8, 8, 8, 12, 16]))
     stacked = light[..., None] if light.ndim == 2 else light
@@ -47,15 +47,15 @@ def _plane(
     charge = np.clip(light, 0, None) * np.float32(well / (float(np.percentile(light[::4, ::4], 99.8)) + 1e-6))
     noise = rng.standard_normal(light.shape, np.float32)
     charge = charge + noise * np.sqrt(charge + np.float32(read**2))
-    most = 2**bits - 1
-    offset = rng.uniform(0, 0.06) * most
-    values = charge * np.float32(rng.uniform(*fill) * most / well) + np.float32(offset)
-    out: F32 = np.clip(np.round(values), 0, most)
+    highest = 2**bits - 1
+    offset = rng.uniform(0, 0.06) * highest
+    values = charge * np.float32(rng.uniform(*fill) * highest / well) + np.float32(offset)
+    out: F32 = np.clip(np.round(values), 0, highest)
     return out
 
 
 def compressed(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    """An 8-bit image, (H, W) or (H, W, 3), after JPEG."""
+    """Return an 8-bit image, (H, W) or (H, W, 3), after JPEG compression."""
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "JPEG", quality=quality)
     return np.array(Image.open(stream))

@@ -1,4 +1,4 @@
-"""Random numbers and random surfaces: what all families draw on."""
+"""Random numbers and random surfaces for all groups."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ F64 = NDArray[np.float64]
 
 
 def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    """A number whose logarithm is uniform."""
+    """Draw a number whose logarithm is uniform."""
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def near(rng: np.random.Generator, spread: float) -> float:
-    """A log-normal factor near 1, cut off at two standard deviations."""
+    """Draw a log-normal factor near 1, truncated at two standard deviations."""
     return math.exp(spread * min(max(rng.standard_normal(), -2.0), 2.0))
 
 
 def smooth_field(rng: np.random.Generator, size_hw: tuple[int, int], scale_px: float) -> F32:
-    """A random surface (H, W) of mean 0 and standard deviation 1 whose features are about ``scale_px`` wide."""
+    """Return a random surface (H, W) with mean 0, standard deviation 1 and features about ``scale_px`` wide."""
     return _enlarged(rng.standard_normal(_knots(size_hw, scale_px), np.float32), size_hw, scale_px, rng)
 
 
 def texture(rng: np.random.Generator, size_hw: tuple[int, int], scale_px: float, octaves: int = 3) -> F32:
-    """A surface with features from ``scale_px`` down, each octave half as wide and 0.6 times as strong."""
+    """Return a surface with features of ``scale_px`` and finer, each octave half as wide and 0.6 times as strong."""
     knots = rng.standard_normal(_knots(size_hw, scale_px), np.float32)
     weight = 1.0
     for octave in range(1, octaves):
@@ -44,7 +44,7 @@ def texture(rng: np.random.Generator, size_hw: tuple[int, int], scale_px: float,
 
 
 def fibres(rng: np.random.Generator, size_hw: tuple[int, int], scale_px: float, ratio: float) -> F32:
-    """A surface like ``texture`` whose features are ``ratio`` times as long as wide, at one angle."""
+    """Return a surface like ``texture`` whose features are ``ratio`` times as long as wide, at one angle."""
     angle = rng.uniform(0, np.pi)
     c, s = math.cos(angle) / (scale_px * ratio), math.sin(angle) / (scale_px * ratio)
     side = math.hypot(*size_hw)
@@ -58,7 +58,7 @@ def fibres(rng: np.random.Generator, size_hw: tuple[int, int], scale_px: float, 
 
 
 _INTERPOLATED = 0.82
-"""Standard deviation of bicubic interpolation between independent knots of standard deviation 1, over the plane."""
+"""Standard deviation over the plane of bicubic interpolation between independent knots of standard deviation 1."""
 
 
 def _knots(size_hw: tuple[int, int], scale_px: float) -> tuple[int, int]:
@@ -76,7 +76,7 @@ def _enlarged(knots: F32, size_hw: tuple[int, int], scale_px: float, rng: np.ran
 
 
 def wobble(rng: np.random.Generator, strength: float, *, orders: int = 6, angles: int = 48, count: int = 1) -> F64:
-    """(count, angles): factors near 1 around a closed outline, by Fourier terms 2..orders that fall off."""
+    """Return (count, angles) factors near 1 around a closed outline, from decreasing Fourier terms 2..orders."""
     turns = 2 * np.pi * np.arange(angles) / angles
     order = np.arange(2, orders + 1)
     size = strength * rng.standard_normal((count, len(order))) / (order - 1)
@@ -87,7 +87,7 @@ def wobble(rng: np.random.Generator, strength: float, *, orders: int = 6, angles
 
 
 def ellipse_radii(minor: F64, aspect: F64, angle: F64, *, angles: int = 48) -> F64:
-    """(N, angles): radii of N ellipses of half axes ``minor`` and ``minor * aspect``, the long one at ``angle``."""
+    """Return (N, angles) radii of N ellipses of half axes ``minor`` and ``minor * aspect``, the latter at ``angle``."""
     turns = 2 * np.pi * np.arange(angles) / angles - angle[:, None]
     major = (minor * aspect)[:, None]
     out: F64 = minor[:, None] * major / np.sqrt((minor[:, None] * np.cos(turns)) ** 2 + (major * np.sin(turns)) ** 2)

@@ -1,4 +1,4 @@
-"""Loops over pixels: distances to shapes, painting, Voronoi regions, spots. All randomness comes in as arrays."""
+"""Compiled loops over pixels: distances to shapes, painting, Voronoi regions, spots. Random values are arguments."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ F64 = NDArray[np.float64]
 
 
 FAR_PX = 4
-"""Distances beyond an outline are needed no farther than this."""
+"""Largest distance outside an outline that is needed, pixels."""
 
 
 @compiled
 def blob_distance(
     centre_yx: tuple[float, float], radii: F64, origin_yx: tuple[int, int], size_hw: tuple[int, int]
 ) -> F32:
-    """Distance along the radius to a star-shaped outline, pixels; positive inside.
+    """Compute the radial distance to a star-shaped outline, pixels; positive inside.
 
     Args:
-        centre_yx: pixels.
-        radii: (N,) radius at the angles 2 pi n / N, counted from +x towards +y.
+        centre_yx: centre of the shape, pixels.
+        radii: (N,) radius at the angles 2 pi n / N, from +x towards +y, pixels.
         origin_yx: upper left pixel of the window.
-        size_hw: size of the window.
+        size_hw: size of the window (height, width), pixels.
 
     Returns:
         (h, w) float32.
@@ -53,17 +53,17 @@ def blob_distance(
 def stroke_distance(
     starts: F64, ends: F64, blend_px: float, origin_yx: tuple[int, int], size_hw: tuple[int, int]
 ) -> F32:
-    """Signed distance to a union of tapered capsules, pixels; positive inside.
+    """Compute the signed distance to a union of tapered capsules, pixels; positive inside.
 
     Args:
         starts: (N, 3) y, x and radius at one end of each capsule.
-        ends: (N, 3) the same at the other end.
+        ends: (N, 3) y, x and radius at the other end.
         blend_px: width over which capsules merge smoothly; 0 leaves creases.
         origin_yx: upper left pixel of the window.
-        size_hw: size of the window.
+        size_hw: size of the window (height, width), pixels.
 
     Returns:
-        (h, w) float32; far outside a capsule it is not looked at, and -1e9 far from all of them.
+        (h, w) float32. Capsules that are far from a pixel are ignored; far from all of them, the value is -1e9.
     """
     out = np.empty((size_hw[0], size_hw[1]), np.float32)
     lows, highs = np.empty((len(starts), 2)), np.empty((len(starts), 2))
@@ -93,7 +93,7 @@ def stroke_distance(
 
 @compiled
 def overlap(labels: I32, distance: F32, y0: int, x0: int, gap_px: float) -> tuple[int, int, int]:
-    """Pixels inside a shape, those of them that are taken, and taken pixels within ``gap_px`` of the shape."""
+    """Count pixels inside a shape, the taken ones among them, and taken pixels within ``gap_px`` of the shape."""
     inside, taken, near = 0, 0, 0
     for y in range(distance.shape[0]):
         for x in range(distance.shape[1]):
@@ -108,7 +108,7 @@ def overlap(labels: I32, distance: F32, y0: int, x0: int, gap_px: float) -> tupl
 
 @compiled
 def main_part(mask: NDArray[np.bool_], y: int, x: int) -> NDArray[np.bool_]:
-    """The part of a mask that holds a pixel of it; corners do not connect."""
+    """Return the part of a mask that contains one of its pixels; corners do not connect."""
     height, width = mask.shape
     out = np.zeros(mask.shape, np.bool_)
     stack = np.empty((mask.size, 2), np.int64)
@@ -130,7 +130,7 @@ def main_part(mask: NDArray[np.bool_], y: int, x: int) -> NDArray[np.bool_]:
 
 @compiled
 def paint(labels: I32, thickness: F32, distance: F32, y0: int, x0: int, value: int, height: float, edge: float) -> None:
-    """Paint a shape under those that are there; its thickness rises like a quarter circle over ``edge`` pixels."""
+    """Paint a shape under existing ones; its thickness rises like a quarter circle over ``edge`` pixels."""
     for y in range(distance.shape[0]):
         for x in range(distance.shape[1]):
             if distance[y, x] > 0:
@@ -141,12 +141,12 @@ def paint(labels: I32, thickness: F32, distance: F32, y0: int, x0: int, value: i
 
 
 @compiled
-def scatter(candidates_yx: F64, radii: F64, most: int) -> NDArray[np.int64]:
-    """Indices of the candidates that keep their distance, in order: at least the mean of both radii times 2."""
+def scatter(candidates_yx: F64, radii: F64, max_count: int) -> NDArray[np.int64]:
+    """Return the indices of candidates whose distances are at least the sum of both radii, in order."""
     kept = np.empty(len(candidates_yx), np.int64)
     count = 0
     for n in range(len(candidates_yx)):
-        if count >= most:
+        if count >= max_count:
             break
         free = True
         for k in range(count):
@@ -164,16 +164,16 @@ def scatter(candidates_yx: F64, radii: F64, most: int) -> NDArray[np.int64]:
 
 @compiled
 def regions(seeds_yx: F64, bent_seeds_yx: F64, sizes: F64, warped_y: F32, warped_x: F32) -> I32:
-    """Voronoi regions of seeds in a bent plane, by propagation from pixel to pixel.
+    """Compute the Voronoi regions of seeds in a bent plane, by propagation from pixel to pixel.
 
     Args:
-        seeds_yx: (N, 2) inside the image, pixels.
-        bent_seeds_yx: (N, 2) the same in the bent plane.
+        seeds_yx: (N, 2) seeds inside the image, pixels.
+        bent_seeds_yx: (N, 2) seeds in the bent plane.
         sizes: (N,) relative size of each region; distances are divided by it.
         warped_y, warped_x: (H, W) coordinates of every pixel in the bent plane.
 
     Returns:
-        (H, W) int32, 1..N. Nearly exact: a thin tip may go to a neighbour.
+        (H, W) int32, 1..N. The regions are nearly exact: a thin tip may go to a neighbour.
     """
     height, width = warped_y.shape
     out = np.zeros((height, width), np.int32)
@@ -207,7 +207,7 @@ def regions(seeds_yx: F64, bent_seeds_yx: F64, sizes: F64, warped_y: F32, warped
 
 @compiled
 def _sweep(labels: I32, out: F32) -> None:
-    """Carry distances from the upper left to the lower right."""
+    """Propagate distances from the upper left to the lower right."""
     height, width = labels.shape
     one, diagonal, half = np.float32(1), np.float32(math.sqrt(2.0)), np.float32(0.5)
     corner = diagonal - half
@@ -229,9 +229,10 @@ def _sweep(labels: I32, out: F32) -> None:
 
 @compiled
 def inner_distance(labels: I32) -> F32:
-    """Distance of every pixel to the nearest pixel of another label, pixels, (H, W); the image's edge is no outline.
+    """Compute the distance (H, W) of every pixel to the nearest pixel of another label; the image edge does not count.
 
-    Chamfer distance of 1 and the square root of 2, from half a pixel on: within 8 % of the Euclidean one.
+    It is a chamfer distance with steps 1 and the square root of 2 that starts at half a pixel, within 8 % of the
+    Euclidean distance, in pixels.
     """
     out = np.full(labels.shape, np.float32(1e6))
     _sweep(labels, out)
@@ -293,7 +294,7 @@ def parts(labels: I32) -> I32:
 
 @compiled
 def deepest(labels: I32, depth: F32, number: int) -> F64:
-    """(number, 3): y, x and depth of the deepest pixel of each label 1..number; depth 0 if the label is absent."""
+    """Return (number, 3): y, x and depth of the deepest pixel of each label 1..number; depth 0 if it is absent."""
     out = np.zeros((number, 3), np.float64)
     for y in range(labels.shape[0]):
         for x in range(labels.shape[1]):
@@ -305,12 +306,12 @@ def deepest(labels: I32, depth: F32, number: int) -> F64:
 
 @compiled
 def nuclei_distance(labels: I32, centres_yx: F64, radii: F64) -> F32:
-    """Distance to the outline of a nucleus in every cell, (H, W), positive inside; a nucleus ends where its cell ends.
+    """Compute the distance (H, W) to the outline of each cell's nucleus, positive inside; nuclei end with their cells.
 
     Args:
         labels: (H, W) cells 1..N.
-        centres_yx: (N, 2).
-        radii: (N, M) radius at M angles; 0 leaves the cell without a nucleus.
+        centres_yx: (N, 2) centres of the nuclei, pixels.
+        radii: (N, M) radius at M angles, pixels; 0 leaves the cell without a nucleus.
     """
     out = np.full(labels.shape, np.float32(-1e6))
     number = radii.shape[1]

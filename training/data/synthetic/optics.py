@@ -1,6 +1,6 @@
-"""How light makes an image of an object: transfer functions in the Fourier domain.
+"""Image formation by transfer functions in the Fourier domain.
 
-Lengths are pixels, frequencies cycles per pixel. Fields are periodic; the caller cuts a margin off.
+Lengths are in pixels, frequencies in cycles per pixel. Fields are periodic; the caller crops a margin.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ C64 = NDArray[np.complex64]
 
 @lru_cache(maxsize=8)
 def _frequencies(size_hw: tuple[int, int], half: bool) -> F32:
-    """Squared frequency of every element of a spectrum; ``half``: of a real field."""
+    """Return the squared frequency of every element of a spectrum; ``half`` is for real fields."""
     x = fft.rfftfreq(size_hw[1]) if half else fft.fftfreq(size_hw[1])
     squared = fft.fftfreq(size_hw[0])[:, None] ** 2 + x[None] ** 2
     out: F32 = squared.astype(np.float32)
@@ -33,7 +33,7 @@ def _gauss(squared: F32, sigma_px: float) -> F32:
 
 
 def blurred(image: F32, sigma_px: float, haze: float = 0.0, haze_px: float = 0.0) -> F32:
-    """Image of an emitter: a Gaussian core, and a share ``haze`` of the light spread by a wider one."""
+    """Image an emitter with a Gaussian core; a wider Gaussian spreads a share ``haze`` of the light."""
     squared = _frequencies((image.shape[0], image.shape[1]), True)
     transfer = np.float32(1 - haze) * _gauss(squared, sigma_px)
     if haze:
@@ -44,28 +44,28 @@ def blurred(image: F32, sigma_px: float, haze: float = 0.0, haze_px: float = 0.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PhaseOptics:
-    """A phase-contrast microscope."""
+    """Parameters of a phase-contrast microscope."""
 
     positive: bool
-    """Positive: thick is dark on gray, with a bright halo. Negative: the other way round."""
+    """True: thick parts are dark on gray, with a bright halo. False: the reverse."""
     ring_px: float
-    """Width of the halo: light from details wider than this passes the phase ring too, so they shade off."""
+    """Width of the halo. Light from wider details also passes the phase ring, so they shade off."""
     transmission: float
-    """Share of the amplitude that the ring lets through."""
+    """Share of the amplitude that the ring transmits."""
     sigma_px: float
     """Blur of the aperture."""
 
 
 def phase_contrast(phase: F32, absorption: F32 | None, optics: PhaseOptics) -> F32:
-    """Intensity behind a Zernike phase plate; 1 where the object is flat.
+    """Compute the intensity behind a Zernike phase plate; 1 where the object is flat.
 
     Args:
         phase: (H, W) phase shift by the object, radians.
         absorption: (H, W) optical depth of the amplitude, or None.
         optics: the microscope.
 
-    Source: Zernike 1942, Physica 9:686; the ring of finite width as a low-pass filter explains halo and shade-off (Yin
-    et al. 2012, Medical Image Analysis 16:1047).
+    Source: Zernike 1942, Physica 9:686. A ring of finite width acts as a low-pass filter, which explains halo and
+    shade-off (Yin et al. 2012, Medical Image Analysis 16:1047).
     """
     spectrum, squared = _spectrum(phase, absorption)
     shift = optics.transmission * np.exp(1j * (-np.pi / 2 if optics.positive else np.pi / 2))
@@ -75,17 +75,17 @@ def phase_contrast(phase: F32, absorption: F32 | None, optics: PhaseOptics) -> F
 
 
 def bright_field(phase: F32, absorption: F32 | None, defocus_px2: float, coherence: float, sigma_px: float) -> F32:
-    """Intensity of a transmitted wave out of focus; 1 where the object is flat.
+    """Compute the intensity of a transmitted wave out of focus; 1 where the object is flat.
 
     Args:
-        phase: (H, W) radians.
+        phase: (H, W) phase shift, radians.
         absorption: (H, W) optical depth of the amplitude, or None.
-        defocus_px2: wavelength times defocus; its sign turns the contrast.
-        coherence: spread of the illumination, cycles per pixel; fringes fade with it.
+        defocus_px2: wavelength times defocus; its sign inverts the contrast.
+        coherence: spread of the illumination, cycles per pixel; a larger spread fades fringes.
         sigma_px: blur of the aperture.
 
-    Source: Fresnel transfer function (Goodman, Introduction to Fourier Optics, section 4.2); for small defocus it is
-    the transport-of-intensity equation (Teague 1983, JOSA 73:1434).
+    Source: Fresnel transfer function (Goodman, Introduction to Fourier Optics, section 4.2); for small defocus, it
+    becomes the transport-of-intensity equation (Teague 1983, JOSA 73:1434).
     """
     spectrum, squared = _spectrum(phase, absorption)
     envelope = _gauss(squared, float(np.hypot(sigma_px, abs(defocus_px2) * coherence)))
@@ -96,12 +96,12 @@ def bright_field(phase: F32, absorption: F32 | None, defocus_px2: float, coheren
 
 
 def interference_contrast(phase: F32, shear_yx: tuple[float, float], bias: float, sigma_px: float) -> F32:
-    """Intensity in differential interference contrast; ``sin^2(bias / 2)`` where the object is flat.
+    """Compute the intensity in differential interference contrast; ``sin^2(bias / 2)`` where the object is flat.
 
     Args:
-        phase: (H, W) radians.
+        phase: (H, W) phase shift, radians.
         shear_yx: distance of the two beams, pixels.
-        bias: phase between them, radians.
+        bias: phase between the beams, radians.
         sigma_px: blur of the aperture.
     """
     fy = fft.fftfreq(phase.shape[0])[:, None].astype(np.float32)

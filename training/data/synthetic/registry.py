@@ -1,4 +1,4 @@
-"""The registry of groups: an arrangement of cells, a way to show them, and the range of what comes out."""
+"""Registry of groups: each has an arrangement of cells, a way to render them, and ranges of the results."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ Render = Callable[[Scene, np.random.Generator], Stored]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """Cells of one kind and how they lie."""
+    """Kind and arrangement of cells."""
 
     kind: Group
     """Data type of the evaluation."""
     diameter_px: tuple[float, float]
-    """Range from which an image's median diameter is drawn, by its logarithm."""
+    """Range of an image's median diameter, which is drawn log-uniformly, pixels."""
     cells: tuple[int, int]
-    """Least and largest number of cells in 512 x 512 pixels."""
+    """Smallest and largest number of cells in 512 x 512 pixels."""
     arrange: Arrange
 
 
 @dataclass(frozen=True, slots=True)
 class SyntheticGroup:
-    """One kind of made image."""
+    """One kind of synthetic image."""
 
     name: str
     setting: Setting
     render: Render
     channels: Channels
     contrast: Contrast
-    """Cells against ground in most images: brighter, darker, with bright outlines; or either."""
+    """Cells relative to the background in most images: brighter, darker, with bright outlines, or mixed."""
 
 
 _NUCLEI = Setting(kind="Nuclear", diameter_px=(10.0, 70.0), cells=(1, 520), arrange=round.scattered)
@@ -51,7 +51,7 @@ _SECTION = Setting(
     kind="Nuclear",
     diameter_px=(9.0, 36.0),
     cells=(1, 1200),
-    arrange=partial(round.scattered, coverage=(0.05, 0.4), aspect=(1.1, 2.4), most=1000),
+    arrange=partial(round.scattered, coverage=(0.05, 0.4), aspect=(1.1, 2.4), max_cells=1000),
 )
 _CULTURE = Setting(kind="Cell Culture", diameter_px=(22.0, 80.0), cells=(1, 300), arrange=spread.culture)
 _MONOLAYER = Setting(
@@ -101,7 +101,7 @@ _CONTRASTS: Mapping[Callable[..., Stored], Contrast] = {
 
 def _unstained(name: str, setting: Setting, show: Callable[..., Stored], body: transmitted.Body) -> SyntheticGroup:
     contrast: Contrast = "mixed"
-    # Walls may be brighter or darker than the cells between them, and yeast is thick enough to turn the contrast.
+    # Walls may be brighter or darker than the cells between them, and yeast is thick enough to invert the contrast.
     if setting is not _CHANNELS and body is not _WALLED:
         contrast = _CONTRASTS.get(show, "mixed")
     return SyntheticGroup(name, setting, partial(show, body=body), "whole-cell", contrast)
@@ -149,6 +149,6 @@ _ALL = (
 )
 
 PREFIX = "synthetic/"
-"""Before the names of groups where they stand beside those of datasets."""
+"""Prefix of group names among names of datasets."""
 
 SYNTHETIC_GROUPS: Mapping[str, SyntheticGroup] = {group.name: group for group in _ALL}

@@ -1,4 +1,4 @@
-"""Made images as training reads them: tiles on the fly, and datasets on disk."""
+"""Synthetic images for training: tiles on the fly, and datasets on disk."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ SOURCE = "made by cellsam-engine"
 LICENCE = "CC0-1.0"
 
 Progress = Callable[[str, int, int], None]
-"""Called with a group's name, images done and images to make."""
+"""Callback with a group's name, the number of images done and their total."""
 
 
 class MadeSamples:
-    """Groups to draw made images from.
+    """Source of synthetic images, drawn from all groups.
 
     Args:
-        weights: factor of how often a group is drawn, by its name; 1 if absent.
+        weights: relative frequency of each group, by name; 1 if absent.
 
     Raises:
-        ValueError: there is no such group, or no weight is above 0.
+        ValueError: a group does not exist, or no weight is above 0.
     """
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         if missing := sorted(weights.keys() - SYNTHETIC_GROUPS.keys()):
-            raise ValueError(f"no group of made images is called {', '.join(missing)}; expected {_NAMES}.")
+            raise ValueError(f"no group of made images is called {', '.join(missing)}; expected some of {_NAMES}.")
         drawn = np.array([weights.get(name, 1.0) for name in SYNTHETIC_GROUPS])
         if not drawn.any():
             raise ValueError("every group of made images has weight 0; expected one above 0.")
         self._names, self._cumulative = tuple(SYNTHETIC_GROUPS), np.cumsum(drawn / drawn.sum())
 
     def draw(self, rng: np.random.Generator) -> Sample:
-        """Make a new image, a function of the state of ``rng`` alone."""
+        """Make a new image, which depends only on the state of ``rng``."""
         index = int(np.searchsorted(self._cumulative, rng.random(), side="right"))
         return made_sample(self._names[min(index, len(self._names) - 1)], int(rng.integers(2**62)))
 
@@ -52,10 +52,10 @@ _NAMES = ", ".join(SYNTHETIC_GROUPS)
 
 
 def made_sample(group: str, seed: int) -> Sample:
-    """A made image as if it had been read from a built dataset; it depends on the arguments alone.
+    """Make an image in the form of a built dataset's sample; it depends only on the arguments.
 
     Raises:
-        DataError: no such group.
+        DataError: the group does not exist.
     """
     chosen = group_of(group)
     tile = _tile(chosen, seed)
@@ -63,7 +63,7 @@ def made_sample(group: str, seed: int) -> Sample:
 
 
 def numbered_seed(seed: int, number: int) -> int:
-    """Seed of image ``number`` of a dataset with a seed of its own; distinct for numbers below 2**32."""
+    """Return the seed of image ``number`` of a dataset with this seed; distinct for numbers below 2**32."""
     return seed << 32 | number
 
 
@@ -76,27 +76,27 @@ def write_datasets(
     workers: int = 0,
     progress: Progress | None = None,
 ) -> list[Path]:
-    """Write a dataset per group in the built format, all of it for training; images without cells too.
+    """Write one dataset per group in the built format, as a training split, including images without cells.
 
-    Equal arguments write equal bytes, whatever ``workers`` is.
+    Equal arguments write equal bytes for any number of ``workers``.
 
     Args:
-        out: directory of the datasets; each goes into a new directory below it.
+        out: directory of the datasets; each is written to a new directory below it.
         count: images per group.
-        groups: names; none stands for all.
-        seed: another one makes other images.
-        workers: processes that make images; 0 makes them in this one.
-        progress: told about every image.
+        groups: names of groups; all if empty.
+        seed: seed of the images.
+        workers: number of processes that make images; 0 uses this process.
+        progress: called for every image.
 
     Returns:
         The directories of the datasets.
 
     Raises:
-        DataError: no such group, no images, or a directory that exists.
+        DataError: a group does not exist, ``count`` or ``seed`` is out of range, or a directory exists.
     """
     chosen = [group_of(name) for name in dict.fromkeys(groups)] or list(SYNTHETIC_GROUPS.values())
     if count < 1 or seed < 0:
-        raise DataError(f"count is {count} and seed {seed}; expected 1 or more images and a seed from 0.")
+        raise DataError(f"count is {count} and seed is {seed}; expected 1 or more, and 0 or more.")
     directories = [out / group.name for group in chosen]
     for directory in directories:
         if directory.exists():
@@ -120,7 +120,7 @@ def _written(write: Callable[[int], TileRecord], count: int, workers: int) -> It
     if not workers:
         yield from map(write, range(count))
         return
-    # Forked processes would inherit locks of threads that they do not have.
+    # Forked processes would inherit the locks of threads that do not exist in them.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield from pool.map(write, range(count), chunksize=4)
 

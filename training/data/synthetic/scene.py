@@ -1,4 +1,4 @@
-"""A field of cells before any optics: label map, thickness, and what is known about each cell."""
+"""Fields of cells before any optics: label map, thickness, and properties of each cell."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from training.data.synthetic import kernels
 F64 = NDArray[np.float64]
 
 LEAST_PX = 9
-"""A shape of which fewer pixels show is not placed."""
+"""Smallest visible area of a shape, pixels; smaller ones are not placed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """One shape in a window of the field."""
+    """Shape in a window of the field."""
 
     distance: F32
     """(h, w) signed distance to the outline, pixels, positive inside."""
@@ -28,24 +28,24 @@ class Stamp:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """Cells of one field."""
+    """Field of cells."""
 
     labels: I32
     """(H, W), 0 background, 1..n; every label is one connected part."""
     thickness: F32
-    """(H, W) relative to a cell of height 1; cells that overlap add up."""
+    """(H, W) thickness relative to a cell of height 1; overlapping cells add up."""
     depth: F32
     """(H, W) distance to the outline of the cell or of the background, pixels."""
     cells: F64
     """(n, 3): y, x and depth of each cell's deepest pixel."""
     diameter_px: float
-    """What the arrangement aimed at."""
+    """Intended median diameter, pixels."""
     walls: F32 | None = field(default=None)
-    """(H, W) share of each pixel that is structure: walls of a channel, posts."""
+    """(H, W) share of each pixel that structures such as channel walls or posts cover."""
 
     @property
     def size_hw(self) -> tuple[int, int]:
-        """Size of the field."""
+        """Size of the field (height, width), pixels."""
         return self.labels.shape[0], self.labels.shape[1]
 
     @property
@@ -55,17 +55,17 @@ class Scene:
 
     @property
     def inside(self) -> NDArray[np.bool_]:
-        """(H, W) whether a pixel belongs to a cell."""
+        """(H, W) bool, True at cells."""
         return self.labels > 0
 
     def per_cell(self, values: NDArray[np.floating], background: float = 0.0) -> F32:
-        """(H, W) map of one value per cell."""
+        """Return an (H, W) map of one value per cell."""
         table = np.concatenate(([background], values)).astype(np.float32)
         return table[self.labels]
 
 
 def blob(centre_yx: tuple[float, float], radii: F64, size_hw: tuple[int, int]) -> Stamp | None:
-    """A star-shaped cell; None if it lies outside the field."""
+    """Return a star-shaped cell; None if it lies outside the field."""
     cy, cx = centre_yx
     reach = float(radii.max())
     window = _window(cy - reach, cx - reach, cy + reach, cx + reach, size_hw)
@@ -76,7 +76,7 @@ def blob(centre_yx: tuple[float, float], radii: F64, size_hw: tuple[int, int]) -
 
 
 def stroke(starts: F64, ends: F64, blend_px: float, size_hw: tuple[int, int]) -> Stamp | None:
-    """A union of tapered capsules, (N, 3) y, x, radius at both ends; None if it lies outside the field."""
+    """Return a union of tapered capsules, (N, 3) y, x, radius at both ends; None if it lies outside the field."""
     both = np.concatenate((starts, ends))
     low_y, low_x = (both[:, :2] - both[:, 2:]).min(axis=0) - blend_px / 4
     high_y, high_x = (both[:, :2] + both[:, 2:]).max(axis=0) + blend_px / 4
@@ -88,7 +88,7 @@ def stroke(starts: F64, ends: F64, blend_px: float, size_hw: tuple[int, int]) ->
 
 
 def roughened(stamp: Stamp | None, relief: F32) -> Stamp | None:
-    """A shape whose outline moves in and out by a relief of the whole field, (H, W) pixels; one part of it is kept."""
+    """Displace the outline of a shape by a relief of the whole field, (H, W) pixels, and keep one part."""
     if stamp is None:
         return None
     height, width = stamp.distance.shape
@@ -111,7 +111,7 @@ def _window(
 
 
 class Canvas:
-    """A field that is filled cell by cell. New cells go under those that are there, so that none changes later."""
+    """Field that is filled cell by cell; new cells go under existing ones, so existing cells never change."""
 
     def __init__(self, size_hw: tuple[int, int]) -> None:
         self.size_hw = size_hw
@@ -120,7 +120,7 @@ class Canvas:
         self.count = 0
 
     def taken(self, y: float, x: float) -> bool:
-        """Whether a cell lies at a place; false outside the field. Cheaper than a stamp that is not placed."""
+        """Return whether a position is taken, False outside the field; cheaper than a stamp that is not placed."""
         inside = 0 <= y < self.size_hw[0] and 0 <= x < self.size_hw[1]
         return inside and bool(self.labels[int(y), int(x)])
 
@@ -130,14 +130,14 @@ class Canvas:
         """Place a cell if there is room.
 
         Args:
-            stamp: its shape; None is not placed.
-            height: thickness in its middle.
-            edge: share of its largest depth over which the thickness rises: 1 a lens, less a pancake.
-            gap_px: least distance to other cells, at most ``kernels.FAR_PX``.
-            hidden: largest share that may lie under others; what shows must be one part.
+            stamp: shape of the cell; None is not placed.
+            height: thickness at its centre.
+            edge: share of its largest depth over which the thickness rises: 1 gives a lens, less a pancake.
+            gap_px: smallest distance to other cells, at most ``kernels.FAR_PX``.
+            hidden: largest share that may lie under other cells; the visible rest must be one part.
 
         Returns:
-            Whether it was placed.
+            True if the cell was placed.
         """
         if stamp is None:
             return False
@@ -160,12 +160,12 @@ class Canvas:
         return np.array_equal(kernels.main_part(shown, y, x), shown)
 
     def scene(self, diameter_px: float, walls: F32 | None = None) -> Scene:
-        """The field as it is now."""
+        """Return the field in its current state."""
         return scene_of(self.labels, self.thickness, diameter_px, walls)
 
 
 def scene_of(labels: I32, thickness: F32, diameter_px: float, walls: F32 | None = None) -> Scene:
-    """A scene of dense labels, with depths and centres worked out."""
+    """Build a scene from dense labels, with depths and centres."""
     depth = kernels.inner_distance(labels)
     cells = kernels.deepest(labels, depth, int(labels.max(initial=0)))
     return Scene(labels=labels, thickness=thickness, depth=depth, cells=cells, diameter_px=diameter_px, walls=walls)

@@ -1,4 +1,4 @@
-"""Every group: what its images and labels promise, and that equal arguments make equal bytes."""
+"""Tests of every group: properties of images and labels, and equal bytes for equal arguments."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_labels_are_dense_and_each_is_one_part(group: str) -> None:
 def test_the_number_of_cells_is_in_the_range_of_the_group(group: str) -> None:
     low, high = SYNTHETIC_GROUPS[group].setting.cells
     counts = [int(item.labels.max()) for item in made(group)]
-    # A field can be so sparse that what is cut off at its edge holds every cell.
+    # A field can be so sparse that all its cells are in the cropped margin.
     assert min(counts) >= min(low, 0 if low == 1 else low)
     assert max(counts) <= high
     assert (max(counts) > 0) == (group in WITH_CELLS)
@@ -70,7 +70,7 @@ def test_the_median_diameter_is_in_the_range_of_the_group(group: str) -> None:
             assert item.median_diameter_px == 0
             continue
         assert item.median_diameter_px == pytest.approx(2 * np.sqrt(np.median(areas) / np.pi))
-        if len(areas) >= 10:  # of fewer, the edge of the image cuts too many
+        if len(areas) >= 10:  # with fewer, the edge of the image truncates too many
             assert 0.5 * low <= item.median_diameter_px <= 1.5 * high
 
 

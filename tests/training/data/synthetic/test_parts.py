@@ -1,4 +1,4 @@
-"""The parts: shapes, placing, optics, camera."""
+"""Tests of shapes, placing, optics and camera."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Made images as training reads them."""
+"""Tests of synthetic images in training."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_recipe_mixes_made_images_in(tmp_path: Path) -> None:
     for number in range(3):
         for a, b in zip(plain[number], none[number], strict=True):
             np.testing.assert_array_equal(a, b)
-        # A function of the sample's number alone, whatever was drawn before.
+        # A sample depends only on its number, not on earlier draws.
         for a, b in zip(half[number], TrainingSamples(tiles, recipe_of(0.5))[number], strict=True):
             np.testing.assert_array_equal(a, b)
         assert not np.array_equal(plain[number][0], all_made[number][0])

@@ -1,4 +1,4 @@
-"""Write the reference files of this folder; needs cellpose and pycocotools. See README.md."""
+"""Write the reference files of this folder, with cellpose and pycocotools; see README.md."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 
 
 def grid_of_cells(rng: np.random.Generator, cells: int, pitch: int) -> I32:
-    """A grid of rectangles of random size, some of them touching."""
+    """Return a grid of rectangles of random size, some of them touching."""
     labels = np.zeros((cells * pitch, cells * pitch), np.int32)
     for index in range(cells * cells):
         y, x = (v * pitch for v in divmod(index, cells))
@@ -24,7 +24,7 @@ def grid_of_cells(rng: np.random.Generator, cells: int, pitch: int) -> I32:
 
 
 def disturbed(rng: np.random.Generator, truth: I32) -> I32:
-    """Shift, split, merge, drop and invent cells; the labels are shuffled."""
+    """Shift, split, merge, drop and invent cells, and shuffle the labels."""
     labels = np.roll(truth, rng.integers(0, 2), axis=0)
     ids = np.unique(labels[labels > 0])
     for label in ids:
@@ -64,7 +64,7 @@ def pycocotools_reference(path: Path) -> None:
     # The first image has more cells than COCO's usual limit of 100 detections.
     truths = [grid_of_cells(rng, 12, 10), grid_of_cells(rng, 4, 12), grid_of_cells(rng, 5, 9)]
     predictions = [disturbed(rng, truth) for truth in truths]
-    # One digit, so that scores are tied.
+    # One digit gives tied scores.
     scores = [rng.random(len(np.unique(p)) - 1).round(1) for p in predictions]
     named = {f"scores_{i}": values for i, values in enumerate(scores)}
     _save(path, truths, predictions, figures=_pycocotools(truths, predictions, scores), **named)

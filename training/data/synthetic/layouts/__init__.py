@@ -1,1 +1,1 @@
-"""Where cells lie and what shape they have: functions of (rng, size_hw, diameter_px) that make a ``Scene``."""
+"""Arrangements and shapes of cells: functions of (rng, size_hw, diameter_px) that return a ``Scene``."""

@@ -27,18 +27,18 @@ def packed(
     missing: tuple[float, float] = (0.0, 0.05),
     size_range: float = 1.0,
 ) -> Scene:
-    """Regions of seeds that keep a distance, in a bent and stretched plane.
+    """Fill the field with the Voronoi regions of spaced seeds in a bent and stretched plane.
 
     Args:
         rng: source of all randomness.
-        size_hw: size of the field.
+        size_hw: size of the field (height, width), pixels.
         diameter_px: median diameter.
-        order: range of the least distance of seeds, as a share of the diameter; regular from about 0.75 on.
+        order: range of the smallest distance of seeds, as a share of the diameter; regular from about 0.75.
         bend: range of the displacement of the plane, as a share of the diameter.
-        stretch: range of the elongation, in one direction.
-        gap_px: range of the width of background between cells.
+        stretch: range of the elongation in one direction.
+        gap_px: range of the width of the background between cells.
         missing: range of the share of cells that are left out.
-        size_range: factor between the smallest and largest cells of different places.
+        size_range: ratio of the largest to the smallest cell size across the field.
     """
     labels, seeds = _regions_of_seeds(
         rng,
@@ -54,7 +54,7 @@ def packed(
 
 
 def tissue(rng: np.random.Generator, size_hw: tuple[int, int], diameter_px: float) -> Scene:
-    """Packed cells with vessels, loose stroma and empty ground between nests."""
+    """Fill the field with packed cells, with vessels, loose stroma and empty areas between nests."""
     labels, seeds = _regions_of_seeds(
         rng,
         size_hw,
@@ -73,20 +73,20 @@ def tissue(rng: np.random.Generator, size_hw: tuple[int, int], diameter_px: floa
 
 
 def _only(labels: I32, kept: NDArray[np.bool_]) -> I32:
-    """Labels without those of regions that are not kept."""
+    """Return the labels of the kept regions only."""
     table = np.concatenate(([0], np.where(kept, np.arange(1, len(kept) + 1), 0))).astype(np.int32)
     return table[labels]
 
 
 def _apart(labels: I32, gap_px: float) -> I32:
-    """Labels that leave a gap between each other, each of them one part."""
+    """Return labels with gaps between them, each in one part."""
     if gap_px > 0:
         labels[kernels.inner_distance(labels) < gap_px / 2] = 0
     return one_part_each(labels)
 
 
 def _domed(rng: np.random.Generator, labels: I32, diameter_px: float) -> Scene:
-    """A scene of cells of height 1 that slope down to a part of it at their outlines."""
+    """Return a scene of cells of height 1 that slope down towards their outlines."""
     scene = scene_of(labels, np.zeros(labels.shape, np.float32), diameter_px)
     low, reach = np.float32(rng.uniform(0.3, 0.9)), np.float32(rng.uniform(0.1, 0.45) * diameter_px)
     rest = 1 - np.minimum(scene.depth / reach, 1)
@@ -104,7 +104,7 @@ def _regions_of_seeds(
     stretch: float,
     size_range: float,
 ) -> tuple[I32, F64]:
-    """Regions, (H, W) 1..n, and the seed of each, (n, 2); see ``packed``."""
+    """Return regions, (H, W) 1..n, and the seed of each, (n, 2); see ``packed``."""
     local = np.exp(np.log(size_range) / 2 * np.clip(smooth_field(rng, size_hw, 0.35 * min(size_hw)) / 1.5, -1, 1))
     seeds, sizes = _seeds(rng, size_hw, diameter_px, order, local)
     labels = _regions(rng, seeds, sizes, size_hw, (diameter_px, bend, stretch, rng.uniform(0, np.pi)))
@@ -114,7 +114,7 @@ def _regions_of_seeds(
 def _seeds(
     rng: np.random.Generator, size_hw: tuple[int, int], diameter_px: float, order: float, local: F32
 ) -> tuple[F64, F64]:
-    # Dart throwing at a least distance of ``order`` diameters fills up to 0.7 of the densest packing.
+    # Dart throwing with a smallest distance of ``order`` diameters fills up to 0.7 of the densest packing.
     dense = int(size_hw[0] * size_hw[1] / (np.pi / 4 * diameter_px**2) * 1.15 * float(np.mean(1 / local**2))) + 1
     candidates = rng.uniform(0, size_hw, (7 * dense, 2))
     scale = local[tuple(candidates.astype(int).T)].astype(np.float64)
@@ -134,7 +134,7 @@ def _regions(
     reach = np.float32(bend * diameter * 0.5)
     y = y + reach * texture(rng, size_hw, 0.8 * diameter, 2)
     x = x + reach * texture(rng, size_hw, 0.8 * diameter, 2)
-    # Distances shrink along the long axis of the cells, for pixels and seeds alike.
+    # Distances of both pixels and seeds shrink along the long axis of the cells.
     along, across = factor**-0.5, factor**0.5
     c, s = np.cos(angle), np.sin(angle)
     yy, xx, yx = s * s * along + c * c * across, c * c * along + s * s * across, s * c * (along - across)
@@ -144,7 +144,7 @@ def _regions(
 
 
 def one_part_each(labels: I32) -> I32:
-    """Keep the largest part of every label, and number them 1..n; parts that touch at a corner are one."""
+    """Keep the largest part of every label, numbered 1..n; parts that touch at a corner count as one."""
     parts = kernels.parts(labels)
     areas = np.bincount(parts.ravel())
     owner = np.zeros(len(areas), np.int64)

@@ -1,4 +1,4 @@
-"""Numbers and places of cells: how many, and spread or clustered."""
+"""Numbers and positions of cells."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ F64 = NDArray[np.float64]
 
 
 def draw_count(
-    rng: np.random.Generator, size_hw: tuple[int, int], diameter_px: float, coverage: tuple[float, float], most: int
+    rng: np.random.Generator,
+    size_hw: tuple[int, int],
+    diameter_px: float,
+    coverage: tuple[float, float],
+    max_cells: int,
 ) -> int:
-    """A number of cells that covers a share of the field; ``most`` is per 512 x 512 pixels."""
+    """Draw a number of cells that cover a share of the field; ``max_cells`` is the limit per 512 x 512 pixels."""
     area = size_hw[0] * size_hw[1]
     number = log_uniform(rng, *coverage) * area / (np.pi / 4 * diameter_px**2)
-    return int(np.clip(round(number), 1, max(1, most * area // 512**2)))
+    return int(np.clip(round(number), 1, max(1, max_cells * area // 512**2)))
 
 
 def draw_places(rng: np.random.Generator, size_hw: tuple[int, int], number: int) -> F64:
-    """(number, 2) y and x: uniform, in islands, or dense on one side."""
+    """Draw positions (number, 2) y and x: uniform, in islands, or dense on one side."""
     limits = np.array(size_hw)
     kind = rng.random()
     if kind < 0.45:

@@ -1,6 +1,6 @@
-"""Rod-shaped bacteria: alone, in colonies of parallel rods, as filaments, and in the channels of a mother machine.
+"""Rod-shaped bacteria: single, in colonies of parallel rods, as filaments, and in the channels of a mother machine.
 
-The diameter of a rod is that of a disc of its area, as for all cells.
+The diameter of a rod is that of a disc of equal area, as for all cells.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ F64 = NDArray[np.float64]
 
 
 def rod_radius(diameter_px: float, ratio: float) -> float:
-    """Radius of a rod ``ratio`` times as long as wide whose area is that of a disc."""
+    """Return the radius of a rod ``ratio`` times as long as wide with the area of a disc."""
     return float(diameter_px / 2 * np.sqrt(np.pi / (np.pi + 4 * (ratio - 1))))
 
 
@@ -28,7 +28,7 @@ def rod(
     bend: float,
     size_hw: tuple[int, int],
 ) -> Stamp | None:
-    """A capsule bent into an arc of ``bend`` radians; a negative bend turns the other way."""
+    """Return a capsule bent into an arc of ``bend`` radians; the sign gives the direction."""
     if abs(bend) < 0.05:
         half = max(length_px / 2 - radius_px, 0.0)
         dy, dx = half * np.sin(angle), half * np.cos(angle)
@@ -52,11 +52,11 @@ def scattered_rods(
     *,
     ratio: tuple[float, float] = (1.6, 6.0),
     bend: float = 0.4,
-    most: int = 600,
+    max_cells: int = 600,
 ) -> Scene:
-    """Rods at random angles, some as dividing pairs or chains, and colonies of parallel rods beside them."""
+    """Place rods at random angles, some in dividing pairs or chains, and colonies of parallel rods."""
     canvas = Canvas(size_hw)
-    number = draw_count(rng, size_hw, diameter_px, (0.02, 0.35), most)
+    number = draw_count(rng, size_hw, diameter_px, (0.02, 0.35), max_cells)
     mean_ratio, bent = rng.uniform(*ratio), bend * rng.random() ** 2
     radius = rod_radius(diameter_px, mean_ratio)
     colonies = int(rng.integers(1, 6)) if rng.random() < 0.6 else 0
@@ -81,7 +81,7 @@ def scattered_rods(
 
 
 def _fill_colony(canvas: Canvas, rng: np.random.Generator, centre: F64, number: int, size: tuple[float, float]) -> None:
-    """Lay rods end to end in lanes side by side, in domains of one direction each."""
+    """Place rods end to end in adjacent lanes, in domains with one direction each."""
     radius, mean_ratio = size
     area = number * 4 * radius**2 * mean_ratio * 1.25
     spread = np.sqrt(area / np.pi)
@@ -107,7 +107,7 @@ def _fill_colony(canvas: Canvas, rng: np.random.Generator, centre: F64, number: 
 
 
 def filaments(rng: np.random.Generator, size_hw: tuple[int, int], diameter_px: float) -> Scene:
-    """Long, winding bacteria that cross each other."""
+    """Place long, winding bacteria that cross each other."""
     canvas = Canvas(size_hw)
     ratio = rng.uniform(8, 22)
     radius = max(rod_radius(diameter_px, ratio), 1.6)
@@ -127,7 +127,7 @@ def filaments(rng: np.random.Generator, size_hw: tuple[int, int], diameter_px: f
 
 
 def mother_machine(rng: np.random.Generator, size_hw: tuple[int, int], diameter_px: float) -> Scene:
-    """Rods end to end in parallel channels that open into a trench."""
+    """Place rods end to end in parallel channels that open into a trench."""
     canvas = Canvas(size_hw)
     mean_ratio = rng.uniform(2.2, 4.0)
     radius = rod_radius(diameter_px, mean_ratio)

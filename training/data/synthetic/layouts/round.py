@@ -1,4 +1,4 @@
-"""Cells near a disc or an ellipse: nuclei, cells in suspension, yeast, cocci."""
+"""Round and elliptical cells: nuclei, cells in suspension, yeast, cocci."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ def scattered(
     roughness: tuple[float, float] = (0.01, 0.09),
     hidden: float = 0.25,
     edge: float = 1.0,
-    most: int = 500,
+    max_cells: int = 500,
 ) -> Scene:
-    """Ellipses with uneven outlines, alone, touching and overlapping.
+    """Place ellipses with uneven outlines: isolated, touching and overlapping.
 
     Args:
         rng: source of all randomness.
-        size_hw: size of the field.
+        size_hw: size of the field (height, width), pixels.
         diameter_px: median diameter.
-        coverage: range of the share of the field that they cover.
-        aspect: range of long by short axis, of which an image takes a part.
+        coverage: range of the share of the field that cells cover.
+        aspect: range of the ratio of long to short axis; each image uses a part of it.
         roughness: range of the unevenness of outlines.
         hidden: largest share of a cell below others.
-        edge: see ``Canvas.add``.
-        most: cells in 512 x 512 pixels.
+        edge: edge of the thickness, as in ``Canvas.add``.
+        max_cells: largest number of cells in 512 x 512 pixels.
     """
     canvas = Canvas(size_hw)
-    number = draw_count(rng, size_hw, diameter_px, coverage, most)
+    number = draw_count(rng, size_hw, diameter_px, coverage, max_cells)
     places = draw_places(rng, size_hw, 3 * number)
     spread, longest = rng.uniform(0.05, 0.3), rng.uniform(aspect[0], aspect[1])
     sizes = diameter_px / 2 * np.exp(spread * np.clip(rng.standard_normal(len(places)), -2, 2))
@@ -60,10 +60,10 @@ def scattered(
 
 
 _OUTLINES = 64
-"""Shapes of yeast in one image; each cell has one of them at its own size."""
+"""Number of yeast shapes in one image; each cell has one of them at its own size."""
 
 _WITHIN = tuple((0.75 * math.sin(angle), 0.75 * math.cos(angle)) for angle in np.arange(0, 2 * np.pi, np.pi / 4))
-"""Places inside every yeast cell, as shares of its radius: tried before its outline is worked out."""
+"""Positions inside every yeast cell, as shares of its radius, tested before its outline is computed."""
 
 
 def budding(
@@ -72,11 +72,11 @@ def budding(
     diameter_px: float,
     *,
     coverage: tuple[float, float] = (0.03, 0.5),
-    most: int = 400,
+    max_cells: int = 400,
 ) -> Scene:
-    """Yeast: colonies of near-round cells that touch, some with a bud."""
+    """Place yeast: colonies of touching, nearly round cells, some with a bud."""
     canvas = Canvas(size_hw)
-    number = draw_count(rng, size_hw, diameter_px, coverage, most)
+    number = draw_count(rng, size_hw, diameter_px, coverage, max_cells)
     seeds = draw_places(rng, size_hw, max(1, int(number * rng.uniform(0.03, 0.7))))
     longest, buds = rng.uniform(1.05, 1.35), rng.uniform(0.05, 0.4)
     placed: list[tuple[float, float, float]] = []
@@ -109,10 +109,10 @@ def budding(
     return canvas.scene(diameter_px)
 
 
-def cocci(rng: np.random.Generator, size_hw: tuple[int, int], diameter_px: float, *, most: int = 500) -> Scene:
-    """Round bacteria: pairs, chains or grape-like clusters."""
+def cocci(rng: np.random.Generator, size_hw: tuple[int, int], diameter_px: float, *, max_cells: int = 500) -> Scene:
+    """Place round bacteria in pairs, chains or grape-like clusters."""
     canvas = Canvas(size_hw)
-    number = draw_count(rng, size_hw, diameter_px, (0.02, 0.25), most)
+    number = draw_count(rng, size_hw, diameter_px, (0.02, 0.25), max_cells)
     bend = rng.choice([0.25, 0.6, 3.0])
     longest = int(rng.integers(2, 20))
     for start in draw_places(rng, size_hw, number):

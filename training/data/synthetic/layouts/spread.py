@@ -15,12 +15,12 @@ F64 = NDArray[np.float64]
 
 
 _AROUND = ((0.45, 0.0), (-0.45, 0.0), (0.0, 0.45), (0.0, -0.45))
-"""Places that nearly every spread cell covers, as shares of its radius: tried before its outline is worked out."""
+"""Positions that nearly every spread cell covers, as shares of its radius, tested before its outline is computed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Habit:
-    """Shares of shapes in one culture; what is left over is polygonal."""
+    """Shares of shapes in one culture; the rest is polygonal."""
 
     spindle: float
     ramified: float
@@ -34,11 +34,11 @@ def culture(
     *,
     coverage: tuple[float, float] = (0.06, 0.6),
     hidden: float = 0.15,
-    most: int = 200,
+    max_cells: int = 200,
 ) -> Scene:
-    """Spread cells of one habit, sparse to nearly confluent."""
+    """Place spread cells of one habit, sparse to nearly confluent."""
     canvas = Canvas(size_hw)
-    number = draw_count(rng, size_hw, diameter_px, coverage, most)
+    number = draw_count(rng, size_hw, diameter_px, coverage, max_cells)
     parts = rng.dirichlet([0.6, 0.6, 0.6])
     habit = Habit(spindle=float(parts[0]), ramified=float(parts[1]), rounded=float(rng.uniform(0, 0.25)))
     covered = hidden * float(rng.random() < 0.5)
@@ -72,7 +72,7 @@ def _spread_cell(
     rng: np.random.Generator,
     size_hw: tuple[int, int],
 ) -> Stamp | None:
-    """A spindle, a ramified or a polygonal cell of about the area of a disc."""
+    """Return a spindle, a ramified or a polygonal cell of about the area of a disc."""
     kind = rng.random()
     if kind < habit.spindle:
         return _spindle(centre_yx, radius, angle, rng, size_hw)
@@ -86,7 +86,7 @@ def _spread_cell(
 def _spindle(
     centre_yx: tuple[float, float], radius: float, angle: float, rng: np.random.Generator, size_hw: tuple[int, int]
 ) -> Stamp | None:
-    """Thick in the middle, drawn out to both sides, with a slight bend."""
+    """Return a cell that is thick at its centre and drawn out to both sides, with a slight bend."""
     middle = radius * rng.uniform(0.42, 0.6)
     reach = radius**2 / middle * rng.uniform(1.2, 1.7, 2)
     thin = max(1.3, 0.08 * radius)
@@ -106,7 +106,7 @@ def _spindle(
 def _ramified(
     centre_yx: tuple[float, float], radius: float, angle: float, rng: np.random.Generator, size_hw: tuple[int, int]
 ) -> Stamp | None:
-    """A body with two to six processes that taper, joined by webs."""
+    """Return a body with two to six tapering processes joined by webs."""
     arms = int(rng.integers(2, 7))
     middle = radius * rng.uniform(0.5, 0.75)
     headings = angle + 2 * np.pi * (np.arange(arms) + rng.uniform(-0.3, 0.3, arms)) / arms

@@ -1,1 +1,1 @@
-"""What cells look like: functions of (scene, rng) that make an image, light from 0 up or stored numbers."""
+"""Rendering of scenes: functions of (scene, rng) that return an image."""

@@ -1,4 +1,4 @@
-"""What is in an image beside cells: uneven light, debris, dust, scratches, posts, text."""
+"""Image content besides cells: uneven light, debris, dust, scratches, posts, text."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from training.data.synthetic.fields import log_uniform, smooth_field, wobble
 from training.data.synthetic.scene import Canvas, blob
 
 
-def illumination(rng: np.random.Generator, size_hw: tuple[int, int], most: float = 0.35) -> F32:
-    """Uneven light, (H, W) around 1: a slope, a fall-off to the corners and slow waves."""
-    strength = most * float(rng.random()) ** 2
+def illumination(rng: np.random.Generator, size_hw: tuple[int, int], max_strength: float = 0.35) -> F32:
+    """Return uneven light, (H, W) around 1: a slope, a fall-off to the corners and slow waves."""
+    strength = max_strength * float(rng.random()) ** 2
     y = np.linspace(-1, 1, size_hw[0], dtype=np.float32)[:, None] - np.float32(rng.normal(0, 0.3))
     x = np.linspace(-1, 1, size_hw[1], dtype=np.float32)[None] - np.float32(rng.normal(0, 0.3))
     slope = rng.normal(0, 1, 2).astype(np.float32)
@@ -28,10 +28,12 @@ def illumination(rng: np.random.Generator, size_hw: tuple[int, int], most: float
     return out
 
 
-def debris(rng: np.random.Generator, size_hw: tuple[int, int], most: int, diameter_px: tuple[float, float]) -> F32:
-    """Specks and flakes, (H, W) from 0 to 1; each is far smaller than a cell."""
+def debris(
+    rng: np.random.Generator, size_hw: tuple[int, int], max_number: int, diameter_px: tuple[float, float]
+) -> F32:
+    """Return specks and flakes, (H, W) from 0 to 1; each is far smaller than a cell."""
     canvas = Canvas(size_hw)
-    number = int(most * rng.random() ** 2 * size_hw[0] * size_hw[1] / 512**2)
+    number = int(max_number * rng.random() ** 2 * size_hw[0] * size_hw[1] / 512**2)
     out = canvas.thickness
     outlines = wobble(rng, 0.3, angles=24, count=max(number, 1))
     for outline in outlines[:number]:
@@ -42,7 +44,7 @@ def debris(rng: np.random.Generator, size_hw: tuple[int, int], most: int, diamet
 
 
 def spots_in(mask: NDArray[np.bool_], rng: np.random.Generator, share: float, sigma_px: float, height: float) -> F32:
-    """Gaussian spots at random pixels of a mask, about ``share`` of its pixels; heights vary by a factor of 2."""
+    """Return Gaussian spots at about ``share`` of a mask's pixels; heights vary by a factor of 2."""
     out = np.zeros(mask.shape, np.float32)
     at = np.flatnonzero(mask)
     number = min(int(share * len(at)), 6000)
@@ -55,7 +57,7 @@ def spots_in(mask: NDArray[np.bool_], rng: np.random.Generator, share: float, si
 
 
 def dust(rng: np.random.Generator, size_hw: tuple[int, int]) -> F32:
-    """Transmission, (H, W) near 1, of dust far from focus: dim discs and rings, and a scratch or a hair."""
+    """Return the transmission, (H, W) near 1, of out-of-focus dust: dim discs and rings, a scratch or a hair."""
     out = np.ones(size_hw, np.float32)
     y, x = np.mgrid[: size_hw[0], : size_hw[1]].astype(np.float32)
     for _ in range(int(rng.integers(0, 4))):
@@ -73,7 +75,7 @@ def dust(rng: np.random.Generator, size_hw: tuple[int, int]) -> F32:
 
 
 def posts(rng: np.random.Generator, size_hw: tuple[int, int], free: NDArray[np.bool_]) -> F32:
-    """Microfluidic structure, (H, W) from 0 to 1: pillars or a straight wall, but not where cells lie."""
+    """Return microfluidic structure, (H, W) from 0 to 1: pillars or a straight wall, but not at cells."""
     y, x = np.mgrid[: size_hw[0], : size_hw[1]].astype(np.float32)
     if rng.random() < 0.5:
         across = _off_line(y, x, rng)
@@ -93,7 +95,7 @@ def posts(rng: np.random.Generator, size_hw: tuple[int, int], free: NDArray[np.b
 
 
 def _off_line(y: F32, x: F32, rng: np.random.Generator) -> F32:
-    """Signed distance of every pixel to a straight line at random."""
+    """Return the signed distance of every pixel to a random straight line."""
     angle, place = rng.uniform(0, np.pi), rng.uniform(0, y.shape).astype(np.float32)
     out: F32 = (y - place[0]) * np.float32(np.cos(angle)) - (x - place[1]) * np.float32(np.sin(angle))
     return out
@@ -105,7 +107,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def annotated(image: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-    """Burn a scale bar and text into a corner, as exported figures have them."""
+    """Burn a scale bar and text into a corner, as in exported figures."""
     height, width = image.shape[:2]
     layer = Image.new("L", (width, height))
     draw = ImageDraw.Draw(layer)

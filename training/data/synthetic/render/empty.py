@@ -1,4 +1,4 @@
-"""Images without cells: an empty field for every microscope, and pictures that no microscope made."""
+"""Images without cells: an empty field for every microscope, and photographs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from training.data.synthetic.fields import smooth_field, texture
 from training.data.synthetic.scene import Canvas, Scene
 
 
-def nothing(rng: np.random.Generator, size_hw: tuple[int, int], diameter_px: float) -> Scene:
-    """A field without cells."""
+def nothing(_rng: np.random.Generator, size_hw: tuple[int, int], diameter_px: float) -> Scene:
+    """Return a field without cells."""
     return Canvas(size_hw).scene(diameter_px)
 
 
 def photograph(scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Large flat shapes with edges, gradients, textures, lines and text; gray in one of three images."""
+    """Draw large flat shapes with edges, gradients, textures, lines and text; one image in three is gray."""
     height, width = scene.size_hw
     layer = Image.fromarray(_ground(scene, rng))
     draw = ImageDraw.Draw(layer)
@@ -42,7 +42,7 @@ def photograph(scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def _ground(scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Two colours that pass into each other slowly."""
+    """Blend two colours smoothly."""
     share = 1 / (1 + np.exp(-np.float32(rng.uniform(0.3, 3)) * smooth_field(rng, scene.size_hw, rng.uniform(80, 400))))
     first, second = (np.array(_colour(rng), np.float32) for _ in range(2))
     out: NDArray[np.uint8] = (first + (second - first) * share[..., None]).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Fluorescent cells: what emits, the point spread function, and light from other planes."""
+"""Fluorescent cells: emission, point spread function, and light from other planes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ FILL = (0.35, 1.0)
 
 
 def nuclei(scene: Scene, rng: np.random.Generator) -> Stored:
-    """Stained nuclei on a dark ground."""
+    """Render stained nuclei on a dark background."""
     emission = _chromatin(scene.thickness, scene, rng)
     light = _microscope(emission, scene.diameter_px, rng)
     return expose(light, rng, electrons=ELECTRONS, fill=FILL)
 
 
 def cytoplasm(scene: Scene, rng: np.random.Generator) -> Stored:
-    """One channel: cells filled or outlined by their stain, with the nucleus bright, dark or not to be seen."""
+    """Render one channel: cells filled or outlined by their stain, with a bright, dark or invisible nucleus."""
     nucleus = nucleus_distance(scene, rng)
     emission = _cell_stain(scene, rng) * np.where(nucleus > 0, np.float32(rng.choice([0.3, 0.6, 1.0, 1.8])), 1)
     light = _microscope(emission.astype(np.float32), scene.diameter_px, rng)
@@ -35,7 +35,7 @@ def cytoplasm(scene: Scene, rng: np.random.Generator) -> Stored:
 
 
 def nuclear_and_cell(scene: Scene, rng: np.random.Generator) -> Stored:
-    """Two channels, nuclear and whole-cell, of cells in culture."""
+    """Render two channels, nuclear and whole-cell, of cells in culture."""
     nucleus = nucleus_distance(scene, rng)
     nuclear = _chromatin(np.clip(nucleus / 3, 0, 1), scene, rng)
     cell = _cell_stain(scene, rng) * np.where(nucleus > 0, np.float32(rng.uniform(0.3, 1.1)), 1)
@@ -44,10 +44,10 @@ def nuclear_and_cell(scene: Scene, rng: np.random.Generator) -> Stored:
 
 
 def tissue(scene: Scene, rng: np.random.Generator) -> Stored:
-    """Two channels, nuclear and membrane or cytoplasm, of a section as multiplexed imaging shows it.
+    """Render two channels, nuclear and membrane or cytoplasm, of a section in multiplexed imaging.
 
-    The section is thin: some cells show no nucleus, some nuclei little membrane, and pieces of cells from other planes
-    shine through.
+    The section is thin: some cells show no nucleus, some nuclei show little membrane, and pieces of cells from other
+    planes shine through.
     """
     nucleus = nucleus_distance(scene, rng, share=(0.5, 0.9), present=(0.75, 1.0), aspect=(1.0, 1.8))
     envelope = 1 + np.float32(rng.uniform(0, 1.2)) * np.exp(-((nucleus / np.float32(1.8)) ** 2))
@@ -66,7 +66,7 @@ def tissue(scene: Scene, rng: np.random.Generator) -> Stored:
 
 
 def membranes(scene: Scene, rng: np.random.Generator) -> Stored:
-    """One channel: the outlines of a monolayer, of uneven brightness, over dim cells."""
+    """Render one channel: the outlines of a monolayer, with uneven brightness, over dim cells."""
     width = log_uniform(rng, 0.7, 2.2)
     outline = np.exp(-((scene.depth / np.float32(width)) ** 2))
     outline = outline * np.exp(
@@ -81,7 +81,7 @@ def membranes(scene: Scene, rng: np.random.Generator) -> Stored:
 
 
 def plant_walls(scene: Scene, rng: np.random.Generator) -> Stored:
-    """One channel: walls of a plant organ, thick and bright, cells dark or with chloroplasts."""
+    """Render one channel: thick, bright walls of a plant organ, and dark cells, some with chloroplasts."""
     width = np.float32(log_uniform(rng, 0.9, 3.5))
     walls = 1 / (1 + np.exp(np.minimum(scene.depth - width, 20) * np.float32(2.5)))
     ground = scene.labels == 0
@@ -96,7 +96,7 @@ def plant_walls(scene: Scene, rng: np.random.Generator) -> Stored:
 
 
 def bacteria(scene: Scene, rng: np.random.Generator) -> Stored:
-    """Bacteria with a cytoplasmic or a membrane stain, or with bright nucleoids in a dim cell."""
+    """Render bacteria with a cytoplasmic or membrane stain, or with bright nucleoids in dim cells."""
     filled = scene.thickness * _expression(scene, rng, float(rng.uniform(0.1, 0.5)))
     kind = rng.random()
     if kind < 0.3:
@@ -123,14 +123,14 @@ def nucleus_distance(
     present: tuple[float, float] = (0.95, 1.0),
     aspect: tuple[float, float] = (1.0, 1.5),
 ) -> F32:
-    """Distance to the outline of each cell's nucleus, (H, W), positive inside.
+    """Compute the distance (H, W) to the outline of each cell's nucleus, positive inside.
 
     Args:
         scene: the cells.
         rng: source of all randomness.
-        share: range of the nuclear radius as a share of the cell's depth, of which an image takes a part.
-        present: range of the share of cells whose nucleus is in the image.
-        aspect: range of long by short axis.
+        share: range of the nuclear radius as a share of the cell's depth; each image uses one value.
+        present: range of the share of cells with a visible nucleus.
+        aspect: range of the ratio of long to short axis.
     """
     number = scene.count
     size = rng.uniform(*share) * np.exp(0.12 * rng.standard_normal(number)) * scene.cells[:, 2]
@@ -143,12 +143,12 @@ def nucleus_distance(
 
 
 def _expression(scene: Scene, rng: np.random.Generator, spread: float) -> F32:
-    """How bright each cell is: a log-normal factor."""
+    """Draw the brightness of each cell, a log-normal factor."""
     return scene.per_cell(np.exp(spread * np.clip(rng.standard_normal(scene.count), -2.5, 2)))
 
 
 def _compartments(scene: Scene, rng: np.random.Generator) -> F32:
-    """Where a tissue marker is expressed: everywhere, or in nests beside a stroma whose cells show little of it."""
+    """Draw where a tissue marker is expressed: everywhere, or in nests and little in the stroma between them."""
     if rng.random() < 0.4:
         return np.ones(scene.size_hw, np.float32)
     form = smooth_field(rng, scene.size_hw, float(rng.uniform(4, 12)) * scene.diameter_px)
@@ -158,7 +158,7 @@ def _compartments(scene: Scene, rng: np.random.Generator) -> F32:
 
 
 def _chromatin(form: F32, scene: Scene, rng: np.random.Generator) -> F32:
-    """Nuclear stain of a form, (H, W) from 0 to about 1: lumps, and nucleoli left out."""
+    """Stain a nuclear shape, (H, W) from 0 to about 1, with lumps and unstained nucleoli."""
     lumps = texture(rng, scene.size_hw, max(2.5, scene.diameter_px / 4), 3)
     stain = np.clip(1 + np.float32(rng.uniform(0.05, 0.35)) * lumps, 0.2, None)
     if rng.random() < 0.4:
@@ -169,7 +169,7 @@ def _chromatin(form: F32, scene: Scene, rng: np.random.Generator) -> F32:
 
 
 def _cell_stain(scene: Scene, rng: np.random.Generator) -> F32:
-    """Stain of whole cells: thickness, filaments, a rim and vesicles in random shares."""
+    """Stain whole cells: thickness, filaments, a rim and vesicles in random shares."""
     form = np.clip(scene.thickness, 0, 3) * np.float32(rng.uniform(0.3, 1)) + np.float32(0.25)
     grain = np.exp(np.float32(rng.uniform(0.1, 0.6)) * texture(rng, scene.size_hw, max(3.0, scene.diameter_px / 4), 4))
     stain = form * grain
@@ -186,9 +186,9 @@ def _cell_stain(scene: Scene, rng: np.random.Generator) -> F32:
 
 
 def _microscope(emission: F32, diameter_px: float, rng: np.random.Generator, *, sharp: bool = False) -> F32:
-    """Image of an emitter: blur, light from out of focus, ground, uneven light and bright specks."""
-    most = max(0.9, min(3.0, (0.06 if sharp else 0.09) * diameter_px))
-    sigma = log_uniform(rng, 0.6, most)
+    """Image an emitter: blur, out-of-focus light, background, uneven light and bright specks."""
+    max_sigma = max(0.9, min(3.0, (0.06 if sharp else 0.09) * diameter_px))
+    sigma = log_uniform(rng, 0.6, max_sigma)
     haze = float(rng.uniform(0, 0.5)) if rng.random() < 0.6 else 0.0
     if rng.random() < 0.25:
         shift = tuple(int(n) for n in rng.integers(40, 200, 2))

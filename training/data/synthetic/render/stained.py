@@ -1,4 +1,4 @@
-"""Stained sections and smears in colour: optical densities of stains, by Beer and Lambert."""
+"""Stained sections and smears in colour: optical densities of stains by the Beer-Lambert law."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Colour = tuple[float, float, float]
 
 HAEMATOXYLIN: tuple[Colour, Colour] = ((0.65, 0.70, 0.29), (0.56, 0.72, 0.41))
 EOSIN: tuple[Colour, Colour] = ((0.07, 0.99, 0.11), (0.22, 0.80, 0.56))
-"""Optical density of red, green and blue, unit length; batches lie between the two. Sources: Ruifrok and Johnston
+"""Optical density of red, green and blue, unit length; stain batches lie between the two. Sources: Ruifrok and Johnston
 2001, Anal Quant Cytol Histol 23:291; Macenko et al. 2009, ISBI:1107."""
 DAB: tuple[Colour, Colour] = ((0.27, 0.57, 0.78), (0.30, 0.55, 0.78))
 AZURE: tuple[Colour, Colour] = ((0.62, 0.75, 0.20), (0.50, 0.82, 0.28))
@@ -25,7 +25,7 @@ ERYTHROCYTE: tuple[Colour, Colour] = ((0.15, 0.88, 0.45), (0.30, 0.80, 0.52))
 
 
 def haematoxylin_eosin(scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A section: blue to purple nuclei in pink tissue with white gaps."""
+    """Render a section: blue to purple nuclei in pink tissue with white gaps."""
     holes = _gaps(scene, rng)
     pink = np.float32(rng.uniform(0.1, 0.55)) * _matrix(scene, rng) * holes
     blue = _stained_nuclei(scene, rng, np.ones(scene.count))
@@ -35,7 +35,7 @@ def haematoxylin_eosin(scene: Scene, rng: np.random.Generator) -> NDArray[np.uin
 
 
 def immunohistochemistry(scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A section with brown marked nuclei or membranes among blue nuclei."""
+    """Render a section with brown marked nuclei or membranes among blue nuclei."""
     marked = (rng.random(scene.count) < rng.uniform(0, 0.8)).astype(np.float64)
     nuclear = rng.random() < 0.6
     blue = _stained_nuclei(scene, rng, 1 - 0.8 * marked if nuclear else np.ones(scene.count))
@@ -52,7 +52,7 @@ def immunohistochemistry(scene: Scene, rng: np.random.Generator) -> NDArray[np.u
 
 
 def blood_smear(scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Stained blood: pink discs with a pale middle, and a few white cells with a purple nucleus."""
+    """Render stained blood: pink discs with a pale centre, and a few white cells with a purple nucleus."""
     white = rng.random(scene.count) < rng.uniform(0, 0.3)
     radius = np.float32(0.25 * scene.diameter_px)
     pallor = 1 - np.float32(rng.uniform(0, 0.7)) * np.clip(scene.depth / radius - 0.8, 0, 1)
@@ -66,7 +66,7 @@ def blood_smear(scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def _stained_nuclei(scene: Scene, rng: np.random.Generator, marked: NDArray[np.float64]) -> F32:
-    """Density of a nuclear stain; open nuclei are pale with a dark rim, dense ones even."""
+    """Return the density of a nuclear stain; open nuclei are pale with a dark rim, dense ones are uniform."""
     tone = log_uniform(rng, 0.45, 1.3) * np.exp(0.25 * np.clip(rng.standard_normal(scene.count), -2, 2)) * marked
     size = max(2.0, scene.diameter_px / float(rng.uniform(3, 7)))
     lumps = np.clip(1 + np.float32(rng.uniform(0.1, 0.45)) * texture(rng, scene.size_hw, size, 3), 0.15, None)
@@ -76,7 +76,7 @@ def _stained_nuclei(scene: Scene, rng: np.random.Generator, marked: NDArray[np.f
 
 
 def _matrix(scene: Scene, rng: np.random.Generator) -> F32:
-    """Tissue between nuclei, around 1: cytoplasm of uneven density, cell borders, fibres in one direction."""
+    """Return the tissue between nuclei, around 1: uneven cytoplasm, cell borders, fibres in one direction."""
     base = np.exp(np.float32(rng.uniform(0.1, 0.4)) * texture(rng, scene.size_hw, 2 * scene.diameter_px, 4))
     folds = np.abs(texture(rng, scene.size_hw, 1.6 * scene.diameter_px, 2))
     borders = np.float32(rng.uniform(-0.5, 0.6)) * np.exp(-((folds / np.float32(0.12)) ** 2))
@@ -86,7 +86,7 @@ def _matrix(scene: Scene, rng: np.random.Generator) -> F32:
 
 
 def _gaps(scene: Scene, rng: np.random.Generator) -> F32:
-    """Where there is tissue, (H, W) from 0 to 1; lumina, fat and tears are 0, but not at nuclei and around them."""
+    """Return the presence of tissue, (H, W) from 0 to 1; lumina, fat and tears are 0, but never near nuclei."""
     if rng.random() < 0.35:
         return np.ones(scene.size_hw, np.float32)
     form = texture(rng, scene.size_hw, float(rng.uniform(3, 8)) * scene.diameter_px, 3)
@@ -99,7 +99,7 @@ def _gaps(scene: Scene, rng: np.random.Generator) -> F32:
 def _picture(
     stains: list[tuple[F32, tuple[Colour, Colour]]], scene: Scene, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """RGB image behind layers of stain: light falls by a factor of 10 for a density of 1."""
+    """Render an RGB image behind layers of stain; a density of 1 reduces light by a factor of 10."""
     sigma = log_uniform(rng, 0.5, 1.5)
     soft = [(blurred(layer.astype(np.float32), sigma), _between(*ends, rng)) for layer, ends in stains]
     lamp = rng.uniform(0.82, 1.0) * np.exp(0.02 * rng.standard_normal(3))
@@ -115,7 +115,7 @@ def _picture(
 
 
 def _between(first: Colour, second: Colour, rng: np.random.Generator) -> Colour:
-    """A stain of some batch, unit length."""
+    """Draw the colour of a stain batch, unit length."""
     mixed = np.array(first) + rng.uniform(-0.1, 1.1) * (np.array(second) - np.array(first))
     red, green, blue = mixed * np.exp(0.08 * rng.standard_normal(3)) / np.linalg.norm(mixed)
     return float(red), float(green), float(blue)

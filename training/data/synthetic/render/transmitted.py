@@ -1,4 +1,4 @@
-"""Unstained cells in transmitted light: what shifts the phase, and the microscopes that show it."""
+"""Unstained cells in transmitted light: phase objects and the microscopes that image them."""
 
 from __future__ import annotations
 
@@ -20,46 +20,46 @@ FILL = (0.5, 1.0)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Body:
-    """Ranges of what cells of one kind do to light, of which an image takes a part; phases in radians."""
+    """Ranges of the optical properties of one kind of cells; phases in radians."""
 
     phase: tuple[float, float]
-    """Shift by the middle of a cell of height 1."""
+    """Phase shift by the centre of a cell of height 1."""
     spread: float = 0.12
-    """Standard deviation of the logarithm of the shift, between cells."""
+    """Standard deviation of the logarithm of the shift between cells."""
     nucleus: tuple[float, float] = (0.0, 0.0)
-    """Further shift by the nucleus."""
+    """Additional shift by the nucleus."""
     grain: tuple[float, float] = (0.0, 0.1)
     """Standard deviation of the shift by organelles, as a share of ``phase``."""
     vesicles: tuple[float, float] = (0.0, 0.0)
-    """Share of the pixels of cells with a vesicle or granule on them."""
+    """Share of the cells' pixels with a vesicle or granule."""
     absorption: tuple[float, float] = (0.0, 0.03)
     rim: tuple[float, float] = (0.0, 0.0)
-    """Further shift by a wall or membrane at the outline, as a share of ``phase``."""
+    """Additional shift by a wall or membrane at the outline, as a share of ``phase``."""
 
 
 MAMMALIAN = Body(
     phase=(0.12, 0.9), spread=0.25, nucleus=(0.03, 0.4), grain=(0.05, 0.35), vesicles=(0.001, 0.015), rim=(0.0, 0.6)
 )
 MONOLAYER = replace(MAMMALIAN, phase=(0.2, 0.8), spread=0.2, grain=(0.03, 0.15), rim=(0.2, 0.9))
-"""Cells without ground between them are told apart by their rims alone, so that organelles must not drown those."""
+"""Properties of cells in a monolayer. Only their rims separate such cells, so organelles must not hide the rims."""
 BACTERIA = Body(phase=(0.6, 1.5), grain=(0.0, 0.08))
 YEAST = Body(phase=(1.0, 3.5), nucleus=(-0.6, 0.5), grain=(0.02, 0.12), vesicles=(0.0, 0.006), rim=(0.0, 0.5))
 
 
 def positive_phase(scene: Scene, rng: np.random.Generator, *, body: Body) -> Stored:
-    """Positive phase contrast: dark on gray, with a bright halo."""
+    """Render positive phase contrast: dark on gray, with a bright halo."""
     return _phase(scene, rng, body, positive=True)
 
 
 def negative_phase(scene: Scene, rng: np.random.Generator, *, body: Body) -> Stored:
-    """Negative phase contrast: bright on gray, with a dark halo."""
+    """Render negative phase contrast: bright on gray, with a dark halo."""
     return _phase(scene, rng, body, positive=False)
 
 
 def focus_series(scene: Scene, rng: np.random.Generator, *, body: Body) -> Stored:
-    """Bright field at a random focus: bright or dark rims, fringes, or next to nothing."""
+    """Render bright field at a random focus: bright or dark rims, fringes, or hardly any contrast."""
     phase, absorption = object_of(scene, rng, body)
-    # Fringes as wide as a cell would leave nothing of its outline.
+    # Fringes as wide as a cell would hide its outline.
     farthest = float(np.clip(0.04 * scene.diameter_px**2, 5.0, 60.0))
     defocus = float(rng.choice([-1, 1])) * log_uniform(rng, 2.0, farthest)
     light = bright_field(phase, absorption, defocus, float(rng.uniform(0.02, 0.08)), log_uniform(rng, 0.6, 1.4))
@@ -67,7 +67,7 @@ def focus_series(scene: Scene, rng: np.random.Generator, *, body: Body) -> Store
 
 
 def relief(scene: Scene, rng: np.random.Generator, *, body: Body) -> Stored:
-    """Differential interference contrast: a relief lit from one side."""
+    """Render differential interference contrast: a relief lit from one side."""
     phase, _ = object_of(scene, rng, body)
     angle = float(rng.choice([np.pi / 4, -np.pi / 4])) if rng.random() < 0.7 else rng.uniform(0, 2 * np.pi)
     angle += np.pi * float(rng.integers(2))
@@ -78,7 +78,7 @@ def relief(scene: Scene, rng: np.random.Generator, *, body: Body) -> Stored:
 
 
 def phase_map(scene: Scene, rng: np.random.Generator, *, body: Body) -> Stored:
-    """Quantitative phase: brightness is thickness, on a dark ground with slow waves."""
+    """Render quantitative phase: brightness shows thickness, on a dark background with slow waves."""
     phase, _ = object_of(scene, rng, body)
     waves = np.float32(rng.uniform(0.01, 0.08)) * smooth_field(rng, scene.size_hw, 90)
     light = np.clip(blurred(phase, log_uniform(rng, 0.7, 1.8)) + waves + np.float32(0.15), 0, None)
@@ -86,7 +86,7 @@ def phase_map(scene: Scene, rng: np.random.Generator, *, body: Body) -> Stored:
 
 
 def object_of(scene: Scene, rng: np.random.Generator, body: Body) -> tuple[F32, F32]:
-    """Phase shift and amplitude absorption of a field, both (H, W)."""
+    """Return the phase shift and the amplitude absorption of a field, both (H, W)."""
     inside = scene.inside
     middle = np.float32(log_uniform(rng, *body.phase))
     per_cell = scene.per_cell(np.exp(body.spread * np.clip(rng.standard_normal(scene.count), -2, 2)))
@@ -115,7 +115,7 @@ def object_of(scene: Scene, rng: np.random.Generator, body: Body) -> tuple[F32, 
 
 
 def _surroundings(scene: Scene, rng: np.random.Generator, middle: float) -> F32:
-    """Phase shift by what is not a cell: specks, structure, an uneven ground."""
+    """Return the phase shift by specks, structures and an uneven background."""
     size = (1.5, max(2.5, 0.22 * scene.diameter_px))
     out = np.float32(middle * rng.uniform(0.2, 0.8)) * debris(rng, scene.size_hw, 120, size)
     if rng.random() < 0.3:
@@ -139,9 +139,9 @@ def _phase(scene: Scene, rng: np.random.Generator, body: Body, *, positive: bool
 
 
 def _record(light: F32, rng: np.random.Generator) -> Stored:
-    """Expose a transmitted-light image whose ground is 1."""
+    """Expose a transmitted-light image with a background of 1."""
     field = illumination(rng, (light.shape[0], light.shape[1]), 0.25)
     if rng.random() < 0.25:
         field = field * dust(rng, (light.shape[0], light.shape[1]))
-    most = np.float32(rng.uniform(2.2, 4.0))  # brighter pixels saturate, as halos do
-    return expose(np.minimum(light, most) * field, rng, electrons=ELECTRONS, fill=FILL)
+    brightest = np.float32(rng.uniform(2.2, 4.0))  # brighter pixels saturate, as halos do
+    return expose(np.minimum(light, brightest) * field, rng, electrons=ELECTRONS, fill=FILL)
