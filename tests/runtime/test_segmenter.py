@@ -218,12 +218,12 @@ def test_misused_steps(segmenter: Segmenter, image: Any) -> None:
         segmenter.decode(views, boxes=BOXES, scores=["a"])
     with pytest.raises(InputError, match="box 0"):
         segmenter.decode(views, boxes=[[5, 5, 5, 5]])
-    with pytest.raises(InputError, match=r"neither came; expected either what detect\(\) returned or boxes"):
+    with pytest.raises(InputError, match="neither found nor boxes is given; expected one of them"):
         segmenter.decode(views)
-    with pytest.raises(InputError, match="detections came for 2 views; expected 1"):
+    with pytest.raises(InputError, match="found has entries for 2 views; expected 1"):
         segmenter.decode(views, [Detections(np.zeros((0, 4)), np.zeros(0, np.float32), 0.5)] * 2)
     tiles = segmenter.encode(image[:100, :100], config=STEPWISE["tiles"])
-    with pytest.raises(InputError, match="both came"):
+    with pytest.raises(InputError, match="both found and boxes are given"):
         segmenter.decode(tiles, segmenter.detect(tiles), boxes=BOXES)
 
 
@@ -290,7 +290,7 @@ def test_batch_equals_one_by_one(segmenter: Segmenter, image: Any) -> None:
     for one, together in zip(alone, segmenter.batch(images, boxes=prompts, config=OPEN), strict=True):
         assert_same(one, together)
     assert segmenter.batch([]) == []
-    with pytest.raises(InputError, match="boxes are given for 1 images, but 2 images came"):
+    with pytest.raises(InputError, match="boxes has 1 entries for 2 images; expected one per image"):
         segmenter.batch(images[:2], boxes=[BOXES])
 
 
