@@ -127,8 +127,9 @@ class SegmentConfig:
         for name in _DIAMETERS:
             if getattr(self, name) is not None and self.view_diameter_px is None:
                 raise ConfigError(
-                    f"{name} is {getattr(self, name)}, but view_diameter_px is None, which shows images whole; expected"
-                    f" both or neither. Give the diameter at which the model should see cells, or leave {name} out.",
+                    f"{name} is {getattr(self, name)}, but images are shown whole without view_diameter_px; expected "
+                    "both or neither. Set view_diameter_px to the diameter at which the model should see cells, or "
+                    f"leave {name} out.",
                     kind="conflict",
                     field=name,
                 )

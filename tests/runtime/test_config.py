@@ -26,8 +26,8 @@ from runtime.config import read_settings, with_overrides
         ({"view_diameter_px": 0.0}, "view_diameter_px is 0.0; expected a number above 0, or None"),
         ({"view_diameter_px": 30, "diameter_px": -2}, "diameter_px is -2; expected a number above 0"),
         ({"view_diameter_px": 30, "whole_view_diameter_px": float("nan")}, "finite"),
-        ({"diameter_px": 20.0}, "view_diameter_px is None, which shows images whole; expected both or neither"),
-        ({"diameter_um": 9.0}, "diameter_um is 9.0, but view_diameter_px is None"),
+        ({"diameter_px": 20.0}, "images are shown whole without view_diameter_px; expected both or neither"),
+        ({"diameter_um": 9.0}, "diameter_um is 9.0, but images are shown whole without view_diameter_px"),
         ({"view_diameter_px": 30, "diameter_um": 0}, "diameter_um is 0; expected a number above 0"),
         (
             {"view_diameter_px": 30, "diameter_um": 9, "diameter_px": 20},
@@ -77,9 +77,9 @@ def test_a_diameter_that_is_given_takes_the_place_of_the_settings_own() -> None:
     assert with_overrides(of_um, {**none_given, "diameter_um": 9}) == SegmentConfig(view_diameter_px=40, diameter_um=9)
     for settings in (of_um, of_px):
         assert with_overrides(settings, {**none_given, "view_diameter_px": 0}) == SegmentConfig(), "shown whole"
-        with pytest.raises(ConfigError, match="expected one. Leave one out"):
+        with pytest.raises(ConfigError, match=r"expected one\. Leave one out"):
             with_overrides(settings, {**none_given, "diameter_um": 12, "diameter_px": 24})
-    with pytest.raises(ConfigError, match="shows images whole"):
+    with pytest.raises(ConfigError, match="images are shown whole"):
         with_overrides(of_um, {**none_given, "diameter_px": 24, "view_diameter_px": 0})
 
 

@@ -114,7 +114,7 @@ WRONG_CALLS: dict[str, tuple[Any, str]] = {
     "generator": (lambda s: s.batch(image for image in ()), r"images is of type generator.*batch\(list\(images\)\)"),
     "dict": (lambda s: s.batch({"a": np.ones((9, 9))}), "images is of type dict"),
     "boxes": (lambda s: s.batch([], boxes=iter(())), r"boxes is of type .*iterator.*boxes=list\(boxes\)"),
-    "stream": (lambda s: s.stream(3), "images is of type int; expected something that can be iterated"),
+    "stream": (lambda s: s.stream(3), "images is of type int; expected an iterable of images"),
     "detect": (lambda s: s.detect(None), r"views is of type NoneType.*segmenter\.encode\(image\)"),
     "decode": (lambda s: s.decode([], []), "views is of type list"),
     "directory": (lambda _: Segmenter(5), "engine_dir is 5, of type int"),  # type: ignore[arg-type]

@@ -348,7 +348,7 @@ def test_nan_from_the_mask_decoder_is_an_error(segmenter: Segmenter, image: Any)
     encoded = segmenter.encode(image, detector=False)
     (view,) = encoded
     batch = replace(view.batch, image_embedding=np.full_like(view.batch.image_embedding, np.nan))
-    with pytest.raises(BackendError, match="the mask decoder gave NaN"):
+    with pytest.raises(BackendError, match="the mask decoder returned NaN"):
         segmenter.decode(replace(encoded, views=(replace(view, batch=batch),)), boxes=BOXES)
 
 
