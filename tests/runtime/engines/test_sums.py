@@ -72,7 +72,7 @@ def test_an_edited_manifest_is_refused(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.replace("encoder.onnx", "another.onnx"), r"encoder\.onnx was altered.*the list says none"),
+        (lambda text: text.replace("encoder.onnx", "another.onnx"), r"encoder\.onnx was altered.*the list has none"),
         (lambda text: text + "0" * 64 + "  more.onnx\n", r"more\.onnx was altered.*expected none"),
         (lambda text: text + text, "repeats a name"),
         (lambda text: "nonsense\n" + text, "lines other than a sha256"),

@@ -42,7 +42,7 @@ def test_labels_beyond_the_count_are_refused() -> None:
 @pytest.mark.parametrize("offset", [(-1, 0), (0, -1), (5, 0), (0, 5)])
 def test_a_mask_beyond_the_image_is_refused(offset: tuple[int, int]) -> None:
     canvas = LabelCanvas((8, 8), SegmentConfig())
-    with pytest.raises(ValueError, match="reaches beyond the image"):
+    with pytest.raises(ValueError, match="extends beyond the image"):
         canvas.add(0, np.ones((4, 4), np.float32), offset)
     assert not canvas.owner.any()
 
