@@ -254,7 +254,7 @@ def test_what_appears_during_an_export_is_not_replaced(
         return []
 
     monkeypatch.setattr(exporter, "verify_engines", appear)
-    with pytest.raises(ExportError, match="no engine directory"):
+    with pytest.raises(ExportError, match="not an engine directory"):
         export_engines(small_checkpoint, tmp_path / "out")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "thesis.txt"]
 
@@ -301,7 +301,7 @@ def test_force_never_replaces_anything_but_engines(tmp_path: Path, small_checkpo
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("years of work")
-    with pytest.raises(ExportError, match="no engine directory"):
+    with pytest.raises(ExportError, match="not an engine directory"):
         export_engines(small_checkpoint, precious, ExportConfig(force=True))
     assert (precious / "thesis.txt").read_text() == "years of work"
 

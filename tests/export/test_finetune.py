@@ -120,7 +120,7 @@ def test_other_input_in_the_same_directory_is_refused(finished: Path, base: Path
     config = config_of(base, finished)
     other = Path(shutil.copytree(base / "images", tmp_path / "images"))
     Image.fromarray(np.zeros((160, 160), np.uint8)).save(other / "disc1_img.png")
-    with pytest.raises(InputError, match=r"begun with other input: files.disc1_img.png differ\. Remove it"):
+    with pytest.raises(InputError, match=r"started with other input: files.disc1_img.png differ\. Remove it"):
         finetune(replace(config, images=other))
     with pytest.raises(RecipeError, match=r"has done 2 steps; the recipe has 1\."):
         finetune(replace(config, steps=1))

@@ -108,7 +108,9 @@ def test_a_failed_gate_leaves_nothing(checkpoint: Path, tmp_path: Path, monkeypa
     check = exporter.verify_half_engines
     strict = HalfTolerance(relative_error=1e-9)
     monkeypatch.setattr(exporter, "verify_half_engines", lambda *a, **k: check(*a, **{**k, "tolerance": strict}))
-    with pytest.raises(VerificationError, match=r"encoder.patch_features: FAILED, relative error .* \(wanted <= 1e-09"):
+    with pytest.raises(
+        VerificationError, match=r"encoder.patch_features: FAILED, relative error .* \(expected <= 1e-09"
+    ):
         export_engines(checkpoint, tmp_path / "out", ExportConfig(precision="fp16"))
     assert not list(tmp_path.iterdir())
 

@@ -81,7 +81,7 @@ def test_logits_beyond_the_range_pass_the_values_and_fail_the_range(tmp_path: Pa
     assert check.value == pytest.approx(5e5, rel=1e-3)
     beyond = [node for node, value in check.nodes.items() if value > LARGEST]
     assert beyond == ["the_logits (MatMul)"]
-    assert "made: FAILED, beyond the range of half precision (65504)" in str(check)
+    assert "made: FAILED, exceeds the range of half precision (65504)" in str(check)
     assert "the_logits (MatMul) 4.99" in str(check)
     assert "precision='fp32'" in str(check)
 

@@ -218,7 +218,7 @@ def test_the_command_takes_images_to_calibrate_on(
 
 
 def test_only_float32_engines_are_quantised(half_engines: Path) -> None:
-    with pytest.raises(ExportError, match="has engines in fp16; integers are made of float32 ones"):
+    with pytest.raises(ExportError, match="has engines in fp16; expected float32 to quantise"):
         quantise_encoders(half_engines, [np.zeros((9, 9))])
 
 
@@ -236,7 +236,7 @@ def test_a_failed_gate_leaves_nothing(calm_checkpoint: Path, tmp_path: Path, mon
     monkeypatch.setattr(exporter, "INTEGERS", HalfTolerance(relative_error=1e-9))
     with pytest.raises(
         VerificationError,
-        match=r"(?s)encoder.patch_features: FAILED, relative error .* \(wanted <= 1e-09.*you segment as calibration=",
+        match=r"(?s)encoder.patch_features: FAILED, relative error .* \(expected <= 1e-09.*you segment as calibration=",
     ):
         export_engines(calm_checkpoint, tmp_path / "out", ExportConfig(precision="int8"))
     assert not list(tmp_path.iterdir())
@@ -245,7 +245,7 @@ def test_a_failed_gate_leaves_nothing(calm_checkpoint: Path, tmp_path: Path, mon
 def test_options_that_exclude_each_other(tmp_path: Path, image: Any) -> None:
     with pytest.raises(ConfigError, match="calibration images came with precision 'fp16'; only int8"):
         export_engines(tmp_path / "w.pt", tmp_path / "out", ExportConfig(precision="fp16"), calibration=[image])
-    with pytest.raises(ConfigError, match="int8 is for CPUs, attention fused for the backend 'cuda'"):
+    with pytest.raises(ConfigError, match="precision is 'int8', for CPUs, but attention is 'fused'"):
         ExportConfig(precision="int8", attention="fused")
     with pytest.raises(ConfigError, match="precision is 'FP16'; expected one of 'fp32', 'fp16', 'int8'"):
         ExportConfig(precision="FP16")  # type: ignore[arg-type]
