@@ -50,7 +50,7 @@ def test_weights_beyond_float16_are_refused() -> None:
     model = small_model()
     with torch.no_grad():
         model.encoder.blocks[0].mlp.lin1.weight[0, 0] = 1e5
-    with pytest.raises(ExportError, match="weights up to 1e\\+05 do not fit into float16"):
+    with pytest.raises(ExportError, match="weights of up to 1e\\+05 do not fit into float16"):
         halve(EncoderGraph(model.encoder, features=True, embedding=True))
 
 

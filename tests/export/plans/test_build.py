@@ -91,7 +91,7 @@ def test_the_timing_cache_is_used_again(engines: Path, double: Double) -> None:
     next(engines.glob("tensorrt/*.timing")).write_bytes(b"a cache of something else")
     said: list[str] = []
     build_plans(engines, FEW, progress=said.append)
-    assert "the timing cache is of another GPU or version: measuring anew" in said
+    assert "the timing cache belongs to another GPU or version: measuring again" in said
     assert len(list(engines.glob("tensorrt/*/plans.json"))) == 1
 
 

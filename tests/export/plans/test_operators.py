@@ -98,7 +98,7 @@ CASES = {
         {},
         r"Reshape the_Reshape: its output's shape depends on data \(i\)",
     ),
-    "double": ([node("Relu", ["x"])], {"kind": DOUBLE}, "x is DOUBLE; the parser takes"),
+    "double": ([node("Relu", ["x"])], {"kind": DOUBLE}, "x is DOUBLE; the parser accepts"),
     "integer product": (
         [node("MatMul", ["x", "w"])],
         {"kind": INT64, "weights": {"w": np.ones((4, 2), np.int64)}},
