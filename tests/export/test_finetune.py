@@ -1,4 +1,4 @@
-"""Fine-tuning with a tiny model: the whole way, interruptions, other input, and a model that has become worse."""
+"""Fine-tuning of a tiny model: a complete run, interruptions, other input, and a model that has become worse."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write_images(folder: Path, count: int) -> Path:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three images, a checkpoint with settings of its own, and a recipe of two steps."""
+    """Write three images, a checkpoint with its own settings, and a recipe of two steps."""
     base = tmp_path_factory.mktemp("finetune")
     write_images(base / "images", 3)
     torch.manual_seed(1)
@@ -69,7 +69,7 @@ def config_of(base: Path, work: Path) -> FinetuneConfig:
 
 @pytest.fixture(scope="module")
 def finished(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole way, interrupted once after training and given again."""
+    """Run to the end, with one interruption after training."""
     work = tmp_path_factory.mktemp("finished")
     told: list[tuple[str, float]] = []
 

@@ -1,4 +1,4 @@
-"""Half precision: which parts compute in it, and what the gates let pass."""
+"""Half precision: which parts use it, and what the gates accept."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_islands_stay_float32() -> None:
 
 
 def test_products_are_typed_float16_in_the_files(engines: Path) -> None:
-    """The share that a strongly typed TensorRT build would run in half precision, by products."""
+    """Count products, which shows the share that a strongly typed TensorRT build runs in half precision."""
     for name, least in (("encoder", 1.0), ("cellfinder", 0.8), ("mask_decoder", 0.6)):
         graph = onnx.shape_inference.infer_shapes(onnx.load(engines / f"{name}.onnx")).graph
         types = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input, *graph.output)}

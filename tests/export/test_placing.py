@@ -1,4 +1,4 @@
-"""An export never loses what stood at its target."""
+"""An export never loses existing content of its target."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.engine_sources import renew_sums
 
 @pytest.fixture
 def old(small_engines: Path, tmp_path: Path) -> Path:
-    """Engines that stand at the target."""
+    """Copy engines to the target."""
     return Path(shutil.copytree(small_engines, tmp_path / "engines"))
 
 
 @pytest.fixture
 def new(small_engines: Path, tmp_path: Path) -> Path:
-    """Engines to be put there, told apart by a field."""
+    """Copy engines to be placed there, marked by a field."""
     path = Path(shutil.copytree(small_engines, tmp_path / "partial"))
     content = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps({**content, "created": "new"}))

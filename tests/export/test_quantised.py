@@ -1,4 +1,4 @@
-"""Encoders in 8-bit integers: what their graphs compute, what the export checks, where they run and where not."""
+"""Encoders in 8-bit integers: results of their graphs, checks of the export, and backends that run them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from training.weights import weights_file
 
 
 def two_products(first: F32, second: F32) -> onnx.ModelProto:
-    """x @ first, x @ second, and their product, which has no constant factor."""
+    """Build x @ first, x @ second, and their product, which has no constant factor."""
     nodes = [
         helper.make_node("MatMul", ["x", "first"], ["a"]),
         helper.make_node("MatMul", ["x", "second"], ["b"]),
@@ -97,7 +97,7 @@ def test_products_are_of_rounded_numbers() -> None:
 
 
 def test_sums_of_two_products_fit_into_16_bits() -> None:
-    """x86 processors without VNNI add two products of bytes in 16 bits, and clip there without a word."""
+    """x86 processors without VNNI add two products of bytes in 16 bits, and clip them silently."""
     weight = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
     graph = quantised(two_products(weight, weight), {"x": (-1.0, 1.0)}).graph
     integers = [numpy_helper.to_array(t) for t in graph.initializer if t.data_type == TensorProto.INT8 and t.dims[1:]]
@@ -114,7 +114,7 @@ def test_zeros_stay_zeros() -> None:
 
 def test_only_products_with_constants_are_of_integers(small_engines: Path) -> None:
     model = onnx.load(small_engines / "encoder.onnx")
-    assert len(constant_products(model)) == 4 * SMALL.encoder_depth  # in and out of attention and MLP
+    assert len(constant_products(model)) == 4 * SMALL.encoder_depth  # two in the attention, two in the MLP
     ranges = {node.input[0]: (-1.0, 1.0) for node in constant_products(model)}
     kinds = [node.op_type for node in quantised(model, ranges).graph.node]
     unchanged = [kind for kind in kinds if kind not in ("QuantizeLinear", "DequantizeLinear")]
@@ -146,7 +146,7 @@ def read_config(directory: Path) -> SegmentConfig:
 
 @pytest.mark.parametrize("backend", ["cpu", "openvino"])
 def test_cells_are_those_of_float32(builtin_in_integers: Path, backend: str) -> None:
-    """Trained weights, detector and all, on an image that they were not checked on."""
+    """Trained weights, including the detector, on an image that the export did not check."""
     image = next(read_image(path) for path in sample_images() if "u2os" in path.name)
     expected = Segmenter(backend="cpu")(image)
     found = Segmenter(builtin_in_integers, backend=backend)(image)
@@ -198,7 +198,7 @@ def inputs_of(image: Any, manifest: Manifest) -> tuple[F32, F32]:
 
 
 def test_ranges_are_of_the_views_of_the_runtime() -> None:
-    """The built-in model looks at an image first whole, then in tiles at the scale of the cells."""
+    """The built-in model sees an image first whole, then in tiles at the scale of the cells."""
     image = next(read_image(path) for path in sample_images() if "u2os" in path.name)
     inputs = encoder_inputs(builtin_engine(), [image])["encoder"]
     assert len(inputs) > 2

@@ -1,4 +1,4 @@
-"""Polarity, diameter and channels, as the built-in model chooses and measures them."""
+"""Polarity, diameter and channels, as measured and chosen by the built-in model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def nuclei() -> NDArray[np.generic]:
 
 
 def overlap(one: Segmentation, other: Segmentation) -> float:
-    """IoU of the pixels of all cells."""
+    """Compute the IoU of the pixels of all cells."""
     both = (one.labels > 0) & (other.labels > 0)
     return float(both.sum() / ((one.labels > 0) | (other.labels > 0)).sum())
 
@@ -95,7 +95,7 @@ def test_the_measured_diameter_is_in_the_result(nano: Segmenter, nuclei: NDArray
 def test_a_doubtful_diameter_is_warned_of(
     nano: Segmenter, nuclei: NDArray[np.generic], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of one cell, little can be said."""
+    """A single cell gives an uncertain measurement."""
     (first,) = nano(nuclei)[:1].boxes.astype(int)
     x0, y0, x1, y1 = np.maximum(first, 0)
     dark = np.full_like(nuclei, nuclei.min())
@@ -135,7 +135,7 @@ def test_channels_that_weights_may_know_are_kept(trained: tuple[int, ...]) -> No
 
 
 def test_boxes_of_small_cells_are_decoded_at_their_scale(nano: Segmenter, nuclei: NDArray[np.generic]) -> None:
-    """In one view of a large field the cells would be a few pixels wide; masks are as good as in the small field."""
+    """One view of a large field would show the cells a few pixels wide, but masks are as good as in the small field."""
     alone = nano(nuclei)
     field = np.full((2000, 2000), nuclei.min())
     field[700:956, 900:1156] = nuclei

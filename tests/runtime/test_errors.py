@@ -14,7 +14,7 @@ from typing import get_args
 
 import pytest
 
-import export.errors  # noqa: F401  # so that all classes are known
+import export.errors  # noqa: F401  # defines further error classes
 import training.checkpoint
 import training.data.errors
 import training.recipe  # noqa: F401

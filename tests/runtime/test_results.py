@@ -1,4 +1,4 @@
-"""Results: rows and labels belong together, whatever is kept of them."""
+"""Rows and labels of a result stay aligned for every selection."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def assert_equal(a: Instances, b: Instances) -> None:
 
 
 def assert_aligned(result: Segmentation) -> None:
-    """Labels are dense, and ``masks[i]`` is what label ``i + 1`` shows: these masks do not overlap."""
+    """Check that labels are dense and that ``masks[i]`` equals label ``i + 1``, because these masks do not overlap."""
     np.testing.assert_array_equal(np.unique(result.labels[result.labels > 0]), np.arange(1, len(result) + 1))
     for label, (mask, box) in enumerate(zip(result.masks, result.boxes, strict=True), start=1):
         np.testing.assert_array_equal(mask.paste(result.labels.shape), result.labels == label)

@@ -1,4 +1,4 @@
-"""JSON becomes typed values, or an error that names the field, what it is and what was expected."""
+"""JSON converts to typed values, or raises an error with the field, its value and what was expected."""
 
 from __future__ import annotations
 

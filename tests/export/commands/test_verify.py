@@ -1,4 +1,4 @@
-"""``verify`` on several images: one that fails is named, and the others are still compared."""
+"""``verify`` on several images names those that fail, and still compares the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Building TensorRT plans, on a double of TensorRT."""
+"""Builds of TensorRT plans, with a test double of TensorRT."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def halves(half_engines: Path, tmp_path: Path) -> Path:
 
 
 def left(directory: Path) -> list[str]:
-    """What a build left that looks like plans."""
+    """List what a build left that looks like plans."""
     return sorted(
         str(path.relative_to(directory)) for path in directory.glob("tensorrt/**/*") if path.suffix != ".timing"
     )

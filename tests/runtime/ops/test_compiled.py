@@ -1,4 +1,4 @@
-"""Compiled loops where their code cannot be kept, and on arrays that do not fit together."""
+"""Compiled loops without a cache directory, and with arrays that do not fit together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks and normalisation of images, against the released code and by property."""
+"""Checks and normalisation of images: comparison with the released code, and properties."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_integers_beyond_float64_are_refused(value: int) -> None:
 
 @pytest.mark.parametrize("low", [-1.7e308, -1e308])
 def test_values_over_the_whole_range_of_float64_are_refused(low: float) -> None:
-    """Their differences are infinite, so that nothing would be seen."""
+    """Differences of these values are infinite, so nothing would be visible."""
     image = np.random.default_rng(0).random((20, 30))
     image[0, :2] = low, 1.7e308
     with pytest.raises(InputError, match=r"values from -1.*e\+308 to 1\.7e\+308, a range beyond that of float64"):
