@@ -249,16 +249,16 @@ def _verified(
         VerificationError: a check failed; the message names all failed checks.
     """
 
-    def tell(engine: str) -> None:
+    def announce(engine: str) -> None:
         progress(f"verifying {engine} against PyTorch")
 
     checks: Checks
     if manifest.precision == "fp32" and backend == "cpu":
-        checks = verify_engines(directory, manifest, loaded.model, image=image, on_engine=tell)
+        checks = verify_engines(directory, manifest, loaded.model, image=image, on_engine=announce)
     else:
         limits = _limits(manifest.precision, backend)
         checks = verify_half_engines(
-            directory, manifest, loaded.model, image=image, backend=backend, tolerance=limits, on_engine=tell
+            directory, manifest, loaded.model, image=image, backend=backend, tolerance=limits, on_engine=announce
         )
     failed = [str(check) for check in checks if not check.passed]
     if failed:

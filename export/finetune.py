@@ -97,18 +97,18 @@ def finetune(config: FinetuneConfig, progress: Progress = lambda what, done: Non
     """
     loaded = load_weights(config.init)
     recipe = _recipe(config, loaded)
-    tell = _OverallProgress(progress, recipe.stage1.steps)
+    overall = _OverallProgress(progress, recipe.stage1.steps)
     checkpoint = config.work / "checkpoint.pt"
     if not _made_from(config.out, checkpoint):
         check_target(config.out.resolve(), force=config.force)
     _begin(config, loaded)
-    _build(config, tell.of("data"))
-    trained = _train(config, loaded, recipe, tell)
-    _tune(config, trained, checkpoint, tell.of("settings"))
-    columns = _compare(config, loaded, trained, checkpoint, tell.of("comparison"))
+    _build(config, overall.of("data"))
+    trained = _train(config, loaded, recipe, overall)
+    _tune(config, trained, checkpoint, overall.of("settings"))
+    columns = _compare(config, loaded, trained, checkpoint, overall.of("comparison"))
     _check_not_worse(config, columns, checkpoint)
     if not _made_from(config.out, checkpoint):
-        tell.of("engines")(0.0)
+        overall.of("engines")(0.0)
         export_engines(checkpoint, config.out, ExportConfig(force=config.force))
     progress("done", 1.0)
     return columns
@@ -126,11 +126,11 @@ class _OverallProgress:
         before = sum(self._work[one] for one in names[: names.index(name)])
         total = sum(self._work.values())
 
-        def tell(done: float) -> None:
+        def advance(done: float) -> None:
             self._done = max(self._done, (before + min(done, 1.0) * self._work[name]) / total)
             self._progress(name, self._done)
 
-        return tell
+        return advance
 
 
 def _recipe(config: FinetuneConfig, loaded: Checkpoint) -> Recipe:
@@ -179,20 +179,20 @@ def _hashes(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def _build(config: FinetuneConfig, tell: Callable[[float], None]) -> None:
+def _build(config: FinetuneConfig, advance: Callable[[float], None]) -> None:
     """Build the tiles; existing ones are kept.
 
     Raises:
         InputError: no image is left for training, or to choose the settings on.
     """
     data = config.work / "data"
-    tell(0.0)
+    advance(0.0)
     for dataset in find_datasets("folder", config.images, config.folder):
         report = build_dataset(
             dataset,
             data / (dataset.subdirectory or dataset.name),
             held_out=_held_out(dataset),
-            progress=lambda step, done, total, _: tell(done / max(total, 1) * (0.5 if step == "scanning" else 1.0)),
+            progress=lambda step, done, total, _: advance(done / max(total, 1) * (0.5 if step == "scanning" else 1.0)),
         )
         for skipped in report.skipped:
             _log.warning("%s is left out: %s", skipped.file, skipped.reason)
@@ -211,8 +211,8 @@ def _held_out(dataset: SourceDataset) -> tuple[Split, ...]:
     return ("val", "test") if len(dataset.fields) >= ENOUGH_TO_TEST else ("val",)
 
 
-def _train(config: FinetuneConfig, loaded: Checkpoint, recipe: Recipe, tell: _OverallProgress) -> Path:
-    show = tell.of("training")
+def _train(config: FinetuneConfig, loaded: Checkpoint, recipe: Recipe, overall: _OverallProgress) -> Path:
+    show = overall.of("training")
     show(0.0)
     run = RunConfig(
         out=config.work / "train",
@@ -227,9 +227,9 @@ def _train(config: FinetuneConfig, loaded: Checkpoint, recipe: Recipe, tell: _Ov
     return run_stage(1, recipe, run)
 
 
-def _tune(config: FinetuneConfig, trained: Path, checkpoint: Path, tell: Callable[[float], None]) -> None:
+def _tune(config: FinetuneConfig, trained: Path, checkpoint: Path, advance: Callable[[float], None]) -> None:
     """Choose settings on val, starting from the model's own, and write the trained checkpoint with them."""
-    tell(0.0)
+    advance(0.0)
     loaded = load_weights(trained)
     settings = config.work / f"settings_{loaded.sha256[:16]}.json"
     if not settings.is_file():
@@ -239,7 +239,7 @@ def _tune(config: FinetuneConfig, trained: Path, checkpoint: Path, tell: Callabl
         with Segmenter(engines, backend=config.backend) as segmenter:
             own = segmenter.config
             tuned = tune_settings(
-                segmenter, samples, own.of_views, on_image=lambda _: tell(next(done) / (2 * len(samples)))
+                segmenter, samples, own.of_views, on_image=lambda _: advance(next(done) / (2 * len(samples)))
             )
         chosen = replace(tuned.config, normalize=own.normalize, invert=own.invert)
         write_whole(settings, lambda path: path.write_text(json.dumps(asdict(chosen), indent=2) + "\n"))
@@ -257,10 +257,10 @@ def unverified_engines(loaded: Checkpoint, directory: Path) -> Path:
 
 
 def _compare(
-    config: FinetuneConfig, loaded: Checkpoint, trained: Path, checkpoint: Path, tell: Callable[[float], None]
+    config: FinetuneConfig, loaded: Checkpoint, trained: Path, checkpoint: Path, advance: Callable[[float], None]
 ) -> list[Column]:
     """Score the model before and after training on held-out images, each with its own settings; write two reports."""
-    tell(0.0)
+    advance(0.0)
     data = config.work / "data"
     split: Split = "test" if len(read_split(data, "test")) else "val"
     samples = find_samples(data, split=split)
@@ -275,7 +275,7 @@ def _compare(
             evaluation = evaluate(
                 lambda image, segmenter=segmenter: from_segmentation(segmenter(image)),  # type: ignore[misc]
                 samples,
-                on_image=lambda _: tell(next(done) / (2 * len(samples))),
+                on_image=lambda _: advance(next(done) / (2 * len(samples))),
             )
             method = {"kind": "engines", "backend": segmenter.backend, "config": asdict(settings), "split": split}
         report = Report(name=name, evaluation=evaluation, method=method, environment=describe_environment())

@@ -17,7 +17,7 @@ from runtime.engines.builtin import BUILTIN_NAME
 from runtime.errors import SegmenterError
 
 if TYPE_CHECKING:
-    from export.finetune import Progress as Tell
+    from export.finetune import Progress as ProgressCallback
 
 _WORDS = {
     "data": "building the data",
@@ -84,8 +84,8 @@ def finetune_command(
             backend=backend,
             force=force,
         )
-        with _one_bar() as tell:
-            columns = finetune(config, tell)
+        with _one_bar() as update:
+            columns = finetune(config, update)
     except (SegmenterError, ValueError, OSError) as error:
         fail(error, flags=FLAGS | {"work": "--work", "images": "IMAGES", "image_glob": "--image-glob"})
     typer.echo(comparison_markdown(columns))
@@ -93,18 +93,18 @@ def finetune_command(
 
 
 @contextmanager
-def _one_bar() -> Iterator[Tell]:
+def _one_bar() -> Iterator[ProgressCallback]:
     """Show a progress bar over all steps on a terminal; elsewhere print one line per step."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=errors, disable=not errors.is_terminal) as bar:
         task = bar.add_task("", total=1.0)
         shown = ""
 
-        def tell(what: str, done: float) -> None:
+        def update(what: str, done: float) -> None:
             nonlocal shown
             bar.update(task, completed=done, description=_WORDS[what])
             if what != shown and bar.disable:
                 errors.print(_WORDS[what], markup=False)
             shown = what
 
-        yield tell
+        yield update

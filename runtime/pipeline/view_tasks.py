@@ -47,7 +47,7 @@ class ViewResult(NamedTuple):
     origin_yx: tuple[int, int]
     """Position of the view's first pixel in the image."""
     cells: Segmentation
-    """In pixels of the view."""
+    """Cells of the view, in its pixels."""
 
 
 def segment_views(pipeline: Pipeline, tasks: Iterable[ViewTask], config: SegmentConfig) -> Iterator[ViewResult]:

@@ -195,7 +195,7 @@ def test_verify_command_passes_on_what_export_made(small_engines: Path, small_ch
     assert all(check.passed for check in verify_directory(small_engines, small_checkpoint))
 
 
-def test_verify_refuses_another_checkpoint(small_engines: Path, tmp_path: Path) -> None:
+def test_verify_rejects_another_checkpoint(small_engines: Path, tmp_path: Path) -> None:
     other = save_small(tmp_path / "other.pt", SMALL, seed=1)
     with pytest.raises(ExportError, match="made from another checkpoint"):
         verify_directory(small_engines, other)
@@ -259,7 +259,7 @@ def test_what_appears_during_an_export_is_not_replaced(
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "thesis.txt"]
 
 
-def test_an_unusable_image_is_refused_before_the_work(tmp_path: Path, small_checkpoint: Path) -> None:
+def test_an_unusable_image_is_rejected_before_the_work(tmp_path: Path, small_checkpoint: Path) -> None:
     with pytest.raises(InputError, match="NaN"):
         export_engines(small_checkpoint, tmp_path / "out", image=np.full((4, 4), np.nan), progress=pytest.fail)
 

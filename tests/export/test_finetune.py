@@ -116,7 +116,7 @@ def test_nothing_is_done_twice(finished: Path, base: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
-def test_other_input_in_the_same_directory_is_refused(finished: Path, base: Path, tmp_path: Path) -> None:
+def test_other_input_in_the_same_directory_is_rejected(finished: Path, base: Path, tmp_path: Path) -> None:
     config = config_of(base, finished)
     other = Path(shutil.copytree(base / "images", tmp_path / "images"))
     Image.fromarray(np.zeros((160, 160), np.uint8)).save(other / "disc1_img.png")

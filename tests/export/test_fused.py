@@ -117,7 +117,7 @@ def test_the_manifest_says_which_engines_are_fused(fused: Path, small_engines: P
     assert {spec.attention for spec in read_manifest(small_engines).engines.values()} == {"plain"}
 
 
-def test_a_manifest_with_another_word_is_refused(fused: Path, tmp_path: Path) -> None:
+def test_a_manifest_with_another_word_is_rejected(fused: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(fused, tmp_path / "engines"))
     content = json.loads((out / "manifest.json").read_text())
     content["engines"]["encoder"]["attention"] = "sparse"
@@ -187,11 +187,11 @@ def test_openvino_runs_them_or_names_the_export(fused: Path, small_engines: Path
     try:
         segmenter = Segmenter(fused, backend="openvino", options=BackendOptions(cpu_precision="fp32"))
     except BackendError as error:
-        said = str(error)
+        message = str(error)
     else:
         assert_close_features(segmenter.encode(image), Segmenter(small_engines, backend="cpu").encode(image))
         return
-    assert "export --attention plain" in said, "releases of before mid-2026 have no such operator"
+    assert "export --attention plain" in message, "releases before mid-2026 lack the operator"
 
 
 def test_a_cudnn_without_such_heads_has_a_remedy() -> None:

@@ -46,7 +46,7 @@ def test_halving_leaves_the_model_as_it_was() -> None:
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
 
 
-def test_weights_beyond_float16_are_refused() -> None:
+def test_weights_beyond_float16_are_rejected() -> None:
     model = small_model()
     with torch.no_grad():
         model.encoder.blocks[0].mlp.lin1.weight[0, 0] = 1e5

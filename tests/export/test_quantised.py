@@ -266,7 +266,7 @@ def test_options_that_exclude_each_other(tmp_path: Path, image: Any) -> None:
 
 
 @pytest.mark.parametrize("backend", ON_GPU)
-def test_backends_of_gpus_refuse_them(integer_engines: Path, backend: str) -> None:
+def test_backends_of_gpus_reject_them(integer_engines: Path, backend: str) -> None:
     assert set(BACKENDS) == {*ON_GPU, "auto", "cpu", "openvino"}
     spec = read_manifest(integer_engines).engines["encoder"]
     with pytest.raises(BackendError, match=r"encoder.onnx computes in 8-bit integers.*--precision fp16"):

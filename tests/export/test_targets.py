@@ -92,6 +92,6 @@ def test_half_precision_is_for_gpus_unless_told_otherwise(options: dict[str, Any
 
 
 @pytest.mark.parametrize("other", [{"precision": "int8"}, {"attention": "fused"}])
-def test_forms_that_exclude_each_other_are_refused(other: dict[str, Any]) -> None:
+def test_forms_that_exclude_each_other_are_rejected(other: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"target='gpu' is the form for TensorRT, but .*target='any'"):
         ExportConfig(target="gpu", **other)

@@ -89,7 +89,7 @@ def test_other_roundings_differ_in_the_last_places_alone(truths: list[EngineTrut
             np.testing.assert_allclose(first[name], pytorch, rtol=1e-3, atol=1e-3)
 
 
-def test_sound_weights_pass_that_float32_alone_refuses(manifest: Manifest) -> None:
+def test_sound_weights_pass_that_float32_alone_rejects(manifest: Manifest) -> None:
     """The reduced graphs run in float32, on seeds whose logits amplify rounding."""
     refused, rounded = [], []
     for seed in (0, 15, 38, 47, 149):

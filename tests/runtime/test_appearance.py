@@ -44,9 +44,9 @@ def test_dark_cells_are_found_without_being_told(nano: Segmenter, nuclei: NDArra
     assert negative.appearance.invert_margin is not None
     assert negative.appearance.invert_margin > 0.05
     assert overlap(plain, negative) > 0.95
-    told = nano(255 - nuclei, config=replace(nano.config, invert=True))
-    np.testing.assert_array_equal(told.labels, negative.labels)
-    assert told.appearance.invert_margin is None
+    inverted = nano(255 - nuclei, config=replace(nano.config, invert=True))
+    np.testing.assert_array_equal(inverted.labels, negative.labels)
+    assert inverted.appearance.invert_margin is None
 
 
 @pytest.mark.parametrize("view", [None, 52.0])

@@ -105,12 +105,12 @@ class Gpu:
     def block(self, address: int, size_bytes: int) -> NDArray[np.uint8]:
         """Return device memory at an allocated address, at most as many bytes as were allocated."""
         block = self.memory.get(address)
-        assert block is not None, f"{address:#x} is no device memory, or was freed"
+        assert block is not None, f"{address:#x} is not device memory, or was freed"
         assert size_bytes <= block.size, f"{size_bytes} bytes of a block of {block.size}"
         return block[:size_bytes]
 
     def enqueue(self, stream: int, work: Callable[[], None]) -> None:
-        assert stream in self.streams, f"{stream} is no stream, or was destroyed"
+        assert stream in self.streams, f"{stream} is not a stream, or was destroyed"
         self.streams[stream].append(work)
 
 

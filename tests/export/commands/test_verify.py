@@ -50,7 +50,7 @@ def test_the_backend_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (done.exit_code, "'gpu' is not one of" in done.stderr) == (2, True)
 
 
-def test_an_unknown_backend_is_refused_before_the_work(tmp_path: Path) -> None:
+def test_an_unknown_backend_is_rejected_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="backend is 'gpu'; expected one of"):
         verify_directory(tmp_path, tmp_path / "no weights.pt", backend="gpu")
 

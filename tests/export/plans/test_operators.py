@@ -26,7 +26,7 @@ def test_exported_graphs_are_taken(small_engines: Path, half_engines: Path) -> N
         for path in engine_files(directory):
             assert find_problems(path) == []
             nodes = [node.name for node in onnx.load(path).graph.node]
-            assert all(nodes), "the inspector tells layers by the names of their nodes"
+            assert all(nodes), "the inspector identifies layers by the names of their nodes"
             assert len(set(nodes)) == len(nodes)
 
 

@@ -89,7 +89,7 @@ def test_an_attention_that_is_not_fused_fails(
         list(report_engines(nano_half))
 
 
-def test_what_the_parser_refuses_is_told(tmp_path: Path) -> None:
+def test_what_the_parser_rejects_is_told(tmp_path: Path) -> None:
     path = tmp_path / "wrong.onnx"
     node = helper.make_node("Det", ["x"], ["y"], name="wrong")
     x, y = (
@@ -100,7 +100,7 @@ def test_what_the_parser_refuses_is_told(tmp_path: Path) -> None:
         build_without_gpu(path, {"x": (2, 3, 3)})
 
 
-def test_other_gpus_are_refused() -> None:
+def test_other_gpus_are_rejected() -> None:
     with pytest.raises(ConfigError, match=r"compute_capability is '9\.0'; expected one of 7\.5, "):
         ReportOptions(capability="9.0")
     assert "8.6" in CAPABILITIES

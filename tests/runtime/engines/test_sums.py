@@ -61,7 +61,7 @@ def test_coreutils_read_the_list(copy: Path) -> None:
     assert subprocess.run(command, cwd=copy, capture_output=True).returncode != 0
 
 
-def test_an_edited_manifest_is_refused(copy: Path) -> None:
+def test_an_edited_manifest_is_rejected(copy: Path) -> None:
     set_threshold(copy)
     for load in (Segmenter, read_manifest):
         with pytest.raises(EngineError, match=r"manifest\.json was altered after its export.*expected.*Export"):

@@ -163,7 +163,7 @@ def test_full_windows() -> None:
         ([[0, 0, 1e300, 5]], r"extends beyond 1e\+06 pixels"),
     ],
 )
-def test_unusable_boxes_are_refused(boxes: Any, message: str) -> None:
+def test_unusable_boxes_are_rejected(boxes: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_boxes(boxes, (50, 100))
 

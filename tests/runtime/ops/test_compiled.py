@@ -33,14 +33,14 @@ def test_without_a_place_for_compiled_code_they_run_all_the_same(tmp_path: Path)
     assert done.stdout.strip() == "[[0, 1, 2]]", done.stderr
 
 
-def test_labels_beyond_the_count_are_refused() -> None:
+def test_labels_beyond_the_count_are_rejected() -> None:
     for wrong in (-1, 5):
         with pytest.raises(ValueError, match="below 0 or above"):
             relabel(np.array([[0, wrong]], np.int32), 4)
 
 
 @pytest.mark.parametrize("offset", [(-1, 0), (0, -1), (5, 0), (0, 5)])
-def test_a_mask_beyond_the_image_is_refused(offset: tuple[int, int]) -> None:
+def test_a_mask_beyond_the_image_is_rejected(offset: tuple[int, int]) -> None:
     canvas = LabelCanvas((8, 8), SegmentConfig())
     with pytest.raises(ValueError, match="extends beyond the image"):
         canvas.add(0, np.ones((4, 4), np.float32), offset)
@@ -48,7 +48,7 @@ def test_a_mask_beyond_the_image_is_refused(offset: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("origin", [(-1, 0), (0, -1), (7, 0), (0, 7)])
-def test_a_window_beyond_the_map_is_refused(origin: tuple[int, int]) -> None:
+def test_a_window_beyond_the_map_is_rejected(origin: tuple[int, int]) -> None:
     axis = resize_axis(10, 40, 20)
     with pytest.raises(ValueError, match="beyond the whole map"):
         upsample_window(np.ones((4, 4), np.float32), origin, (axis, axis))
