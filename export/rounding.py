@@ -39,8 +39,8 @@ class _Float64(TorchFunctionMode):
     """Mode in which each PyTorch function computes in float64, whatever the dtype of its arguments.
 
     Each function gets its float32 arguments converted, weights included. So only one function's weights exist in
-    float64 at a time, and the model needs no change, even if it requests float32 by name, as SAM's prompt encoder does
-    for coordinates. A function that writes into a float32 tensor from outside would write into a copy.
+    float64 at a time. The model needs no change, even if it requests float32 by name, as SAM's prompt encoder does for
+    coordinates. A function that writes into a float32 tensor from outside would write into a copy.
     """
 
     def __torch_function__(

@@ -1,7 +1,7 @@
 """Comparison of each engine with the unreduced PyTorch model in float64, on a real image.
 
-PyTorch in float64 is the truth. If weights amplify rounding, as a steep attention does for a few queries, two float32
-computations of the same weights can differ by far more than a fixed tolerance, and neither is wrong. An output that
+PyTorch in float64 is the truth. Weights can amplify rounding, as a steep attention does for a few queries. Two float32
+computations of such weights can differ by far more than a fixed tolerance, and neither is wrong. An output that
 misses the fixed tolerance is therefore judged by what float32 can reach. It fails if it is further from the truth than
 ``Tolerance.rounding_factor`` times PyTorch's own float32.
 

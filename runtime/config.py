@@ -283,7 +283,7 @@ def check_whole(name: str, value: object, *, least: int) -> None:
 
 
 def with_overrides(settings: SegmentConfig, given: Mapping[str, Any]) -> SegmentConfig:
-    """Replace settings with those of a command line; None means not given, and a view diameter of 0 means no views.
+    """Replace settings with those of a command line; None means not given, and 0 removes the view diameter.
 
     A given diameter replaces both diameters of the settings, in pixels and in micrometres. Images that are shown whole
     need neither.

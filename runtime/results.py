@@ -21,8 +21,8 @@ DETECTED = -1
 """Entry of ``Instances.prompts`` for a detected instance."""
 
 SURE = 0.52
-"""A measured diameter with at least this confidence needs no warning. Of 53 training images of 9 datasets, all 38 with
-a diameter within a third of the true one exceeded it, and 11 of the other 15 did not (weights of 2026-11-25)."""
+"""A measured diameter with at least this confidence needs no warning. On 53 training images of 9 datasets, all 38
+diameters within a third of the true one exceeded it. Of the other 15, 11 did not (weights of 2026-11-25)."""
 
 Rows = slice | ArrayLike
 """Selection of instances: a slice, a boolean mask with one entry per instance, or indices."""

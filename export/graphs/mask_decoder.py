@@ -3,8 +3,8 @@
 It does less work than the original, and each reduction is exact:
 
 - The image-side projections of layer 0 are the same for all boxes of an image, so they are computed once per image.
-- With T = 7 tokens and H = 8 heads, H * T = 56 is less than the 128 inner channels, so projections of the G * G image
-  tokens move to the token side: ``(X W) q = X (W q)`` and ``P (X W) = (P X) W``.
+- With T = 7 tokens and H = 8 heads, H * T = 56 is less than the 128 inner channels. Projections of the G * G image
+  tokens therefore move to the token side: ``(X W) q = X (W q)`` and ``P (X W) = (P X) W``.
 - A key bias shifts all logits of a query alike and cancels in the softmax. Weights sum to 1, so a bias of the output
   is a bias of the values.
 - The last attention runs only for the two tokens that are read, and the heads only for the requested mask.
@@ -259,8 +259,8 @@ class MaskDecoderGraph(nn.Module):
 
         Args:
             tokens: (K * M, C).
-            details: (K * M, 3C): for each of the four pixels of the first step, C / 4 channels for itself and C / 8 for
-                each of the four pixels that the second step makes of it. None: no details.
+            details: (K * M, 3C), or None. Each of the four pixels of the first step has C / 4 channels for itself, and
+                C / 8 for each of the four pixels that the second step derives from it.
             kernel: (K, C / 8), mask kernels.
 
         Returns:
