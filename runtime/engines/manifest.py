@@ -87,7 +87,7 @@ class Manifest:
     tools: Mapping[str, str] = field(default_factory=dict)
     """Versions of the packages that wrote the engines."""
     created: str = ""
-    """UTC, ISO 8601."""
+    """Time of the export, UTC, ISO 8601."""
     verification: Mapping[str, Any] = field(default_factory=dict)
     """Figures of the comparison with PyTorch; see ``export.verify``."""
 
