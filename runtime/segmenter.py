@@ -70,6 +70,7 @@ class Segmenter:
             options: backend options, such as the number of threads.
             sha256: hex sha256 of the directory's ``SHA256SUMS``, which covers the manifest and all engine files; any
                 other directory raises an error. ``sha256sum engines/SHA256SUMS`` and ``cellsam-engine info`` print it.
+
         Raises:
             EngineError: the directory, its manifest or one of its files is missing, altered or of another version, or
                 the directory does not match ``sha256``.

@@ -93,6 +93,7 @@ def select_boxes(boxes_cxcywh_norm: F32, logits: F32, config: SegmentConfig) -> 
         boxes_cxcywh_norm: (A, 4).
         logits: (A, classes).
         config: thresholds of scores and overlaps.
+
     Returns:
         Boxes (K, 4) xyxy as fractions of the sides, scores (K,) in descending order, and the cut. Boxes without area
         are dropped, as are boxes that overlap a better one by more than ``config.nms_iou``.
