@@ -94,12 +94,12 @@ def read_layers(information: str, float32_nodes: Collection[str]) -> LayerTypes:
         described = json.loads(information)["Layers"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise VerificationError(
-            f"TensorRT's engine inspector returned no layers ({error!r}); expected their JSON description. Build again."
+            f"TensorRT's engine inspector returned no layers ({error!r}); expected their JSON description."
         ) from error
     if not described or not all(isinstance(layer, dict) for layer in described):
         raise VerificationError(
-            "TensorRT's engine inspector returned only names of layers; expected their types, too. Build again with "
-            "detailed profiling verbosity."
+            "TensorRT's engine inspector returned only names of layers; expected their types, too. Build the "
+            "plans again."
         )
     return layer_types(described, float32_nodes)
 

@@ -149,7 +149,7 @@ def _check_fused(report: EngineReport) -> None:
     if report.encoder_attentions is not None and report.fused_attentions < report.encoder_attentions:
         raise VerificationError(
             f"{report.engine}: {report.fused_attentions} of {report.encoder_attentions} attentions are one kernel; "
-            "expected all of them for half precision and target gpu. Export with the default form of attention."
+            "expected all of them for half precision and target gpu."
         )
 
 

@@ -2,7 +2,7 @@
 
 It shares the API, parser and compiler of TensorRT, for the GPUs of ``CAPABILITIES``. So any machine can show what the
 parser accepts, which attentions become one kernel, and how much memory a plan moves and needs. Nothing is run. For
-other GPUs, including those of 8.0 and 9.0, TensorRT itself may choose other kernels.
+other GPUs, including compute capabilities 8.0 and 9.0, TensorRT itself may choose other kernels.
 """
 
 from __future__ import annotations
