@@ -33,9 +33,9 @@ AVOIDED = {
     "Scan": "control flow keeps TensorRT from fusing across it",
     "NonZero": "its output's shape depends on data",
     "NonMaxSuppression": "its output's shape depends on data",
-    "CumSum": "wrong results where several run on different axes (TensorRT 10.8, NVIDIA/TensorRT#4551)",
-    "ScatterND": "its form of opset 18 is right from TensorRT 10.9 on only (onnx/onnx-tensorrt#618)",
-    "OneHot": "cannot be part of a shape's computation",
+    "CumSum": "wrong results if several run on different axes (TensorRT 10.8, NVIDIA/TensorRT#4551)",
+    "ScatterND": "its opset 18 form is right only from TensorRT 10.9 on (onnx/onnx-tensorrt#618)",
+    "OneHot": "cannot be used to compute a shape",
     "GridSample": "wrong results in TensorRT 11.1 (NVIDIA/TensorRT#4813)",
 }
 """Operators that the parser accepts but these graphs must avoid."""

@@ -200,7 +200,7 @@ def test_a_cudnn_without_such_heads_has_a_remedy() -> None:
     assert "ORT_ENABLE" not in str(failure("encoder.onnx", {}, RuntimeError("another")))
 
 
-def test_the_command_hands_the_form_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_passes_the_form_on(monkeypatch: pytest.MonkeyPatch) -> None:
     forms = []
 
     def take(checkpoint: Path, out: Path, config: ExportConfig, **_: Any) -> None:

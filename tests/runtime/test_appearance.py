@@ -35,7 +35,7 @@ def overlap(one: Segmentation, other: Segmentation) -> float:
     return float(both.sum() / ((one.labels > 0) | (other.labels > 0)).sum())
 
 
-def test_dark_cells_are_found_without_being_told(nano: Segmenter, nuclei: NDArray[np.generic]) -> None:
+def test_dark_cells_are_found_automatically(nano: Segmenter, nuclei: NDArray[np.generic]) -> None:
     config = replace(nano.config, invert="auto")
     plain = nano(nuclei, config=config)
     assert not plain.appearance.inverted
@@ -92,7 +92,7 @@ def test_the_measured_diameter_is_in_the_result(nano: Segmenter, nuclei: NDArray
     assert nano.decode(encoded, nano.detect(encoded)).appearance == result.appearance
 
 
-def test_a_doubtful_diameter_is_warned_of(
+def test_a_doubtful_diameter_causes_a_warning(
     nano: Segmenter, nuclei: NDArray[np.generic], caplog: pytest.LogCaptureFixture
 ) -> None:
     """A single cell gives an uncertain measurement."""

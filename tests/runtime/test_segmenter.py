@@ -477,7 +477,7 @@ def test_damaged_manifests(copy: Path, changes: dict[str, Any], message: str) ->
         Segmenter(copy)
 
 
-def test_other_channels_than_trained_on_are_remarked_on_once(
+def test_channels_unlike_the_training_images_cause_one_warning(
     copy: Path, image: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     edit_manifest(copy, trained_channels=[1, 3])
@@ -515,7 +515,7 @@ def test_inputs_and_outputs_are_compared_with_the_manifest(copy: Path) -> None:
         Segmenter(copy)
 
 
-def test_a_file_that_is_no_onnx(copy: Path) -> None:
+def test_a_file_that_is_not_onnx(copy: Path) -> None:
     (copy / "encoder.onnx").write_bytes(b"not a model")
     edit_manifest(copy, engines__encoder__sha256=sha256_file(copy / "encoder.onnx"))
     with pytest.raises(EngineError, match=r"encoder\.onnx is not an ONNX file"):

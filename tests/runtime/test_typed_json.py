@@ -76,7 +76,7 @@ def test_what_does_not_fit_is_named(place: tuple[Any, ...], value: object, field
     assert message in str(caught.value)
 
 
-def test_content_that_is_no_object() -> None:
+def test_content_that_is_not_an_object() -> None:
     with pytest.raises(FieldError, match=r"it is \[\], expected object"):
         convert([], Whole)
     with pytest.raises(FieldError, match=r"unknown fields config\.colour, config\.size") as caught:

@@ -39,7 +39,7 @@ def test_every_image_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     assert "1.npy: encoder: FAILED" in message
 
 
-def test_the_backend_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_backend_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr("export.exporter.verify_directory", lambda *_, backend, **__: seen.append(backend) or [])
     for given in ([], ["--backend", "cuda"]):

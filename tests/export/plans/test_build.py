@@ -121,7 +121,7 @@ def test_plans_are_tuned_for_what_the_runtime_sends_by_default(small_engines: Pa
         assert decoder["image_embedding"][1][0] == images
 
 
-def test_parser_errors_are_all_told_and_nothing_is_left(engines: Path, double: Double) -> None:
+def test_all_parser_errors_are_reported_and_nothing_is_left(engines: Path, double: Double) -> None:
     double.parser_errors = ["no importer for Op", "axes must be an initializer"]
     with pytest.raises(ExportError, match=r"cannot parse (.|\n)*no importer for Op(.|\n)*axes must be an initializer"):
         build_plans(engines, FEW)
@@ -198,7 +198,7 @@ def layer(name: str, kind: str, *, dims: tuple[int, ...] = (2, 8), nodes: tuple[
     return {"Name": name, "LayerType": "kgen", "Inputs": tensors, "Outputs": tensors, "Metadata": metadata}
 
 
-def test_layers_are_told_apart() -> None:
+def test_layers_are_distinguished() -> None:
     layers = [
         layer("products", "Half"),
         layer("vectorised", "Channel major FP16 format where channel % 4 == 0"),

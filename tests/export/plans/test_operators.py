@@ -119,7 +119,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_is_not_taken_is_found(case: str, tmp_path: Path) -> None:
+def test_unsupported_operators_are_found(case: str, tmp_path: Path) -> None:
     nodes, given, message = CASES[case]
     problems = find_problems(saved(tmp_path / "m.onnx", nodes, **given))
     assert problems, case

@@ -89,7 +89,7 @@ def test_an_attention_that_is_not_fused_fails(
         list(report_engines(nano_half))
 
 
-def test_what_the_parser_rejects_is_told(tmp_path: Path) -> None:
+def test_parser_errors_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "wrong.onnx"
     node = helper.make_node("Det", ["x"], ["y"], name="wrong")
     x, y = (

@@ -16,7 +16,7 @@ from runtime.ops.masks import LabelCanvas, relabel, resize_axis, upsample_window
 ROOT = Path(__file__).parents[3]
 
 
-def test_without_a_place_for_compiled_code_they_run_all_the_same(tmp_path: Path) -> None:
+def test_loops_run_without_a_cache_directory(tmp_path: Path) -> None:
     (tmp_path / "frozen.py").write_text(
         "import numba.core.caching as caching\n"
         "def nowhere(*_):\n"
