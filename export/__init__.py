@@ -1,1 +1,1 @@
-"""From a PyTorch checkpoint to an engine directory: ONNX graphs, verification, manifest."""
+"""Export of a PyTorch checkpoint to an engine directory: ONNX graphs, verification, manifest."""

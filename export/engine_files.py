@@ -1,4 +1,4 @@
-"""The engines of a model: which there are, their files, inputs, outputs and dynamic dimensions."""
+"""The engines of a model: their names, files, inputs, outputs and dynamic dimensions."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from training.model import CellSAM
 
 @dataclass(frozen=True, kw_only=True)
 class EngineGraph:
-    """One engine to be written."""
+    """One engine to write."""
 
     name: EngineName
     graph: nn.Module
     inputs: dict[str, Tensor]
-    """Example inputs. Dynamic dimensions have distinct sizes above 1, so that none is mistaken for a constant."""
+    """Example inputs. Dynamic dimensions have distinct sizes above 1, so that none looks like a constant."""
     outputs: tuple[str, ...]
     dynamic: dict[str, dict[int, str]]
     """Names of the dynamic dimensions, by input and axis."""
     attention: Attention = "plain"
-    """Operators of its large attentions."""
+    """Operators of the large attentions."""
 
     @property
     def file(self) -> str:
@@ -34,17 +34,17 @@ class EngineGraph:
 
 
 HANDED_ON = ("patch_features", "image_embedding")
-"""What goes from engine to engine, in half precision where the engines compute in it."""
+"""Tensors passed from engine to engine, in half precision if the engines compute in half precision."""
 
 
 def engine_graphs(
     model: CellSAM, precision: Precision = "fp32", attention: Attention = "plain", target: Target = "any"
 ) -> list[EngineGraph]:
-    """The engines of a model: two for plain SAM weights, three for CellSAM, four when its trunks are separate.
+    """Build the engines of a model: two for plain SAM weights, three for CellSAM, four if its trunks are separate.
 
-    Boxes, logits, mask logits and IoU estimates leave in float32 at any precision; pixels come in as float32. The
-    mask decoder's attentions have few queries and are plain in either case. For ``int8`` they are in float32: their
-    files are quantised (``export.quantised``).
+    Pixels enter in float32, and boxes, logits, mask logits and IoU estimates leave in float32, at any precision. The
+    mask decoder's attentions have few queries and always use plain operators. For ``int8`` the graphs are in float32;
+    their files are quantised afterwards (``export.quantised``).
     """
     engines = _graphs(model, attention, target)
     return [_halved(engine) for engine in engines] if precision == "fp16" else engines

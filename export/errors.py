@@ -4,10 +4,10 @@ from runtime.errors import SegmenterError
 
 
 class ExportError(SegmenterError):
-    """The engines could not be written; nothing was left behind."""
+    """An export that failed; it leaves nothing behind."""
 
 
 class VerificationError(ExportError):
-    """An engine does not compute what the PyTorch model computes."""
+    """An engine whose results differ from those of the PyTorch model."""
 
     usual_kind = "mismatch"

@@ -1,4 +1,4 @@
-"""One checkpoint in, one engine directory out: written aside, verified, then moved into place."""
+"""Export of one checkpoint to one engine directory: written to a temporary place, verified, then moved."""
 
 from __future__ import annotations
 
@@ -51,29 +51,29 @@ Checks = Sequence[OutputCheck | GateCheck | RangeCheck]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportConfig:
-    """What to make of a checkpoint."""
+    """Settings of an export."""
 
     profile: Profile | None = None
-    """Preprocessing; default ``cellsam-1.2`` for the released format, ``paper`` for other weights."""
+    """Preprocessing; default, ``cellsam-1.2`` for the released format, ``paper`` for other weights."""
     precision: Precision = "fp32"
-    """``int8``: encoders for CPUs, see ``export.quantised``."""
+    """``int8`` quantises the encoders, for CPUs; see ``export.quantised``."""
     attention: Attention = "plain"
     """``fused``: for the backend ``cuda``; see ``export.graphs.fused``."""
     target: Target | None = None
-    """Form of the engines, which changes no result. ``gpu``: what TensorRT fuses; ``any``: what CPUs and onnxruntime
-    run fastest. Default: ``gpu`` for plain half precision, else ``any``."""
+    """Form of the engines, which does not affect results: ``gpu`` suits TensorRT's fusion; ``any`` is fastest on CPUs
+    and with onnxruntime. Default: ``gpu`` for plain half precision, else ``any``."""
     licence: str | None = None
-    """Licence of the weights for the manifest; default, the one that goes with the checkpoint."""
+    """Licence of the weights for the manifest; default, the licence that belongs to the checkpoint."""
     settings: SegmentConfig | None = None
-    """What the engines are used with where a call says nothing else; default, what the checkpoint carries, else the
-    released code's thresholds."""
+    """Settings for calls that give none; default, the settings in the checkpoint, else the released code's
+    thresholds."""
     trained_channels: tuple[int, ...] = ()
-    """Numbers of channels of the images the weights were trained on; the runtime remarks on others. Default, what the
-    checkpoint carries."""
+    """Numbers of channels of the images the weights were trained on; the runtime warns about others. Default, the
+    numbers in the checkpoint."""
     sha256: str | None = None
-    """Hex sha256 that the checkpoint must have; None takes any."""
+    """Hex sha256 that the checkpoint must have; None accepts any."""
     force: bool = False
-    """Replace an engine directory that exists."""
+    """Replace an existing engine directory."""
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -85,15 +85,15 @@ class ExportConfig:
                 raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}.", field=name)
         if self.precision == "int8" and self.attention == "fused":
             raise ConfigError(
-                "precision int8 is for CPUs, attention fused for the backend 'cuda'; one directory cannot be both. "
-                "Export with attention='plain'.",
+                "precision is 'int8', for CPUs, but attention is 'fused', for the backend 'cuda'; expected one of "
+                "them. Export with attention='plain'.",
                 kind="conflict",
                 field="attention",
             )
         if self.form == "gpu" and (self.precision == "int8" or self.attention == "fused"):
-            other = "precision int8 is for CPUs" if self.precision == "int8" else "attention fused for onnxruntime"
+            other = "precision int8 is for CPUs" if self.precision == "int8" else "attention fused is for onnxruntime"
             raise ConfigError(
-                f"target='gpu' is the form for TensorRT, but {other}; one directory cannot be both. "
+                f"target='gpu' is the form for TensorRT, but {other}; expected settings for one of them. "
                 "Export with target='any'.",
                 kind="conflict",
                 field="target",
@@ -116,28 +116,28 @@ def export_engines(
 ) -> Manifest:
     """Export a checkpoint.
 
-    The engines are written to a temporary directory beside ``out`` and moved there only after every engine agreed
-    with PyTorch; a failure leaves nothing behind and an earlier directory as it was.
+    The engines are written to a temporary directory beside ``out`` and moved there only after each engine agrees with
+    PyTorch. A failure leaves nothing behind, and an earlier directory unchanged.
 
     Args:
-        checkpoint: released CellSAM, SAM ViT-B, or our own.
-        out: the engine directory to make.
-        config: profile, precision and the like.
-        image: (H, W) or (H, W, C <= 3) to verify on; default, the one that comes with the package.
-        calibration: ``int8`` only: images of the same form that the ranges of integers are taken from, best of every
-            kind that will be segmented; default, the package's sample images.
-        progress: called with a line before each step.
+        checkpoint: a checkpoint of released CellSAM, SAM ViT-B, or our own format.
+        out: the engine directory to create.
+        config: profile, precision and other settings.
+        image: (H, W) or (H, W, C <= 3) to verify on; default, the image in the package.
+        calibration: ``int8`` only: images of the same form to measure integer ranges on, ideally of every kind to be
+            segmented; default, the package's sample images.
+        progress: called with one line before each step.
 
     Raises:
-        ConfigError: calibration images for another precision.
+        ConfigError: calibration images are given for another precision.
         ExportError: ``out`` exists or may not be replaced, or the checkpoint cannot be used.
         InputError: ``image`` or one of ``calibration`` cannot be used.
-        VerificationError: an engine differs from PyTorch; every failed check is named.
+        VerificationError: an engine differs from PyTorch; the message names all failed checks.
     """
     config = config or ExportConfig()
     if calibration and config.precision != "int8":
         raise ConfigError(
-            f"calibration images came with precision {config.precision!r}; only int8 takes ranges from them. "
+            f"calibration images came with precision {config.precision!r}; only int8 uses them to measure ranges. "
             "Leave them out, or export with precision='int8'.",
             kind="conflict",
             field="calibration",
@@ -155,7 +155,7 @@ def export_engines(
         manifest = write_engines(loaded, loaded.sha256, partial, config, progress)
         if config.precision == "int8":
             progress("writing encoders in 8-bit integers")
-            replace(manifest, precision="fp32").write(partial)  # as the files still are
+            replace(manifest, precision="fp32").write(partial)  # describes the files at this point
             manifest = quantise_encoders(partial, calibration or [read_image(path) for path in sample_images()])
         checks = _verified(partial, manifest, loaded, image, progress)
         manifest = replace(manifest, verification=_verification(checks, image, config.precision, calibration))
@@ -171,14 +171,14 @@ def write_engines(
     config: ExportConfig,
     progress: Progress = lambda message: None,
 ) -> Manifest:
-    """Write the engine files of a checkpoint, unverified; those of ``int8`` still in float32.
+    """Write the engine files of a checkpoint, unverified; for ``int8`` they are still in float32.
 
     Args:
         loaded: the checkpoint.
-        checkpoint_sha256: of its file.
-        directory: exists.
-        config: profile, precision and the like.
-        progress: called with a line before each file.
+        checkpoint_sha256: hex sha256 of its file.
+        directory: an existing directory.
+        config: profile, precision and other settings.
+        progress: called with one line before each file.
 
     Returns:
         Their manifest, which is not written.
@@ -198,21 +198,21 @@ def verify_directory(
     backend: str = "cpu",
     progress: Progress = lambda message: None,
 ) -> Checks:
-    """Verify an engine directory against the checkpoint it was made from.
+    """Verify an engine directory against its checkpoint.
 
     Args:
-        directory: the engines.
-        checkpoint: PyTorch computes the reference from it on the CPU, in float64 or, for the gates, in float32.
-        image: as for ``export_engines``.
-        backend: what runs the engines, as ``Segmenter`` takes it. Only float32 engines on ``cpu`` are compared element
-            by element; all others are held to the gates of half precision.
-        progress: called with a line before each step, and with warnings.
+        directory: the engine directory.
+        checkpoint: the reference, which PyTorch computes on the CPU, in float64 or, for the gates, in float32.
+        image: as in ``export_engines``.
+        backend: name of the backend that runs the engines, as in ``Segmenter``. Only float32 engines on ``cpu`` are
+            compared element by element; all others must pass the gates of half precision.
+        progress: called with one line before each step, and with warnings.
 
     Raises:
         BackendError: the backend is unknown or cannot run an engine.
         EngineError: the directory is damaged.
-        ExportError: it was made from another checkpoint, or the checkpoint cannot be used.
-        VerificationError: an engine differs from PyTorch; every failed check is named.
+        ExportError: the engines were made from another checkpoint, or the checkpoint cannot be used.
+        VerificationError: an engine differs from PyTorch; the message names all failed checks.
     """
     directory = Path(directory)
     backend = resolve_backend(backend, directory)
@@ -224,7 +224,7 @@ def verify_directory(
     if found != manifest.weights["sha256"]:
         raise ExportError(
             f"{directory} was made from another checkpoint: sha256 {manifest.weights['sha256'][:16]}..., but "
-            f"{checkpoint} has {found[:16]}.... Give the one it was made from, or export again.",
+            f"{checkpoint} has {found[:16]}.... Give the original checkpoint, or export again.",
             kind="mismatch",
             field="checkpoint",
         )
@@ -240,29 +240,29 @@ def _verified(
     *,
     backend: str = "cpu",
 ) -> Checks:
-    """All checks of a directory.
+    """Run all checks of a directory.
 
     Raises:
-        VerificationError: one failed; all that did are named.
+        VerificationError: a check failed; the message names all failed checks.
     """
 
-    def tell(engine: str) -> None:
+    def announce(engine: str) -> None:
         progress(f"verifying {engine} against PyTorch")
 
     checks: Checks
     if manifest.precision == "fp32" and backend == "cpu":
-        checks = verify_engines(directory, manifest, loaded.model, image=image, on_engine=tell)
+        checks = verify_engines(directory, manifest, loaded.model, image=image, on_engine=announce)
     else:
         limits = _limits(manifest.precision, backend)
         checks = verify_half_engines(
-            directory, manifest, loaded.model, image=image, backend=backend, tolerance=limits, on_engine=tell
+            directory, manifest, loaded.model, image=image, backend=backend, tolerance=limits, on_engine=announce
         )
     failed = [str(check) for check in checks if not check.passed]
     if failed:
         advice = ""
         if manifest.precision == "int8":
             advice = (
-                "\nGive images of the kinds you segment as calibration=, one of them to check on as image=, or "
+                "\nGive images of the kinds you segment as calibration=, and check on one of them with image=, or "
                 "export with precision='fp32'."
             )
         raise VerificationError("the engines do not agree with PyTorch:\n  " + "\n  ".join(failed) + advice)
@@ -273,7 +273,7 @@ def _verified(
 
 
 def _limits(precision: Precision, backend: str = "cpu") -> HalfTolerance:
-    """What engines are held to that are not compared element by element."""
+    """Return the gates for engines that are not compared element by element."""
     if precision == "int8":
         return INTEGERS
     return BFLOAT16 if backend == "openvino" else HalfTolerance()
@@ -287,7 +287,7 @@ def _load(path: Path, sha256: str | None = None) -> Checkpoint:
 
 
 def _existing_parent(path: Path) -> Path:
-    """The nearest directory above a path that exists: a failed export makes none."""
+    """Return the nearest existing directory above a path; a failed export must not create any."""
     return next(parent for parent in path.parents if parent.is_dir())
 
 
@@ -298,7 +298,10 @@ def _write_engine(engine: EngineGraph, directory: Path) -> EngineFile:
     written = OrtEngine(EngineSource(path, sha256), BackendOptions())
     names = [tensor.name for tensor in written.inputs], [tensor.name for tensor in written.outputs]
     if names != (list(engine.inputs), list(engine.outputs)):
-        raise VerificationError(f"{engine.file} has inputs and outputs {names}; the exporter renamed or dropped some.")
+        raise VerificationError(
+            f"{engine.file} has inputs and outputs {names}; expected {list(engine.inputs)} and {list(engine.outputs)}. "
+            "Export with the versions of torch and onnxscript that this package requires."
+        )
     return EngineFile(
         file=engine.file,
         sha256=sha256,

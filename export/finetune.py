@@ -1,6 +1,6 @@
-"""Labelled images in, verified engines out: the built-in model, or another checkpoint, trained further.
+"""Fine-tuning: train the built-in model or a checkpoint further on labelled images, and export verified engines.
 
-Each step leaves its result in the working directory and is passed over if that is there, so an interrupted run resumes.
+Each step leaves its result in the working directory and is skipped if the result exists, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -38,100 +38,100 @@ from training.train import RunConfig, run_stage
 from training.weights import load_weights, weights_file
 
 Progress = Callable[[str, float], None]
-"""Called with what is being done and the share of all work that is done, 0 to 1."""
+"""Called with the name of the current step and the completed share of all work, 0 to 1."""
 
 ENOUGH_TO_TEST = 20
-"""From this many images on, a tenth of them is kept for the comparison alone, beside the tenth that settings are chosen
-on."""
+"""With at least this many images, a tenth is held out for the comparison only, besides the tenth that settings are
+chosen on."""
 
 SAVED_STEPS = 25
-"""Training steps between checkpoints: what an interruption costs."""
+"""Training steps between checkpoints; an interruption loses at most this many."""
 
 _log = logging.getLogger(__name__)
 
 _WORK = {"data": 15, "training": 0, "settings": 60, "comparison": 15, "engines": 15}
-"""Work of each step, in training steps; about what they take for a few dozen images."""
+"""Work of each step in units of training steps, estimated for a few dozen images."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinetuneConfig:
-    """What to train on which images, and where."""
+    """Settings of one fine-tuning run."""
 
     images: Path
-    """Pairs of images and label maps, in a layout that ``data build folder`` takes."""
+    """Pairs of images and label maps, in a layout that ``data build folder`` accepts."""
     out: Path
-    """Engine directory to make."""
+    """Engine directory to create."""
     work: Path
-    """Directory for what lies between."""
+    """Directory for intermediate results."""
     init: str = BUILTIN_NAME
-    """Weights to start from: the built-in model's by its name, or a checkpoint in our own format."""
+    """Weights to start from: the name of the built-in model, or a checkpoint in our own format."""
     steps: int | None = None
     """Training steps; default, those of the recipe."""
     recipe: Path | None = None
-    """Recipe for stage 1; its model is that of ``init``. Default, ``training.further``."""
+    """Recipe for stage 1, whose model is replaced by that of ``init``. Default, ``training.further``."""
     folder: FolderOptions = field(default_factory=lambda: FolderOptions(groups={"": "Cell Culture"}))
     accelerator: str = "auto"
-    """As Lightning names them."""
+    """Accelerator, as named by Lightning."""
     backend: str = "auto"
-    """What runs the engines that settings are chosen with."""
+    """Backend that runs the engines while settings are chosen."""
     force: bool = False
-    """Replace an engine directory that exists."""
+    """Replace an existing engine directory."""
 
 
 def finetune(config: FinetuneConfig, progress: Progress = lambda what, done: None) -> list[Column]:
-    """Build the data, train, choose settings on images that were not trained on, compare, export and verify.
+    """Build the data, train, choose settings on held-out images, compare, export and verify.
 
     Args:
-        config: the images, the weights to start from, and where to write.
+        config: the images, the initial weights, and the output paths.
         progress: see ``Progress``.
 
     Returns:
-        Columns "before" and "after" of the held-out images, for ``comparison_markdown``.
+        Columns "before" and "after" for the held-out images, as input of ``comparison_markdown``.
 
     Raises:
-        ExportError: the trained model is worse than the one before, in mean F1 over the subsets of the held-out
-            images; ``config.out`` is not written then. Or it exists.
-        InputError: too few images, or the working directory is of other images, weights or a recipe.
+        ExportError: ``config.out`` exists; or the trained model has a lower mean F1 over the subsets of held-out
+            images than the original one, and ``config.out`` is not written.
+        InputError: there are too few images, or the working directory belongs to other images, weights or settings.
         VerificationError: an engine differs from PyTorch.
     """
     loaded = load_weights(config.init)
     recipe = _recipe(config, loaded)
-    tell = _Shares(progress, recipe.stage1.steps)
+    overall = _OverallProgress(progress, recipe.stage1.steps)
     checkpoint = config.work / "checkpoint.pt"
     remove_leftovers(config.work)
     remove_leftovers_of(config.out.resolve())
     if not _made_from(config.out, checkpoint):
         check_target(config.out.resolve(), force=config.force)
-    _begin(config, loaded, recipe)
-    _build(config, tell.of("data"))
-    trained = _train(config, loaded, recipe, tell)
-    _tune(config, trained, checkpoint, tell.of("settings"))
-    columns = _compare(config, loaded, trained, checkpoint, tell.of("comparison"))
-    _refuse_worse(config, columns, checkpoint)
+    _begin(config, loaded)
+    _build(config, overall.of("data"))
+    trained = _train(config, loaded, recipe, overall)
+    _tune(config, trained, checkpoint, overall.of("settings"))
+    columns = _compare(config, loaded, trained, checkpoint, overall.of("comparison"))
+    _check_not_worse(config, columns, checkpoint)
     if not _made_from(config.out, checkpoint):
-        tell.of("engines")(0.0)
+        overall.of("engines")(0.0)
         export_engines(checkpoint, config.out, ExportConfig(force=config.force))
     progress("done", 1.0)
     return columns
 
 
-class _Shares:
-    """One share of all work, from the shares of its steps; it never falls, though a step may begin anew inside."""
+class _OverallProgress:
+    """Overall progress, computed from that of the steps; it never decreases, even if a step restarts internally."""
 
     def __init__(self, progress: Progress, training_steps: int) -> None:
         self._progress, self._work, self._done = progress, {**_WORK, "training": training_steps}, 0.0
 
     def of(self, name: str) -> Callable[[float], None]:
-        """Takes the share of a step that is done."""
+        """Return a function that takes the completed share of a step."""
         names = list(self._work)
         before = sum(self._work[one] for one in names[: names.index(name)])
         total = sum(self._work.values())
 
-        def tell(done: float) -> None:
+        def advance(done: float) -> None:
             self._done = max(self._done, (before + min(done, 1.0) * self._work[name]) / total)
             self._progress(name, self._done)
 
-        return tell
+        return advance
 
 
 def _recipe(config: FinetuneConfig, loaded: Checkpoint) -> Recipe:
@@ -146,11 +146,11 @@ def _recipe(config: FinetuneConfig, loaded: Checkpoint) -> Recipe:
     return replace(recipe, stage1=replace(recipe.stage1, steps=config.steps))
 
 
-def _begin(config: FinetuneConfig, loaded: Checkpoint, recipe: Recipe) -> None:
-    """Note what is asked for, or check that the working directory was begun with it.
+def _begin(config: FinetuneConfig, loaded: Checkpoint) -> None:
+    """Record the inputs of this run, or check that the working directory was started with them.
 
     Raises:
-        InputError: it was begun with something else; the difference is named. Training checks the recipe itself.
+        InputError: the directory was started with other inputs; the message names them. Training checks the recipe.
     """
     path = config.work / "finetune.json"
     asked = {"init": loaded.sha256, "files": _hashes(config.images), "options": asdict(config.folder)}
@@ -158,8 +158,8 @@ def _begin(config: FinetuneConfig, loaded: Checkpoint, recipe: Recipe) -> None:
         changed = [name for name, *_ in differences(asked, json.loads(path.read_text(encoding="utf-8")))]
         if changed:
             raise InputError(
-                f"{config.work} was begun with other input: {', '.join(changed[:5])}"
-                f"{f' and {len(changed) - 5} more' if len(changed) > 5 else ''} differ. Remove it to begin anew, or "
+                f"{config.work} was started with other input: {', '.join(changed[:5])}"
+                f"{f' and {len(changed) - 5} more' if len(changed) > 5 else ''} differ. Remove it to start again, or "
                 "give another directory.",
                 kind="conflict",
                 field="work",
@@ -171,28 +171,29 @@ def _begin(config: FinetuneConfig, loaded: Checkpoint, recipe: Recipe) -> None:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    """Hex sha256 of every file below a folder, by its path in it."""
+    """Compute the hex sha256 of every file below a folder, by its relative path."""
     if not folder.is_dir():
         raise InputError(
-            f"{folder} is not a directory; expected one with pairs NAME_img.png and NAME_mask.png.", kind="not_found"
+            f"{folder} is not a directory; expected one with pairs NAME_img.png and NAME_mask.png. Check the path.",
+            kind="not_found",
         )
     return {str(path.relative_to(folder)): sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def _build(config: FinetuneConfig, tell: Callable[[float], None]) -> None:
-    """Build the tiles; what is built already is kept.
+def _build(config: FinetuneConfig, advance: Callable[[float], None]) -> None:
+    """Build the tiles; existing ones are kept.
 
     Raises:
-        InputError: no image is left to choose the settings on.
+        InputError: no image is left for training, or to choose the settings on.
     """
     data = config.work / "data"
-    tell(0.0)
+    advance(0.0)
     for dataset in find_datasets("folder", config.images, config.folder):
         report = build_dataset(
             dataset,
             data / (dataset.subdirectory or dataset.name),
             held_out=_held_out(dataset),
-            progress=lambda step, done, total, _: tell(done / max(total, 1) * (0.5 if step == "scanning" else 1.0)),
+            progress=lambda step, done, total, _: advance(done / max(total, 1) * (0.5 if step == "scanning" else 1.0)),
         )
         for skipped in report.skipped:
             _log.warning("%s is left out: %s", skipped.file, skipped.reason)
@@ -201,7 +202,7 @@ def _build(config: FinetuneConfig, tell: Callable[[float], None]) -> None:
         if not len(read_split(data, split)):
             raise InputError(
                 f"{config.images} leaves no images for {split}; expected at least two images, or folders train and "
-                "val with some in each.",
+                "val with images in each. Add images.",
                 kind="missing",
                 field="images",
             )
@@ -211,8 +212,8 @@ def _held_out(dataset: SourceDataset) -> tuple[Split, ...]:
     return ("val", "test") if len(dataset.fields) >= ENOUGH_TO_TEST else ("val",)
 
 
-def _train(config: FinetuneConfig, loaded: Checkpoint, recipe: Recipe, tell: _Shares) -> Path:
-    show = tell.of("training")
+def _train(config: FinetuneConfig, loaded: Checkpoint, recipe: Recipe, overall: _OverallProgress) -> Path:
+    show = overall.of("training")
     show(0.0)
     run = RunConfig(
         out=config.work / "train",
@@ -227,9 +228,9 @@ def _train(config: FinetuneConfig, loaded: Checkpoint, recipe: Recipe, tell: _Sh
     return run_stage(1, recipe, run)
 
 
-def _tune(config: FinetuneConfig, trained: Path, checkpoint: Path, tell: Callable[[float], None]) -> None:
-    """Choose settings on val, from the model's own ones on, and write the trained checkpoint with them."""
-    tell(0.0)
+def _tune(config: FinetuneConfig, trained: Path, checkpoint: Path, advance: Callable[[float], None]) -> None:
+    """Choose settings on val, starting from the model's own, and write the trained checkpoint with them."""
+    advance(0.0)
     loaded = load_weights(trained)
     settings = config.work / f"settings_{loaded.sha256[:16]}.json"
     if not settings.is_file():
@@ -239,7 +240,7 @@ def _tune(config: FinetuneConfig, trained: Path, checkpoint: Path, tell: Callabl
         with Segmenter(engines, backend=config.backend) as segmenter:
             own = segmenter.config
             tuned = tune_settings(
-                segmenter, samples, own.of_views, on_image=lambda _: tell(next(done) / (2 * len(samples)))
+                segmenter, samples, own.of_views, on_image=lambda _: advance(next(done) / (2 * len(samples)))
             )
         chosen = replace(tuned.config, normalize=own.normalize, invert=own.invert)
         write_whole(settings, lambda path: path.write_text(json.dumps(asdict(chosen), indent=2) + "\n"))
@@ -248,7 +249,7 @@ def _tune(config: FinetuneConfig, trained: Path, checkpoint: Path, tell: Callabl
 
 
 def unverified_engines(loaded: Checkpoint, directory: Path) -> Path:
-    """The engines of a checkpoint to be tried out, written unless the directory holds them."""
+    """Return a directory with the engines of a checkpoint for trials; they are written if it does not hold them."""
     if not _holds_engines_of(directory, loaded.sha256):
         with staged(directory) as partial:
             write_engines(loaded, loaded.sha256, partial, ExportConfig()).write(partial)
@@ -257,10 +258,10 @@ def unverified_engines(loaded: Checkpoint, directory: Path) -> Path:
 
 
 def _compare(
-    config: FinetuneConfig, loaded: Checkpoint, trained: Path, checkpoint: Path, tell: Callable[[float], None]
+    config: FinetuneConfig, loaded: Checkpoint, trained: Path, checkpoint: Path, advance: Callable[[float], None]
 ) -> list[Column]:
-    """Score the model before and after on held-out images, each with its own settings; write both reports."""
-    tell(0.0)
+    """Score the model before and after training on held-out images, each with its own settings; write two reports."""
+    advance(0.0)
     data = config.work / "data"
     split: Split = "test" if len(read_split(data, "test")) else "val"
     samples = find_samples(data, split=split)
@@ -275,7 +276,7 @@ def _compare(
             evaluation = evaluate(
                 lambda image, segmenter=segmenter: from_segmentation(segmenter(image)),  # type: ignore[misc]
                 samples,
-                on_image=lambda _: tell(next(done) / (2 * len(samples))),
+                on_image=lambda _: advance(next(done) / (2 * len(samples))),
             )
             method = {"kind": "engines", "backend": segmenter.backend, "config": asdict(settings), "split": split}
         report = Report(name=name, evaluation=evaluation, method=method, environment=describe_environment())
@@ -285,24 +286,24 @@ def _compare(
 
 
 def mean_f1(column: Column) -> float:
-    """Mean over the subsets of a column of their F1 at IoU 0.6, which settings are chosen by."""
+    """Compute the mean F1 at IoU 0.6 over the subsets of a column, by which settings are chosen."""
     values = [row.counts["0.6"].f1 for row in column.rows.values() if row.level == "subset"]
     return float(np.mean(np.nan_to_num(values)))
 
 
-def _refuse_worse(config: FinetuneConfig, columns: list[Column], checkpoint: Path) -> None:
+def _check_not_worse(config: FinetuneConfig, columns: list[Column], checkpoint: Path) -> None:
     before, after = map(mean_f1, columns)
     if after < before:
         raise ExportError(
-            f"the trained model is worse on images that it was not trained on: mean F1 {after:.3f}, before "
-            f"{before:.3f}. {config.out} was not written. Train on more images or with another recipe; to use it all "
-            f"the same: cellsam-engine export --checkpoint {checkpoint} --out {config.out}",
+            f"the trained model is worse on held-out images: mean F1 {after:.3f}, before {before:.3f}. {config.out} "
+            "was not written. Train on more images or with another recipe. To use this model anyway, run: "
+            f"cellsam-engine export --checkpoint {checkpoint} --out {config.out}",
             kind="mismatch",
         )
 
 
 def _made_from(out: Path, checkpoint: Path) -> bool:
-    """Whether ``out`` holds the engines of the checkpoint that this run has made."""
+    """Return whether ``out`` holds the engines of the checkpoint that this run wrote."""
     return checkpoint.is_file() and _holds_engines_of(out, sha256_file(checkpoint))
 
 

@@ -1,6 +1,6 @@
-"""What engines must reach that cannot match bit for bit: gates on what a user would notice.
+"""Gates for engines that cannot match PyTorch bit for bit: limits on differences that a user would notice.
 
-Engines in half precision or integers and TensorRT plans are held to them.
+They apply to engines in half precision or integers, and to TensorRT plans.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from runtime.types import Arrays
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HalfTolerance:
-    """How far engines may be from float32; the defaults are those of float16."""
+    """Limits on differences from float32; the defaults are for float16."""
 
     relative_error: float = 0.01
-    """Of features and embedding: norm of the difference by the norm."""
+    """Limit for features and embedding: norm of the difference divided by the norm."""
     box_px: float = 1.0
-    """Of the corners of kept boxes, in pixels of a 1024-pixel image."""
+    """Limit for the corners of kept boxes, in pixels of a 1024-pixel image."""
     kept_share: float = 0.01
-    """Of the kept boxes, that may be kept by one side alone; one box always may."""
+    """Share of the kept boxes that only one side may keep; one box is always allowed."""
     mask_iou_mean: float = 0.995
     mask_iou_min: float = 0.94
     iou_estimate: float = 0.02
 
 
 BFLOAT16 = HalfTolerance(relative_error=0.04)
-"""Eight bits of a number where float16 has eleven: features differ more, what comes of them must not."""
+"""For bfloat16, with 8 significant bits instead of 11: features may differ more, boxes and masks may not."""
 
 INTEGERS = HalfTolerance(relative_error=0.04)
-"""Of encoders in 8-bit integers: those of ``nano`` are off by 1.5 %, of a ViT-B of random weights by 3.3 %, both beside
-bfloat16 (``benchmarks/results/int8-*.json``). Boxes and masks are those that come of the features."""
+"""For encoders in 8-bit integers. Those of ``nano`` differ by 1.5 %, those of a ViT-B with random weights by 3.3 %,
+both beside bfloat16 (``benchmarks/results/int8-*.json``). Boxes and masks are checked on these encoders' features."""
 
 
 @dataclass(frozen=True, slots=True)
 class GateCheck:
-    """One measure of one engine's output beside its limit."""
+    """One measure of one engine's output, with its limit."""
 
     engine: str
     output: str
@@ -52,27 +52,29 @@ class GateCheck:
     value: float
     limit: float
     at_least: bool = False
-    """Whether the value must reach the limit; else it must not exceed it."""
+    """Whether the value must reach the limit; otherwise it must not exceed it."""
 
     @property
     def passed(self) -> bool:
-        """NaN never passes."""
+        """Whether the value is within its limit; NaN never is."""
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
     def __str__(self) -> str:
         sign, verdict = ">=" if self.at_least else "<=", "ok" if self.passed else "FAILED"
-        return f"{self.engine}.{self.output}: {verdict}, {self.measure} {self.value:.4g} (wanted {sign} {self.limit:g})"
+        return (
+            f"{self.engine}.{self.output}: {verdict}, {self.measure} {self.value:.4g} (expected {sign} {self.limit:g})"
+        )
 
 
 def run_cast(engine: Engine, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
-    """Run an engine on float32 inputs, cast to what it takes."""
+    """Run an engine on float32 inputs, cast to the dtypes of its inputs."""
     return engine({tensor.name: feeds[tensor.name].astype(tensor.dtype) for tensor in engine.inputs})
 
 
 def check_relative(
     engine: str, output: str, found: NDArray[Any], expected: NDArray[Any], limits: HalfTolerance
 ) -> GateCheck:
-    """Norm of the difference by the norm of what is expected."""
+    """Check the norm of the difference divided by the norm of the expected values."""
     error = np.linalg.norm((found.astype(np.float64) - expected).ravel()) / np.linalg.norm(
         expected.astype(np.float64).ravel()
     )
@@ -82,7 +84,7 @@ def check_relative(
 def check_detections(
     found: Arrays, expected: Mapping[str, NDArray[Any]], config: SegmentConfig, limits: HalfTolerance
 ) -> list[GateCheck]:
-    """The kept boxes of the first image: the same ones, in the same places."""
+    """Check that both sides keep the same boxes of the first image, in the same places."""
     kept = [_kept(outputs, config) for outputs in (found, expected)]
     both, either = kept[0] & kept[1], kept[0] | kept[1]
     corners = [cxcywh_to_xyxy(outputs["boxes_cxcywh_norm"][0][both]) for outputs in (found, expected)]
@@ -95,7 +97,7 @@ def check_detections(
 
 
 def _kept(outputs: Mapping[str, NDArray[Any]], config: SegmentConfig) -> NDArray[np.bool_]:
-    """(A): queries of the first image of which any class passes the cut."""
+    """Return (A,) the queries of the first image with a class above the cut."""
     logits = outputs["logits"][0]
     cut = select_boxes(outputs["boxes_cxcywh_norm"][0], logits, config)[2]
     kept: NDArray[np.bool_] = expit(logits.astype(np.float64)).max(axis=1) > cut
@@ -105,12 +107,12 @@ def _kept(outputs: Mapping[str, NDArray[Any]], config: SegmentConfig) -> NDArray
 def check_masks(
     runs: Sequence[tuple[Arrays, Mapping[str, NDArray[Any]]]], config: SegmentConfig, limits: HalfTolerance
 ) -> list[GateCheck]:
-    """Masks and IoU estimates of several decoder calls.
+    """Check the masks and IoU estimates of several decoder calls.
 
     Args:
-        runs: what was found and what was expected, of each call.
-        config: has the threshold of a mask.
-        limits: how far they may be apart.
+        runs: the found and the expected outputs of each call.
+        config: has the mask threshold.
+        limits: the limits on differences.
     """
     overlaps, estimates = [], []
     for found, wanted in runs:

@@ -1,8 +1,8 @@
-"""Whether float16 can hold what a half-precision engine computes: the largest magnitude of every tensor typed so.
+"""Check that float16 can hold the values of a half-precision engine: the largest magnitude of each float16 tensor.
 
-onnxruntime has few float16 kernels for the CPU: it computes in float32 and drops casts that stand back to back, so that
-a value beyond float16's range stays finite there, and is infinite or NaN on a GPU. Here the whole graph is retyped to
-float32, which nothing overflows, and every tensor that was float16 is measured. Sums inside a kernel are not seen.
+onnxruntime has few float16 kernels for the CPU. It computes in float32 and drops adjacent casts, so a value beyond
+float16's range stays finite there, but is infinite or NaN on a GPU. This check retypes the whole graph to float32,
+where nothing overflows, and measures each tensor that was float16. It does not see sums inside a kernel.
 """
 
 from __future__ import annotations
@@ -22,61 +22,61 @@ from export.errors import VerificationError
 from export.plans.operators import tensor_types
 
 LARGEST = 65504.0
-"""The largest number of float16."""
+"""The largest float16 number."""
 
 CLOSE = 16384.0
-"""A quarter of the range: an image unlike the one measured on may be beyond it."""
+"""A quarter of the range; images other than the measured one may exceed the range."""
 
 _SHAPING = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Tile", "Pad", "ConstantOfShape")
 _CHOOSING = ("Constant", "Identity", "Slice", "Split", "Concat", "Gather", "GatherElements", "GatherND")
 MOVES = frozenset((*_SHAPING, *_CHOOSING))
-"""Operators whose outputs are their inputs' numbers. Not Cast: to float16 it can overflow."""
+"""Operators that copy numbers from input to output. Cast is not one of them: to float16 it can overflow."""
 
 NO_LARGER = frozenset(("Softmax", "Sigmoid", "Tanh", "Sin", "Cos", "Relu", "Neg", "Abs"))
-"""Operators whose outputs are at most 1 or no larger than their inputs."""
+"""Operators whose outputs are at most 1 in magnitude, or not larger than their inputs."""
 
 NAMED = 8
-"""Nodes that a message names."""
+"""Most nodes that a message names."""
 
 _MEASURES = ("ReduceMax", "ReduceMin", "ReduceSum")
-"""Without a copy of the tensor, as Abs would make. The sum finds NaN, which the other two may pass over."""
+"""Reductions that, unlike Abs, do not copy the tensor. The sum detects NaN, which the other two may miss."""
 
 
 @dataclass(frozen=True, slots=True)
 class RangeCheck:
-    """The largest magnitudes that one engine would have to hold in float16."""
+    """The largest magnitudes that one engine must hold in float16."""
 
     engine: str
     output: str
-    """The node of the largest: its name, operator and the nearest weights before it."""
+    """The node with the largest magnitude: its name, its operator and the nearest weights before it."""
     value: float
     nodes: Mapping[str, float]
-    """Magnitude of every node with a float16 output, named as ``output`` is, in the graph's order."""
+    """Magnitude of each node with a float16 output, named as in ``output``, in the graph's order."""
     measure: str = "largest magnitude"
     limit: float = LARGEST
 
     @property
     def passed(self) -> bool:
-        """NaN never passes."""
+        """Whether all magnitudes are within the range; NaN never is."""
         return not self._beyond(self.limit)
 
     @property
     def close(self) -> str:
-        """What nears the limit, in words; empty if nothing does."""
+        """A warning that names the nodes near the limit; empty if there are none."""
         close = self._beyond(CLOSE)
         if not close:
             return ""
         return (
-            f"{self.engine} comes near the range of half precision ({self.limit:g}): {_named(close)}. "
+            f"{self.engine} comes close to the limit of half precision ({self.limit:g}): {_named(close)}. "
             "Verify on more images, or export with precision='fp32'."
         )
 
     def __str__(self) -> str:
         if self.passed:
-            return f"{self.engine}.{self.output}: ok, {self.measure} {self.value:.4g} (wanted <= {self.limit:g})"
+            return f"{self.engine}.{self.output}: ok, {self.measure} {self.value:.4g} (expected <= {self.limit:g})"
         return (
-            f"{self.engine}: FAILED, beyond the range of half precision ({self.limit:g}), so infinite or NaN on a GPU: "
-            f"{_named(self._beyond(self.limit))}. Export with precision='fp32', or keep the modules in float32 "
+            f"{self.engine}: FAILED, exceeds the range of half precision ({self.limit:g}), so infinite or NaN on a "
+            f"GPU: {_named(self._beyond(self.limit))}. Export with precision='fp32', or keep the modules in float32 "
             "(float32_parts of the graphs in export/graphs)."
         )
 
@@ -91,12 +91,12 @@ def _named(nodes: Mapping[str, float]) -> str:
 
 
 def check_range(engine: str, path: Path, runs: Iterable[Mapping[str, NDArray[Any]]]) -> RangeCheck:
-    """Measure every float16 tensor of an engine in float32, on the CPU.
+    """Measure each float16 tensor of an engine in float32, on the CPU.
 
     Args:
         engine: name of the engine.
         path: its ONNX file.
-        runs: the inputs of each run, float32 where the engine takes float16; the largest magnitude of all counts.
+        runs: inputs of each run, float32 in place of float16; the largest magnitude over all runs counts.
 
     Raises:
         VerificationError: the graph has no float16 tensor or one of unknown type, or onnxruntime cannot run it.
@@ -105,7 +105,7 @@ def check_range(engine: str, path: Path, runs: Iterable[Mapping[str, NDArray[Any
     probed = list(_half_outputs(model.graph, path.name))
     if not probed:
         raise VerificationError(
-            f"{path.name} computes nothing in float16; export it with precision='fp16'.",
+            f"{path.name} computes nothing in float16; expected half precision. Export it with precision='fp16'.",
             kind="unsupported",
             field="precision",
         )
@@ -122,7 +122,7 @@ def check_range(engine: str, path: Path, runs: Iterable[Mapping[str, NDArray[Any
 
 
 def _half_outputs(graph: onnx.GraphProto, file: str) -> Iterator[tuple[str, str]]:
-    """Label and tensor of every float16 output that a node computes."""
+    """Yield label and name of each float16 tensor that a node computes."""
     types = tensor_types(graph)
     weights = {tensor.name for tensor in graph.initializer}
     places: dict[str, tuple[int, str]] = {}
@@ -132,14 +132,17 @@ def _half_outputs(graph: onnx.GraphProto, file: str) -> Iterator[tuple[str, str]
         for index, tensor in enumerate(node.output):
             places[tensor] = place
             if tensor and tensor not in types:
-                raise VerificationError(f"{file}: no type is known of {tensor}, an output of {node.name}.")
+                raise VerificationError(
+                    f"{file}: the type of {tensor}, an output of {node.name}, is unknown; expected a typed graph. "
+                    "Export the engines again."
+                )
             if types.get(tensor) == TensorProto.FLOAT16 and node.op_type not in MOVES | NO_LARGER:
                 name = (node.name or node.output[0]) + (f"[{index}]" if index else "")
                 yield f"{name} ({', '.join(filter(None, (node.op_type, place[1])))})", tensor
 
 
 def _retype(model: onnx.ModelProto) -> None:
-    """Make float32 of everything that is float16, in place."""
+    """Convert all float16 types to float32, in place."""
     graph = model.graph
     assert not model.functions, "the exporter inlines them"
     del graph.value_info[:]
@@ -162,12 +165,12 @@ def _widen(tensor: onnx.TensorProto) -> None:
 
 
 def _add_probes(graph: onnx.GraphProto, tensors: list[str]) -> None:
-    """Give the graph scalars of the tensors as its only outputs: ``_MEASURES`` of each, in order."""
+    """Make scalars of the tensors the graph's only outputs: ``_MEASURES`` of each tensor, in order."""
     index = {tensor: i for i, tensor in enumerate(tensors)}
     nodes = []
     for node in graph.node:
         nodes.append(node)
-        # Right behind the node, so that the tensor is measured and freed before the next is computed.
+        # Directly behind the node, so the tensor is measured and freed before the next one is computed.
         nodes += [
             helper.make_node(measure, [tensor], [_probe(measure, index[tensor])], keepdims=0)
             for tensor in node.output
@@ -187,17 +190,17 @@ def _probe(measure: str, index: int) -> str:
 def _session(model: onnx.ModelProto, file: str) -> onnxruntime.InferenceSession:
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
-    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # measures what is written
-    settings.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # the file's: see _add_probes
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # measures the graph as is
+    settings.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # keeps the file's order, see _add_probes
     settings.enable_cpu_mem_arena = settings.enable_mem_pattern = False
     try:
         return onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises bare Exception subclasses of its own
+    except Exception as error:  # onnxruntime raises its own subclasses of Exception
         raise VerificationError(f"{file} cannot be loaded in float32 to measure its magnitudes: {error}") from error
 
 
 def _measure(session: onnxruntime.InferenceSession, feeds: Mapping[str, NDArray[Any]], file: str) -> NDArray[Any]:
-    """(N) magnitudes of the probed tensors; NaN where one has NaN."""
+    """Return (N,) magnitudes of the probed tensors; NaN for tensors that contain NaN."""
     inputs = {node.name: feeds[node.name] for node in session.get_inputs()}
     try:
         found = np.array(session.run(None, inputs), np.float64).reshape(-1, len(_MEASURES))

@@ -1,4 +1,4 @@
-"""Writing a engine as an ONNX file."""
+"""Writing of an engine as an ONNX file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.export import Dim
 from export.engine_files import EngineGraph
 
 OPSET = 20
-"""Has LayerNormalization and Gelu as single operators; parsed by TensorRT 10 and 11 alike."""
+"""Has LayerNormalization and Gelu as single operators; TensorRT 10 and 11 both parse it."""
 
 MAX_DIM = 1 << 16
 
@@ -23,7 +23,7 @@ MAX_DIM = 1 << 16
 def write_onnx(engine: EngineGraph, path: Path) -> None:
     """Export one engine with its weights inside a single file, and check the file.
 
-    The graph is left as exported: a backend optimises it for itself when it loads it.
+    The graph is not optimised: each backend does this itself when it loads the file.
     """
     dims: dict[str, Dim] = {}
     shapes = tuple(
@@ -50,7 +50,7 @@ def write_onnx(engine: EngineGraph, path: Path) -> None:
 
 
 def _strip(proto: onnx.ModelProto) -> None:
-    """Drop what the exporter recorded of its own run: stack traces, with paths of this machine."""
+    """Remove records of the exporter's run: stack traces, with paths of this machine."""
     proto.graph.doc_string = ""
     del proto.graph.metadata_props[:]
     del proto.metadata_props[:]
@@ -64,7 +64,7 @@ def _strip(proto: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def _quiet():  # type: ignore[no-untyped-def]
-    """Keep the exporter's own chatter out of the command's output; errors are still raised."""
+    """Keep the exporter's log out of the command's output; errors are still raised."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

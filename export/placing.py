@@ -1,4 +1,4 @@
-"""Putting a finished engine directory where it belongs, without ever losing what stood there."""
+"""Moving of a finished engine directory to its place, without losing existing content."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ def remove_leftovers_of(out: Path) -> None:
 
 
 def check_target(out: Path, *, force: bool) -> None:
-    """Check that engines may be put at ``out``.
+    """Check that engines may be placed at ``out``.
 
-    Free, or an empty directory: always. An engine directory with nothing else in it: with ``force``.
+    A free path or an empty directory is always allowed, a pure engine directory only with ``force``.
 
     Args:
-        out: absolute, links resolved.
+        out: absolute path, with links resolved.
         force: replace engines.
 
     Raises:
-        ExportError: anything else is there.
+        ExportError: there is anything else at ``out``.
     """
     if Path.cwd().is_relative_to(out):
         raise ExportError(
-            f"{out} is or holds the current directory; give a directory below it as out=.", kind="conflict", field="out"
+            f"{out} is or contains the current directory; expected another directory. Give one below it as out=.",
+            kind="conflict",
+            field="out",
         )
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
@@ -40,16 +42,16 @@ def check_target(out: Path, *, force: bool) -> None:
         manifest = read_manifest(out)
     except EngineError as error:
         raise ExportError(
-            f"{out} exists and is no engine directory; it will not be replaced. Give another out=.",
+            f"{out} exists and is not an engine directory, so it will not be replaced. Give another out=.",
             kind="exists",
             field="out",
         ) from error
-    # Plans were built from these engines, and go with them.
+    # Plans were built from these engines and are removed with them.
     own = {MANIFEST_NAME, SUMS_NAME, PLANS, BUILT_BY_ORT, *(engine.file for engine in manifest.engines.values())}
     others = sorted(path.name for path in out.iterdir() if path.name not in own)
     if others:
         raise ExportError(
-            f"{out} holds files that are no engines ({', '.join(others[:5])}); it will not be replaced. "
+            f"{out} contains files other than engines ({', '.join(others[:5])}), so it will not be replaced. "
             "Move them, or give another out=.",
             kind="exists",
             field="out",
@@ -61,13 +63,13 @@ def check_target(out: Path, *, force: bool) -> None:
 
 
 def place_engines(partial: Path, out: Path, *, force: bool) -> None:
-    """Rename ``partial`` to ``out``; engines that stood there are removed only once the new ones do.
+    """Rename ``partial`` to ``out``; existing engines are removed only after the new ones are in place.
 
-    Both lie on one file system. What stands at ``out`` is checked again: an export takes minutes.
+    Both paths must be on one file system. ``out`` is checked again, because an export takes minutes.
 
     Raises:
         ExportError: ``out`` may not be replaced.
-        SegmenterError: as ``runtime.files.placing.move_into_place``.
+        SegmenterError: as in ``runtime.files.placing.move_into_place``.
     """
     check_target(out, force=force)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -77,10 +79,10 @@ def place_engines(partial: Path, out: Path, *, force: bool) -> None:
 
 
 def publish(partial: Path, out: Path) -> None:
-    """Open a temporary directory, which is private, to other users, and move it to ``out``.
+    """Make a private temporary directory readable for other users, and move it to ``out``.
 
     Raises:
-        SegmenterError: as ``runtime.files.placing.move_into_place``.
+        SegmenterError: as in ``runtime.files.placing.move_into_place``.
     """
     partial.chmod(0o755)
     move_into_place(partial, out)

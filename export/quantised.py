@@ -1,10 +1,11 @@
-"""Encoders in 8-bit integers, for CPUs: products with constant weights in integers, everything else as it was.
+"""Quantisation of encoders for CPUs: products with constant weights in 8-bit integers, everything else unchanged.
 
-Weights are of 7 bits, -63 to 63 in int8, with a scale for each output channel: with 8, sums of two products overflow 16
-bits on x86 processors without VNNI, silently. Inputs of the products are uint8, with one scale and zero point for a
-tensor, from its least and largest value on given images (calibration, static and asymmetric). They are written as
-QuantizeLinear and DequantizeLinear around each product, which onnxruntime and OpenVINO merge into integer kernels. The
-products of an attention are of two computed tensors and stay as they were, as do convolutions, norms and residual sums.
+Weights use 7 bits, -63 to 63 in int8, with one scale per output channel. With 8 bits, sums of two products silently
+overflow 16 bits on x86 processors without VNNI. Inputs of the products are uint8, with one scale and zero point per
+tensor, computed from its smallest and largest value on given images (static, asymmetric calibration). The graph has
+QuantizeLinear and DequantizeLinear around each product, which onnxruntime and OpenVINO merge into integer kernels.
+Products within an attention multiply two computed tensors and stay unchanged, as do convolutions, norms and residual
+sums.
 
 Source: Jacob et al. 2018 (arXiv:1712.05877), section 2.1, for the scales and zero points; onnxruntime, "Quantize ONNX
 models", for the form and the overflow.
@@ -32,32 +33,32 @@ from runtime.pipeline.pipeline import Pipeline
 from runtime.types import F32, Tensor, Tensors
 
 Range = tuple[float, float]
-"""The least and the largest value of a tensor."""
+"""Smallest and largest value of a tensor."""
 
 _LARGEST_WEIGHT = 63
-"""2 * 255 * 63 < 2 ** 15: what two products of a uint8 and a weight can add up to fits into 16 bits."""
+"""2 * 255 * 63 < 2 ** 15, so the sum of two products of a uint8 and a weight fits into 16 bits."""
 
 
 def quantise_encoders(directory: Path, images: Sequence[NDArray[np.generic]]) -> Manifest:
-    """Write the encoders of float32 engines again, in integers; box detector and mask decoder stay as they are.
+    """Rewrite the encoders of float32 engines in integers; box detector and mask decoder stay unchanged.
 
-    Encoders take most of the time; boxes and outlines are drawn by the other two, where rounding would show as such.
+    Encoders take most of the time. The other two engines draw boxes and outlines, where rounding would be visible.
 
     Args:
-        directory: float32 engines with plain attention; the files of the encoders and the manifest are replaced.
-        images: (H, W) or (H, W, C <= 3) each, at least one: what ranges are taken from.
+        directory: float32 engines with plain attention; the encoder files and the manifest are replaced.
+        images: (H, W) or (H, W, C <= 3) each, at least one, to measure ranges on.
 
     Returns:
         The new manifest.
 
     Raises:
-        ExportError: engines of another precision.
+        ExportError: the engines have another precision.
     """
     manifest = read_manifest(directory)
     if manifest.precision != "fp32":
         raise ExportError(
-            f"{directory} has engines in {manifest.precision}; integers are made of float32 ones. Export with "
-            "precision='fp32', or at once with precision='int8'.",
+            f"{directory} has engines in {manifest.precision}; expected float32 to quantise. Export with "
+            "precision='fp32', or directly with precision='int8'.",
             kind="unsupported",
             field="precision",
         )
@@ -75,51 +76,51 @@ def quantise_encoders(directory: Path, images: Sequence[NDArray[np.generic]]) ->
 
 
 def encoder_inputs(directory: Path, images: Sequence[NDArray[np.generic]]) -> dict[EngineName, list[F32]]:
-    """What every encoder of a directory gets when the runtime segments images: (N, 3, S, S) of each call.
+    """Record the inputs of each encoder while the runtime segments images: (N, 3, S, S) per call.
 
-    The engines run on the CPU as they are, in the views and the preprocessing that the manifest says.
+    The engines run unchanged on the CPU, with the views and preprocessing of the manifest.
     """
     loaded = load_pipeline(directory, backend="cpu")
     manifest, engines = loaded.manifest, dict(loaded.engines)
     seen: dict[EngineName, list[F32]] = {name: [] for name in engines if name.endswith("encoder")}
-    engines |= {name: _Watched(engines[name], inputs) for name, inputs in seen.items()}
+    engines |= {name: _RecordingEngine(engines[name], inputs) for name, inputs in seen.items()}
     with Segmenter.from_pipeline(Pipeline(engines, manifest, images_per_call=1)) as segmenter:
         for image in images:
             segmenter.encode(image, detector=manifest.has_detector)
     return seen
 
 
-class _Watched(Engine):
-    """An encoder whose inputs are kept."""
+class _RecordingEngine(Engine):
+    """An encoder that records its inputs."""
 
     def __init__(self, engine: Engine, seen: list[F32]) -> None:
         self._engine, self._seen = engine, seen
         self.inputs, self.outputs = engine.inputs, engine.outputs
 
     def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
-        """See ``Engine``."""
+        """Run the encoder; see ``Engine``."""
         self._seen.append(np.asarray(feeds["pixel_values"]))
         return self._engine.run(feeds, keep=keep)
 
 
 def constant_products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """The products of a computed tensor with a constant matrix, in the graph's order."""
+    """Return the products of a computed tensor with a constant matrix, in the graph's order."""
     matrices = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
     return [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in matrices]
 
 
 def input_ranges(model: onnx.ModelProto, inputs: Iterable[Mapping[str, F32]]) -> dict[str, Range]:
-    """The range of every constant product's input, by its name, over all runs.
+    """Measure the range of each constant product's input over all runs, by tensor name.
 
     Args:
-        model: in float32; run by onnxruntime on the CPU.
-        inputs: what it is run on, arrays by input name, at least one.
+        model: a float32 model, run by onnxruntime on the CPU.
+        inputs: inputs of the runs, arrays by name, at least one.
     """
     names = sorted({node.input[0] for node in constant_products(model)})
     measured = onnx.ModelProto()
     measured.CopyFrom(model)
     del measured.graph.output[:]
-    # Reduced in the graph: the tensors themselves would be gigabytes.
+    # Reduced inside the graph, because the tensors themselves would take gigabytes.
     for operator in ("ReduceMin", "ReduceMax"):
         for name in names:
             found = f"{name}.{operator}"
@@ -136,11 +137,11 @@ def input_ranges(model: onnx.ModelProto, inputs: Iterable[Mapping[str, F32]]) ->
 
 
 def quantised(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> onnx.ModelProto:
-    """A copy whose constant products are of integers.
+    """Return a copy of a model with constant products in integers.
 
     Args:
-        model: in float32.
-        ranges: of every constant product's input, from ``input_ranges``; what lies beyond is clipped.
+        model: a float32 model.
+        ranges: range of each constant product's input, from ``input_ranges``; values beyond it are clipped.
     """
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
@@ -164,7 +165,7 @@ def quantised(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> onnx.Model
 
 
 def _quantised_tensor(graph: onnx.GraphProto, name: str, span: Range) -> list[onnx.NodeProto]:
-    """Rounds a computed tensor to uint8 and back; zero is exact."""
+    """Add nodes that round a computed tensor to uint8 and back; zero stays exact."""
     least, largest = min(span[0], 0.0), max(span[1], 0.0)
     scale = np.float32((largest - least) / 255 or 1.0)
     zero = np.uint8(np.clip(round(-least / float(scale)), 0, 255))
@@ -178,7 +179,7 @@ def _quantised_tensor(graph: onnx.GraphProto, name: str, span: Range) -> list[on
 
 
 def _quantised_weight(graph: onnx.GraphProto, weight: onnx.TensorProto) -> onnx.NodeProto:
-    """Puts an int8 matrix (in, out) in the place of a float32 one."""
+    """Replace a float32 matrix by an int8 matrix (in, out)."""
     name, values = weight.name, numpy_helper.to_array(weight)
     largest = np.abs(values).max(axis=0)
     scale = np.where(largest > 0, largest / _LARGEST_WEIGHT, 1).astype(np.float32)

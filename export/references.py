@@ -1,4 +1,4 @@
-"""PyTorch's outputs for every engine on a real image: what engines are compared with."""
+"""Reference outputs: PyTorch's results for each engine on a real image."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from training.model.windowed import Windows
 def references(
     model: CellSAM, manifest: Manifest, normalized: F32
 ) -> Iterator[tuple[EngineName, Arrays, dict[str, F32]]]:
-    """Each engine's input and PyTorch's outputs for it, float32; each gets PyTorch's output for the engine before.
+    """Yield each engine's input and PyTorch's outputs for it, float32; inputs are PyTorch's outputs of earlier engines.
 
     Args:
         model: the unreduced model, float32.
-        manifest: says how the image is prepared.
-        normalized: (H, W, 3), see ``runtime.preprocess``.
+        manifest: states how to prepare the image.
+        normalized: (H, W, 3), see ``runtime.ops.preprocess``.
     """
     branches = branch_inputs(normalized, manifest)
     assert branches.box is not None
@@ -51,12 +51,12 @@ def references(
 
 
 def mask_decoder_feeds(image_embedding: F32, boxes_xyxy_model: F32, image_index: NDArray[np.int64]) -> Arrays:
-    """Inputs of the mask decoder for whole masks.
+    """Build inputs of the mask decoder for whole masks.
 
     Args:
         image_embedding: (B, C, G, G).
         boxes_xyxy_model: (K, 4), model pixels.
-        image_index: (K), the image of each box.
+        image_index: (K,), the image of each box.
     """
     tokens = np.tile(np.arange(image_embedding.shape[-1]), (len(boxes_xyxy_model), 1))
     return {
@@ -69,7 +69,7 @@ def mask_decoder_feeds(image_embedding: F32, boxes_xyxy_model: F32, image_index:
 
 
 def _half_windows(boxes_xyxy_model: F32, config: ModelConfig) -> Arrays:
-    """Windows of half the grid's side around the middle of each box, for a decoder that sees nothing beyond them."""
+    """Build windows of half the grid's side, centred on the boxes, for a decoder that sees nothing beyond them."""
     side = config.grid_size // 2
     middle = (boxes_xyxy_model[:, :2] + boxes_xyxy_model[:, 2:]) / 2 * (config.grid_size / config.image_size)
     first = np.clip(middle.astype(np.int64) - side // 2, 0, config.grid_size - side)
@@ -79,7 +79,7 @@ def _half_windows(boxes_xyxy_model: F32, config: ModelConfig) -> Arrays:
 
 @torch.inference_mode()
 def engine_outputs(model: CellSAM, engine: EngineName, feeds: Arrays) -> dict[str, F32]:
-    """PyTorch's outputs for an engine in float32, by the names of the engine's; of the mask decoder, whole masks.
+    """Compute PyTorch's float32 outputs for an engine, named as the engine's; whole masks for the mask decoder.
 
     Args:
         model: the unreduced model, float32.
@@ -92,7 +92,7 @@ def engine_outputs(model: CellSAM, engine: EngineName, feeds: Arrays) -> dict[st
 
 @torch.inference_mode()
 def exact_outputs(model: CellSAM, engine: EngineName, feeds: Arrays) -> dict[str, F64]:
-    """The same in float64, from the same float32 inputs: see ``double_precision``."""
+    """Compute the outputs in float64 from the same float32 inputs; see ``double_precision``."""
     inputs = {name: torch.from_numpy(array) for name, array in feeds.items()}
     with double_precision(model):
         return {name: tensor.numpy() for name, tensor in _outputs(model, engine, inputs).items()}
@@ -100,13 +100,13 @@ def exact_outputs(model: CellSAM, engine: EngineName, feeds: Arrays) -> dict[str
 
 @torch.inference_mode()
 def rerounded_outputs(model: CellSAM, engine: EngineName, feeds: Arrays, seed: int) -> dict[str, F32]:
-    """The same in float32 with inputs and weights that are off by up to one unit in the last place.
+    """Compute the float32 outputs with inputs and weights changed by up to one unit in the last place.
 
     Args:
         model: the unreduced model, float32.
         engine: name of the engine.
         feeds: the engine's inputs.
-        seed: draws the last bits.
+        seed: seed of the changes.
     """
     rounding = OtherRounding(seed)
     inputs = {name: torch.from_numpy(array) for name, array in feeds.items()}
@@ -139,6 +139,6 @@ def _outputs(model: CellSAM, engine: EngineName, feeds: dict[str, Tensor]) -> di
 
 
 def _cut(mask: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """The part of a mask (4G, 4G) that belongs to consecutive token rows and columns."""
+    """Cut the part of a mask (4G, 4G) that belongs to consecutive token rows and columns."""
     y, x = (LOGITS_PER_TOKEN * int(tokens[0]) for tokens in (rows, columns))
     return mask[y : y + LOGITS_PER_TOKEN * len(rows), x : x + LOGITS_PER_TOKEN * len(columns)]

@@ -1,4 +1,4 @@
-"""PyTorch models computed in float64 without a copy in float64, and in float32 with other roundings."""
+"""Evaluation of PyTorch models in float64 without a float64 copy, and in float32 with other rounding errors."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def double_precision(model: nn.Module) -> Iterator[None]:
-    """Compute everything in float64 inside the context, and the heads of the model's ViT attentions in turn.
+    """Compute everything inside the context in float64, and the heads of ViT attentions one after the other.
 
-    Every global attention of a ViT-B at 1024 pixels forms 12 x 4096 x 4096 weights, 1.6 GB in float64, and adds to them
-    twice; of one head that is a twelfth.
+    Each global attention of a ViT-B at 1024 pixels builds 12 x 4096 x 4096 weights, 1.6 GB in float64, and adds to them
+    twice; a single head needs a twelfth of that.
 
     Args:
-        model: float32, in eval mode. It is as it was after the context, and its weights stay in float32 inside.
+        model: a float32 model in eval mode. Its weights stay in float32, and the context leaves it unchanged.
     """
     attentions = [module for module in model.modules() if isinstance(module, Attention)]
     for attention in attentions:
@@ -36,11 +36,11 @@ def double_precision(model: nn.Module) -> Iterator[None]:
 
 
 class _Float64(TorchFunctionMode):
-    """Every PyTorch function called inside computes in float64, whatever the dtype of its arguments.
+    """Mode in which each PyTorch function computes in float64, whatever the dtype of its arguments.
 
-    Each function gets its float32 arguments converted, weights included: only the weights of one function exist in
-    float64 at any time, and a model needs no change, even if it asks for float32 by name, as SAM's prompt encoder does
-    for coordinates. A function that writes into a float32 tensor from outside would write into a copy.
+    Each function gets its float32 arguments converted, weights included. So only one function's weights exist in
+    float64 at a time. The model needs no change, even if it requests float32 by name, as SAM's prompt encoder does for
+    coordinates. A function that writes into a float32 tensor from outside would write into a copy.
     """
 
     def __torch_function__(
@@ -56,17 +56,17 @@ class _Float64(TorchFunctionMode):
 
 
 def _doubled(value: Any) -> Any:
-    """float64 for float32, of a tensor or as an argument."""
+    """Convert float32 to float64, for a tensor or a dtype argument."""
     if isinstance(value, Tensor):
         return value.double() if value.dtype == torch.float32 else value
     return torch.float64 if value is torch.float32 else value
 
 
 class OtherRounding(TorchFunctionMode):
-    """Every weight that a PyTorch function called inside gets is off by up to one unit in its last place.
+    """Mode in which each weight passed to a PyTorch function is changed by up to one unit in the last place.
 
-    What comes out is as good a float32 result as that of the weights themselves, with every rounding drawn anew, those
-    of constants that the model computes from its weights included.
+    The result is as valid a float32 result as that of the original weights, but every rounding error differs,
+    including those of constants that the model computes from its weights.
     """
 
     def __init__(self, seed: int) -> None:
@@ -80,20 +80,20 @@ class OtherRounding(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call ``func`` with other last bits of its weights."""
+        """Call ``func`` with changed last bits of its weights."""
         return func(*_mapped(self._moved, tuple(args)), **_mapped(self._moved, dict(kwargs or {})))
 
     def _moved(self, value: Any) -> Any:
         return self.last_bits(value) if isinstance(value, nn.Parameter) else value
 
     def last_bits(self, values: Tensor) -> Tensor:
-        """``values``, float32, each off by up to one unit in the last place."""
+        """Change float32 values by up to one unit in the last place each."""
         noise = 2 * torch.rand(values.shape, generator=self._generator) - 1
         return values * (1 + torch.finfo(torch.float32).eps * noise)
 
 
 def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
-    """``change`` of a value, or of every item inside tuples, lists and dicts."""
+    """Apply ``change`` to a value, or to each item inside tuples, lists and dicts."""
     if type(value) in (tuple, list):
         return type(value)(_mapped(change, item) for item in value)
     if type(value) is dict:
@@ -102,7 +102,7 @@ def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
 
 
 def _sum_of_heads(attention: Attention, x: Tensor) -> Tensor:
-    """(B, H, W, C) to (B, H, W, C): what the attention gives, as the sum of what each head adds to its output."""
+    """Map (B, H, W, C) to (B, H, W, C): compute an attention as the sum of its heads' contributions."""
     total: Tensor = attention.proj.bias.expand_as(x)
     for head in range(attention.num_heads):
         total = total + Attention.forward(_one_head(attention, head), x)
@@ -110,7 +110,7 @@ def _sum_of_heads(attention: Attention, x: Tensor) -> Tensor:
 
 
 def _one_head(attention: Attention, head: int) -> SimpleNamespace:
-    """An attention with one head alone and no bias of its output projection."""
+    """Return an attention with a single head and without a bias in its output projection."""
     heads = attention.num_heads
     weight, bias = (x.unflatten(0, (3, heads, -1))[:, head].flatten(0, 1) for x in attention.qkv.parameters())
     columns = attention.proj.weight.unflatten(1, (heads, -1))[:, head]

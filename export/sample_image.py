@@ -1,4 +1,4 @@
-"""What engines are checked on where the caller gives no image, and the boxes that are always decoded."""
+"""The default image for checks of engines, and the boxes that each check decodes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ FIXED_BOXES = np.array(
 """xyxy as fractions of the image's sides: from a twentieth of the image to all of it, some beyond its edge."""
 
 FIXED_IMAGES = np.array([0, 1, 1, 0, 0, 1])
-"""Which of two images each of them belongs to."""
+"""Index of each box's image, among two."""
 
 
 def verification_image() -> NDArray[np.generic]:
-    """Fluorescent nuclei, (519, 253) uint8, CC0."""
+    """Read the image of fluorescent nuclei, (519, 253) uint8, CC0."""
     with as_file(files("export") / "data" / "verification.png") as path:
         return read_image(path)

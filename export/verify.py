@@ -1,15 +1,15 @@
-"""Engine by engine: an engine against the unreduced PyTorch model in float64, on a real image.
+"""Comparison of each engine with the unreduced PyTorch model in float64, on a real image.
 
-The truth is PyTorch in float64. Two float32 computations of the same weights can differ by far more than a fixed
-tolerance where the weights amplify rounding, as a steep attention does for a few queries; then neither is wrong. So an
-output that misses the fixed tolerance is judged by what float32 can reach: it fails if it is further from the truth
-than ``Tolerance.rounding_factor`` times PyTorch's own float32.
+PyTorch in float64 is the truth. Weights can amplify rounding, as a steep attention does for a few queries. Two float32
+computations of such weights can differ by far more than a fixed tolerance, and neither is wrong. An output that
+misses the fixed tolerance is therefore judged by what float32 can reach. It fails if it is further from the truth than
+``Tolerance.rounding_factor`` times PyTorch's own float32.
 
-One float32 run does not say what float32 can reach. Where a single query or mask makes the largest errors, both
-computations draw them from the same wide distribution, and PyTorch's draw may be next to zero: over 160 seeds of a
-small model, the largest error of a reduced graph was up to 57 times that of one run of PyTorch. It was at most 2.3
-times the worst of nine runs whose inputs and weights differ in the last place, and with them every rounding. A factor
-of 4 leaves room above that and still finds small faults (``benchmarks/results/export_seeds_*.json``).
+One float32 run does not show what float32 can reach. If a single query or mask causes the largest errors, both
+computations draw them from the same wide distribution, and PyTorch's draw may be close to zero. Over 160 seeds of a
+small model, the largest error of a reduced graph was up to 57 times that of one PyTorch run. It was at most 2.3 times
+the worst of nine runs with changes in the last place of inputs and weights, which change every rounding. A factor of 4
+leaves room above that and still finds small faults (``benchmarks/results/export_seeds_*.json``).
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from runtime.types import F32, F64, Arrays
 from training.model import CellSAM
 
 RUNS = 8
-"""Of PyTorch in float32 with other roundings, beside the one with the weights as they are."""
+"""Number of PyTorch runs in float32 with other rounding errors, besides the run with the original weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tolerance:
-    """How far an engine's output may be from PyTorch's in float64."""
+    """Limits on differences between an engine's output and PyTorch's in float64."""
 
     rtol: float = 1e-3
     atol: float = 1e-3
     mismatches_per_million: float = 100.0
-    """Elements that may be off by more than ``atol + rtol * |reference|``: with these two, bioimage.io's triple (model
-    spec 0.5)."""
+    """Elements that may differ by more than ``atol + rtol * |reference|``; with these two, the triple that bioimage.io
+    defines (model spec 0.5)."""
     rounding_factor: float = 4.0
-    """Elements may be off by this many times the error of PyTorch's own float32 in any case; see above for why."""
+    """Elements may always differ by this many times the error of PyTorch's own float32; see the module for reasons."""
 
     def tail(self, error: F64) -> float:
-        """The least error that no more elements exceed than may mismatch; NaN counts as the largest."""
+        """Return the smallest error that no more elements exceed than may mismatch; NaN counts as the largest."""
         exceeding = int(error.size * self.mismatches_per_million / 1e6)
         rank = error.size - 1 - exceeding
         return float(np.partition(error.ravel(), rank)[rank])
@@ -58,13 +58,13 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """An output of PyTorch."""
+    """Reference values of one output, computed by PyTorch."""
 
     exact: F64
     pytorch: F32
-    """In float32."""
+    """PyTorch's output in float32."""
     rounding_error: Callable[[], float]
-    """Measures how far PyTorch in float32 is from float64 at its worst; see ``Rounding``."""
+    """Measures the largest error of PyTorch in float32 against float64; see ``EngineTruth.rounding_error``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,14 +82,14 @@ class OutputCheck:
     found: float
     """The engine's value there."""
     tail_error: float
-    """Exceeded by no more elements than may mismatch."""
+    """Error that no more elements exceed than may mismatch."""
     pytorch_max_abs_error: float
     """Largest error of PyTorch in float32."""
     pytorch_tail_error: float
     rounding_error: float | None
-    """The largest ``pytorch_tail_error`` of several runs; None if the fixed tolerance was kept without it."""
+    """The largest ``pytorch_tail_error`` of several runs; None if the fixed tolerance was met without it."""
     mismatches_per_million: float
-    """Elements beyond what is allowed."""
+    """Elements beyond the allowed error."""
     passed: bool
 
     def __str__(self) -> str:
@@ -109,13 +109,16 @@ def compare(engine: str, output: str, truth: Truth, found: F32, tolerance: Toler
     """
     exact = truth.exact
     if found.shape != exact.shape:
-        raise VerificationError(f"{engine}.{output} has shape {list(found.shape)}; PyTorch gives {list(exact.shape)}.")
+        raise VerificationError(
+            f"{engine}.{output} has shape {list(found.shape)}; expected {list(exact.shape)}, as from PyTorch. "
+            "Export the engines again."
+        )
     error, pytorch_error = np.abs(found - exact), np.abs(truth.pytorch - exact)
     allowed: F64 = tolerance.atol + tolerance.rtol * np.abs(exact)
     per_million, rounding = _beyond(error, allowed), None
     if per_million > tolerance.mismatches_per_million:
         rounding = truth.rounding_error()
-        if np.isfinite(rounding):  # an overflow excuses nothing
+        if np.isfinite(rounding):  # an overflow must not excuse errors
             per_million = _beyond(error, np.maximum(allowed, tolerance.rounding_factor * rounding))
     at = np.unravel_index(int(np.argmax(np.where(np.isnan(error), np.inf, error))), error.shape)
     return OutputCheck(
@@ -136,7 +139,7 @@ def compare(engine: str, output: str, truth: Truth, found: F32, tolerance: Toler
 
 
 def _beyond(error: F64, allowed: F64) -> float:
-    """Elements per million with a larger error than is allowed."""
+    """Count the elements per million whose error exceeds the allowed one."""
     return 1e6 * int(np.count_nonzero(~(error <= allowed))) / error.size
 
 
@@ -152,14 +155,14 @@ class EngineTruth:
     tolerance: Tolerance
 
     def outputs(self) -> dict[str, Truth]:
-        """By name."""
+        """Return the reference values by output name."""
         return {
             name: Truth(exact, self.pytorch[name], partial(self.rounding_error, name))
             for name, exact in self.exact.items()
         }
 
     def rounding_error(self, output: str) -> float:
-        """The largest tail of PyTorch's errors in float32 over ``RUNS`` + 1 runs, which are made when first asked."""
+        """Return the largest tail of PyTorch's float32 errors over ``RUNS`` + 1 runs, which are computed on demand."""
         return self._rounding_errors[output]
 
     @cached_property
@@ -178,9 +181,9 @@ def engine_truths(
     tolerance: Tolerance,
     on_engine: Callable[[str], None] = lambda name: None,
 ) -> Iterator[EngineTruth]:
-    """Compute every engine's outputs in float64; each gets PyTorch's float32 output for the engine before.
+    """Compute the outputs of each engine in float64; inputs are PyTorch's float32 outputs of earlier engines.
 
-    The arguments are those of ``verify_engines``.
+    See ``verify_engines`` for the arguments.
     """
     normalized = normalize_contrast(verification_image() if image is None else image)
     for engine_name, feeds, pytorch in references(model, manifest, normalized):
@@ -197,23 +200,23 @@ def verify_engines(
     tolerance: Tolerance | None = None,
     on_engine: Callable[[str], None] = lambda name: None,
 ) -> list[OutputCheck]:
-    """Run every engine of a directory on the CPU and compare it with the PyTorch model in float64.
+    """Run each engine of a directory on the CPU and compare it with the PyTorch model in float64.
 
-    Every engine gets PyTorch's own float32 output for the engine before, so that an error shows where it arises.
+    Each engine gets PyTorch's own float32 output of the engine before it, so an error shows where it arises.
 
     Args:
-        directory: where the engine files lie.
-        manifest: says which there are and how the image is prepared.
+        directory: directory of the engine files.
+        manifest: lists the engines and states how to prepare the image.
         model: the unreduced model, float32.
-        image: what to run on; default, the image that comes with the package.
+        image: image to run on; default, the image in the package.
         tolerance: default, ``Tolerance()``.
         on_engine: called with the name of each engine before it runs.
 
     Returns:
-        One check per output, passed or not.
+        One check per output, whether it passed or not.
 
     Raises:
-        VerificationError: an output of another name or shape.
+        VerificationError: an output has an unexpected name or shape.
     """
     tolerance = tolerance or Tolerance()
     checks = []
@@ -223,7 +226,7 @@ def verify_engines(
 
 
 def load_named_engine(directory: Path, manifest: Manifest, engine_name: EngineName, backend: str = "cpu") -> Engine:
-    """Load one engine of a directory, as the backend runs it by default."""
+    """Load one engine of a directory with the default options of the backend."""
     spec = manifest.engines[engine_name]
     return load_engine(directory / spec.file, spec, backend=backend, options=BackendOptions())
 
@@ -232,23 +235,25 @@ def check_engine(engine: Engine, truth: EngineTruth, manifest: Manifest) -> list
     """Run one engine and compare its outputs.
 
     Raises:
-        VerificationError: an output of another name or shape.
+        VerificationError: an output has an unexpected name or shape.
     """
     return [compare(truth.engine_name, *outcome, truth.tolerance) for outcome in run_against(engine, truth, manifest)]
 
 
 def run_against(engine: Engine, truth: EngineTruth, manifest: Manifest) -> list[tuple[str, Truth, F32]]:
-    """Run one engine: the name of each output, the truth and what was found; of the mask decoder, windows as well.
+    """Run one engine and return name, truth and result of each output; the mask decoder also runs on windows.
 
     Raises:
-        VerificationError: an output of another name.
+        VerificationError: an output has an unexpected name.
     """
     found = engine(truth.feeds)
     truths = truth.outputs()
     if found.keys() != truths.keys():
-        raise VerificationError(f"{truth.engine_name} gives {sorted(found)}; expected {sorted(truths)}.")
+        raise VerificationError(
+            f"{truth.engine_name} has outputs {sorted(found)}; expected {sorted(truths)}. Export the engines again."
+        )
     outcomes = [(name, wanted, found[name]) for name, wanted in truths.items()]
-    # Of a decoder that sees only windows, the fixed boxes come with some.
+    # For a decoder that sees only windows, the fixed boxes already have windows.
     if truth.engine_name == "mask_decoder" and truth.feeds["window_rows"].shape[1] == manifest.grid_size:
         feeds, wanted = _window_case(truth, manifest)
         outcomes.append(("mask_logits[window]", wanted, engine(feeds)["mask_logits"]))
@@ -256,9 +261,9 @@ def run_against(engine: Engine, truth: EngineTruth, manifest: Manifest) -> list[
 
 
 def _window_case(truth: EngineTruth, manifest: Manifest) -> tuple[Arrays, Truth]:
-    """Inputs for the boxes with the smallest windows, and the same part of the whole masks.
+    """Build inputs for the boxes with the smallest windows, and take the same part of the whole masks.
 
-    The error of rounding is that of the whole masks: one mask alone may have little by chance.
+    The rounding error is that of the whole masks, because a single mask may have a small one by chance.
     """
     boxes: F32 = truth.feeds["boxes_xyxy_model"]
     origin, sides = token_windows(boxes, manifest.image_size, manifest.grid_size, full=False)

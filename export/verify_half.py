@@ -1,6 +1,6 @@
-"""Engines that cannot match bit for bit against the PyTorch model in float32: by what a user would notice.
+"""Comparison of engines that cannot match bit for bit with PyTorch in float32, by differences that a user would notice.
 
-Engines in half precision or integers, and engines of any precision on another backend than onnxruntime on the CPU.
+This covers engines in half precision or integers, and any engine on another backend than onnxruntime on the CPU.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from runtime.types import F32, Arrays
 from training.model import CellSAM
 
 MOST_MASKS = 32
-"""Detected boxes whose masks are compared, beside the fixed ones."""
+"""Most detected boxes whose masks are compared, besides the fixed ones."""
 
 
 def verify_half_engines(
@@ -36,19 +36,19 @@ def verify_half_engines(
     tolerance: HalfTolerance | None = None,
     on_engine: Callable[[str], None] = lambda name: None,
 ) -> list[GateCheck | RangeCheck]:
-    """Run every engine; each gets PyTorch's output for the engine before.
+    """Run each engine on PyTorch's output of the engine before it, and compare.
 
-    Where encoders are in integers, the float32 engines after them get the encoders' own: boxes and masks then show what
-    the rounding does to them.
+    If encoders use integers, the float32 engines after them get the encoders' own outputs, so boxes and masks show the
+    effect of the rounding.
 
-    The magnitudes of half-precision engines are measured on the same inputs, see ``export.half_range``.
+    For half-precision engines, magnitudes are measured on the same inputs; see ``export.half_range``.
 
     Args:
-        directory: where the engine files lie.
-        manifest: says which there are and how the image is prepared.
+        directory: directory of the engine files.
+        manifest: lists the engines and states how to prepare the image.
         model: the unreduced model, float32.
-        image: what to run on; default, the image that comes with the package.
-        backend: what runs the engines, as ``load_engine`` takes it.
+        image: image to run on; default, the image in the package.
+        backend: name of the backend that runs the engines, as in ``load_engine``.
         tolerance: default, ``HalfTolerance()``.
         on_engine: called with the name of each engine before it runs.
     """
@@ -65,7 +65,7 @@ def verify_half_engines(
         cases = [({**inputs, **_instead(features, inputs)}, wanted) for inputs, wanted in cases]
         engine = load_named_engine(directory, manifest, engine_name, backend)
         runs = [(run_cast(engine, inputs), wanted) for inputs, wanted in cases]
-        del engine  # the next one needs its memory
+        del engine  # frees memory for the next one
         if engine_name == "cellfinder":
             checks += check_detections(runs[0][0], expected, manifest.config, limits)
             boxes = select_boxes(expected["boxes_cxcywh_norm"][0], expected["logits"][0], manifest.config)[0]
@@ -84,7 +84,7 @@ def verify_half_engines(
 
 
 def _instead(features: Arrays, inputs: Arrays) -> Arrays:
-    """An engine's features in the place of PyTorch's; of two images, the second is the first mirrored."""
+    """Replace PyTorch's features by an engine's; for two images, the second is the mirrored first."""
     return {
         name: found if len(inputs[name]) == 1 else np.concatenate((found, found[..., ::-1]))
         for name, found in features.items()
@@ -93,7 +93,7 @@ def _instead(features: Arrays, inputs: Arrays) -> Arrays:
 
 
 def _of_detected(model: CellSAM, feeds: Arrays, prompts: F32) -> list[tuple[Arrays, dict[str, F32]]]:
-    """Inputs of the mask decoder for detected boxes of the first image, and PyTorch's outputs; none without boxes."""
+    """Build decoder inputs for detected boxes of the first image, with PyTorch's outputs; empty without boxes."""
     if not len(prompts):
         return []
     index = np.zeros(len(prompts), np.int64)

@@ -47,7 +47,7 @@ _MODULES = {
     "runtime.results": ("Detections", "Instances", "Segmentation"),
     "runtime.segmenter": ("Segmenter",),
 }
-"""Modules are imported when the first of their names is used, so that the command can handle signals before that."""
+"""Each module is imported when one of its names is first used, so the command can handle signals before that."""
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""``python -m runtime``: the command ``cellsam-engine``."""
+"""Entry point of ``python -m runtime``, which runs the command ``cellsam-engine``."""
 
 from runtime.commands.main import main
 

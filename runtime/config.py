@@ -19,74 +19,74 @@ Overlap = Literal["argmax", "last"]
 Invert = bool | Literal["auto"]
 
 _DIAMETERS = ("diameter_px", "diameter_um")
-"""Two ways to give one thing."""
+"""Two settings for the same quantity."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentConfig:
     """Decision thresholds and mask assembly of one call.
 
-    The thresholds default to those of the released CellSAM code; an engine's manifest may set others. That code
-    decodes whole masks and lets the highest index win: ``mask_window="full"``, ``overlap="last"``.
+    The thresholds default to those of the released CellSAM code; an engine's manifest may set others. To assemble
+    masks as that code does (whole masks, the highest index wins), use ``mask_window="full"`` and ``overlap="last"``.
 
     Raises:
-        ConfigError: a value outside its range.
+        ConfigError: a value is outside its range.
     """
 
     normalize: bool = True
-    """Clip and equalise the contrast of the image first. False takes it as it is, for images that went through
-    ``runtime.ops.preprocess.normalize_contrast`` before: values in [0, 1]."""
+    """Clip and equalise the contrast of the image first. False uses the image unchanged: it must have gone through
+    ``runtime.ops.preprocess.normalize_contrast`` already, with values in [0, 1]."""
 
     invert: Invert = False
-    """True: the cells are dark on a bright background, and every channel is inverted once it is clipped; needs
-    ``normalize``. ``auto``: the image is inverted if the detector is clearly surer of the cells then, which is tried
-    only if it is not sure of those of the image as it is. Without ``normalize``, and for boxes that the user gives,
-    ``auto`` inverts nothing."""
+    """True: cells are dark on a bright background, so every channel is inverted after clipping; requires
+    ``normalize``. ``auto``: if the detector is not confident in the cells of the original image, it also tries the
+    inverted image and keeps it if its scores are clearly higher. ``auto`` inverts nothing if ``normalize`` is False,
+    or for boxes that the caller gives."""
 
     box_threshold: float = 0.4
-    """Base cut on box scores. In [0, 1] when ``fixed``; in [0, 1.5] when ``adaptive``, where it is blended."""
+    """Base cut on box scores: in [0, 1] for ``fixed``, in [0, 1.5] for ``adaptive``, which blends it."""
 
     box_threshold_mode: BoxThresholdMode = "adaptive"
-    """``fixed``: keep scores above ``box_threshold``. ``adaptive``: above ``0.66 box_threshold + 0.33 m``, m being
-    the mean of the two k-means centres of this image's scores (released CellSAM code)."""
+    """``fixed`` keeps scores above ``box_threshold``. ``adaptive`` keeps scores above ``0.66 box_threshold + 0.33 m``,
+    with m the mean of the two k-means centres of this image's scores (released CellSAM code)."""
 
     nms_iou: float = 1.0
-    """Boxes that overlap a better one by more than this IoU are dropped (non-maximum suppression), in [0, 1]; 1 keeps
-    all. A well-trained CellFinder gives one box per cell and needs none (released CellSAM code)."""
+    """Drop boxes that overlap a better box by more than this IoU (non-maximum suppression), in [0, 1]; 1 keeps all
+    boxes. A well-trained CellFinder finds one box per cell, so it needs no suppression (released CellSAM code)."""
 
     iou_threshold: float = 0.5
-    """Masks whose own IoU estimate is below this are dropped. The estimate is not clamped to [0, 1]."""
+    """Drop masks whose own IoU estimate is below this value. The estimate is not clamped to [0, 1]."""
 
     mask_threshold: float = 0.4
-    """A pixel belongs to a mask when its probability is above this; in (0, 1)."""
+    """A pixel belongs to a mask if its probability is above this value, in (0, 1)."""
 
     view_diameter_px: float | None = None
-    """Median cell diameter, model pixels, at which an image is shown: in tiles, where one view cannot hold it. None
-    shows every image whole, squeezed into one view (released code). A box that the user gives is shown at this size
-    too, in a tile of its own scale."""
+    """Median cell diameter, in model pixels, at which the model sees an image. The image is split into tiles if one
+    view cannot show all of it at this scale. None squeezes every image into one view (released code). Boxes that the
+    caller gives are also shown at this size, each in a tile with its own scale."""
 
     whole_view_diameter_px: float = 0.0
-    """One view of the whole image will do where its median cell is at least this large, model pixels."""
+    """Use one view of the whole image if its median cell is at least this large in it, in model pixels."""
 
     diameter_px: float | None = None
-    """Median cell diameter of the image, image pixels, for ``view_diameter_px``; None has it measured."""
+    """Median cell diameter of the image, in image pixels, for ``view_diameter_px``; None measures it."""
 
     diameter_um: float | None = None
     """``diameter_px`` in micrometres, for images whose pixel size is known; see ``at_pixel_size``."""
 
     mask_window: MaskWindow = "box"
-    """Where mask logits are computed: ``box``, the box and a margin around it; ``full``, the whole image."""
+    """Where to compute mask logits: ``box``, the box and a margin around it; ``full``, the whole image."""
 
     overlap: Overlap = "argmax"
-    """Who gets a pixel that several masks claim: ``argmax``, the most probable (paper); ``last``, the mask with the
-    highest index (released code)."""
+    """Which mask gets a pixel that several masks claim: ``argmax``, the most probable one (paper); ``last``, the one
+    with the highest index (released code)."""
 
     min_area_px: int = 25
-    """Cells with fewer pixels in the label map are removed from it; 0 keeps all."""
+    """Remove cells with fewer pixels from the label map; 0 keeps all cells."""
 
     fill_holes: bool = True
-    """Fill holes inside cells. With ``overlap="last"`` a filled hole takes what lies in it, as the released code
-    does; with ``argmax`` only background is filled."""
+    """Fill holes inside cells. With ``overlap="last"`` a filled hole absorbs any cell in it, as in the released code;
+    with ``argmax`` only background is filled."""
 
     def __post_init__(self) -> None:
         _check_choice("box_threshold_mode", self.box_threshold_mode, BoxThresholdMode)
@@ -103,7 +103,7 @@ class SegmentConfig:
                 )
         if self.invert is True and not self.normalize:
             raise ConfigError(
-                "invert is True and normalize False; expected an image that is inverted already.",
+                "invert is True but normalize is False; expected both. Set normalize=True, or invert the image first.",
                 kind="conflict",
                 field="invert",
             )
@@ -127,14 +127,15 @@ class SegmentConfig:
         for name in _DIAMETERS:
             if getattr(self, name) is not None and self.view_diameter_px is None:
                 raise ConfigError(
-                    f"{name} is {getattr(self, name)}, but images are shown whole without view_diameter_px; give the "
-                    f"diameter at which the model should see cells, too, or leave {name} out.",
+                    f"{name} is {getattr(self, name)}, but images are shown whole without view_diameter_px; expected "
+                    "both or neither. Set view_diameter_px to the diameter at which the model should see cells, or "
+                    f"leave {name} out.",
                     kind="conflict",
                     field=name,
                 )
         if self.diameter_px is not None and self.diameter_um is not None:
             raise ConfigError(
-                f"diameter_px is {self.diameter_px} and diameter_um {self.diameter_um}; expected one of them.",
+                f"diameter_px is {self.diameter_px} and diameter_um {self.diameter_um}; expected one. Leave one out.",
                 kind="conflict",
                 field="diameter_um",
             )
@@ -142,25 +143,25 @@ class SegmentConfig:
 
     @property
     def of_views(self) -> SegmentConfig:
-        """The settings for views whose contrast is normalised already."""
+        """The same settings for views whose contrast is already normalised."""
         return replace(self, normalize=False, invert=False)
 
     def at_pixel_size(self, pixel_size_um: float | None, name: str) -> SegmentConfig:
-        """The settings for an image whose pixels have this size: ``diameter_um`` becomes ``diameter_px``.
+        """Resolve ``diameter_um`` to ``diameter_px`` for an image with pixels of this size.
 
         Args:
-            pixel_size_um: side of a pixel, micrometres; None where it is not known.
-            name: of the image, for errors.
+            pixel_size_um: side of a pixel, in micrometres; None if unknown.
+            name: name of the image, for errors.
 
         Raises:
-            InputError: a diameter in micrometres for an image of unknown pixel size.
+            InputError: the diameter is in micrometres, but the pixel size of the image is unknown.
         """
         if self.diameter_um is None:
             return self
         if pixel_size_um is None:
             raise InputError(
-                f"{name} does not say how large its pixels are, and the diameter of the cells is given in micrometres "
-                f"({self.diameter_um:g}). Give pixel_size_um, or the diameter in pixels, diameter_px.",
+                f"the pixel size of {name} is unknown, but the cell diameter is given in micrometres "
+                f"({self.diameter_um:g}); expected both. Give pixel_size_um, or the diameter in pixels, diameter_px.",
                 kind="missing",
                 field="pixel_size_um",
             )
@@ -168,26 +169,27 @@ class SegmentConfig:
 
     @property
     def mask_threshold_logit(self) -> float:
-        """``mask_threshold`` before the sigmoid: masks are cut on logits."""
+        """``mask_threshold`` before the sigmoid, because masks are cut on logits."""
         return math.log(self.mask_threshold / (1.0 - self.mask_threshold))
 
 
 def read_settings(path: str | Path) -> SegmentConfig:
-    """Settings from a JSON file of names and values; what it does not name has its default.
+    """Read settings from a JSON object of names and values; settings that it leaves out keep their defaults.
 
     Raises:
-        ConfigError: no such file, damaged JSON, a name that is no setting or a value outside its range.
+        ConfigError: the file is missing, is not JSON, or has an unknown setting or a value outside its range.
     """
     path = Path(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
-            f"{path} cannot be read ({error.strerror}); expected a JSON file of settings.", kind="unreadable"
+            f"{path} cannot be read ({error.strerror}); expected a JSON file of settings. Check the path.",
+            kind="unreadable",
         ) from error
     except ValueError as error:
         raise ConfigError(
-            f"{path} is not JSON ({error}); expected names and values of settings.", kind="damaged"
+            f"{path} is not JSON ({error}); expected an object of settings and values.", kind="damaged"
         ) from error
     known = [f.name for f in fields(SegmentConfig)]
     unknown = sorted(set(content) - set(known)) if isinstance(content, dict) else ["no object"]
@@ -199,16 +201,16 @@ def read_settings(path: str | Path) -> SegmentConfig:
 
 
 MOST = 2**53
-"""Whole numbers beyond this are mistakes, and are not told apart by float64."""
+"""Upper limit of whole numbers: larger ones are mistakes, and float64 cannot represent them exactly."""
 
 _LONGEST_SHOWN = 80
 
 
 def check_type(name: str, value: object, kind: type | tuple[type, ...], expected: str) -> None:
-    """Check that an argument is of a type.
+    """Check the type of an argument.
 
     Raises:
-        ConfigError: it is of another; the message says of which, and what was expected.
+        ConfigError: the argument has another type; the message names it and the expected one.
     """
     if not isinstance(value, kind):
         raise ConfigError(
@@ -230,20 +232,20 @@ def _check_number(name: str, value: object) -> None:
 
 
 def is_finite_number(value: object) -> TypeGuard[float]:
-    """Whether it is a real number, not infinite and not beyond float64; True and False are none."""
+    """Return whether a value is a real, finite number within float64; True and False are not numbers here."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         return False
     try:
         return math.isfinite(float(value))
-    except OverflowError:  # an integer of any length
+    except OverflowError:  # an integer can have any length
         return False
 
 
 def shown(value: object) -> str:
-    """A wrong value in a message: its ``repr``, cut off where it is long."""
+    """Format a wrong value for a message: its ``repr``, truncated if long."""
     try:
         text = repr(value)
-    except Exception as error:  # of its own code; Python refuses to write very long integers
+    except Exception as error:  # from its own __repr__, or for very long integers, which Python does not convert
         return f"a {type(value).__name__} that cannot be shown ({error})"
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}... ({len(text)} characters)"
 
@@ -255,10 +257,10 @@ def _check_positive(name: str, value: object) -> None:
 
 
 def check_pixel_size(value: object) -> None:
-    """Check the side of a pixel in micrometres; None, an unknown size, is valid.
+    """Check the side of a pixel in micrometres; None, for an unknown size, is valid.
 
     Raises:
-        ConfigError: it is not a positive number.
+        ConfigError: the value is not a positive number.
     """
     if value is None:
         return
@@ -269,25 +271,25 @@ def check_pixel_size(value: object) -> None:
 
 
 def check_whole(name: str, value: object, *, least: int) -> None:
-    """Check a setting that counts something.
+    """Check a setting that must be a whole number.
 
     Raises:
-        ConfigError: it is no whole number, or below ``least``.
+        ConfigError: the value is not a whole number, or is out of range.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise ConfigError(f"{name} is {shown(value)}; expected a whole number, {least} or more.", field=name)
     if value > MOST:
-        raise ConfigError(f"{name} is {shown(value)}; expected a whole number, {MOST} at most.", field=name)
+        raise ConfigError(f"{name} is {shown(value)}; expected a whole number, at most {MOST}.", field=name)
 
 
 def with_overrides(settings: SegmentConfig, given: Mapping[str, Any]) -> SegmentConfig:
-    """Settings with those of a command line, where None stands for not given, and a view diameter of 0 for none.
+    """Replace settings with those of a command line; None means not given, and 0 removes the view diameter.
 
-    A diameter that is given takes the place of the settings' own, be that in pixels or in micrometres; images that are
-    to be shown whole need none.
+    A given diameter replaces both diameters of the settings, in pixels and in micrometres. Images that are shown whole
+    need neither.
 
     Raises:
-        ConfigError: a setting outside its range.
+        ConfigError: a setting is outside its range.
     """
     changes = {name: value for name, value in given.items() if value is not None}
     shown_whole = changes.get("view_diameter_px") == 0

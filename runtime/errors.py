@@ -1,7 +1,7 @@
-"""Everything this package raises on purpose. Each message says what came, what was expected, what to do.
+"""All errors that this package raises. Each message states what came, what was expected and what to do.
 
-A message names settings as Python does (``nuclear=``, ``diameter_px``); the command line puts its flags in their place.
-Callers decide by class, ``kind`` and ``field``, never by the words of a message.
+A message names settings as in Python (``nuclear=``, ``diameter_px``); the command line replaces them with its options.
+Callers should branch on the class, ``kind`` and ``field``, never on the text of a message.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ ErrorKind = Literal[
     "disk_full",
     "out_of_memory",
 ]
-"""What is wrong, for programs. ``failed``: none of the others is known to apply."""
+"""Kind of error, for programs. ``failed`` means that no other kind is known to apply."""
 
 
 class SegmenterError(Exception):
-    """Base of all errors of this package; can be pickled with ``kind`` and ``field``."""
+    """Base class of all errors of this package. Pickling keeps ``kind`` and ``field``."""
 
     usual_kind: ClassVar[ErrorKind] = "failed"
 
@@ -44,8 +44,8 @@ class SegmenterError(Exception):
 
         Args:
             arguments: the message.
-            kind: what is wrong; default, the usual kind of the class.
-            field: the setting, argument or manifest field at fault (``box_threshold``, ``engines.encoder.file``).
+            kind: kind of error; default, the usual kind of the class.
+            field: setting, argument or manifest field at fault (``box_threshold``, ``engines.encoder.file``).
         """
         super().__init__(*arguments)
         self.kind: ErrorKind = self.usual_kind if kind is None else kind
@@ -59,7 +59,7 @@ class InputError(SegmenterError, ValueError):
 
 
 class ImageTooLargeError(InputError):
-    """An image that is not segmented as a whole, but as a slide."""
+    """An image that is too large to segment as a whole, and must be processed as a slide."""
 
     usual_kind: ClassVar[ErrorKind] = "too_large"
 
@@ -77,24 +77,24 @@ class EngineError(SegmenterError):
 
 
 class BackendError(SegmenterError):
-    """A backend that is not installed, not known, or failed to run an engine."""
+    """A backend that is unknown, not installed, or failed to run an engine."""
 
 
 class OutOfMemoryError(BackendError):
-    """A call that does not fit into the memory of the device or the host."""
+    """A call that does not fit into the memory of the device or host."""
 
     usual_kind: ClassVar[ErrorKind] = "out_of_memory"
 
 
 class JobError(SegmenterError):
-    """A job that cannot be begun, gone on with or finished."""
+    """A job that cannot be started, resumed or finished."""
 
 
 RECOVERABLE_ERRORS = Exception
-"""One image or tile fails, the others go on: libraries that read files and run engines raise what they like."""
+"""Errors that fail one image or tile while the others continue. Libraries for files and engines raise any class."""
 
 _EXPECTED_ERRORS = (SegmenterError, OSError, MemoryError, RuntimeError, ValueError)
-"""Those whose message alone says what is wrong."""
+"""Errors whose message explains the problem without the name of the class."""
 
 _KINDS: dict[int | None, ErrorKind] = {
     errno.ENOSPC: "disk_full",
@@ -109,7 +109,7 @@ _KINDS: dict[int | None, ErrorKind] = {
 
 
 def kind_of(error: BaseException) -> ErrorKind:
-    """What is wrong, of any error: a ``SegmenterError``'s own kind, or that of a memory or system error."""
+    """Return the kind of any error: that of a ``SegmenterError``, or the one that fits a memory or system error."""
     if isinstance(error, SegmenterError):
         return error.kind
     if isinstance(error, MemoryError):
@@ -118,7 +118,7 @@ def kind_of(error: BaseException) -> ErrorKind:
 
 
 def reason_of(error: BaseException, image: Path | None = None) -> str:
-    """What an error says, in words of the user; the file that an ``OSError`` is about only if it is not ``image``."""
+    """Return the message of an error for the user; the file of an ``OSError`` is named unless it is ``image``."""
     if isinstance(error, OSError) and error.strerror:
         named = error.filename is not None and (image is None or str(error.filename) != str(image))
         return f"{error.strerror}: {error.filename}" if named else error.strerror

@@ -1,4 +1,4 @@
-"""Commands that install what is missing, from where this installation came from."""
+"""Commands that install missing extras from the origin of this installation."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ NAME = "cellsam-engine"
 
 
 def install_command(extra: str) -> str:
-    """The pip command that adds an extra of this package.
+    """Return the pip command that adds an extra of this package.
 
-    Names the folder, archive or repository from which the package was installed, because the name alone is enough only
-    if it came from a package index.
+    The command names the folder, archive or repository that the package was installed from. The package name alone is
+    enough only if it came from a package index.
 
     Source: PyPA specification "Recording the Direct URL Origin of installed distributions".
     """

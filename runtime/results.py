@@ -1,4 +1,4 @@
-"""Values that the pipeline passes on and ``Segmenter`` returns: frozen dataclasses of numpy arrays."""
+"""Results of the pipeline and of ``Segmenter``: frozen dataclasses of numpy arrays."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from runtime.ops.masks import MaskCrop
 from runtime.types import F32, F64, I32, I64, Arrays
 
 DETECTED = -1
-"""Entry of ``Instances.prompts`` for an instance that the detector found."""
+"""Entry of ``Instances.prompts`` for a detected instance."""
 
 SURE = 0.52
-"""Confidence of a measured diameter that needs no warning. Of 53 training images of 9 datasets, all 38 whose diameter
-was measured within a third of the true one had more, and 11 of the 15 others less (weights of 2026-11-25)."""
+"""A measured diameter with at least this confidence needs no warning. On 53 training images of 9 datasets, all 38
+diameters within a third of the true one exceeded it. Of the other 15, 11 did not (weights of 2026-11-25)."""
 
 Rows = slice | ArrayLike
-"""A choice of instances: a slice, a boolean mask with an entry for each, or indices."""
+"""Selection of instances: a slice, a boolean mask with one entry per instance, or indices."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,11 +33,11 @@ class Detections:
     """Boxes of one view that passed the score cut, best first."""
 
     boxes: F64
-    """(K, 4) float64 xyxy, pixels of the view. A box may reach beyond the view."""
+    """(K, 4) float64 xyxy, pixels of the view. A box may extend beyond the view."""
     scores: F32
-    """(K,) float32 in [0, 1], from high to low."""
+    """(K,) float32 in [0, 1], in descending order."""
     threshold: float
-    """The cut that was applied."""
+    """The score cut that was applied."""
     origin_yx: tuple[int, int] = (0, 0)
     """Image pixel of the view's first pixel."""
 
@@ -50,35 +50,35 @@ class Detections:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Appearance:
-    """How an image was shown to the model: the supposed size of its cells, its polarity and its channels."""
+    """How the model saw an image: the assumed size of its cells, its polarity and its channels."""
 
     diameter_px: float | None = None
     """Median cell diameter, image pixels; None if it was neither given nor measured."""
     diameter_confidence: float | None = None
-    """How sure a measured diameter is, in [0, 1]; None for one that was given. The mean score of the cells that were
-    measured times the agreement of several scales."""
+    """Confidence in a measured diameter, in [0, 1]: the mean score of the measured cells times the agreement between
+    scales. None if the diameter was given."""
     inverted: bool = False
-    """Dark was turned into bright."""
+    """Dark and bright were swapped."""
     invert_margin: float | None = None
-    """With ``invert="auto"``: by how much the mean score of the cells is higher than with the other polarity, which is
-    chosen only if it is clearly better; None if the other one was not tried."""
+    """With ``invert="auto"``: by how much the mean score of the cells exceeds that of the other polarity, which is
+    chosen only if it is clearly better. None if the other polarity was not tried."""
     nuclear_alone: bool = False
     """Only the nuclear channel was used, because the weights were trained on single channels."""
 
     @property
     def doubtful(self) -> bool:
-        """Whether the measured diameter is so unsure that it should be given instead."""
+        """Whether the measured diameter is so uncertain that the caller should give it."""
         return self.diameter_confidence is not None and self.diameter_confidence < SURE
 
 
 @dataclass(frozen=True, slots=True)
 class MaskLogits:
-    """One mask as the decoder gives it."""
+    """Output of the decoder for one mask."""
 
     logits: F32
-    """(4 R, 4 S) for a window of R x S tokens; (256, 256) for the whole image of the ViT-B."""
+    """(4 R, 4 S) for a window of R x S tokens; (256, 256) for the whole image with the ViT-B."""
     origin_yx: tuple[int, int]
-    """Its first logit in the map of the whole image."""
+    """Position of its first logit in the map of the whole image."""
     iou_prediction: float
     """The decoder's own estimate of the mask's IoU, not clamped."""
 
@@ -87,13 +87,13 @@ class MaskLogits:
 class Instances:
     """N instances of one image. Row i of every array, and ``masks[i]``, belong to the same instance.
 
-    ``len`` gives N. ``instances[rows]`` takes a slice, a boolean mask of length N or indices without repetition, and
-    gives the chosen instances in that order. As for a pandas DataFrame, the truth value is ambiguous and raises.
+    ``len`` returns N. ``instances[rows]`` takes a slice, a boolean mask of length N or unique indices, and returns the
+    chosen instances in that order. As with a pandas DataFrame, the truth value is ambiguous and raises an error.
     """
 
     boxes: F64
-    """(N, 4) float64 xyxy, image pixels: the boxes that the masks were decoded from. A box may reach beyond the image;
-    an instance joined from several tiles has the box around the boxes of its parts."""
+    """(N, 4) float64 xyxy, image pixels: the box prompt of each mask. A box may extend beyond the image. An instance
+    joined across tiles has the bounding box of its parts' boxes."""
     scores: F32
     """(N,) float32 box scores in [0, 1]; NaN for boxes that the caller gave without scores."""
     iou_predictions: F32
@@ -101,7 +101,7 @@ class Instances:
     masks: tuple[MaskCrop, ...]
     """N masks before overlaps are resolved, each a crop and its offset in the image; they may overlap."""
     prompts: I64
-    """(N,) int64: index of the caller's box that the instance was decoded from, -1 for a detected instance."""
+    """(N,) int64: index of the caller's box that the instance was decoded from; -1 for a detected instance."""
 
     def __post_init__(self) -> None:
         count = len(self.masks)
@@ -109,13 +109,13 @@ class Instances:
         for name, shape in expected.items():
             if getattr(self, name).shape != shape:
                 raise InputError(
-                    f"{name} has shape {getattr(self, name).shape}; expected {shape}, as there are {count} masks. Give "
-                    "one entry per instance in every array."
+                    f"{name} has shape {getattr(self, name).shape}; expected {shape} for {count} masks. Give one entry "
+                    "per instance in every array."
                 )
 
     @classmethod
     def empty(cls) -> Instances:
-        """No instances: arrays of length 0."""
+        """Return no instances: all arrays have length 0."""
         none = np.zeros(0, np.float32)
         return Instances(
             boxes=np.zeros((0, 4)), scores=none, iou_predictions=none, masks=(), prompts=np.zeros(0, np.int64)
@@ -123,7 +123,7 @@ class Instances:
 
     @classmethod
     def joined(cls, parts: Sequence[Instances]) -> Instances:
-        """The instances of all parts, in order."""
+        """Concatenate the instances of all parts, in order."""
         parts = [Instances.empty(), *parts]
         return Instances(
             boxes=np.concatenate([part.boxes for part in parts]),
@@ -136,12 +136,12 @@ class Instances:
     def __len__(self) -> int:
         return len(self.masks)
 
-    __iter__ = None  # an instance is a row of the arrays, not an object of its own
+    __iter__ = None  # an instance is a row of the arrays, not a separate object
 
     def __bool__(self) -> NoReturn:
         raise InputError(
             f"the truth value of a {type(self).__name__} is ambiguous; expected a comparison of its length. Write "
-            "len(result) > 0, or result is not None."
+            "len(result) > 0 or result is not None."
         )
 
     def __getitem__(self, rows: Rows) -> Instances:
@@ -155,10 +155,10 @@ class Instances:
         )
 
     def columns(self, size_hw: tuple[int, int]) -> Arrays:
-        """What a table says of each instance, as columns of length N.
+        """Tabulate the instances as columns of length N.
 
         Args:
-            size_hw: size of the image, which boxes are cut to.
+            size_hw: size of the image, to which the boxes are clipped.
 
         Returns:
             ``x0``, ``y0``, ``x1``, ``y1`` (float64 pixels), ``score``, ``iou_prediction`` (float32) and
@@ -177,21 +177,21 @@ class Instances:
 class Segmentation(Instances):
     """The cells of one image: n instances with a label map. Row i belongs to label ``i + 1``.
 
-    ``result[rows]`` keeps some cells and numbers them 1..m in the order of ``rows``; the pixels of the others become
-    background.
+    ``result[rows]`` keeps the chosen cells and numbers them 1..m in the order of ``rows``; the pixels of all other
+    cells become background.
     """
 
     labels: I32
-    """(H, W) int32, 0 background, 1..n the cells, without gaps."""
+    """(H, W) int32: 0 is background, 1..n are the cells, without gaps."""
     hidden: Instances = field(default_factory=Instances.empty)
-    """Instances of which the label map shows no pixel: others own all of them, or too few were left. Where tiles are
-    stitched, duplicates and fragments that the stitching dropped are not among them."""
+    """Instances without a pixel in the label map: other cells own all their pixels, or too few were left. Duplicates
+    and fragments that were dropped while stitching tiles are not listed here."""
     appearance: Appearance = field(default_factory=Appearance)
-    """How the image was shown to the model."""
+    """How the model saw the image."""
 
     @classmethod
     def of(cls, labels: I32, cells: Instances, hidden: Instances, appearance: Appearance | None = None) -> Segmentation:
-        """The result with this label map, whose cells ``cells`` lists in the order of their labels."""
+        """Build a result from a label map and its cells, which are in the order of their labels."""
         arrays = {one.name: getattr(cells, one.name) for one in fields(Instances)}
         return cls(labels=labels, hidden=hidden, appearance=appearance or Appearance(), **arrays)
 
@@ -212,29 +212,29 @@ class Segmentation(Instances):
     ) -> Arrays:
         """Measure the cells: a dict of columns, (n,) each, in the order of the labels.
 
-        ``pandas.DataFrame(result.table())`` makes a data frame of it. Everything is measured in the label map, but for
-        ``mask_area_px``, which counts the pixels of the mask before overlaps are resolved.
+        ``pandas.DataFrame(result.table())`` turns it into a data frame. All columns are measured in the label map,
+        except ``mask_area_px``, which counts the pixels of the mask before overlaps are resolved.
 
         Args:
-            image: (H, W) or (H, W, C), any real dtype and number of channels; adds the columns of intensities.
+            image: (H, W) or (H, W, C), any real dtype and number of channels; adds the intensity columns.
             pixel_size_um: side of a pixel in micrometres; adds ``area_um2``.
-            channels: names of the image's channels for the columns of intensities; default, numbers from 0.
+            channels: names of the image's channels for the intensity columns; default, numbers from 0.
             shapes: measure ``perimeter_px`` and ``eccentricity``, which takes about half a millisecond per cell.
 
         Returns:
             - ``label``: int64, 1..n.
-            - ``x0``, ``y0``, ``x1``, ``y1``: float64, the detector's box cut to the image, pixels from edge to edge.
+            - ``x0``, ``y0``, ``x1``, ``y1``: float64, the detector's box clipped to the image; pixels, edge to edge.
             - ``score``, ``iou_prediction``: float32; see ``scores`` and ``iou_predictions``.
             - ``mask_area_px``, ``label_area_px``: int64, pixels.
             - ``centroid_y``, ``centroid_x``: float64 pixels; 0 is the centre of the first pixel.
             - ``area_um2``: float64, ``label_area_px`` in square micrometres.
             - ``perimeter_px``, ``eccentricity``: float64; see ``runtime.ops.measure.shapes``.
             - ``intensity_mean``, ``intensity_median``, ``intensity_min``, ``intensity_max``: float64, in the units of
-              the image; followed by ``_NAME`` for each channel of an (H, W, C) image or with ``channels``.
+              the image; suffixed with ``_NAME`` for each channel of an (H, W, C) image or if ``channels`` is given.
 
         Raises:
-            InputError: an image of another size or dtype, or another number of names.
-            ConfigError: a pixel size that is not a positive number.
+            InputError: the image has another size or an unsupported dtype, or the number of names does not fit.
+            ConfigError: the pixel size is not a positive number.
 
         Source: scikit-image, ``skimage.measure.regionprops_table``, for shapes and intensities.
         """
@@ -259,10 +259,10 @@ class Segmentation(Instances):
 
 
 def checked_rows(rows: Rows, count: int) -> I64:
-    """Indices (M,) int64 in [0, count) of the rows that a slice, a boolean mask or indices choose.
+    """Return the indices (M,) int64 in [0, count) of the rows that a slice, a boolean mask or indices select.
 
     Raises:
-        InputError: a mask of another length, an index that is out of range or given twice, or anything else.
+        InputError: a mask has another length, an index is out of range or repeated, or the selection is invalid.
     """
     if isinstance(rows, slice):
         return np.arange(count)[rows]
@@ -284,7 +284,7 @@ def checked_rows(rows: Rows, count: int) -> I64:
         )
     indices[indices < 0] += count
     if len(np.unique(indices)) < len(indices):
-        raise InputError("an index is given twice; expected each cell once. Pass the indices through numpy.unique.")
+        raise InputError("an index occurs twice; expected each cell once. Pass the indices through numpy.unique.")
     return indices
 
 

@@ -1,4 +1,4 @@
-"""``Segmenter``: images in, cells out, through the engines of one directory."""
+"""``Segmenter``: the public entry point, which turns images into cells with the engines of one directory."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _Segmenter = TypeVar("_Segmenter", bound="Segmenter")
 
 
 class Segmenter:
-    """Segments images with the engines of one directory, or with the small ones of the package.
+    """Segments images with the engines of a directory, or with the small built-in ones.
 
-    Loads every engine once. Calls keep no state, so threads may share a segmenter. As a context manager it releases
-    its engines at the end.
+    Loads each engine once. Calls keep no state, so threads may share a segmenter. A ``with`` block releases the engines
+    when it ends.
 
     Examples:
-        >>> segmenter = Segmenter()  # Segmenter("engines/") for engines of your own
+        >>> segmenter = Segmenter()  # Segmenter("engines/") for your own engines
         >>> result = segmenter(image)
         >>> result.labels  # (H, W) int32, 0 = background
     """
@@ -59,21 +59,21 @@ class Segmenter:
 
         Args:
             engine_dir: a directory written by ``cellsam-engine export``; None for the built-in ``nano``, whose model
-                card says what it was trained on.
-            backend: ``cpu`` (onnxruntime), ``openvino`` (also the CPU, in bfloat16 where it has that), ``cuda``
-                (onnxruntime on an NVIDIA GPU), ``tensorrt`` (there too, with plans that ``cellsam-engine build`` made
-                on this machine), ``tensorrt-ort`` (onnxruntime's TensorRT provider, which takes minutes when it first
-                loads an engine), or ``auto``, the fastest of the others that can run here; the log says which.
-            config: settings of calls that bring none; default, those of the manifest.
-            boxes_per_call: the most boxes decoded together; bounds the decoder's memory. Default: 16, on a GPU 64.
-            images_per_call: the most images encoded together. Default: 1, on a GPU 4.
-            options: threads and the like.
-            sha256: hex sha256 of the directory's ``SHA256SUMS``, which stands for the manifest and all engine files;
-                other directories raise an error. ``sha256sum engines/SHA256SUMS`` and ``cellsam-engine info`` print it.
+                card lists its training data.
+            backend: ``cpu`` (onnxruntime); ``openvino`` (also on the CPU, in bfloat16 if supported); ``cuda``
+                (onnxruntime on an NVIDIA GPU); ``tensorrt`` (NVIDIA GPU, with plans built by ``cellsam-engine build``
+                on this machine); ``tensorrt-ort`` (onnxruntime's TensorRT provider, which takes minutes to load an
+                engine for the first time); or ``auto``, the fastest of the others that can run here, which is logged.
+            config: settings for calls without a ``config``; default, those of the manifest.
+            boxes_per_call: the most boxes decoded together; bounds the decoder's memory. Default: 16, or 64 on a GPU.
+            images_per_call: the most images encoded together. Default: 1, or 4 on a GPU.
+            options: backend options, such as the number of threads.
+            sha256: hex sha256 of the directory's ``SHA256SUMS``, which covers the manifest and all engine files; any
+                other directory raises an error. ``sha256sum engines/SHA256SUMS`` and ``cellsam-engine info`` print it.
 
         Raises:
             EngineError: the directory, its manifest or one of its files is missing, altered or of another version, or
-                the directory is not the one of ``sha256``.
+                the directory does not match ``sha256``.
             BackendError: the backend is unknown or cannot load an engine.
             ConfigError: ``boxes_per_call`` or ``images_per_call`` is below 1.
         """
@@ -90,11 +90,11 @@ class Segmenter:
 
     @classmethod
     def from_pipeline(cls: type[_Segmenter], pipeline: Pipeline, config: SegmentConfig | None = None) -> _Segmenter:
-        """A segmenter with engines that are loaded already.
+        """Create a segmenter from engines that are already loaded.
 
         Args:
             pipeline: the engines; ``close`` releases them.
-            config: settings of calls that bring none; default, those of the manifest.
+            config: settings for calls without a ``config``; default, those of the manifest.
         """
         _check_config(config)
         segmenter = cls.__new__(cls)
@@ -104,22 +104,22 @@ class Segmenter:
 
     @property
     def pipeline(self) -> Pipeline:
-        """The engines, and the way of a view through them."""
+        """The loaded engines and the steps that run them."""
         return self._pipeline
 
     @property
     def config(self) -> SegmentConfig:
-        """Settings of calls that bring none."""
+        """Settings for calls without a ``config``."""
         return self._config
 
     @property
     def manifest(self) -> Manifest:
-        """What the export decided."""
+        """Manifest of the engine directory: the decisions made at export."""
         return self._pipeline.manifest
 
     @property
     def backend(self) -> str:
-        """What runs the engines; never ``auto``."""
+        """Name of the backend that runs the engines; never ``auto``."""
         return self._pipeline.backend
 
     def __call__(
@@ -130,14 +130,14 @@ class Segmenter:
         Args:
             image: (H, W) or (H, W, C <= 3), any real dtype. Channels are right-aligned into (blank, nuclear,
                 whole-cell).
-            boxes: (K, 4) xyxy in image pixels: decode these instead of detecting cells.
-            config: all settings of this call; to change some, ``dataclasses.replace(segmenter.config, ...)``.
+            boxes: (K, 4) xyxy in image pixels: decode these boxes instead of detecting cells.
+            config: all settings of this call; to change some, use ``dataclasses.replace(segmenter.config, ...)``.
 
         Returns:
-            The label map and the cells behind it. An image without cells gives zeros and empty arrays.
+            The label map and its cells. An image without cells gives zeros and empty arrays.
 
         Raises:
-            InputError: an image or boxes that cannot be used; no boxes for engines without a detector.
+            InputError: the image or the boxes cannot be used, or the engines have no detector and no boxes are given.
             BackendError: the backend failed, or the segmenter is closed.
         """
         return self.batch([image], boxes=None if boxes is None else [boxes], config=config)[0]
@@ -149,18 +149,18 @@ class Segmenter:
         boxes: Sequence[ArrayLike] | None = None,
         config: SegmentConfig | None = None,
     ) -> list[Segmentation]:
-        """Segment several images, of any sizes; boxes of all images share decoder calls.
+        """Segment several images of any sizes; the boxes of all images share decoder calls.
 
         Args:
             images: as in ``__call__``.
-            boxes: prompts of each image, as many as images.
+            boxes: box prompts for each image, in the order of the images.
             config: settings of this call.
 
         Returns:
-            One result per image, in order; the same as one by one.
+            One result per image, in order, equal to those of separate calls.
 
         Raises:
-            InputError: as in ``__call__``; also boxes for another number of images.
+            InputError: as in ``__call__``; also if the numbers of images and of sets of boxes differ.
             BackendError: as in ``__call__``.
         """
         config = self._settings(config)
@@ -168,7 +168,10 @@ class Segmenter:
         if boxes is not None:
             _check_sequence("boxes", boxes, "boxes=list(boxes)")
         if boxes is not None and len(boxes) != len(images):
-            raise InputError(f"boxes are given for {len(boxes)} images, but {len(images)} images came.")
+            raise InputError(
+                f"boxes has {len(boxes)} entries for {len(images)} images; expected one per image. Give an empty list "
+                "for an image without boxes."
+            )
         if boxes is not None and config.view_diameter_px is not None:
             return [self._decoded(image, one, config) for image, one in zip(images, boxes, strict=True)]
         tasks = self._view_tasks(images, boxes, config)
@@ -185,17 +188,17 @@ class Segmenter:
         workers: int = 2,
         images_together: int = 4,
     ) -> Iterator[Segmentation]:
-        """Segment images as they come, results in order; reading and host work overlap with the engines.
+        """Segment images as they arrive and yield results in order; reading overlaps with the work of the engines.
 
         Args:
-            images: as in ``__call__``, or functions that read one; they are called by the workers.
-            config: settings of all images.
-            workers: groups of images in work at a time, each in a thread of its own. At most twice as many groups
-                are held.
-            images_together: images of one group; their boxes share decoder calls.
+            images: as in ``__call__``, or functions that read an image; worker threads call them.
+            config: settings for all images.
+            workers: number of groups of images in work at a time, each in its own thread. At most twice as many
+                groups are in memory.
+            images_together: images per group; their boxes share decoder calls.
 
         Raises:
-            InputError, BackendError: at the first group with an image that fails.
+            InputError, BackendError: an image fails; raised when its group is due.
             ConfigError: ``workers`` or ``images_together`` is below 1.
         """
         check_whole("workers", workers, least=1)
@@ -203,8 +206,8 @@ class Segmenter:
         settings = self._settings(config)
         if not isinstance(images, Iterable):
             raise InputError(
-                f"images is of type {type(images).__name__}; expected something that can be iterated over. For one "
-                "image, call segmenter(image).",
+                f"images is of type {type(images).__name__}; expected an iterable of images. For one image, call "
+                "segmenter(image).",
                 kind="wrong_type",
                 field="images",
             )
@@ -215,19 +218,19 @@ class Segmenter:
         return in_order(work, images, together=images_together, workers=workers)
 
     def encode(self, image: ArrayLike, *, detector: bool = True, config: SegmentConfig | None = None) -> EncodedViews:
-        """Encode an image: the first of three steps that give what the call gives.
+        """Encode an image: the first of the three steps of a call.
 
         Args:
             image: as in ``__call__``.
-            detector: False encodes the image for boxes of your own alone: in tiles if ``config`` gives the diameter of
-                the cells, else in one view of the whole image.
-            config: settings of this call: ``normalize``, ``invert``, and those of the scale.
+            detector: False encodes the image only for your own boxes: in tiles if ``config`` gives the cell diameter,
+                else in one view of the whole image.
+            config: settings of this call: ``normalize``, ``invert`` and those of the scale.
 
         Returns:
-            The views of the image, to be detected and decoded with any thresholds. All of them are held in memory.
+            The views of the image, which can be detected and decoded with any thresholds. All stay in memory.
 
         Raises:
-            InputError: an image that cannot be used, or a detector asked of engines that have none.
+            InputError: the image cannot be used, or ``detector`` is True but the engines have no detector.
             BackendError: as in ``__call__``.
         """
         config = self._settings(config)
@@ -244,11 +247,11 @@ class Segmenter:
         """Find the boxes of all cells of an encoded image: the second step.
 
         Args:
-            views: from ``encode``.
+            views: the result of ``encode``.
             config: settings of this call: thresholds of boxes.
 
         Returns:
-            The boxes of every view, in its pixels; a cell that several views see has a box in each.
+            The boxes of each view, in its pixels. A cell visible in several views has a box in each of them.
 
         Raises:
             InputError: the image was encoded with ``detector=False``.
@@ -270,36 +273,39 @@ class Segmenter:
         """Decode one mask per box and assemble the label map: the last step.
 
         Args:
-            views: from ``encode``.
-            found: from ``detect``: as many entries as views.
+            views: the result of ``encode``.
+            found: the result of ``detect``: one entry per view.
             boxes: (K, 4) xyxy, image pixels, in place of ``found``.
-            scores: (K,) of ``boxes``, kept with the cells; NaN if not given.
+            scores: (K,) scores of ``boxes``, stored with the cells; NaN if not given.
             config: settings of this call: thresholds of masks, and the rule for overlaps.
 
         Raises:
-            InputError: boxes that cannot be used, scores of another number, or both or neither of ``found`` and
-                ``boxes``.
+            InputError: the boxes cannot be used, the numbers of scores and boxes differ, or both or neither of
+                ``found`` and ``boxes`` are given.
             BackendError: as in ``__call__``.
         """
         config = self._settings(config)
         _check_views(views)
         if (found is None) == (boxes is None):
-            came = "neither came" if found is None else "both came"
-            raise InputError(f"{came}; expected either what detect() returned or boxes. Write decode(views, found).")
+            came = "neither found nor boxes is given" if found is None else "both found and boxes are given"
+            raise InputError(f"{came}; expected one of them. Write decode(views, detect(views)).")
         if found is None:
             assert boxes is not None, "either is given"
             prompts, of_image = BoxPrompts.of_caller(boxes, views.size_hw, scores), views.appearance
             shared = views_of_boxes(views.views, prompts)
             return decode_boxes(self._pipeline, shared, prompts, views.size_hw, appearance=of_image, config=config)
         if len(found) != len(views):
-            raise InputError(f"detections came for {len(found)} views; expected {len(views)}, one per view.")
+            raise InputError(
+                f"found has entries for {len(found)} views; expected {len(views)}, one per view. Pass the result of "
+                "detect(views)."
+            )
         image = ShownImage(0, views.size_hw, views.stitched, views.appearance)
         tasks = [ViewTask(image, view, BoxPrompts.of_detector(one)) for view, one in zip(views, found, strict=True)]
         (result,) = _results(segment_views(self._pipeline, tasks, config), config)
         return result
 
     def warm_up(self, *, config: SegmentConfig | None = None) -> None:
-        """Do now what is slow the first time: compile loops, and run every engine at the shapes of calls.
+        """Do the work that slows down a first call: compile loops, and run every engine at the shapes of calls.
 
         Args:
             config: settings that calls will use.
@@ -310,9 +316,9 @@ class Segmenter:
         warm_up(self._pipeline, self._settings(config))
 
     def close(self) -> None:
-        """Release the engines; calls after it raise ``BackendError``. Closing again does nothing.
+        """Release the engines; later calls raise ``BackendError``. Closing again does nothing.
 
-        Calls in other threads must have ended.
+        No call may be running in another thread.
         """
         self._pipeline.close()
 
@@ -331,8 +337,8 @@ class Segmenter:
     def _view_tasks(
         self, images: Sequence[ArrayLike], boxes: Sequence[ArrayLike] | None, config: SegmentConfig
     ) -> Iterator[ViewTask]:
-        """The views of all images, image by image; as many images as an encoder call takes are prepared at a time."""
-        FREED.give_back(at_once=True)  # of earlier results
+        """Yield the views of all images in order, preparing as many images at a time as an encoder call takes."""
+        FREED.give_back(at_once=True)  # memory of earlier results
         together = self._pipeline.images_per_call
         for start in range(0, len(images), together):
             group = [self._prepared(image, config) for image in images[start : start + together]]
@@ -347,7 +353,7 @@ class Segmenter:
                 yield ViewTask(shown, view, BoxPrompts.of_caller(boxes[start + place], image.size_hw))
 
     def _decoded(self, image: ArrayLike, boxes: ArrayLike, config: SegmentConfig) -> Segmentation:
-        """The cells of the caller's boxes, which are decoded at their own scale."""
+        """Segment the caller's boxes, each decoded at its own scale."""
         prepared = self._prepared(image, config)
         return segment_boxes(self._pipeline, prepared, BoxPrompts.of_caller(boxes, prepared.size_hw), config)
 
@@ -361,22 +367,24 @@ def _check_config(config: object) -> None:
             "config",
             config,
             SegmentConfig,
-            "a SegmentConfig; to change some settings, dataclasses.replace(segmenter.config, ...)",
+            "a SegmentConfig; to change some settings, use dataclasses.replace(segmenter.config, ...)",
         )
 
 
 def _check_views(views: object) -> None:
     if not isinstance(views, EncodedViews):
         raise InputError(
-            f"views is of type {type(views).__name__}; expected what segmenter.encode(image) returned.",
+            f"views is of type {type(views).__name__}; expected the result of segmenter.encode(image).",
             kind="wrong_type",
             field="views",
         )
 
 
 def _check_sequence(name: str, value: object, instead: str) -> None:
-    """Raises:
-    InputError: not something of known length, in order.
+    """Check that an argument is an ordered collection of known length.
+
+    Raises:
+        InputError: it is not.
     """
     if isinstance(value, str | bytes | Mapping) or not (hasattr(value, "__len__") and hasattr(value, "__getitem__")):
         raise InputError(
@@ -387,12 +395,12 @@ def _check_sequence(name: str, value: object, instead: str) -> None:
 
 
 def _stitched(config: SegmentConfig) -> bool:
-    """Whether an image is shown in square views at the scale of its cells; see ``EncodedViews``."""
+    """Return whether images are shown in square views at the scale of their cells; see ``EncodedViews``."""
     return config.view_diameter_px is not None
 
 
 def _results(cells: Iterator[ViewResult], config: SegmentConfig) -> Iterator[Segmentation]:
-    """One result per image, in order."""
+    """Yield one result per image, in order."""
     for image, views in groupby(cells, key=lambda one: one.image):
         if image.stitched:
             found = [view_cells(one.cells, one.origin_yx, image.size_hw) for one in views]

@@ -1,4 +1,4 @@
-"""Parsed JSON as typed values, checked by msgspec; what does not fit is named by its field."""
+"""Convert parsed JSON to typed values with msgspec; errors name the field that does not fit."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import msgspec
 T = TypeVar("T")
 
 _PROBLEM = re.compile(r"(?P<reason>.*?)(?: - at (?P<key>`key` in )?`\$(?P<place>.*)`)?", re.DOTALL)
-"""A message of msgspec, which is all that its errors have: the problem, and the place of the value."""
+"""Pattern of a msgspec message, the only content of its errors: the problem, and the place of the value."""
 
 _STEP = re.compile(r"\.(\w+)|\[(\d+|\.\.\.)\]")
-"""One step of a place: a field, an index, or ``[...]`` for a key of a mapping, which is left out."""
+"""One step of a place: a field, an index, or ``[...]``, by which msgspec hides a key of a mapping."""
 
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
 
@@ -27,40 +27,39 @@ class FieldError(ValueError):
     """A value that does not fit its field."""
 
     def __init__(self, message: str, field: str) -> None:
-        """Create the error. Args: field: such as ``engines.encoder.inputs[0].name``."""
+        """Create the error. Args: field: path of the field, such as ``engines.encoder.inputs[0].name``."""
         super().__init__(message)
         self.field = field
 
 
 def convert(content: object, kind: type[T]) -> T:
-    """Make a typed value of parsed JSON: dataclasses of dataclasses, tuples, mappings and plain values.
+    """Convert parsed JSON to a typed value: nested dataclasses, tuples, mappings and plain values.
 
     Args:
-        content: what ``json.loads`` gives; dataclasses in it are taken as they are. Fields that a dataclass does not
-            have are passed over.
-        kind: the type; True is no whole number, nor is 1.0.
+        content: the result of ``json.loads``; dataclasses in it are kept. Fields unknown to a dataclass are ignored.
+        kind: the type. Neither True nor 1.0 is accepted as a whole number.
 
     Raises:
-        FieldError: a field is missing or does not fit; it says which, what it is and what was expected.
-        ValueError: what a dataclass raises that checks itself.
+        FieldError: a field is missing or does not fit; the message gives the field, its value and what was expected.
+        ValueError: raised by a dataclass that checks itself.
     """
     try:
         return msgspec.convert(content, kind)
     except msgspec.ValidationError as error:
-        own = error.__cause__  # of a dataclass that checks itself
+        own = error.__cause__  # from a dataclass that checks itself
         raise (own if isinstance(own, ValueError) else _field_error(content, kind, str(error))) from error
 
 
 def refuse_unknown(content: Mapping[str, Any], kind: Any, place: str = "") -> None:
-    """Check that an object has no fields but those of a dataclass.
+    """Check that an object has only fields of a dataclass.
 
     Args:
         content: the object.
         kind: the dataclass.
-        place: of the object, for the error.
+        place: path of the object, for the error.
 
     Raises:
-        FieldError: it has others; they are named.
+        FieldError: the object has other fields; the message names them.
     """
     unknown = sorted(content.keys() - {one.name for one in fields(kind)})
     if unknown:
@@ -87,7 +86,7 @@ def _field_error(content: Any, kind: Any, message: str) -> FieldError:
 
 
 def _place(content: Any, kind: Any, text: str) -> list[str | int]:
-    """Where a value is, with the keys of mappings: those for which a mapping of them alone does not fit either."""
+    """Return the path of a value, with the keys of mappings: a key is at fault if it alone does not fit either."""
     place: list[str | int] = []
     for name, index in _STEP.findall(text):
         if index == "...":
@@ -128,5 +127,5 @@ def _kind_at(kind: Any, place: Place) -> Any:
 
 
 def _name(place: Place) -> str:
-    """``a.b[0]`` of a, b, 0."""
+    """Format a path: a, b, 0 becomes ``a.b[0]``."""
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).lstrip(".")

@@ -1,1 +1,1 @@
-"""Commands that this package adds to ``cellsam-engine``."""
+"""Commands that the export adds to ``cellsam-engine``."""

@@ -17,21 +17,21 @@ from runtime.errors import ConfigError, SegmenterError
 def build_command(
     directory: Annotated[Path, typer.Argument(help="Engine directory.", metavar="DIR")],
     max_batch: Annotated[
-        int, typer.Option(help="Images that the encoder and the detector take at once; bounds their memory.")
+        int, typer.Option(help="Most images per call of the encoder and the detector; bounds their memory.")
     ] = IMAGES_ON_GPU,
-    max_boxes: Annotated[int, typer.Option(help="Boxes that the mask decoder takes at once.")] = BOXES_ON_GPU,
+    max_boxes: Annotated[int, typer.Option(help="Most boxes per call of the mask decoder.")] = BOXES_ON_GPU,
     optimization_level: Annotated[
-        int, typer.Option(help="How long TensorRT searches for fast kernels, 0 to 5; TensorRT's own default is 3.")
+        int, typer.Option(help="Effort of TensorRT's search for fast kernels, 0 to 5; TensorRT's own default is 3.")
     ] = 3,
     workspace: Annotated[
-        int | None, typer.Option(help="Memory that a kernel may take while it runs, MiB; default: all there is.")
+        int | None, typer.Option(help="Memory that a kernel may use while it runs, MiB; default: all available.")
     ] = None,
     device: Annotated[int, typer.Option(help="Number of the GPU, from 0.")] = 0,
     image: Annotated[Path | None, IMAGE] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Check the graphs' operators and show the shapes; needs no TensorRT and no GPU."
+            "--dry-run", help="Check the graphs' operators and show the shapes; needs neither TensorRT nor a GPU."
         ),
     ] = False,
     report: Annotated[
@@ -48,9 +48,9 @@ def build_command(
 ) -> None:
     """Build TensorRT plans for this machine's GPU, checked against onnxruntime on the CPU.
 
-    Plans fit the kind of GPU, the TensorRT version and the driver they were built with, and no other: build them on the
-    machine that runs them, and again after an update. They are written to DIR/tensorrt/ beside the ONNX files, those
-    for other machines staying as they are. What builds a plan is the same ONNX that the other backends run.
+    A plan only fits the type of GPU, the TensorRT version and the driver that it was built with. Build plans on the
+    machine that runs them, and again after an update. They are written to DIR/tensorrt/ beside the ONNX files; plans
+    for other machines stay. They are built from the ONNX files that the other backends run.
     """
     from export.plans.build import build_plans, check_buildable
     from export.plans.builder import BuildOptions
@@ -65,7 +65,7 @@ def build_command(
             device=device,
         )
         if report and not dry_run:
-            raise ConfigError("--report builds no plan that is kept; give it with --dry-run.")
+            raise ConfigError("--report does not keep the plans that it builds; expected --dry-run. Add --dry-run.")
         if dry_run:
             for line in check_buildable(directory, options):
                 typer.echo(line)

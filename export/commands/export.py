@@ -27,12 +27,12 @@ FLAGS = {
         "trained_channels",
     )
 } | {"calibration": "--calibrate", "workspace_mib": "--workspace"}
-"""By the names of the settings and arguments that they set."""
+"""Options by the names of the settings and arguments that they set."""
 
 IMAGE: Any = typer.Option(
-    help="Image that the result is checked on: PNG, JPEG, TIFF or npy; default: a built-in one of nuclei.",
+    help="Image to check the result on: PNG, JPEG, TIFF or npy; default: a built-in image of nuclei.",
     metavar="FILE",
-    readable=False,  # reported like every other reason why an image cannot be read
+    readable=False,  # the reader reports unreadable images
 )
 
 
@@ -40,14 +40,15 @@ def export_command(
     checkpoint: Annotated[
         str,
         typer.Option(
-            help="Weights: released CellSAM, SAM ViT-B or our own; nano: the built-in model's.", metavar="FILE"
+            help="Weights: released CellSAM, SAM ViT-B or our own format; nano for the built-in model's.",
+            metavar="FILE",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Engine directory to make.", metavar="DIR")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Engine directory to create.", metavar="DIR")],
     profile: Annotated[
         Profile | None,
         typer.Option(
-            help="Preprocessing the weights were trained with: 'paper', one normalised input for boxes and masks; "
+            help="Preprocessing that the weights were trained with: 'paper', one normalised input for boxes and masks; "
             "'cellsam-1.2', the two inputs of the released code; default: cellsam-1.2 for released CellSAM weights, "
             "else paper."
         ),
@@ -55,21 +56,21 @@ def export_command(
     precision: Annotated[
         Precision,
         typer.Option(
-            help="Number format the engines compute in: 'fp16' for GPUs; 'int8', encoders in 8-bit integers, for CPUs."
+            help="Number format of the engines: 'fp16' for GPUs; 'int8', encoders in 8-bit integers, for CPUs."
         ),
     ] = "fp32",
     attention: Annotated[
         Attention,
         typer.Option(
-            help="Operators of the large attentions: 'plain', which every backend takes; 'fused', one operator of "
-            "onnxruntime for each, which the backend cuda computes without writing the logits to memory."
+            help="Operators of the large attentions: 'plain' for every backend; 'fused', one onnxruntime operator per "
+            "attention, which the backend cuda computes without writing the logits to memory."
         ),
     ] = "plain",
     target: Annotated[
         Target | None,
         typer.Option(
-            help="Form of the engines, which changes no result: 'gpu', what TensorRT fuses into few kernels; 'any', "
-            "what CPUs and onnxruntime run fastest; default: gpu for plain fp16, else any.",
+            help="Form of the engines, which does not affect results: 'gpu' suits TensorRT's fusion; 'any' is fastest "
+            "on CPUs and with onnxruntime; default: gpu for plain fp16, else any.",
         ),
     ] = None,
     licence: Annotated[
@@ -78,16 +79,16 @@ def export_command(
     settings: Annotated[
         Path | None,
         typer.Option(
-            help="JSON file of thresholds for the manifest, from 'evaluate tune'; default: those that the checkpoint "
-            "carries, else those of the released code.",
+            help="JSON file of thresholds for the manifest, from 'evaluate tune'; default: the settings in the "
+            "checkpoint, else those of the released code.",
             metavar="FILE",
         ),
     ] = None,
     trained_channels: Annotated[
         list[int] | None,
         typer.Option(
-            help="Number of channels of the images the weights were trained on, repeatable; others give a warning. "
-            "Default: what the checkpoint carries.",
+            help="Number of channels of the images that the weights were trained on, repeatable; other images cause a "
+            "warning. Default: the numbers in the checkpoint.",
             min=1,
             max=3,
         ),
@@ -95,8 +96,8 @@ def export_command(
     calibrate: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Image that the ranges of 'int8' are taken from, repeatable, best one of every kind that will be "
-            "segmented, and one of them as --image: PNG, JPEG, TIFF or npy; default: the package's sample images.",
+            help="Image to measure the ranges of 'int8' on, repeatable, ideally one of each kind to be segmented, and "
+            "one of them as --image: PNG, JPEG, TIFF or npy; default: the package's sample images.",
             metavar="FILE",
             readable=False,
         ),
@@ -105,14 +106,14 @@ def export_command(
     sha256: Annotated[
         str | None,
         typer.Option(
-            help="Hex sha256 that the checkpoint must have, from where you have it; default: any.", metavar="HEX"
+            help="Hex sha256 that the checkpoint must have, as published by its source; default: any.", metavar="HEX"
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace an engine directory that exists; nothing else is replaced.")
+        bool, typer.Option("--force", help="Replace an existing engine directory; nothing else is replaced.")
     ] = False,
 ) -> None:
-    """Turn a checkpoint into an engine directory, verified against PyTorch engine by engine."""
+    """Convert a checkpoint to an engine directory, and verify each engine against PyTorch."""
     from export.exporter import ExportConfig, export_engines
 
     try:
@@ -127,7 +128,7 @@ def export_command(
             sha256=sha256,
             force=force,
         )
-        verified_on = read_given(image)  # before the work, which takes minutes
+        verified_on = read_given(image)  # before the export, which takes minutes
         calibration = [read_image(path) for path in calibrate or ()]
         manifest = export_engines(
             weights_file(checkpoint), out, config, image=verified_on, calibration=calibration, progress=say
@@ -143,12 +144,12 @@ def export_command(
 
 def verify_command(
     directory: Annotated[Path, typer.Argument(help="Engine directory.", metavar="DIR")],
-    checkpoint: Annotated[str, typer.Option(help="The checkpoint it was made from, or nano.", metavar="FILE")],
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint of the engines, or nano.", metavar="FILE")],
     image: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Image to compare engines and PyTorch on, repeatable: PNG, JPEG, TIFF or npy; default: a built-in one "
-            "of nuclei.",
+            help="Image to compare engines and PyTorch on, repeatable: PNG, JPEG, TIFF or npy; default: a built-in "
+            "image of nuclei.",
             metavar="FILE",
             readable=False,
         ),
@@ -156,23 +157,23 @@ def verify_command(
     backend: Annotated[
         BackendName,
         typer.Option(
-            help="What runs the engines, as in 'segment'. Only float32 engines on cpu are compared number by number; "
-            "others are held to gates. PyTorch stays on the CPU."
+            help="Backend that runs the engines, as in 'segment'. Only float32 engines on cpu are compared element by "
+            "element; others must pass gates. PyTorch runs on the CPU."
         ),
     ] = "cpu",
 ) -> None:
-    """Compare every engine of a directory with PyTorch: names, shapes, values. Every image must pass.
+    """Compare each engine of a directory with PyTorch: names, shapes, values. Every image must pass.
 
-    Float32 engines are compared with PyTorch in float64: to 1e-3 and 1e-3 of the value or, if weights amplify rounding
-    beyond that, to four times the error of PyTorch in float32.
+    Float32 engines are compared with PyTorch in float64. Values may differ by 1e-3 plus 1e-3 of the value or, if the
+    weights amplify rounding beyond that, by four times the error of PyTorch in float32.
 
-    Of half-precision engines, also the largest magnitude of everything they compute: beyond 65504 it fails.
+    Half-precision engines are also checked for their largest magnitude, which must not exceed 65504.
     """
     from export.exporter import verify_directory
 
     failed = []
     try:
-        given = {str(path): read_given(path) for path in image or []}  # before the work, which takes minutes
+        given = {str(path): read_given(path) for path in image or []}  # before the checks, which take minutes
         for name, pixels in (given or {"the built-in image": None}).items():
             typer.echo(name)
             try:
@@ -190,10 +191,10 @@ def verify_command(
 
 
 def read_given(image: Path | None) -> NDArray[Any] | None:
-    """The image of ``--image``, if there is one."""
+    """Read the image of ``--image``, if one is given."""
     return None if image is None else read_image(image)
 
 
 def say(message: str) -> None:
-    """A line of progress, on stderr."""
+    """Print a line of progress on stderr."""
     errors.print(in_flags(message, FLAGS), markup=False)

@@ -17,7 +17,7 @@ from runtime.engines.builtin import BUILTIN_NAME
 from runtime.errors import SegmenterError
 
 if TYPE_CHECKING:
-    from export.finetune import Progress as Tell
+    from export.finetune import Progress as ProgressCallback
 
 _WORDS = {
     "data": "building the data",
@@ -33,37 +33,39 @@ def finetune_command(
     images: Annotated[
         Path,
         typer.Argument(
-            help="Folder of images and label maps, as 'data build folder' takes it: NAME_img.png, NAME_mask.png.",
+            help="Folder of images and label maps, as for 'data build folder': NAME_img.png, NAME_mask.png.",
             metavar="IMAGES",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Engine directory to make.", metavar="DIR")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Engine directory to create.", metavar="DIR")],
     init: Annotated[
-        str, typer.Option(help="Weights to start from: nano or a checkpoint of our own format.", metavar="FILE")
+        str, typer.Option(help="Weights to start from: nano or a checkpoint in our own format.", metavar="FILE")
     ] = BUILTIN_NAME,
     steps: Annotated[
         int | None, typer.Option(help="Training steps of 4 views; default: 600, or those of --recipe.", min=1)
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="Recipe to train with, as for 'train 1'; its model is that of --init.")
+        Path | None, typer.Option(help="Recipe to train with, as for 'train 1'; its model is replaced by --init's.")
     ] = None,
     work: Annotated[
         Path | None,
         typer.Option(help="Directory for data, checkpoints and reports; default: DIR.finetune.", metavar="DIR"),
     ] = None,
-    image_glob: Annotated[str, typer.Option(help="Names of the images.")] = "*_img.*",
-    mask_glob: Annotated[str, typer.Option(help="Names of their label maps; equal wildcards pair.")] = "*_mask.*",
-    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu ...: as Lightning names them.")] = "auto",
-    backend: Annotated[BackendName, typer.Option(help="What runs the engines that are compared.")] = "auto",
+    image_glob: Annotated[str, typer.Option(help="Pattern of the image names.")] = "*_img.*",
+    mask_glob: Annotated[
+        str, typer.Option(help="Pattern of the label map names; pairs have equal wildcards.")
+    ] = "*_mask.*",
+    accelerator: Annotated[str, typer.Option(help="Accelerator, as named by Lightning: auto, cpu, gpu ...")] = "auto",
+    backend: Annotated[BackendName, typer.Option(help="Backend that runs the compared engines.")] = "auto",
     force: Annotated[
-        bool, typer.Option("--force", help="Replace an engine directory that exists; nothing else is replaced.")
+        bool, typer.Option("--force", help="Replace an existing engine directory; nothing else is replaced.")
     ] = False,
 ) -> None:
-    """Train a model further on your own images, and make engines of it if it has become better.
+    """Train a model further on your own images, and export engines if the model has improved.
 
-    A tenth of the images, at least one, is kept apart: the settings are chosen on them, and the model before and after
-    is compared on them; of 20 images or more, another tenth is kept for the comparison. If the model has not become
-    better, no engines are written and the exit code is 1. Given again after an interruption, it resumes.
+    A tenth of the images, at least one, is held out to choose the settings and to compare the model before and after.
+    With 20 images or more, another tenth is held out for the comparison only. If the model is worse than before, no
+    engines are written and the exit code is 1. After an interruption, the same command resumes.
     """
     from export.finetune import FinetuneConfig, finetune
     from training.data import FolderOptions
@@ -82,8 +84,8 @@ def finetune_command(
             backend=backend,
             force=force,
         )
-        with _one_bar() as tell:
-            columns = finetune(config, tell)
+        with _one_bar() as update:
+            columns = finetune(config, update)
     except (SegmenterError, ValueError, OSError) as error:
         fail(error, flags=FLAGS | {"work": "--work", "images": "IMAGES", "image_glob": "--image-glob"})
     typer.echo(comparison_markdown(columns))
@@ -91,18 +93,18 @@ def finetune_command(
 
 
 @contextmanager
-def _one_bar() -> Iterator[Tell]:
-    """A bar over all steps on a terminal; elsewhere a line for each step."""
+def _one_bar() -> Iterator[ProgressCallback]:
+    """Show a progress bar over all steps on a terminal; elsewhere print one line per step."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=errors, disable=not errors.is_terminal) as bar:
         task = bar.add_task("", total=1.0)
         shown = ""
 
-        def tell(what: str, done: float) -> None:
+        def update(what: str, done: float) -> None:
             nonlocal shown
             bar.update(task, completed=done, description=_WORDS[what])
             if what != shown and bar.disable:
                 errors.print(_WORDS[what], markup=False)
             shown = what
 
-        yield tell
+        yield update

@@ -1,6 +1,6 @@
-"""The three engines as PyTorch modules in inference form: constants folded, shared work done once.
+"""The three engines as PyTorch modules for inference: constants are folded, and shared work is done once.
 
-Each module computes what its counterpart in ``training.model`` computes, with less work. The reductions are exact
+Each module computes the same as its counterpart in ``training.model``, with less work. The reductions are exact
 algebra; verification compares the exported graph with the unreduced model.
 """
 

@@ -1,8 +1,7 @@
 """The ellipse inside each box as a mask prompt (``ModelConfig.box_prior``), added to the image's tokens.
 
-Exact, and cheaper than SAM's convolutions and norms as they stand: a convolution whose weights and biases have no mean
-over its channels gives channels without a mean, which the norm need not take off, and the last convolution, 1 x 1, is
-a product of tokens.
+The reduction is exact. If the weights and biases of a convolution have zero mean over its channels, so has its output,
+and the norm need not subtract the mean. The last convolution, 1 x 1, becomes a product of tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from training.model.cellsam import ellipse_prior, window_prior
 
 
 class BoxPrior(nn.Module):
-    """SAM's ``mask_downscaling`` of the ellipses."""
+    """SAM's ``mask_downscaling``, applied to the ellipses."""
 
     weight: Tensor
     bias: Tensor
@@ -34,7 +33,7 @@ class BoxPrior(nn.Module):
         self.register_buffer("bias", wide.bias.detach())
 
     def of_windows(self, boxes_xyxy_model: Tensor, window_rows: Tensor, window_cols: Tensor) -> Tensor:
-        """The prior's tokens in windows: boxes (K, 4), token rows (K, R) and columns (K, S) to (K, R * S, C)."""
+        """Map boxes (K, 4), token rows (K, R) and columns (K, S) to the prior's tokens in windows, (K, R * S, C)."""
         inner = torch.arange(LOGITS_PER_TOKEN)
         along_x, along_y = (
             ((LOGITS_PER_TOKEN * tokens.unsqueeze(2) + inner).flatten(1) + 0.5) * (self.image_size / self.side)
@@ -46,7 +45,7 @@ class BoxPrior(nn.Module):
         return tokens
 
     def forward(self, image: Tensor, image_index: Tensor, boxes_xyxy_model: Tensor) -> Tensor:
-        """Image tokens (B, N, C), the image of each box (K) and boxes (K, 4) to each box's tokens (K, N, C)."""
+        """Map image tokens (B, N, C), the image of each box (K,) and boxes (K, 4) to each box's tokens (K, N, C)."""
         prior = ellipse_prior(boxes_xyxy_model, self.side, self.image_size).to(image.dtype)
         narrow = self.layers(prior).flatten(2).transpose(1, 2)
         tokens: Tensor = (image + self.bias).index_select(0, image_index) + narrow @ self.weight
@@ -54,7 +53,7 @@ class BoxPrior(nn.Module):
 
 
 class _Centred(nn.Module):
-    """A convolution of stride = kernel, SAM's norm over channels and GELU."""
+    """A convolution with stride = kernel, SAM's norm over channels, and GELU."""
 
     float32_parts = ("convolution",)
     float32_buffers = ("weight", "bias")
@@ -75,7 +74,7 @@ class _Centred(nn.Module):
         self.eps: float = norm.eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """(K, C, side * h, side * w) to (K, C', h, w)."""
+        """Map (K, C, side * h, side * w) to (K, C', h, w)."""
         centred = self.convolution(x)
         deviation = (centred.square().mean(1, keepdim=True) + self.eps).sqrt()
         return F.gelu((centred / deviation * self.weight + self.bias).to(x.dtype))

@@ -1,4 +1,4 @@
-"""CellFinder with everything that does not depend on the image folded into constants.
+"""CellFinder with all image-independent parts folded into constants.
 
 Shape legend: B images, A anchors, G grid side, D width, H heads, d head channels.
 """
@@ -21,10 +21,10 @@ from training.model.rcda import RowColumnAttention
 
 
 class _RowColumnProduct(nn.Module):
-    """The attention product of RCDA on projected inputs, then its output projection.
+    """The attention product of RCDA on projected inputs, followed by its output projection.
 
     For ``gpu``, a head's channels come before the columns, and the sum over columns is an elementwise product and a
-    sum: for a matrix product of one row, TensorRT transposes the largest tensor of the engine.
+    sum. For a matrix product with one row, TensorRT would transpose the largest tensor of the engine.
     """
 
     def __init__(self, attention: RowColumnAttention, target: Target) -> None:
@@ -34,7 +34,7 @@ class _RowColumnProduct(nn.Module):
         self.out_proj = attention.out_proj
 
     def forward(self, q_row: Tensor, q_col: Tensor, k_row: Tensor, k_col: Tensor, value_BGGD: Tensor) -> Tensor:
-        """Scaled queries (B, Q, D), keys (B, G, D) and values (B, G, G, D) to (B, Q, D)."""
+        """Map scaled queries (B, Q, D), keys (B, G, D) and values (B, G, G, D) to (B, Q, D)."""
         batch, grid, _, width = value_BGGD.shape
         heads, head_dim = self.heads, width // self.heads
         q_row, q_col, k_row, k_col = (split_heads(x, heads) for x in (q_row, q_col, k_row, k_col))
@@ -55,7 +55,7 @@ class _RowColumnProduct(nn.Module):
 
 
 class _Projections:
-    """The five stacked projections of one RCDA layer, the query scale folded into the query's."""
+    """The five stacked projections of one RCDA layer, with the query scale folded into those of the queries."""
 
     def __init__(self, attention: RowColumnAttention) -> None:
         weights = attention.in_proj_weight.detach().chunk(5)
@@ -71,7 +71,7 @@ class _Projections:
 
 
 class _EncoderLayer(nn.Module):
-    """Spatial encoder layer: one projection of the map for queries and values, positions added as constants."""
+    """Spatial encoder layer: one projection of the map for queries and values; positions are added as constants."""
 
     weight: Tensor
     value_bias: Tensor
@@ -98,6 +98,7 @@ class _EncoderLayer(nn.Module):
         self.norm1, self.ffn = layer.norm1, layer.ffn
 
     def forward(self, memory_BGGD: Tensor) -> Tensor:
+        """Map (B, G, G, D) to (B, G, G, D)."""
         q_row, q_col, value = F.linear(memory_BGGD, self.weight).chunk(3, -1)
         attended = self.product(
             (q_row + self.q_row_bias).flatten(1, 2),
@@ -111,7 +112,7 @@ class _EncoderLayer(nn.Module):
 
 
 class _SelfAttention(nn.Module):
-    """Self-attention of the anchors, the query position added as a constant."""
+    """Self-attention of the anchors; the query position is added as a constant."""
 
     def __init__(self, attention: nn.MultiheadAttention, *, fused: bool) -> None:
         super().__init__()
@@ -195,11 +196,11 @@ class _DecoderLayer(nn.Module):
 
 
 class CellFinderGraph(nn.Module):
-    """The detector engine: features before the neck to boxes and logits of every anchor.
+    """The detector engine: maps features before the neck to boxes and logits of each anchor.
 
-    ``fused`` writes the self-attention of the anchors as one operator of onnxruntime. RCDA stays as it is: as such an
-    attention over the map (the product of its weights is the softmax of the summed logits) it would need no (A, G D)
-    tensor, but three times the multiplications, four with values widened.
+    ``fused`` writes the self-attention of the anchors as one onnxruntime operator. RCDA keeps its form. It could be an
+    attention over the map, because the product of its weights is the softmax of the summed logits. That would need no
+    (A, G D) tensor, but three times the multiplications, or four times with widened values.
     """
 
     float32_parts = ("bbox_embed", "class_embed")
@@ -228,14 +229,14 @@ class CellFinderGraph(nn.Module):
         self.class_embed, self.bbox_embed = finder.class_embed, finder.bbox_embed
         for name in ("query", "query_x", "query_y"):
             self.register_buffer(name, getattr(positions, name))
-        # inverse_sigmoid reaches 1e5 before its logarithm: computed here in float32, never at run time.
+        # inverse_sigmoid reaches 1e5 before its logarithm, so it is computed here in float32, not at run time.
         self.register_buffer("anchor_logits", inverse_sigmoid(finder.anchor_points))
         self.queries_know_features = finder.queries_know_features
         if self.queries_know_features:
             self.register_buffer("pattern", finder.pattern)
             return
-        # Before it has seen an image, every query is the pattern: layer 0's self-attention is a constant, and so
-        # are the queries of its cross-attention.
+        # Before seeing the image, every query equals the pattern. So layer 0's self-attention is constant, and so are
+        # the queries of its cross-attention.
         first = cast(_DecoderLayer, self.decoder_layers[0])
         pattern = finder.pattern.expand(1, finder.anchor_points.shape[0], -1)
         seen_nothing = first.norm2(pattern + first.self_attn(pattern, self.query))
@@ -245,11 +246,11 @@ class CellFinderGraph(nn.Module):
         self.register_buffer("first_q_col", q_col)
 
     def forward(self, patch_features: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, encoder_dim, G, G) to ``boxes_cxcywh_norm`` (B, A, 4) and ``logits`` (B, A, classes)."""
+        """Map (B, encoder_dim, G, G) to ``boxes_cxcywh_norm`` (B, A, 4) and ``logits`` (B, A, classes)."""
         memory = self.input_proj(patch_features).permute(0, 2, 3, 1)
         for layer in self.encoder_layers:
             memory = layer(memory)
-        keys = (memory.mean(1), memory.mean(2))  # the same for every decoder layer
+        keys = (memory.mean(1), memory.mean(2))  # shared by all decoder layers
         batch = memory.shape[0]
         target = memory.flatten(1, 2) + self.pattern if self.queries_know_features else self.first_target
         for index, module in enumerate(self.decoder_layers):

@@ -1,8 +1,8 @@
-"""The mask decoder's attentions, with the projections of the image moved to the token side where that is less work.
+"""The mask decoder's attentions, with image projections moved to the token side if that saves work.
 
-For ``gpu``, image tokens come before heads in every large tensor, and softmaxes over T are written as such: TensorRT's
-builder then transposes nothing, and keeps each LayerNorm between them in one kernel. For ``any``, T comes before the
-image tokens: over a last axis of 7, backends spend more time on a softmax than on the products.
+For ``gpu``, image tokens come before heads in all large tensors, and softmaxes over T use the Softmax operator. Then
+TensorRT's builder transposes nothing, and keeps each LayerNorm between them in one kernel. For ``any``, T comes before
+the image tokens: over a last axis of 7, backends spend more time on a softmax than on the products.
 
 Shape legend: B images, K boxes, N = G * G image tokens, T prompt tokens, H heads, d head channels, C width.
 """
@@ -20,10 +20,10 @@ from runtime.engines.manifest import Target
 
 
 def _highest(x: Tensor) -> Tensor:
-    """(K, H, T, N) to the maximum over T, (K, H, 1, N).
+    """Reduce (K, H, T, N) to the maximum over T, (K, H, 1, N).
 
-    Not ``amax``: ReduceMax of opset 20 has no CUDA kernel in onnxruntime before 2026 (its issue 27729), and would take
-    the logits to the host and back.
+    Not ``amax``: before 2026, onnxruntime has no CUDA kernel for ReduceMax of opset 20 (its issue 27729), and would
+    move the logits to the host and back.
     """
     while (count := x.shape[2]) > 1:
         half = (count + 1) // 2
@@ -32,7 +32,7 @@ def _highest(x: Tensor) -> Tensor:
 
 
 def join_heads(x: Tensor) -> Tensor:
-    """(K, H, N, d) to (K, N, H * d)."""
+    """Map (K, H, N, d) to (K, N, H * d)."""
     return x.transpose(1, 2).flatten(2)
 
 
@@ -46,7 +46,7 @@ class TokenAttention(nn.Module):
         self.v_proj, self.out_proj = attention.v_proj, attention.out_proj
 
     def forward(self, query: Tensor, value: Tensor) -> Tensor:
-        """Queries, also the keys, and values (K, T, C) to (K, T, C)."""
+        """Map queries, which are also the keys, and values, (K, T, C) each, to (K, T, C)."""
         q = split_heads(self.q_proj(query), self.heads)
         k = split_heads(self.k_proj(query), self.heads)
         v = split_heads(self.v_proj(value), self.heads)
@@ -56,7 +56,7 @@ class TokenAttention(nn.Module):
 
 
 class TokenToImage(nn.Module):
-    """Attention from the prompt tokens to the image, the image's projections moved to the token side."""
+    """Attention from the prompt tokens to the image, with the image's projections moved to the token side."""
 
     k_weight: Tensor
     v_weight: Tensor
@@ -79,8 +79,8 @@ class TokenToImage(nn.Module):
         Args:
             query: (K, T, C).
             image_keys, image: (K, N, C) image tokens, with and without their positions.
-            key_pe: (1, N, C), positions that ``image_keys`` lacks: added to the logits, which are smaller than the
-                image where T is.
+            key_pe: (1, N, C), positions missing from ``image_keys``. They are added to the logits, which are smaller
+                than the image for small T.
 
         Returns:
             (K, T, C).
@@ -101,9 +101,9 @@ class TokenToImage(nn.Module):
 
     @staticmethod
     def _token_major(image_query: Tensor, image_keys: Tensor, key_pe: Tensor | None) -> Tensor:
-        """The weights (K, H * T, N) of a product that has image tokens first.
+        """Compute the weights (K, H * T, N) from a product with image tokens first.
 
-        As one attention, TensorRT's builder would transpose all keys and split the LayerNorm that makes them.
+        For a plain attention, TensorRT's builder would transpose all keys and split the LayerNorm that computes them.
         """
         logits = image_keys @ image_query.transpose(-1, -2)  # (K, N, H * T)
         if key_pe is not None:
@@ -122,19 +122,20 @@ class TokenToSharedImage(nn.Module):
         self.k_proj, self.v_proj = attention.k_proj, attention.v_proj
 
     def per_image(self, image_with_pe: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N, C) to keys (B, H, d, N) and values (B, H, N, d)."""
-        # The key bias drops out of the softmax.
+        """Map (B, N, C) to keys (B, H, d, N) and values (B, H, N, d)."""
+        # The key bias cancels in the softmax.
         keys = split_heads(F.linear(image_with_pe, self.k_proj.weight), self.heads).transpose(-1, -2)
         return keys, split_heads(self.v_proj(image), self.heads)
 
     def forward(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Map queries (K, T, C), keys (K, H, d, N) and values (K, H, N, d) to (K, T, C)."""
         q = split_heads(self.q_proj(query), self.heads) * self.scale
         out: Tensor = self.out_proj(join_heads((q @ keys).softmax(-1) @ values))
         return out
 
 
 class ImageToToken(nn.Module):
-    """Attention from the image to the prompt tokens, both image-side projections moved to the token side."""
+    """Attention from the image to the prompt tokens, with both image-side projections moved to the token side."""
 
     q_weight: Tensor
     q_bias: Tensor
@@ -156,12 +157,12 @@ class ImageToToken(nn.Module):
         self.register_buffer("out_bias", out_bias / self.heads)
 
     def token_values(self, value: Tensor) -> Tensor:
-        """(K, T, C) to the tokens' values after the output projection, (K, H * T, C)."""
+        """Map (K, T, C) to the tokens' values after the output projection, (K, H * T, C)."""
         projected = split_heads(self.v_proj(value), self.heads) @ self.out_weight + self.out_bias
         return projected.flatten(1, 2)
 
     def forward(self, query: Tensor, image_with_pe: Tensor) -> Tensor:
-        """Weights (K, N, H * T) of the tokens' values; token keys before projection (K, T, C), image (K, N, C)."""
+        """Map token keys before projection (K, T, C) and the image (K, N, C) to value weights (K, N, H * T)."""
         count, tokens, width = query.shape
         k = split_heads(self.k_proj(query), self.heads)  # (K, H, T, d)
         image_key = (k @ self.q_weight).reshape(count, self.heads * tokens, width)
@@ -172,12 +173,12 @@ class ImageToToken(nn.Module):
         return self._softmax_tokens(logits + k @ self.q_bias)
 
     def _softmax_last(self, logits: Tensor, tokens: int) -> Tensor:
-        """Logits (K, N, H * T) to weights that add up to 1 over the T of every head."""
+        """Map logits (K, N, H * T) to weights that sum to 1 over the T of each head."""
         return logits.reshape(logits.shape[0], -1, self.heads, tokens).softmax(-1).flatten(2)
 
     @staticmethod
     def _softmax_tokens(logits: Tensor) -> Tensor:
-        """Logits (K, H, T, N) to weights (K, N, H * T), written out because T is not the last axis."""
+        """Map logits (K, H, T, N) to weights (K, N, H * T); spelled out because T is not the last axis."""
         exponentials = (logits - _highest(logits)).exp()
         return (exponentials / exponentials.sum(2, keepdim=True)).flatten(1, 2).transpose(-1, -2)
 
@@ -186,17 +187,17 @@ class SharedImageToToken(ImageToToken):
     """Layer 0's image-to-token attention: queries projected once per image."""
 
     def per_image(self, image_with_pe: Tensor) -> Tensor:
-        """(B, N, C) to scaled queries, for ``any`` (B, H, d, N), for ``gpu`` (B, N, H * d)."""
+        """Map (B, N, C) to scaled queries: (B, H, d, N) for ``any``, (B, N, H * d) for ``gpu``."""
         weight = self.q_weight.flatten(0, 1)
         queries = F.linear(image_with_pe, weight, self.q_bias.flatten())
         return queries if self.target == "gpu" else split_heads(queries, self.heads).transpose(-1, -2)
 
     def forward(self, query: Tensor, image_query: Tensor) -> Tensor:
-        """As ``ImageToToken``, of the queries that ``per_image`` made."""
+        """Compute the weights as in ``ImageToToken``, from the queries of ``per_image``."""
         k = split_heads(self.k_proj(query), self.heads)  # (K, H, T, d)
         if self.target != "gpu":
             return self._softmax_tokens(k @ image_query)
-        # One product for all heads: keys in blocks on the diagonal of an (H * d, H * T) matrix.
+        # One product for all heads: keys as diagonal blocks of an (H * d, H * T) matrix.
         count, heads, tokens, channels = k.shape
         diagonal = torch.eye(heads, dtype=k.dtype).reshape(heads, 1, heads, 1)
         blocks = (k.transpose(-1, -2).unsqueeze(3) * diagonal).reshape(count, heads * channels, heads * tokens)

@@ -1,4 +1,4 @@
-"""SAM's ViT with the relative-position terms added to the attention's logits or folded into its product.
+"""SAM's ViT with relative-position terms either added to the attention's logits or folded into its product.
 
 Shape legend: B images, H heads, N tokens of an attention group, D head channels, C model width, G grid side,
 P window side.
@@ -17,16 +17,16 @@ from training.model import ImageEncoder
 from training.model.image_encoder import embed_patches
 
 Form = Literal["bias", "folded", "wide", "fused"]
-"""Form of the attention. ``bias``: relative positions added to the logits; ``folded``: inside the product, plain
-operators; ``wide``: ``folded`` with values as wide as the queries, which TensorRT turns into one kernel; ``fused``:
-inside the product, and the attention one operator of onnxruntime."""
+"""Form of the attention. ``bias`` adds relative positions to the logits. ``folded`` puts them inside the product, with
+plain operators. ``wide`` is ``folded`` with values as wide as the queries, which TensorRT turns into one kernel.
+``fused`` puts them inside the product of an attention that is one onnxruntime operator."""
 
 
 class _RelativeAttention(nn.Module):
-    """What the forms of SAM's attention have in common: its projections and its sizes."""
+    """Common base of the forms of SAM's attention: its projections and sizes."""
 
     def __init__(self, attention: Any, side: int) -> None:
-        """Args: side: of the map or window that the tokens are of, tokens."""
+        """Args: side: side of the map or window that contains the tokens, in tokens."""
         super().__init__()
         self.heads: int = attention.num_heads
         self.side = side
@@ -36,11 +36,11 @@ class _RelativeAttention(nn.Module):
 
 
 class _Attention(_RelativeAttention):
-    """Self-attention with decomposed relative positions, the forms in plain operators; all forms compute the same.
+    """Self-attention with decomposed relative positions, in plain operators; all forms compute the same.
 
-    The bias of query q and key (y, x) is ``q . R_h[qy, y] + q . R_w[qx, x]``. Added to the logits it takes a pass over
-    the (N, N) of them; but it also equals a dot product of ``[q . R_h[qy], q . R_w[qx]]`` with the one-hot codes of y
-    and x, so extending the queries by the former and the keys by the latter gives the biased logits as one plain
+    The bias of query q and key (y, x) is ``q . R_h[qy, y] + q . R_w[qx, x]``. Adding it to the logits takes a pass over
+    the (N, N) logits. But it also equals a dot product of ``[q . R_h[qy], q . R_w[qx]]`` with the one-hot codes of y
+    and x. Appending the former to the queries and the latter to the keys therefore gives the biased logits as one plain
     attention, which GPU kernels compute without any (N, N) tensor. ``python -m benchmarks.attention`` compares them.
 
     Source: Li et al. 2022 (MViTv2, arXiv:2112.01526), section 4.1, for the bias; the folding is algebra.
@@ -64,7 +64,7 @@ class _Attention(_RelativeAttention):
         qkv = self.qkv(tokens_BNC).reshape(batch, count, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, N, D)
         q_grid = q.reshape(batch, self.heads, side, side, -1)
-        # (B, H, y, x, D) @ (y, D, P): the table row of the query's own y; likewise for x.
+        # (B, H, y, x, D) @ (y, D, P): the table row of the query's y; likewise for x.
         rel_h = q_grid @ self.rel_h.transpose(-1, -2)
         rel_w = (q_grid.transpose(2, 3) @ self.rel_w.transpose(-1, -2)).transpose(2, 3)
         if self.folded:
@@ -82,18 +82,18 @@ class _Attention(_RelativeAttention):
 
 
 class _WideAttention(_RelativeAttention):
-    """``_Attention``, folded, with heads widened for fused kernels; heads stay behind tokens, as projected."""
+    """Folded ``_Attention`` with heads widened for fused kernels; heads stay behind tokens, as projected."""
 
     rel_h: Tensor
     rel_w: Tensor
     key_code: Tensor
 
     def __init__(self, attention: Any, side: int, *, operator: bool) -> None:
-        """Args: operator: whether the attention is one operator of onnxruntime."""
+        """Args: operator: whether to use one onnxruntime operator for the attention."""
         super().__init__(attention, side)
         self.attend = attend if operator else attend_plainly
         channels = attention.qkv.out_features // 3 // self.heads + 2 * side
-        # Rows and columns of zeros here are the zero channels that the kernels want, without an operator.
+        # These rows and columns of zeros are the zero channels that the kernels need, without an extra operator.
         zeros = aligned(channels) - channels
         self.register_buffer("rel_h", _relative_table(attention.rel_pos_h, side))
         self.register_buffer("rel_w", F.pad(_relative_table(attention.rel_pos_w, side), (0, 0, 0, zeros)))
@@ -114,14 +114,14 @@ class _WideAttention(_RelativeAttention):
 
 
 def _of_rows(q_BPPHD: Tensor, table: Tensor) -> Tensor:
-    """Queries (B, y, x, H, D) times the table (y, R, D) of their own row: (B, y, x, H, R)."""
+    """Multiply queries (B, y, x, H, D) by the table (y, R, D) of their own row: (B, y, x, H, R)."""
     batch, rows, columns, heads, _ = q_BPPHD.shape
     product = q_BPPHD.reshape(batch, rows, columns * heads, -1) @ table.transpose(-1, -2)
     return product.reshape(batch, rows, columns, heads, -1)
 
 
 def _key_code(side: int) -> Tensor:
-    """(N, 2 side): one-hot codes of each key's row and column."""
+    """Return (N, 2 side) one-hot codes of each key's row and column."""
     code = torch.eye(side)
     rows = code[:, None].expand(side, side, side)
     columns = code[None].expand(side, side, side)
@@ -129,7 +129,7 @@ def _key_code(side: int) -> Tensor:
 
 
 def _relative_table(rel_pos: Tensor, side: int) -> Tensor:
-    """(2 side - 1, D) embeddings by distance to (side, side, D) by query and key position."""
+    """Expand (2 side - 1, D) embeddings by distance to (side, side, D) by query and key position."""
     if rel_pos.shape[0] != 2 * side - 1:
         raise ValueError(f"relative positions have {rel_pos.shape[0]} rows; expected {2 * side - 1}.")
     position = torch.arange(side)
@@ -138,7 +138,7 @@ def _relative_table(rel_pos: Tensor, side: int) -> Tensor:
 
 
 class _Block(nn.Module):
-    """One transformer block, global or over windows."""
+    """One transformer block, global or windowed."""
 
     def __init__(self, block: Any, grid: int, form: Form) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class _Block(nn.Module):
             attended = self._merge(self.attention(windows))
         else:
             attended = self.attention(normed.flatten(1, 2)).reshape(normed.shape)
-        # Rows of tokens, not a map of them: TensorRT joins GELU to the product before it in this shape alone.
+        # As rows of tokens, not as a map: only then TensorRT merges GELU with the product before it.
         tokens_BNC = (tokens_BGGC + attended).flatten(1, 2)
         out: Tensor = (tokens_BNC + self.mlp(self.norm2(tokens_BNC))).reshape(tokens_BGGC.shape)
         return out
@@ -168,7 +168,7 @@ class _Block(nn.Module):
         return -(-self.grid // self.window)
 
     def _partition(self, tokens_BGGC: Tensor) -> Tensor:
-        """(B, G, G, C) to (B * windows, P * P, C); zero padding takes part in the attention, as in SAM."""
+        """Map (B, G, G, C) to (B * windows, P * P, C); zero padding is part of the attention, as in SAM."""
         count, side = self._windows_per_side(), self.window
         padding = count * side - self.grid
         padded = _padded(tokens_BGGC, padding) if padding else tokens_BGGC
@@ -183,13 +183,13 @@ class _Block(nn.Module):
 
 
 def _padded(tokens_BGGC: Tensor, padding: int) -> Tensor:
-    """Zeros below and to the right.
+    """Pad with zeros below and to the right.
 
-    Not ``F.pad``: Pad has no CUDA kernel at this opset in onnxruntime 1.23 (its issue 26393), and would take every
-    windowed block's tokens to the host and back.
+    Not ``F.pad``: at this opset, onnxruntime 1.23 has no CUDA kernel for Pad (its issue 26393), and would move the
+    tokens of each windowed block to the host and back.
     """
     batch, rows, columns, width = tokens_BGGC.shape
-    zero = torch.tensor(0.0, dtype=tokens_BGGC.dtype)  # new_zeros would be a ConstantOfShape: no kernel there, either
+    zero = torch.tensor(0.0, dtype=tokens_BGGC.dtype)  # new_zeros becomes ConstantOfShape, which also has no kernel
     wider = torch.cat((tokens_BGGC, zero.expand(batch, rows, padding, width)), 2)
     return torch.cat((wider, zero.expand(batch, padding, columns + padding, width)), 1)
 
@@ -197,8 +197,8 @@ def _padded(tokens_BGGC: Tensor, padding: int) -> Tensor:
 class EncoderGraph(nn.Module):
     """The encoder engine.
 
-    ``features`` and ``embedding`` choose the outputs: both for a shared trunk; only ``patch_features`` for the box
-    branch's own trunk and only ``image_embedding`` for the mask branch's beside it. ``form`` is that of the attention.
+    ``features`` and ``embedding`` select the outputs: both for a shared trunk, only ``patch_features`` for a separate
+    trunk of the box branch, only ``image_embedding`` for that of the mask branch. ``form`` is the attention's form.
     """
 
     def __init__(self, encoder: ImageEncoder, *, features: bool, embedding: bool, form: Form = "folded") -> None:
@@ -212,7 +212,7 @@ class EncoderGraph(nn.Module):
         self.features = features
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, S, S) to the chosen ones of (B, C, G, G) features and (B, embedding_channels, G, G) embedding."""
+        """Map (B, 3, S, S) to the selected (B, C, G, G) features and (B, embedding_channels, G, G) embedding."""
         stem_levels, tokens = embed_patches(self.patch_embed, pixel_values.to(self.pos_embed.dtype))
         tokens = tokens + self.pos_embed
         for block in self.blocks:

@@ -1,24 +1,24 @@
-"""Attention as one operator of onnxruntime, which its CUDA provider runs as one kernel without an (N, N) tensor.
+"""Attention as one onnxruntime operator, which its CUDA provider runs as one kernel without an (N, N) tensor.
 
-The operator is ``com.microsoft.MultiHeadAttention``, not ONNX's ``Attention``: the former has these kernels in every
-onnxruntime that this project takes (from 1.23; ``contrib_ops/cuda/bert/multihead_attention.cc``). The latter came to
-CUDA unfused (pull request 27030 of onnxruntime, January 2026), got the kernels with 27542 (March 2026), and needs opset
-23, for which CUDA lacked other operators of these graphs for longer (issues 26065, 26393; pull request 27728).
-TensorRT parses ``Attention`` from 10.14 on (onnx/onnx-tensorrt#1043), later than plans are built for here, and
-``MultiHeadAttention`` not at all: it gets the plain form.
+The operator is ``com.microsoft.MultiHeadAttention``, not ONNX's ``Attention``. The former has these kernels in every
+supported onnxruntime (from 1.23; ``contrib_ops/cuda/bert/multihead_attention.cc``). The latter came to CUDA unfused
+(pull request 27030 of onnxruntime, January 2026) and got the kernels with 27542 (March 2026). It needs opset 23, for
+which CUDA lacked other operators of these graphs for longer (issues 26065, 26393; pull request 27728). TensorRT parses
+``Attention`` only from 10.14 on (onnx/onnx-tensorrt#1043), later than the oldest version that plans are built with, and
+never ``MultiHeadAttention``; it gets the plain form.
 
-Which kernel the CUDA provider takes, by that file, for attention without mask and bias:
+According to that file, the CUDA provider chooses these kernels for attention without mask and bias:
 
 - Flash attention (``flash_attention/flash_api.cc``): float16, compute capability 8.0 or later, heads of up to 256
-  channels, a multiple of 8, and values of as many channels as queries and keys.
-- Memory-efficient attention (``cutlass_fmha/memory_efficient_attention.h``): float16, or float32 of 256 tokens or more;
-  heads of up to 1024 channels, multiples of 8; values may have fewer.
-- cuDNN's (``cudnn_fmha/cudnn_flash_attention.cc``), first on compute capability 9.0 and later since pull request 28849
-  (June 2026): float16, heads of up to 256 channels, multiples of 8; values may have fewer.
+  channels, a multiple of 8, and values with as many channels as queries and keys.
+- Memory-efficient attention (``cutlass_fmha/memory_efficient_attention.h``): float16, or float32 with at least 256
+  tokens; heads of up to 1024 channels, multiples of 8; values may have fewer.
+- cuDNN's (``cudnn_fmha/cudnn_flash_attention.cc``), preferred on compute capability 9.0 and later since pull request
+  28849 (June 2026): float16, heads of up to 256 channels, multiples of 8; values may have fewer.
 
-None bounds tokens or groups. Other sizes get the product with all its logits in memory. So heads are widened with zero
-channels to a multiple of 8 and, in float16 up to 256, values to the width of queries and keys: these add nothing to
-products, and what they add to the output is cut off.
+None limits tokens or groups. Other sizes use a product with all logits in memory. Heads are therefore widened with zero
+channels to a multiple of 8 and, in float16 up to 256, values to the width of queries and keys. The zeros add nothing to
+products, and the additional output channels are cut off.
 
 Shape legend: B groups (images or windows), N queries, M keys, H heads, E channels of a query, D of a value.
 """
@@ -34,19 +34,19 @@ from export.graphs.heads import split_heads
 DOMAIN, OPERATOR = "com.microsoft", "MultiHeadAttention"
 
 ALIGNMENT = 8
-"""Every kernel's; see the module."""
+"""Number that divides the channels of all kernels; see the module."""
 
 MOST_FLASH = 256
-"""Channels of a head that flash attention takes."""
+"""Most channels of a head in flash attention."""
 
 
 def aligned(channels: int) -> int:
-    """The next multiple of ``ALIGNMENT``."""
+    """Return the next multiple of ``ALIGNMENT``."""
     return -(-channels // ALIGNMENT) * ALIGNMENT
 
 
 def attend(query_BNHE: Tensor, key_BMHE: Tensor, value_BMHD: Tensor) -> Tensor:
-    """Attention of scaled queries, as one operator in ONNX, to (B, N, H D)."""
+    """Attend with scaled queries, as one ONNX operator; return (B, N, H D)."""
     batch, count, heads, channels = query_BNHE.shape
     kept, width = value_BMHD.shape[-1], aligned(channels)
     like_queries = value_BMHD.dtype == torch.float16 and kept <= width <= MOST_FLASH
@@ -59,10 +59,10 @@ def attend(query_BNHE: Tensor, key_BMHE: Tensor, value_BMHD: Tensor) -> Tensor:
 
 
 def attend_plainly(query_BNHE: Tensor, key_BMHE: Tensor, value_BMHD: Tensor) -> Tensor:
-    """``attend`` in plain operators, with values always as wide as queries.
+    """Compute ``attend`` in plain operators, with values always as wide as queries.
 
-    TensorRT's builder then makes one kernel of each of the 12 attentions of a ViT-B in float16, and of none with narrow
-    values (TensorRT for RTX 1.7; ``cellsam-engine build --dry-run --report``).
+    TensorRT's builder then makes each of the 12 attentions of a ViT-B in float16 one kernel; with narrow values it
+    fuses none (TensorRT for RTX 1.7; ``cellsam-engine build --dry-run --report``).
     """
     kept, width = value_BMHD.shape[-1], aligned(query_BNHE.shape[-1])
     query, key, value = (_widened(x, width).transpose(1, 2) for x in (query_BNHE, key_BMHE, value_BMHD))
@@ -71,7 +71,7 @@ def attend_plainly(query_BNHE: Tensor, key_BMHE: Tensor, value_BMHD: Tensor) -> 
 
 
 def _widened(x_BNHE: Tensor, channels: int) -> Tensor:
-    """With zeros behind its last channel. Not ``F.pad``: see the encoder's ``_padded``."""
+    """Append zeros to the last axis. Not ``F.pad``: see the encoder's ``_padded``."""
     missing = channels - x_BNHE.shape[-1]
     if not missing:
         return x_BNHE
@@ -80,7 +80,7 @@ def _widened(x_BNHE: Tensor, channels: int) -> Tensor:
 
 
 def multi_head_attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """The operator, at a scale of 1: (B, N, H E), (B, M, H E) and (B, M, H D) to (B, N, H D)."""
+    """Apply the operator with scale 1: (B, N, H E), (B, M, H E) and (B, M, H D) to (B, N, H D)."""
     if torch.onnx.is_in_onnx_export():
         return torch.onnx.ops.symbolic(
             f"{DOMAIN}::{OPERATOR}",

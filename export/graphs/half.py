@@ -1,14 +1,14 @@
-"""Typed half precision: weights and activations in float16, with islands of float32 where the numbers need them.
+"""Typed half precision: weights and activations in float16, with float32 islands for values that need them.
 
-The types are written into the graph (casts and all), so that every backend computes the same: TensorRT 11 has no
-other way, and onnxruntime needs no conversion pass.
+The types, casts included, are written into the graph, so every backend computes the same. TensorRT 11 supports no other
+way, and onnxruntime needs no conversion pass.
 
-Islands, and why:
+Islands, with reasons:
 
 - LayerNorm and GroupNorm: variances of activations beyond 256 overflow float16.
-- The box and class heads and the anchors' logits: boxes are wanted to a fraction of a pixel of 1024, which float16 does
-  not resolve near 1.
-- The prompt's corner codes: angles of many cycles.
+- The box and class heads and the anchors' logits: boxes must be accurate to a fraction of a pixel in 1024, which
+  float16 does not resolve near 1.
+- The prompt's corner codes: angles span many cycles.
 - The mask kernel's product with the pixels, and the IoU head: their outputs are cut at a threshold.
 """
 
@@ -32,23 +32,24 @@ class InFloat32(nn.Module):
     """A module that computes in float32 among half-precision neighbours."""
 
     def __init__(self, inner: nn.Module, *, back: bool) -> None:
-        """Args: inner: the module. back: return to the input's type; False leaves float32."""
+        """Args: inner: the module. back: convert the output to the input's type; False leaves it float32."""
         super().__init__()
         self.inner, self.back = inner, back
 
     def forward(self, x: Tensor) -> Tensor:
+        """Run the module on a float32 copy of the input."""
         out: Tensor = self.inner(x.float())
         return out.to(x.dtype) if self.back else out
 
 
 def halve(graph: M) -> M:
-    """A copy of an engine's graph that computes in float16.
+    """Return a copy of an engine's graph that computes in float16.
 
-    A module says by ``float32_parts`` which of its modules stay float32 and return it, and by ``float32_buffers`` which
-    of its buffers do.
+    A module lists submodules that stay float32, and return it, in ``float32_parts``, and buffers that stay float32 in
+    ``float32_buffers``.
 
     Raises:
-        ExportError: weights that float16 cannot hold.
+        ExportError: float16 cannot hold the weights.
     """
     copied = copy.deepcopy(graph)
     _halve(copied)
@@ -76,7 +77,8 @@ def _half(x: Tensor) -> Tensor:
     if not torch.isfinite(half).all():
         largest = float(x.detach().abs().max())
         raise ExportError(
-            f"weights up to {largest:.3g} do not fit into float16; export with precision='fp32'.",
+            f"weights of up to {largest:.3g} do not fit into float16; expected at most 65504. Export with "
+            "precision='fp32'.",
             kind="out_of_range",
             field="precision",
         )

@@ -1,18 +1,18 @@
 """SAM's prompt encoder and mask decoder for box prompts, many boxes of many images in one call.
 
-What it does less than the original, all of it exact:
+It does less work than the original, and each reduction is exact:
 
-- the image-side projections of layer 0 are the same for every box of an image, so they are made once per image;
-- with T = 7 tokens and H = 8 heads, H * T = 56 is less than the 128 inner channels, so projections of the G * G image
-  tokens move to the token side: ``(X W) q = X (W q)`` and ``P (X W) = (P X) W``;
-- a key bias shifts all logits of a query alike and drops out of the softmax; weights add up to 1, so that a bias of
-  the output is one of the values;
-- the last attention runs for the two tokens that are read, and the heads for the one mask that is asked for;
-- the two upscaling convolutions have kernel = stride = 2, so each token becomes its own 4x4 pixels, and only the
-  tokens of the box's window are upscaled; details come packed by token, and none are unpacked.
+- The image-side projections of layer 0 are the same for all boxes of an image, so they are computed once per image.
+- With T = 7 tokens and H = 8 heads, H * T = 56 is less than the 128 inner channels. Projections of the G * G image
+  tokens therefore move to the token side: ``(X W) q = X (W q)`` and ``P (X W) = (P X) W``.
+- A key bias shifts all logits of a query alike and cancels in the softmax. Weights sum to 1, so a bias of the output
+  is a bias of the values.
+- The last attention runs only for the two tokens that are read, and the heads only for the requested mask.
+- The two upscaling convolutions have kernel = stride = 2, so each token becomes its own 4x4 pixels. Only the tokens of
+  the box's window are upscaled; details are packed by token and need no unpacking.
 
-For ``gpu``, a window's tokens also go through the layers by themselves: if they are taken from a layer's output,
-TensorRT's builder splits the LayerNorm before it into two kernels, with a float32 tensor of all tokens between them.
+For ``gpu``, a window's tokens also pass through the layers separately. If they were taken from a layer's output,
+TensorRT's builder would split the LayerNorm before it into two kernels, with a float32 tensor of all tokens in between.
 
 Shape legend: B images, K boxes, N = G * G image tokens, T prompt tokens, H heads, d head channels, C width.
 """
@@ -50,7 +50,7 @@ class _Layer(nn.Module):
     mlp: nn.Module
 
     def __init__(self, layer: Any, *, first: bool, shared: bool, target: Target) -> None:
-        """Args: first: no position and no residual yet. shared: all boxes of an image still have the same tokens."""
+        """Args: first: no position and no residual yet. shared: all boxes of an image still have equal image tokens."""
         super().__init__()
         self.first, self.shared = first, shared
         self.self_attn = TokenAttention(layer.self_attn)
@@ -62,6 +62,7 @@ class _Layer(nn.Module):
         self.image_to_token = (SharedImageToToken if shared else ImageToToken)(to_token, target)
 
     def tokens_to_tokens(self, tokens: Tensor, prompt: Tensor) -> Tensor:
+        """Attend among the prompt tokens, (K, T, C) to (K, T, C)."""
         if self.first:  # SAM's skip_first_layer_pe: no position, and no residual either
             out: Tensor = self.norm1(self.self_attn(tokens, tokens))
         else:
@@ -70,7 +71,7 @@ class _Layer(nn.Module):
 
 
 class _FirstOutput(nn.Module):
-    """SAM's IoU head for the single mask: the first of its outputs alone."""
+    """SAM's IoU head for the single mask: only the first of its outputs."""
 
     def __init__(self, head: Any) -> None:
         super().__init__()
@@ -80,13 +81,13 @@ class _FirstOutput(nn.Module):
         self.layers = nn.Sequential(*(part for layer in inner for part in (layer, nn.ReLU())), first)
 
     def forward(self, token: Tensor) -> Tensor:
-        """(K, C) to (K, 1)."""
+        """Map (K, C) to (K, 1)."""
         out: Tensor = self.layers(token)
         return out
 
 
 class MaskDecoderGraph(nn.Module):
-    """The mask decoder engine: embeddings, box prompts and windows to mask logits and IoU estimates."""
+    """The mask decoder engine: maps embeddings, box prompts and windows to mask logits and IoU estimates."""
 
     float32_parts = ("hypernetwork", "iou_head")
     float32_buffers = ("corner_frequencies", "corner_embedding")
@@ -104,7 +105,7 @@ class MaskDecoderGraph(nn.Module):
     @torch.no_grad()
     def __init__(self, model: CellSAM, target: Target = "any") -> None:
         super().__init__()
-        # With a box prior, every box has tokens of its own from the start; the form for GPUs then moves no less.
+        # With a box prior, each box has its own tokens from the start, so the form for GPUs saves nothing.
         self.target = target = "any" if model.config.box_prior or model.config.windowed_decoder else target
         prompt, decoder = model.prompt_encoder, model.mask_decoder
         self.grid, self.image_size = model.config.grid_size, model.config.image_size
@@ -134,7 +135,7 @@ class MaskDecoderGraph(nn.Module):
         self._register_upscaling("upscale2", second)
 
     def _register_upscaling(self, name: str, convolution: nn.ConvTranspose2d) -> None:
-        """A transposed convolution with kernel = stride = 2 as a linear map to 2 * 2 pixels."""
+        """Register a transposed convolution with kernel = stride = 2 as a linear map to 2 * 2 pixels."""
         weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (2 * 2 * out, in)
         assert convolution.bias is not None
         self.register_buffer(f"{name}_weight", weight)
@@ -152,21 +153,21 @@ class MaskDecoderGraph(nn.Module):
 
         Args:
             image_embedding: (B, C, G, G), or (B, 4C, G, G) with details.
-            image_index: (K) int64, the image of each box.
+            image_index: (K,) int64, the image of each box.
             boxes_xyxy_model: (K, 4), model pixels.
             window_rows: (K, R) int64, the token rows to upscale, in 0..G-1.
             window_cols: (K, S) int64, the token columns.
 
         Returns:
-            ``mask_logits`` (K, 4R, 4S), ``iou_predictions`` (K).
+            ``mask_logits`` (K, 4R, 4S) and ``iou_predictions`` (K,).
         """
         embedding = image_embedding.to(self.image_pe.dtype).flatten(2).transpose(1, 2)  # (B, N, C or 4C)
         width = self.image_pe.shape[-1]
         image = embedding[..., :width]
         details = embedding[..., width:] if self.with_details else None
-        prior = self.box_prior  # a box's own, so that nothing of the image is left to share
+        prior = self.box_prior  # specific to each box, so no part of the image can be shared
         prompt = self._prompt_tokens(boxes_xyxy_model)
-        window = window_rows.unsqueeze(2) * self.grid + window_cols.unsqueeze(1)  # (K, R, S) places of tokens
+        window = window_rows.unsqueeze(2) * self.grid + window_cols.unsqueeze(1)  # (K, R, S) indices of tokens
         if self.windowed:
             own = self.no_mask if prior is None else prior.of_windows(boxes_xyxy_model, window_rows, window_cols)
             positions = _window(self.image_pe, window, torch.zeros_like(image_index))
@@ -187,23 +188,23 @@ class MaskDecoderGraph(nn.Module):
         return pixels.reshape(boxes, 4 * height, 4 * length), iou
 
     def _prompt_tokens(self, boxes_xyxy_model: Tensor) -> Tensor:
-        """(K, 4) boxes to (K, T, C): IoU token, mask tokens, the box's two corners."""
+        """Map (K, 4) boxes to (K, T, C): IoU token, mask tokens, the box's two corners."""
         count = boxes_xyxy_model.shape[0]
         corners = (boxes_xyxy_model.reshape(count, 2, 2) + 0.5) / self.image_size
-        # In SAM's order of operations: masks are sensitive to the last bits of the angles, and folding the factors
-        # into the matrix rounds them differently.
+        # Keeps SAM's order of operations: masks are sensitive to the last bits of the angles, and folding the factors
+        # into the matrix would round them differently.
         angles = 2 * math.pi * ((2 * corners - 1) @ self.corner_frequencies)
         embedded = torch.cat((angles.sin(), angles.cos()), -1) + self.corner_embedding
         return torch.cat((self.output_tokens.expand(count, -1, -1), embedded.to(self.output_tokens.dtype)), 1)
 
     def _two_way(self, prompt: Tensor, image: Tensor, image_index: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
-        """The two read tokens, and the image tokens inside the windows.
+        """Return the two tokens that are read, and the image tokens inside the windows.
 
         Args:
             prompt: (K, T, C).
             image: (B, N, C), or (K, N, C) with a box prior.
             image_index: (K).
-            window: (K, R, S) places of tokens.
+            window: (K, R, S) indices of tokens.
 
         Returns:
             (K, 2, C) and (K * R * S, C).
@@ -239,7 +240,7 @@ class MaskDecoderGraph(nn.Module):
         return self.norm_final(read + attended), inside if apart else _window(image, window, own)
 
     def _attended(self, prompt: Tensor, image: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """``_two_way`` for image tokens that belong to one box each: image and positions (K, M, C)."""
+        """Run ``_two_way`` on image tokens that belong to one box each: image and positions (K, M, C)."""
         tokens = prompt
         for module in self.layers:
             layer = cast(_Layer, module)
@@ -254,13 +255,13 @@ class MaskDecoderGraph(nn.Module):
         return self.norm_final(read + attended), image
 
     def _upscale(self, tokens: Tensor, details: Tensor | None, kernel: Tensor) -> Tensor:
-        """The tokens of all windows, M for each of K boxes, to the logits of their 4 x 4 pixels.
+        """Map the tokens of all windows, M for each of K boxes, to the logits of their 4 x 4 pixels.
 
         Args:
             tokens: (K * M, C).
-            details: (K * M, 3C): for each of the four pixels of the first step, C / 4 channels for itself and C / 8 for
-                each of the four that the second makes of it. None: without details.
-            kernel: (K, C / 8), of the masks.
+            details: (K * M, 3C), or None. Each of the four pixels of the first step has C / 4 channels for itself, and
+                C / 8 for each of the four pixels that the second step derives from it.
+            kernel: (K, C / 8), mask kernels.
 
         Returns:
             (K, M * 16, 1).
@@ -277,7 +278,7 @@ class MaskDecoderGraph(nn.Module):
 
 
 def _window(tokens: Tensor, places: Tensor, owner: Tensor) -> Tensor:
-    """Tokens (B, N, C) at the places (K, R, S), 0..N-1, of their owners (K), 0..B-1, to (K * R * S, C)."""
+    """Gather tokens (B, N, C) at the indices (K, R, S), 0..N-1, of their owners (K,), 0..B-1: (K * R * S, C)."""
     count, width = tokens.shape[1:]
     index = owner.reshape(-1, 1, 1) * count + places
     return tokens.reshape(-1, width).index_select(0, index.reshape(-1))

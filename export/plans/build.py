@@ -1,4 +1,4 @@
-"""TensorRT plans of an engine directory: built aside, checked on this GPU, then moved into place."""
+"""Build of an engine directory's TensorRT plans: in a temporary directory, checked on this GPU, then moved."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ Progress = Callable[[str], None]
 
 
 def check_buildable(directory: str | Path, options: BuildOptions) -> Iterator[str]:
-    """What a build would do; needs neither TensorRT nor a GPU.
+    """Describe what a build would do; needs neither TensorRT nor a GPU.
 
     Yields:
-        A line per engine and input.
+        One line per engine and per input.
 
     Raises:
         EngineError: the directory is damaged.
-        ExportError: TensorRT would not take one of the graphs; everything it would not is named.
+        ExportError: TensorRT would reject a graph; the message names every reason.
     """
     directory = Path(directory)
     manifest = read_buildable(directory)
@@ -63,25 +63,25 @@ def build_plans(
 ) -> tuple[Path, PlanRecord]:
     """Build the plans of an engine directory for this machine.
 
-    They are written to a temporary directory inside ``tensorrt/`` and moved to their place there only after every
-    check has passed: a failure leaves no plan behind, and earlier ones as they were. The timing cache is kept in any
-    case: it makes the next build short, and without a record beside it nothing takes it for plans.
+    The plans are written to a temporary directory inside ``tensorrt/`` and moved to their place there only after all
+    checks have passed. A failure leaves no plan behind, and earlier plans unchanged. The timing cache is kept in any
+    case, because it shortens the next build; without a record beside it, it is not mistaken for plans.
 
     Args:
         directory: the engine directory.
         options: shapes and effort.
-        image: what to check on; default, the image that comes with the package.
-        progress: called with a line before each step.
+        image: image to check on; default, the image in the package.
+        progress: called with one line before each step.
 
     Returns:
-        Where the plans are, and their record.
+        Directory of the plans, and their record.
 
     Raises:
         EngineError: the directory is damaged.
         BackendError: TensorRT, the driver or the GPU is missing.
         InputError: ``image`` cannot be used.
         ExportError: TensorRT cannot parse or build a graph.
-        VerificationError: too few layers in half precision, or outputs too far from onnxruntime's.
+        VerificationError: too few layers are in half precision, or outputs differ too much from onnxruntime's.
     """
     options = options or BuildOptions()
     if image is not None:
@@ -89,7 +89,7 @@ def build_plans(
     directory = Path(directory).resolve()
     manifest = read_buildable(directory)
     key = machine_key(options.device)
-    use_device(options.device)  # the builder measures on the GPU that is current
+    use_device(options.device)  # the builder measures on the current GPU
     progress(f"building for {key}")
     name = key.directory_name(manifest.precision)
     place, cache = directory / PLANS / name, directory / PLANS / f"{name}.timing"
@@ -107,7 +107,7 @@ def build_plans(
             image=image,
             on_engine=lambda name: progress(f"comparing {name} with onnxruntime on the CPU"),
         )
-        _refuse_failed(checks)
+        _check_passed(checks)
         record = PlanRecord(
             key=key,
             precision=manifest.precision,
@@ -122,32 +122,32 @@ def build_plans(
 
 
 def read_buildable(directory: Path) -> Manifest:
-    """The manifest of a directory whose graphs TensorRT takes.
+    """Read the manifest of a directory and check that TensorRT accepts its graphs.
 
     Raises:
         EngineError: the directory is damaged.
-        ExportError: it does not.
+        ExportError: TensorRT would reject a graph.
     """
     manifest = read_manifest(directory)
     check_files(directory, manifest)
     fused = [spec.file for spec in manifest.engines.values() if spec.attention == "fused"]
     if fused:
         raise ExportError(
-            f"{directory} was exported with fused attention: {', '.join(fused)} have an operator of onnxruntime's "
-            "own, which TensorRT does not know. Export with: cellsam-engine export --attention plain.",
+            f"{directory} was exported with fused attention: {', '.join(fused)} contain an operator specific to "
+            "onnxruntime; expected plain attention. Export with: cellsam-engine export --attention plain.",
             kind="unsupported",
             field="attention",
         )
     if manifest.precision == "int8":
         raise ExportError(
-            f"{directory} computes in 8-bit integers, in a form for CPUs. For TensorRT, export with: "
-            "cellsam-engine export --precision fp16.",
+            f"{directory} computes in 8-bit integers, in a form for CPUs; expected another precision for TensorRT. "
+            "Export with: cellsam-engine export --precision fp16.",
             kind="unsupported",
             field="precision",
         )
     problems = [problem for spec in manifest.engines.values() for problem in find_problems(directory / spec.file)]
     if problems:
-        raise ExportError("TensorRT would not take these graphs:\n  " + "\n  ".join(problems), kind="unsupported")
+        raise ExportError("TensorRT would reject these graphs:\n  " + "\n  ".join(problems), kind="unsupported")
     return manifest
 
 
@@ -164,7 +164,7 @@ def _build(
     cache: Path,
     progress: Progress,
 ) -> tuple[PlanFile, TensorRtEngine]:
-    """Build one plan into ``partial``, load it, and check its layers."""
+    """Build one plan in ``partial``, load it, and check its layers."""
     spec = manifest.engines[name]
     path = directory / spec.file
     progress(f"building {spec.file}")
@@ -186,8 +186,8 @@ def _build(
     layers = _inspect(engine, path)
     if manifest.precision == "fp16":
         progress(
-            f"{name}: {layers.half_share:.1%} of the layers in half precision, {len(layers.islands)} in float32 on "
-            f"purpose, {len(layers.float32)} besides"
+            f"{name}: {layers.half_share:.1%} of the layers in half precision, {len(layers.islands)} in float32 by "
+            f"design, {len(layers.float32)} others in float32"
         )
         check_half(name, layers, half_products(path))
     return replace(plan, layers=layers.summary()), engine
@@ -199,7 +199,7 @@ def _inspect(engine: TensorRtEngine, path: Path) -> LayerTypes:
     return read_layers(information, float32_nodes(path))
 
 
-def _refuse_failed(checks: list[GateCheck]) -> None:
+def _check_passed(checks: list[GateCheck]) -> None:
     failed = [str(check) for check in checks if not check.passed]
     if failed:
         raise VerificationError("the plans do not agree with onnxruntime on the CPU:\n  " + "\n  ".join(failed))

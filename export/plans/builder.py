@@ -1,7 +1,7 @@
-"""From one ONNX file to the bytes of one TensorRT plan.
+"""Build of one TensorRT plan from one ONNX file.
 
-Networks are strongly typed: the types in the file are the types that are computed in. TensorRT 10.x does so when asked
-by ``STRONGLY_TYPED``; 11.x always does, and takes the flag all the same.
+Networks are strongly typed: TensorRT computes in the types of the file. TensorRT 10.x needs the flag ``STRONGLY_TYPED``
+for this; 11.x always does it, and accepts the flag.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from runtime.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildOptions:
-    """What plans are built for.
+    """Options of a build.
 
     Raises:
-        ConfigError: a value outside its range.
+        ConfigError: a value is outside its range.
     """
 
     max_batch: int = IMAGES_ON_GPU
-    """Images that the encoder and the detector take at once; bounds the memory they need."""
+    """Most images per call of the encoder and the detector; bounds the memory they need."""
     max_boxes: int = BOXES_ON_GPU
-    """Boxes that the mask decoder takes at once."""
+    """Most boxes per call of the mask decoder."""
     optimization_level: int = 3
-    """0 to 5: how long TensorRT searches for fast kernels."""
+    """Effort of TensorRT's search for fast kernels, 0 to 5."""
     workspace_mib: int | None = None
-    """Memory that a kernel may take for itself while it runs, MiB; None leaves it to TensorRT (all there is)."""
+    """Memory that a kernel may use while it runs, MiB; None allows all available memory, as TensorRT does."""
     device: int = 0
-    """Number of the GPU among those that the process sees."""
+    """Number of the GPU among those visible to the process."""
 
     def __post_init__(self) -> None:
         check_whole("max_batch", self.max_batch, least=1)
@@ -59,21 +59,21 @@ def build_plan(
     Args:
         path: the file, as exported.
         ranges: the optimisation profile.
-        options: level and workspace.
-        cache: an earlier timing cache, or nothing.
-        progress: called with a line at each phase of the build.
+        options: effort and workspace.
+        cache: an earlier timing cache, or empty bytes.
+        progress: called with one line per phase of the build.
 
     Returns:
-        The plan, and the timing cache with what this build measured.
+        The plan, and the timing cache extended by this build's measurements.
 
     Raises:
         BackendError: TensorRT is missing.
-        ExportError: the parser or the builder failed; all that they said is in it.
+        ExportError: the parser or the builder failed; the message contains all their errors.
     """
     rt = load_tensorrt()
     log = message_log(rt)
     builder = rt.Builder(log)
-    network, _parser = parse_network(rt, builder, log, path)  # the weights are the parser's until the plan is built
+    network, _parser = parse_network(rt, builder, log, path)  # the parser owns the weights until the plan is built
     config = make_config(rt, builder, options)
     config.progress_monitor = _monitor(rt, path.stem, progress)
     add_profile(builder, config, ranges, path)
@@ -85,15 +85,17 @@ def build_plan(
 
 
 def parse_network(rt: Any, builder: Any, log: Any, path: Path) -> tuple[Any, Any]:
-    """The strongly typed network of an ONNX file, and the parser, which owns its weights and must live as long.
+    """Parse an ONNX file into a strongly typed network; also return the parser, which owns its weights.
+
+    The parser must live as long as the network.
 
     Args:
-        rt: the module, ``tensorrt`` or that of TensorRT for RTX.
-        builder, log: its ``Builder`` and the logger that this was made with.
+        rt: the module ``tensorrt``, or that of TensorRT for RTX.
+        builder, log: a ``Builder`` of this module, and its logger.
         path: the file.
 
     Raises:
-        ExportError: the parser failed; all that it said is in it.
+        ExportError: the parser failed; the message contains all its errors.
     """
     network = builder.create_network(1 << int(rt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = rt.OnnxParser(network, log)
@@ -104,39 +106,39 @@ def parse_network(rt: Any, builder: Any, log: Any, path: Path) -> tuple[Any, Any
 
 
 def make_config(rt: Any, builder: Any, options: BuildOptions) -> Any:
-    """A builder's configuration: effort, workspace, float32 that is not TF32, and layers told in detail."""
+    """Create a builder's configuration: effort, workspace, no TF32, and detailed information about layers."""
     config = builder.create_builder_config()
     config.builder_optimization_level = options.optimization_level
-    config.profiling_verbosity = rt.ProfilingVerbosity.DETAILED  # for the gate on the layers' types
-    config.clear_flag(rt.BuilderFlag.TF32)  # float32 in the file means float32
+    config.profiling_verbosity = rt.ProfilingVerbosity.DETAILED  # the gate on layer types reads it
+    config.clear_flag(rt.BuilderFlag.TF32)  # float32 in the file must stay float32
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(rt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
     return config
 
 
 def add_profile(builder: Any, config: Any, ranges: Ranges, path: Path) -> None:
-    """Tell a build which shapes the plan is for.
+    """Add the shapes that the plan is for to a configuration.
 
     Raises:
-        ExportError: TensorRT does not take them.
+        ExportError: TensorRT rejects the shapes.
     """
     profile = builder.create_optimization_profile()
     for name, (least, best, most) in ranges.items():
         profile.set_shape(name, least, best, most)
     if not profile or config.add_optimization_profile(profile) < 0:
-        raise ExportError(f"TensorRT does not take the shapes {dict(ranges)} for {path}.", kind="unsupported")
+        raise ExportError(f"TensorRT rejects the shapes {dict(ranges)} for {path}.", kind="unsupported")
 
 
 def _use_cache(config: Any, cache: bytes, progress: Callable[[str], None]) -> None:
-    """A cache measured on another GPU or version is refused by TensorRT; the build then measures anew."""
+    """Set the timing cache; TensorRT rejects one from another GPU or version, and the build then measures again."""
     loaded = config.create_timing_cache(cache)
     if loaded is None or not config.set_timing_cache(loaded, False):
-        progress("the timing cache is of another GPU or version: measuring anew")
+        progress("the timing cache belongs to another GPU or version: measuring again")
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
 def _monitor(rt: Any, name: str, progress: Callable[[str], None]) -> Any:
-    """Tells of the outermost phases; TensorRT calls it from threads of its own."""
+    """Create a monitor that reports the outermost phases; TensorRT calls it from its own threads."""
 
     class Monitor(rt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:

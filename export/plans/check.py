@@ -1,4 +1,4 @@
-"""Plans on the GPU against the same ONNX files in onnxruntime on the CPU, engine by engine."""
+"""Comparison of plans on the GPU with the same ONNX files in onnxruntime on the CPU, engine by engine."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def check_plans(
     tolerance: HalfTolerance | None = None,
     on_engine: Callable[[str], None] = lambda name: None,
 ) -> list[GateCheck]:
-    """Run every plan; each gets onnxruntime's output of the engine before, so that an error shows where it arises.
+    """Run each plan on onnxruntime's output of the engine before it, so an error shows where it arises.
 
     Args:
-        directory: where the ONNX files lie.
-        manifest: says which there are and how the image is prepared.
+        directory: directory of the ONNX files.
+        manifest: lists the engines and states how to prepare the image.
         plans: the engines to check.
-        max_batch: images that the encoder takes at once; two are sent where it takes two.
-        max_boxes: boxes that the mask decoder takes at once.
-        image: what to run on; default, the image that comes with the package.
+        max_batch: most images per encoder call; two are sent if it takes two.
+        max_boxes: most boxes per call of the mask decoder.
+        image: image to run on; default, the image in the package.
         tolerance: default, the gates of half precision.
         on_engine: called with the name of each engine before it runs.
     """
@@ -84,13 +84,13 @@ def _relative(
 
 
 def _decoder_feeds(embeddings: F32, detected: F32, manifest: Manifest, most: int) -> Iterator[Arrays]:
-    """Decoder calls: the fixed boxes of both images, whole masks and windows of every side; then the detected ones.
+    """Yield decoder calls: the fixed boxes of both images, as whole masks and windows; then the detected boxes.
 
     Args:
         embeddings: (2, C, G, G).
         detected: boxes (K, 4) xyxy of the first image, as fractions of its sides.
         manifest: has the sizes.
-        most: boxes in one call.
+        most: most boxes per call.
     """
     fixed = FIXED_BOXES, FIXED_IMAGES
     found = detected[:most], np.zeros(len(detected[:most]), np.int64)

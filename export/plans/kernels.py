@@ -1,4 +1,4 @@
-"""The kernels of a plan and the bytes they move, from the list that the builder of TensorRT for RTX logs."""
+"""Kernels of a plan and the bytes they move, from the list that the builder of TensorRT for RTX logs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ BYTES = {
     "Bool": 1,
     "FP8": 1,
 }
-"""Of one element, by the name of its type in the list."""
+"""Bytes per element, by the name of its type in the list."""
 
 NO_KERNELS = ("signal", "wait", "shape_call")
-"""Entries of the list that synchronise streams or compute shapes on the host."""
+"""Kinds of entries that synchronise streams or compute shapes on the host."""
 
 _FIELDS = re.compile(r", (LayerType|Inputs|Constants|Outputs|TacticName|StreamId|Metadata): ")
 _TENSOR = re.compile(r"\{ Name: (?P<name>.*?), Dimensions: \[(?P<dims>[^\]]*)\].*?Datatype: (?P<type>\w+)")
@@ -37,16 +37,16 @@ class Kernel:
     kind: str
     """``gemm``, ``kgen`` (generated code), ``conv`` and so on."""
     moved_bytes: int
-    """What it reads and writes, each of its tensors counted once and whole: an upper bound for a gather."""
+    """Bytes that it reads and writes, each tensor counted once and whole, which is an upper bound for a gather."""
 
     @property
     def is_fused_attention(self) -> bool:
-        """Whether it is a whole attention: two products and the softmax between them."""
+        """Whether it is a whole attention: two products with a softmax between them."""
         return "_mha" in self.name
 
 
 def parse_layers(text: str) -> list[dict[str, Any]]:
-    """The list as ``EngineInspector`` would give it: a dictionary for each line that begins with ``Name:``."""
+    """Parse the list into the form of ``EngineInspector``: a dictionary per line that begins with ``Name:``."""
     layers = []
     for line in text.splitlines():
         if line.startswith("Name: "):
@@ -65,7 +65,7 @@ def parse_layers(text: str) -> list[dict[str, Any]]:
 
 
 def read_kernels(layers: list[dict[str, Any]]) -> list[Kernel]:
-    """The entries that run on the GPU."""
+    """Select the entries that run on the GPU."""
     return [
         Kernel(
             name=layer["Name"],

@@ -1,8 +1,8 @@
-"""Which layers of a built plan compute in half precision, read from TensorRT's engine inspector.
+"""Check of the layers of a built plan that compute in half precision, read from TensorRT's engine inspector.
 
-A plan can be float32 throughout without any message. So the build counts, and fails where too few layers of a
-half-precision export run in half precision. The islands that the export keeps in float32 on purpose
-(``export.graphs.half``) are told by their ONNX nodes, whose names the inspector gives, and are counted apart.
+A plan can be float32 throughout without any message. The build therefore counts, and fails if too few layers of a
+half-precision export run in half precision. The export keeps some islands in float32 by design
+(``export.graphs.half``). They are identified by their ONNX nodes, which the inspector names, and counted separately.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from typing import Any
 from export.errors import VerificationError
 
 LEAST_HALF_SHARE = 0.8
-"""Of the layers outside islands, and of the products in the file."""
+"""Smallest share of the layers outside islands, and of the products in the file, in half precision."""
 
 MOST_NAMED = 10
-"""Float32 layers that a message names."""
+"""Most float32 layers that a message names."""
 
 _ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 
 _TYPE_FIELDS = ("Datatype", "DataType", "Format/Datatype", "Format")
-"""Where a tensor's type stands: 10.x has one field for format and type, 11.x has two."""
+"""Fields with a tensor's type: 10.x has one field for format and type, 11.x has two."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layer:
-    """One layer of a plan that reads or writes floats."""
+    """A layer of a plan that reads or writes floats."""
 
     name: str
     half: bool
     """Whether any of its tensors is half precision."""
     island: bool
-    """Whether it is float32 because the ONNX nodes it came from are."""
+    """Whether it is float32 because its ONNX nodes are."""
     elements: int
-    """Of its largest tensor."""
+    """Elements of its largest tensor."""
 
     def __str__(self) -> str:
         return f"{self.name} ({self.elements} elements)"
@@ -46,32 +46,32 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerTypes:
-    """The layers of a plan."""
+    """The types of a plan's layers."""
 
     layers: tuple[Layer, ...]
 
     @property
     def half(self) -> int:
-        """Layers in half precision."""
+        """Number of layers in half precision."""
         return sum(layer.half for layer in self.layers)
 
     @property
     def islands(self) -> list[Layer]:
-        """Float32 on purpose, largest first."""
+        """Layers in float32 by design, largest first."""
         return _largest_first(layer for layer in self.layers if layer.island)
 
     @property
     def float32(self) -> list[Layer]:
-        """Float32 for no reason in the file, largest first."""
+        """Layers in float32 without a reason in the file, largest first."""
         return _largest_first(layer for layer in self.layers if not layer.half and not layer.island)
 
     @property
     def half_share(self) -> float:
-        """Of the layers outside islands; 0 if there are none."""
+        """Share of the layers outside islands in half precision; 0 if there are none."""
         return self.half / max(1, self.half + len(self.float32))
 
     def summary(self) -> dict[str, Any]:
-        """For the plans' record."""
+        """Summarise the layers for the plans' record."""
         return {
             "half": self.half,
             "float32": len(self.float32),
@@ -81,26 +81,31 @@ class LayerTypes:
 
 
 def read_layers(information: str, float32_nodes: Collection[str]) -> LayerTypes:
-    """Count the layers of a plan.
+    """Determine the types of a plan's layers.
 
     Args:
-        information: the inspector's JSON of a plan built with detailed verbosity.
+        information: the inspector's JSON for a plan built with detailed verbosity.
         float32_nodes: names of the ONNX nodes that the file types float32.
 
     Raises:
-        VerificationError: it does not tell the layers' types.
+        VerificationError: the JSON does not contain the layers' types.
     """
     try:
         described = json.loads(information)["Layers"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise VerificationError(f"TensorRT's engine inspector gave no layers ({error!r}).") from error
+        raise VerificationError(
+            f"TensorRT's engine inspector returned no layers ({error!r}); expected their JSON description."
+        ) from error
     if not described or not all(isinstance(layer, dict) for layer in described):
-        raise VerificationError("TensorRT's engine inspector gave names of layers only; their types cannot be checked.")
+        raise VerificationError(
+            "TensorRT's engine inspector returned only names of layers; expected their types, too. Build the "
+            "plans again."
+        )
     return layer_types(described, float32_nodes)
 
 
 def layer_types(described: Iterable[dict[str, Any]], float32_nodes: Collection[str]) -> LayerTypes:
-    """The types of layers that are described as the inspector does it; arguments as for ``read_layers``."""
+    """Determine the types of layers in the inspector's form; arguments as in ``read_layers``."""
     return LayerTypes(layers=tuple(_floating(described, frozenset(float32_nodes))))
 
 
@@ -132,20 +137,20 @@ def _largest_first(layers: Iterator[Layer]) -> list[Layer]:
 
 
 def check_half(engine: str, layers: LayerTypes, products: tuple[int, int]) -> None:
-    """Check that a plan of a half-precision export runs in half precision.
+    """Check that the plan of a half-precision export runs in half precision.
 
     Args:
-        engine: its name, for the message.
-        layers: of the plan.
-        products: matrix products and convolutions that the ONNX file types half, and all of them.
+        engine: name of the engine, for the message.
+        layers: layers of the plan.
+        products: number of matrix products and convolutions that the ONNX file types half, and of all of them.
 
     Raises:
-        VerificationError: fewer than 80 % of the layers outside islands, or of the file's products, are.
+        VerificationError: fewer than 80 % of the layers outside islands, or of the file's products, are half precision.
     """
     half, of = products
     if half < LEAST_HALF_SHARE * of:
         raise VerificationError(
-            f"{engine}.onnx types {half} of {of} products half precision; expected {LEAST_HALF_SHARE:.0%} of a "
+            f"{engine}.onnx types {half} of {of} products half precision; expected {LEAST_HALF_SHARE:.0%} for a "
             "half-precision export. Export again: cellsam-engine export --precision fp16."
         )
     if layers.half_share < LEAST_HALF_SHARE:
@@ -153,5 +158,5 @@ def check_half(engine: str, layers: LayerTypes, products: tuple[int, int]) -> No
         raise VerificationError(
             f"{engine}: {layers.half_share:.1%} of the plan's layers outside the float32 islands run in half "
             f"precision; expected {LEAST_HALF_SHARE:.0%}. The largest in float32:\n  {named}\n"
-            f"(islands, float32 on purpose: {len(layers.islands)})"
+            f"(float32 islands by design: {len(layers.islands)})"
         )

@@ -1,7 +1,7 @@
-"""Whether TensorRT's ONNX parser takes an engine's graph: operators, their types, and no shape that hangs on data.
+"""Check whether TensorRT's ONNX parser accepts an engine's graph: operators, types, and no data-dependent shapes.
 
-The list of operators and types is NVIDIA's for TensorRT 10.1 (``data/tensorrt_operators.json`` names the source), older
-than the least version that plans are built with here, 10.3.
+The list of operators and types is NVIDIA's for TensorRT 10.1 (``data/tensorrt_operators.json`` names the source). That
+is older than 10.3, the oldest version that plans are built with.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TYPES: dict[int, str] = {
     TensorProto.INT64: "INT64",
     TensorProto.BOOL: "BOOL",
 }
-"""ONNX types under the names of the list. Others are refused, DOUBLE among them, which TensorRT would round to FP32."""
+"""Names of ONNX types in the list. Others are rejected, including DOUBLE, which TensorRT would round to FP32."""
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
@@ -33,12 +33,12 @@ AVOIDED = {
     "Scan": "control flow keeps TensorRT from fusing across it",
     "NonZero": "its output's shape depends on data",
     "NonMaxSuppression": "its output's shape depends on data",
-    "CumSum": "wrong results where several run on different axes (TensorRT 10.8, NVIDIA/TensorRT#4551)",
-    "ScatterND": "its form of opset 18 is right from TensorRT 10.9 on only (onnx/onnx-tensorrt#618)",
-    "OneHot": "cannot be part of a shape's computation",
+    "CumSum": "wrong results if several run on different axes (TensorRT 10.8, NVIDIA/TensorRT#4551)",
+    "ScatterND": "its opset 18 form is right only from TensorRT 10.9 on (onnx/onnx-tensorrt#618)",
+    "OneHot": "cannot be used to compute a shape",
     "GridSample": "wrong results in TensorRT 11.1 (NVIDIA/TensorRT#4813)",
 }
-"""Operators that the parser takes but these graphs must do without."""
+"""Operators that the parser accepts but these graphs must avoid."""
 
 CONSTANT_INPUTS = {
     "Pad": (3,),
@@ -49,7 +49,7 @@ CONSTANT_INPUTS = {
     "Squeeze": (1,),
     "Unsqueeze": (1,),
 }
-"""Inputs that must be initialisers, the axes, after the list's column of restrictions."""
+"""Inputs, the axes, that must be initialisers, according to the list's column of restrictions."""
 
 SHAPE_INPUTS = {
     "Reshape": (1,),
@@ -63,17 +63,17 @@ SHAPE_INPUTS = {
     "Resize": (2, 3),
     "TopK": (1,),
 }
-"""Inputs that decide an output's shape."""
+"""Inputs that determine an output's shape."""
 
 
 def operator_table() -> dict[str, Any]:
-    """The parser's list: ``source``, ``version``, ``opset`` (least, most) and ``operators`` (types by name)."""
+    """Read the parser's list: ``source``, ``version``, ``opset`` (least, most) and ``operators`` (types by name)."""
     table: dict[str, Any] = json.loads((files("export") / "data" / "tensorrt_operators.json").read_text("utf-8"))
     return table
 
 
 def find_problems(path: Path) -> list[str]:
-    """What in an ONNX file TensorRT would not take; empty if it should take all."""
+    """List the parts of an ONNX file that TensorRT would reject; empty if it should accept all."""
     model = onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True)
     table = operator_table()
     problems = [f"{path.name}: {problem}" for problem in _of_model(model, table)]
@@ -98,16 +98,14 @@ def _of_model(model: onnx.ModelProto, table: dict[str, Any]) -> Iterator[str]:
             if not least <= opset.version <= most:
                 yield f"opset {opset.version}; TensorRT {table['version']} parses {least} to {most}"
         elif any(node.domain == opset.domain for node in model.graph.node):
-            yield (
-                f"operators of {opset.domain}: a graph optimised for another runtime; build from the files as exported"
-            )
+            yield (f"operators of {opset.domain}: a graph optimised for another runtime; build from the exported files")
     if model.functions:
         yield "local functions"
 
 
 def _of_operator(node: onnx.NodeProto, operators: dict[str, str], types: dict[str, int]) -> Iterator[str]:
     if node.domain not in ("", "ai.onnx"):
-        return  # said once for the model
+        return  # reported once for the model
     if node.op_type not in operators:
         yield "not in the parser's list of operators"
         return
@@ -116,14 +114,14 @@ def _of_operator(node: onnx.NodeProto, operators: dict[str, str], types: dict[st
     tensors = [name for name in (*node.input[:1], *node.output) if name]
     unknown = [name for name in tensors if name not in types]
     if unknown:
-        yield f"no type is known of {', '.join(unknown)}"
+        yield f"the type of {', '.join(unknown)} is unknown"
         return
-    # An operator's first input carries the type that the list speaks of; Cast and Shape have an output of another.
+    # The list refers to the type of an operator's first input; the outputs of Cast and Shape have another type.
     listed = operators[node.op_type].split()
     for name in tensors[:1] if node.op_type == "Shape" else tensors:
         kind = TYPES.get(types[name])
         if kind not in listed:
-            yield f"{name} is {kind or TensorProto.DataType.Name(types[name])}; the parser takes {', '.join(listed)}"
+            yield f"{name} is {kind or TensorProto.DataType.Name(types[name])}; the parser accepts {', '.join(listed)}"
     floats = {types[name] for name in node.input if types.get(name) in FLOATS}
     if len(floats) > 1:
         kinds = ", ".join(sorted(TYPES[kind] for kind in floats))
@@ -133,7 +131,7 @@ def _of_operator(node: onnx.NodeProto, operators: dict[str, str], types: dict[st
 def _of_inputs(node: onnx.NodeProto, initializers: set[str], of_data: set[str]) -> Iterator[str]:
     for index in CONSTANT_INPUTS.get(node.op_type, ()):
         if index < len(node.input) and node.input[index] and node.input[index] not in initializers:
-            yield f"input {index} ({node.input[index]}) is computed; the parser wants an initialiser"
+            yield f"input {index} ({node.input[index]}) is computed; the parser requires an initialiser"
     for index in SHAPE_INPUTS.get(node.op_type, ()):
         if index < len(node.input) and node.input[index] in of_data:
             yield f"its output's shape depends on data ({node.input[index]})"
@@ -145,14 +143,14 @@ def _of_squeeze(node: onnx.NodeProto, static: set[str]) -> Iterator[str]:
 
 
 def tensor_types(graph: onnx.GraphProto) -> dict[str, int]:
-    """Element types (``TensorProto.DataType``) by tensor, as far as the graph says them."""
+    """Return the element types (``TensorProto.DataType``) by tensor, as far as the graph declares them."""
     values = (*graph.value_info, *graph.input, *graph.output)
     types = {value.name: value.type.tensor_type.elem_type for value in values}
     return types | {tensor.name: tensor.data_type for tensor in graph.initializer}
 
 
 def _static_shapes(graph: onnx.GraphProto) -> set[str]:
-    """Tensors all of whose sizes are known."""
+    """Return the tensors with known sizes along all axes."""
     return {
         value.name
         for value in (*graph.value_info, *graph.input, *graph.output)
@@ -162,7 +160,7 @@ def _static_shapes(graph: onnx.GraphProto) -> set[str]:
 
 
 def _of_data(graph: onnx.GraphProto) -> set[str]:
-    """Tensors whose values depend on those of the inputs, not on their shapes alone."""
+    """Return the tensors whose values depend on the values of the inputs, not only on their shapes."""
     found = {value.name for value in graph.input}
     for node in graph.node:
         if node.op_type not in ("Shape", "Size") and found.intersection(node.input):
@@ -171,7 +169,7 @@ def _of_data(graph: onnx.GraphProto) -> set[str]:
 
 
 def half_products(path: Path) -> tuple[int, int]:
-    """How many matrix products and convolutions of a graph are typed half precision, and of how many."""
+    """Count the matrix products and convolutions of a graph that are typed half precision, and all of them."""
     graph = onnx.shape_inference.infer_shapes(onnx.load(path, load_external_data=False)).graph
     types = tensor_types(graph)
     products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm", "Conv", "ConvTranspose")]
@@ -179,7 +177,7 @@ def half_products(path: Path) -> tuple[int, int]:
 
 
 def float32_nodes(path: Path) -> set[str]:
-    """Names of the nodes that compute in float32: in a half-precision export, its islands."""
+    """Return the names of the nodes that compute in float32: the islands of a half-precision export."""
     graph = onnx.shape_inference.infer_shapes(onnx.load(path, load_external_data=False)).graph
     types = tensor_types(graph)
     return {

@@ -1,6 +1,6 @@
-"""What TensorRT's builder makes of an engine directory: kernels, fused attentions, memory moved and needed.
+"""Report of the plans that TensorRT builds for an engine directory: kernels, fused attentions, memory.
 
-Compiled with TensorRT for RTX, without a GPU; see ``export.plans.rtx`` for what that stands for.
+The plans are compiled with TensorRT for RTX, without a GPU; see ``export.plans.rtx`` for the limits of this.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ MEBI = 2**20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportOptions:
-    """What the reported plans are for.
+    """Options of a report.
 
     Raises:
-        ConfigError: a value outside its range.
+        ConfigError: a value is outside its range.
     """
 
     capability: str = "8.6"
     """Compute capability of the GPU."""
     images: int = IMAGES_ON_GPU
-    """Images of one call of encoder and detector."""
+    """Images per call of encoder and detector."""
     boxes: int = BOXES_ON_GPU
-    """Boxes of one call of the mask decoder, all of one image, with windows of the second smallest size."""
+    """Boxes per call of the mask decoder, all of one image, with windows of the second smallest size."""
 
     def __post_init__(self) -> None:
         check_capability(self.capability)
@@ -48,20 +48,20 @@ class ReportOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineReport:
-    """One engine's plan."""
+    """Report of one engine's plan."""
 
     engine: EngineName
     kernels: int
     fused_attentions: int
-    """Attentions that are one kernel each."""
+    """Number of attentions that are one kernel each."""
     encoder_attentions: int | None
-    """Attentions in the file, all of which should be fused; None for other engines than encoders."""
+    """Number of attentions in the file, all of which should be fused; None for engines other than encoders."""
     half_share: float
-    """Of the kernels outside float32 islands: how many compute in half precision."""
+    """Share of the kernels outside float32 islands that compute in half precision."""
     moved_bytes: int
-    """What all kernels read and write in one call, each tensor whole."""
+    """Bytes that all kernels read and write in one call, each tensor counted whole."""
     per: str
-    """What one call is for: ``4 images`` or ``64 boxes``."""
+    """Size of one call: ``4 images`` or ``64 boxes``."""
     scratch_bytes: int
     plan_bytes: int
     build_s: float
@@ -70,18 +70,18 @@ class EngineReport:
 def report_engines(
     directory: str | Path, options: ReportOptions | None = None, progress: Callable[[str], None] = lambda message: None
 ) -> Iterator[EngineReport]:
-    """Compile every engine of a directory and count.
+    """Compile each engine of a directory and report on its plan.
 
     Args:
         directory: the engine directory.
         options: GPU and sizes of a call.
-        progress: called with a line before each build.
+        progress: called with one line before each build.
 
     Raises:
         EngineError: the directory is damaged.
-        ExportError: TensorRT for RTX is missing, or TensorRT would not take a graph.
-        VerificationError: of half-precision engines, too few kernels compute in half precision, or an attention of an
-            encoder in the form for GPUs is not fused.
+        ExportError: TensorRT for RTX is missing, or TensorRT would reject a graph.
+        VerificationError: too few kernels of a half-precision engine compute in half precision, or an encoder in the
+            form for GPUs has an attention that is not fused.
     """
     options = options or ReportOptions()
     directory = Path(directory)
@@ -95,7 +95,7 @@ def report_engines(
 
 
 def report_engine(directory: Path, manifest: Manifest, name: EngineName, options: ReportOptions) -> EngineReport:
-    """One engine of ``report_engines``, with the same errors, but for attentions that are not fused."""
+    """Report on one engine, as ``report_engines`` does, but accept attentions that are not fused."""
     spec = manifest.engines[name]
     path = directory / spec.file
     built = build_without_gpu(path, call_shapes(spec, manifest.grid_size, options), options.capability)
@@ -118,7 +118,7 @@ def report_engine(directory: Path, manifest: Manifest, name: EngineName, options
 
 
 def call_shapes(spec: EngineFile, grid_size: int, options: ReportOptions) -> dict[str, Shape]:
-    """Shapes of one engine's inputs in one call."""
+    """Return the input shapes of one engine for one call."""
     window = token_window_sides(grid_size)[:2][-1]
     sizes = {
         "batch": 1 if takes_boxes(spec.inputs) else options.images,
@@ -130,7 +130,7 @@ def call_shapes(spec: EngineFile, grid_size: int, options: ReportOptions) -> dic
 
 
 def report_table(reports: Sequence[EngineReport]) -> list[str]:
-    """Rows of a Markdown table."""
+    """Format the reports as rows of a Markdown table."""
     lines = [
         "| engine | one call | kernels | fused attentions | half precision | moved, GB | scratch, MiB | plan, MiB |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
@@ -149,7 +149,7 @@ def _check_fused(report: EngineReport) -> None:
     if report.encoder_attentions is not None and report.fused_attentions < report.encoder_attentions:
         raise VerificationError(
             f"{report.engine}: {report.fused_attentions} of {report.encoder_attentions} attentions are one kernel; "
-            "expected all of half-precision engines with target gpu."
+            "expected all of them for half precision and target gpu."
         )
 
 

@@ -1,8 +1,8 @@
 """Builds with NVIDIA's TensorRT for RTX, whose ONNX parser and builder need neither a GPU nor a driver.
 
-It shares API, parser and compiler with TensorRT, for the GPUs of ``CAPABILITIES``. So it shows on any machine what the
-parser takes, which attentions become one kernel, and how much memory a plan moves and needs. It runs nothing here, and
-other GPUs, of 8.0 and 9.0 among them, may get other kernels from TensorRT itself.
+It shares the API, parser and compiler of TensorRT, for the GPUs of ``CAPABILITIES``. So any machine can show what the
+parser accepts, which attentions become one kernel, and how much memory a plan moves and needs. Nothing is run. For
+other GPUs, including compute capabilities 8.0 and 9.0, TensorRT itself may choose other kernels.
 """
 
 from __future__ import annotations
@@ -24,42 +24,42 @@ from runtime.errors import ConfigError
 from runtime.extras import install_command
 
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-"""Compute capabilities that it builds for."""
+"""Compute capabilities that it can build for."""
 
 INSTALL = install_command("rtx")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RtxPlan:
-    """What one build told; the plan itself is not kept."""
+    """Results of one build; the plan itself is not kept."""
 
     layers: tuple[dict[str, Any], ...]
-    """As from ``EngineInspector``."""
+    """Layers in the form of ``EngineInspector``."""
     kernels: tuple[Kernel, ...]
     scratch_bytes: int
-    """Memory that its intermediate tensors take on the GPU."""
+    """GPU memory for intermediate tensors, in bytes."""
     plan_bytes: int
     build_s: float
 
 
 def load_rtx() -> Any:
-    """The module of TensorRT for RTX.
+    """Import the module of TensorRT for RTX.
 
     Raises:
         ExportError: it is not installed.
     """
     try:
         import tensorrt_rtx_bindings
-    except Exception as error:  # its libraries may be missing, which is no ImportError
-        raise ExportError(f"the report needs TensorRT for RTX ({error}): {INSTALL}.") from error
+    except Exception as error:  # missing libraries raise other errors than ImportError
+        raise ExportError(f"the report needs TensorRT for RTX ({error}). Install it with: {INSTALL}.") from error
     return tensorrt_rtx_bindings
 
 
 def check_capability(capability: str) -> str:
-    """A compute capability that it builds for.
+    """Check a compute capability and return it.
 
     Raises:
-        ConfigError: it builds for others.
+        ConfigError: TensorRT for RTX does not build for it.
     """
     if capability not in CAPABILITIES:
         raise ConfigError(f"compute_capability is {capability!r}; expected one of {', '.join(CAPABILITIES)}.")
@@ -71,18 +71,18 @@ def build_without_gpu(path: Path, shapes: Mapping[str, Shape], capability: str =
 
     Args:
         path: the file, as exported.
-        shapes: of every input. The plan is for these alone, so that the sizes of all its tensors are known.
+        shapes: shape of each input. The plan is for these shapes only, so the sizes of all its tensors are known.
         capability: one of ``CAPABILITIES``.
 
     Raises:
-        ConfigError: another capability.
-        ExportError: TensorRT for RTX is missing, or its parser or builder failed; all that they pop_errors is in it.
+        ConfigError: the capability is not supported.
+        ExportError: TensorRT for RTX is missing, or its parser or builder failed; the message contains all errors.
     """
     rt, name = load_rtx(), f"SM{check_capability(capability).replace('.', '')}"
     log = _layer_log(rt)
     log.verbose.clear()
     builder = rt.Builder(log)
-    network, _parser = parse_network(rt, builder, log, path)  # the weights are the parser's until the plan is built
+    network, _parser = parse_network(rt, builder, log, path)  # the parser owns the weights until the plan is built
     config = make_config(rt, builder, BuildOptions())
     config.num_compute_capabilities = 1
     config.set_compute_capability(getattr(rt.ComputeCapability, name), 0)
@@ -94,7 +94,10 @@ def build_without_gpu(path: Path, shapes: Mapping[str, Shape], capability: str =
     layers = parse_layers(next(log.containing("LayerType: "), ""))
     scratch = re.search(r"Max Scratch Memory: (\d+)", next(log.containing("Max Scratch Memory: "), ""))
     if not layers or scratch is None:
-        raise ExportError(f"TensorRT for RTX {rt.__version__} did not log the layers of its plan; 1.7 does.")
+        raise ExportError(
+            f"TensorRT for RTX {rt.__version__} did not log the layers of its plan; expected a list as from 1.7. "
+            "Install version 1.7."
+        )
     return RtxPlan(
         layers=tuple(layers),
         kernels=tuple(read_kernels(layers)),
@@ -106,7 +109,7 @@ def build_without_gpu(path: Path, shapes: Mapping[str, Shape], capability: str =
 
 @cache
 def _layer_log(rt: Any) -> Any:
-    """The logger of the process, which also keeps what the builder tells in detail. One for all, as ``message_log``."""
+    """Create the logger of the process, which also keeps verbose messages; one for all, as in ``message_log``."""
 
     class LayerLog(type(message_log(rt))):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -1,1 +1,1 @@
-"""Engine directories: what they hold, and the backends that run them."""
+"""Engine directories: their contents, and the backends that run them."""

@@ -1,4 +1,4 @@
-"""What ships inside the package: a small model's engines and a few images to try them on."""
+"""Files that ship inside the package: the engines of a small model and a few images to try them on."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def builtin_engine() -> Path:
-    """Directory of the built-in engines; the model card is the ``README.md`` in it."""
+    """Return the directory of the built-in engines, whose ``README.md`` is the model card."""
     return _PACKAGE / "models" / BUILTIN_NAME
 
 
 def sample_images() -> list[Path]:
-    """The images that ship with the package, sorted by name; their sources are in the ``README.md`` beside them."""
+    """Return the sample images of the package, sorted by name; the ``README.md`` beside them lists their sources."""
     return sorted((_PACKAGE / "samples").glob("*_img.png"))

@@ -1,4 +1,4 @@
-"""Read engine files so that a backend gets the very bytes that were compared with the manifest."""
+"""Reading of engine files such that a backend loads exactly the bytes that were checked against the manifest."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from runtime.errors import EngineError
 class EngineSource:
     """An engine file and the hash it must have.
 
-    Backends load the bytes that ``read`` returns and never open ``path`` themselves: between a check by path and a
-    second opening, another process could replace the file, or the target of a link.
+    Backends load the bytes that ``read`` returns and never open ``path`` themselves. Otherwise another process could
+    replace the file, or the target of a link, between the check and the second opening.
     """
 
     path: Path
@@ -27,8 +27,8 @@ class EngineSource:
         """Read the file once and return its content.
 
         Raises:
-            EngineError: the file is missing, unreadable or altered, or its graph is not as exports are
-                (``runtime.engines.onnx_check``); it is named.
+            EngineError: the file is missing, unreadable or altered, or its graph differs from exported ones
+                (``runtime.engines.onnx_check``); the message names the file.
         """
         self._check_exists()
         try:
@@ -46,16 +46,16 @@ class EngineSource:
     def _compare(self, found: str) -> None:
         if found != self.sha256:
             raise EngineError(
-                f"{self.path} was altered after its export: its sha256 is {found[:16]}..., the manifest says "
+                f"{self.path} was altered after its export: its sha256 is {found[:16]}..., but the manifest has "
                 f"{self.sha256[:16]}.... Export the engines again."
             )
 
 
 def check_files(directory: Path, manifest: Manifest) -> None:
-    """Compare every engine file of a directory with its hash, where nothing is loaded.
+    """Compare each engine file of a directory with its hash, without loading any.
 
     Raises:
-        EngineError: as ``EngineSource.read``.
+        EngineError: as in ``EngineSource.read``.
     """
     for engine in manifest.engines.values():
         EngineSource(directory / engine.file, engine.sha256).read()

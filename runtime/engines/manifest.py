@@ -1,4 +1,4 @@
-"""``manifest.json``: what an engine directory holds, written by the export and checked when it is loaded."""
+"""``manifest.json``: description of an engine directory, written by the export and checked on loading."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Dim = int | str
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorSpec:
-    """Name, shape and dtype of one input or output; a dynamic dimension is a string."""
+    """Name, shape and dtype of one input or output; dynamic dimensions are strings."""
 
     name: str
     shape: tuple[Dim, ...]
@@ -39,7 +39,7 @@ class TensorSpec:
 
 
 def takes_boxes(inputs: Iterable[TensorSpec]) -> bool:
-    """Whether they are the inputs of a mask decoder."""
+    """Return whether these are the inputs of a mask decoder."""
     return any(tensor.name == "boxes_xyxy_model" for tensor in inputs)
 
 
@@ -52,81 +52,87 @@ class EngineFile:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     attention: Attention = "plain"
-    """``fused``: large attentions are operators of onnxruntime's own, which other backends may not know."""
+    """``fused``: large attentions are operators specific to onnxruntime, which other backends may not support."""
     integers: bool = False
-    """Whether products are of 8-bit integers, in the form for CPUs (``export.quantised``)."""
+    """Whether products use 8-bit integers, in the form for CPUs (``export.quantised``)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """Everything the runtime needs to know about an engine directory, decided once by the export."""
+    """Everything the runtime needs to know about an engine directory, fixed by the export."""
 
     image_size: int
-    """Side of the model input, pixels."""
+    """Side of the model input, in pixels."""
     grid_size: int
     """Image tokens per side."""
     profile: Profile
-    """How images become model inputs."""
+    """How images are turned into model inputs."""
     renormalize: bool
-    """``cellsam-1.2`` only: whether the second normalisation is on (see ``preprocess.mask_branch_input``)."""
+    """``cellsam-1.2`` only: whether to normalise a second time (see ``preprocess.mask_branch_input``)."""
     trunk: Trunk
     """``separate``: the box branch has its own encoder."""
     precision: Precision
-    """``int8``: of the encoders; the other engines are float32."""
+    """Precision of the engines; ``int8`` applies to the encoders, and the other engines are float32."""
     config: SegmentConfig
-    """Thresholds used where the caller gives none."""
+    """Thresholds for calls that give none."""
     engines: Mapping[EngineName, EngineFile]
     weights: Mapping[str, str]
     """``format``, ``sha256`` and ``licence`` of the checkpoint."""
     target: Target = "any"
-    """Form of the engines, which changes no result: ``gpu`` is the one that TensorRT fuses, and slower on a CPU."""
+    """Form of the engines, which does not affect results: ``gpu`` suits TensorRT's fusion, and is slower on a CPU."""
     trained_channels: tuple[Annotated[int, Meta(ge=1, le=3)], ...] = ()
-    """Numbers of channels of the images that the weights were trained on, 1 to 3; empty where nobody said."""
+    """Numbers of channels, 1 to 3, of the images that the weights were trained on; empty if unknown."""
     model: Mapping[str, Any] = field(default_factory=dict)
     """Sizes of the PyTorch model, for information."""
     tools: Mapping[str, str] = field(default_factory=dict)
-    """Versions of the packages that made the engines."""
+    """Versions of the packages that wrote the engines."""
     created: str = ""
-    """UTC, ISO 8601."""
+    """Time of the export, UTC, ISO 8601."""
     verification: Mapping[str, Any] = field(default_factory=dict)
     """Figures of the comparison with PyTorch; see ``export.verify``."""
 
     @property
     def has_detector(self) -> bool:
-        """False for plain SAM weights: boxes then come from the user."""
+        """Whether there is a detector; False for plain SAM weights, which need boxes from the user."""
         return "cellfinder" in self.engines
 
     def write(self, directory: Path) -> None:
-        """Write ``manifest.json`` and ``SHA256SUMS`` into the directory; the engine files are there already."""
+        """Write ``manifest.json`` and ``SHA256SUMS`` into the directory, which already holds the engine files."""
         content = (json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2) + "\n").encode()
         (directory / MANIFEST_NAME).write_bytes(content)
         (directory / SUMS_NAME).write_bytes(sums_content(self._hashes(content)))
 
     def _hashes(self, content: bytes) -> dict[str, str]:
-        """Hex sha256 by file name. Args: content: of ``manifest.json``."""
+        """Return the hex sha256 by file name. Args: content: content of ``manifest.json``."""
         engines = {engine.file: engine.sha256 for engine in self.engines.values()}
         return {MANIFEST_NAME: hashlib.sha256(content).hexdigest(), **engines}
 
 
 def read_manifest(directory: str | Path, *, sha256: str | None = None) -> Manifest:
-    """Read ``manifest.json`` and check it, against ``SHA256SUMS`` too if that is there.
+    """Read and check ``manifest.json``, also against ``SHA256SUMS`` if that exists.
 
-    The engine files are checked by ``runtime.engines.engine_source``.
+    ``runtime.engines.engine_source`` checks the engine files.
 
     Args:
-        directory: the engines.
-        sha256: hex sha256 that ``SHA256SUMS`` must have; None takes any directory.
+        directory: the engine directory.
+        sha256: hex sha256 that ``SHA256SUMS`` must have; None accepts any.
 
     Raises:
-        EngineError: no directory, no manifest, another schema, a field that is missing or wrong, a manifest that was
-            altered after the export, or another directory than that of ``sha256``; it is named.
+        EngineError: the directory or its manifest is missing, the schema or a field is wrong, the manifest was altered
+            after the export, or the directory does not match ``sha256``; the message names the cause.
     """
     directory = Path(directory)
     path = directory / MANIFEST_NAME
     if not directory.is_dir():
-        raise EngineError(f"{directory} is not a directory; make one with: cellsam-engine export.", kind="not_found")
+        raise EngineError(
+            f"{directory} is not a directory; expected an engine directory. Create one with: cellsam-engine export.",
+            kind="not_found",
+        )
     if not path.is_file():
-        raise EngineError(f"{directory} has no {MANIFEST_NAME}; it is not an engine directory.", kind="not_found")
+        raise EngineError(
+            f"{directory} has no {MANIFEST_NAME}; expected an engine directory, such as cellsam-engine export writes.",
+            kind="not_found",
+        )
     sums = read_sums(directory, sha256)
     try:
         written = path.read_bytes()
@@ -147,7 +153,7 @@ def _read(path: Path, written: bytes) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise EngineError(f"{path} is not valid JSON ({error}); export the engines again.") from error
     if not isinstance(content, dict):
-        raise EngineError(f"{path} holds a {type(content).__name__}; expected an object.")
+        raise EngineError(f"{path} contains a {type(content).__name__}; expected an object. Export the engines again.")
     schema = content.pop("schema", None)
     if schema != SCHEMA:
         raise EngineError(
@@ -165,13 +171,13 @@ def _read(path: Path, written: bytes) -> Manifest:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's content."""
+    """Compute the hex sha256 of a file."""
     with path.open("rb") as file:
         return sha256_stream(file)
 
 
 def sha256_stream(file: BinaryIO) -> str:
-    """Hex sha256 of an open file, from where it is to its end."""
+    """Compute the hex sha256 of an open file, from its current position to its end."""
     digest = hashlib.sha256()
     while block := file.read(1 << 22):
         digest.update(block)
@@ -180,7 +186,7 @@ def sha256_stream(file: BinaryIO) -> str:
 
 _OF_WEIGHTS = ("format", "sha256", "licence")
 _PROVENANCE = ("model", "tools", "created", "verification")
-"""Fields with defaults, for manifests made in code, that every file has."""
+"""Fields that every file must have; they have defaults for manifests built in code."""
 
 
 def _parse(content: dict[str, Any]) -> Manifest:
@@ -201,13 +207,13 @@ def _parse(content: dict[str, Any]) -> Manifest:
             raise FieldError(f"engine file {engine.file!r} is not a plain file name", f"{place}.file")
         if engine.integers != (manifest.precision == "int8" and name.endswith("encoder")):
             raise FieldError(
-                f"{place}.integers is {engine.integers}, and precision is {manifest.precision}", f"{place}.integers"
+                f"{place}.integers is {engine.integers}, but precision is {manifest.precision}", f"{place}.integers"
             )
     return manifest
 
 
 def is_plain_name(file: str) -> bool:
-    """Whether it names a file of a directory, and none elsewhere."""
+    """Return whether a string is a plain file name, without a path to another directory."""
     return Path(file).name == file and "\\" not in file and file.isprintable()
 
 
@@ -216,10 +222,10 @@ ANY = "a whole number"
 
 
 def check_contract(manifest: Manifest) -> None:
-    """Check that the engines are those the runtime chains, with the tensors it feeds and reads.
+    """Check that the engines are those that the runtime chains, with the tensors that it feeds and reads.
 
     Raises:
-        FieldError: sizes that do not fit, an engine too few or too many, or a tensor of another name or shape.
+        FieldError: sizes do not fit together, engines are missing or unexpected, or a tensor has a wrong name or shape.
     """
     size, grid = manifest.image_size, manifest.grid_size
     if size < 1 or grid < 1 or size % grid:
@@ -227,7 +233,7 @@ def check_contract(manifest: Manifest) -> None:
     contract = _contract(manifest)
     for kind, names in (
         ("missing", contract.keys() - manifest.engines.keys()),
-        ("superfluous", manifest.engines.keys() - contract.keys()),
+        ("unexpected", manifest.engines.keys() - contract.keys()),
     ):
         if names:
             raise FieldError(f"engines {', '.join(sorted(names))} are {kind}", "engines")
@@ -256,7 +262,7 @@ _Tensors = dict[str, tuple[Dim, ...]]
 
 
 def _contract(manifest: Manifest) -> dict[EngineName, tuple[_Tensors, _Tensors]]:
-    """Inputs and outputs of every engine that such a manifest must list."""
+    """Return the inputs and outputs of each engine that such a manifest must list."""
     size, grid = manifest.image_size, manifest.grid_size
     pixels: _Tensors = {"pixel_values": (DYNAMIC, 3, size, size)}
     features: _Tensors = {"patch_features": (DYNAMIC, ANY, grid, grid)}
@@ -284,13 +290,13 @@ def _contract(manifest: Manifest) -> dict[EngineName, tuple[_Tensors, _Tensors]]
 
 
 def describe_check(output: object) -> str:
-    """One entry of a manifest's verification in words; shown as it is where it is not what the export writes."""
+    """Describe one entry of a manifest's verification; an entry in an unknown format is shown as it is."""
     match output:
         case {"engine": str(engine), "output": str(name), **figures} | {
             "stage": str(engine),
             "output": str(name),
             **figures,
-        }:  # ``stage``: as earlier exports wrote it
+        }:  # ``stage`` is the key in older exports
             match figures:
                 case {
                     "max_abs_error": int() | float() as error,
@@ -299,4 +305,4 @@ def describe_check(output: object) -> str:
                     return f"{engine}.{name}: largest error {error:.2g}, {mismatches:.0f} mismatches per million"
                 case {"measure": str(measure), "value": int() | float() as value, "limit": int() | float() as limit}:
                     return f"{engine}.{name}: {measure} {value:.4g}, limit {limit:g}"
-    return f"not as the export writes it: {output!r}"
+    return f"unknown format: {output!r}"

@@ -1,7 +1,7 @@
-"""``SHA256SUMS``: one list over the manifest and every engine file of a directory.
+"""``SHA256SUMS``: a list of hashes of the manifest and all engine files of a directory.
 
-In the format of GNU coreutils, so that ``sha256sum -c SHA256SUMS`` checks it too. The hash of this file stands for the
-whole directory, without the plans that ``cellsam-engine build`` adds.
+The format is that of GNU coreutils, so ``sha256sum -c SHA256SUMS`` checks it, too. The hash of this file identifies the
+whole directory, except for plans that ``cellsam-engine build`` adds.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from runtime.errors import EngineError
 SUMS_NAME = "SHA256SUMS"
 
 _MOST_BYTES = 1 << 16
-"""A list has five lines."""
+"""Size limit; a list has about five lines."""
 
 _LINE = re.compile(r"([0-9a-f]{64}) [ *]([^/\\]+)")
 
 
 def sums_content(hashes: Mapping[str, str]) -> bytes:
-    """What ``SHA256SUMS`` holds. Args: hashes: hex sha256 by file name."""
+    """Return the content of ``SHA256SUMS``. Args: hashes: hex sha256 by file name."""
     return "".join(f"{digest}  {name}\n" for name, digest in hashes.items()).encode()
 
 
 def read_sums(directory: Path, sha256: str | None = None) -> dict[str, str] | None:
-    """Hex sha256 by file name; None if the directory has no list, as earlier exports wrote none.
+    """Read the hex sha256 by file name; return None if the directory has no list, as written by older exports.
 
     Args:
-        directory: of the engines.
-        sha256: hex sha256 that the list itself must have; None takes any.
+        directory: the engine directory.
+        sha256: hex sha256 that the list itself must have; None accepts any.
 
     Raises:
-        EngineError: the list is unreadable, damaged or not the one of ``sha256``.
+        EngineError: the list is unreadable or damaged, or does not match ``sha256``.
     """
     content = _read(directory)
     if sha256 is not None:
@@ -47,36 +47,36 @@ def read_sums(directory: Path, sha256: str | None = None) -> dict[str, str] | No
     hashes = {match[2]: match[1] for match in matches if match}
     if len(hashes) != len(lines):
         raise EngineError(
-            f"{path} has lines that are not a sha256 and a file name, or names twice; expected the list that the "
+            f"{path} has lines other than a sha256 and a file name, or repeats a name; expected the list that the "
             "export wrote. Export the engines again."
         )
     return hashes
 
 
 def check_sums(directory: Path, sums: Mapping[str, str], found: Mapping[str, str]) -> None:
-    """Compare the list with the hashes that the manifest and its own content give.
+    """Compare the list with the hashes in the manifest and the manifest's own hash.
 
     Args:
-        directory: of the engines.
-        sums: as ``read_sums`` gives them.
-        found: what the list should be.
+        directory: the engine directory.
+        sums: result of ``read_sums``.
+        found: the expected hashes.
 
     Raises:
-        EngineError: a file is listed with another hash, or not, or should not be; it is named.
+        EngineError: a file has another hash, is not listed, or should not be; the message names it.
     """
     for name in [*found, *(sums.keys() - found.keys())]:
         if sums.get(name) != found.get(name):
             raise EngineError(
-                f"{directory / name} was altered after its export, or {SUMS_NAME} was: the list says "
+                f"{directory / name} was altered after its export, or {SUMS_NAME} was: the list has "
                 f"{_short(sums.get(name))}, expected {_short(found.get(name))}. Export the engines again."
             )
 
 
 def sums_sha256(directory: Path) -> str | None:
-    """Hex sha256 of ``SHA256SUMS``, which stands for the whole directory; None if there is no such file.
+    """Compute the hex sha256 of ``SHA256SUMS``, which identifies the whole directory; return None without the file.
 
     Raises:
-        EngineError: it cannot be read.
+        EngineError: the file cannot be read.
     """
     content = _read(directory)
     return None if content is None else hashlib.sha256(content).hexdigest()
@@ -101,16 +101,16 @@ def _read(directory: Path) -> bytes | None:
 def _check_pin(directory: Path, content: bytes | None, sha256: str) -> None:
     if content is None:
         raise EngineError(
-            f"{directory} has no {SUMS_NAME}, and sha256={sha256!r} is expected of it. Export the engines again, or "
-            "leave sha256= out.",
+            f"{directory} has no {SUMS_NAME}; expected one with sha256={sha256!r}. Export the engines again, or "
+            "leave out sha256=.",
             kind="not_found",
             field="sha256",
         )
     found = hashlib.sha256(content).hexdigest()
     if found != sha256.strip().lower():
         raise EngineError(
-            f"{directory / SUMS_NAME} has the sha256 {found}; expected {sha256!r}. These are other engines: use those "
-            "you mean, or give the hash of these as sha256=.",
+            f"{directory / SUMS_NAME} has the sha256 {found}; expected {sha256!r}. These are other engines: use the "
+            "intended ones, or pass the hash of these as sha256=.",
             kind="mismatch",
             field="sha256",
         )

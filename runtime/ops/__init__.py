@@ -1,1 +1,1 @@
-"""Pure functions on arrays: no engine, no input or output."""
+"""Pure functions on arrays, without engines, input or output."""

@@ -1,4 +1,4 @@
-"""What callers hand over, as arrays: the one place where other libraries' code runs on behalf of an argument."""
+"""Conversion of callers' arguments to arrays: the only place where an argument runs code of other libraries."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ from runtime.errors import InputError, kind_of
 
 
 def as_array(value: ArrayLike, name: str, expected: str) -> NDArray[np.generic]:
-    """``numpy.asarray``, with every failure an error of this package.
+    """Call ``numpy.asarray`` and turn every failure into an error of this package.
 
     Args:
-        value: anything; its own ``__array__`` may raise what it likes, as tensors do that need a gradient, are sparse
+        value: any value; its own ``__array__`` may raise any error, as for tensors that require a gradient, are sparse
             or have no data.
-        name: what errors call it.
-        expected: for errors.
+        name: name of the value, for errors.
+        expected: description of an expected value, for errors.
 
     Raises:
-        InputError: it cannot be read as an array, or some of its values are masked.
+        InputError: the value cannot be read as an array, or some of its values are masked.
     """
     try:
         array = np.asarray(value)
-    except Exception as error:  # of the value's own code
+    except Exception as error:  # from the value's own code
         kind = kind_of(error)
         raise InputError(
             f"{name} cannot be read as an array ({type(value).__name__}; {type(error).__name__}: {error}); expected "
-            f"{expected}. Convert it first: numpy.asarray(...), for a tensor tensor.detach().float().cpu().numpy().",
+            f"{expected}. Convert it first: numpy.asarray(...), or tensor.detach().float().cpu().numpy() for a tensor.",
             kind="wrong_type" if kind == "failed" else kind,
         ) from error
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise InputError(
-            f"{name} has {np.count_nonzero(value.mask)} masked of {value.size} values; expected an array whose every "
-            f"value counts. Give those a value, such as that of the background: {name}.filled(0).",
+            f"{name} has {np.count_nonzero(value.mask)} masked of {value.size} values; expected an array without "
+            f"masked values. Fill them, for example with the background: {name}.filled(0).",
             kind="invalid",
         )
     return array
 
 
 def as_numbers(value: ArrayLike, name: str, expected: str) -> NDArray[np.float64]:
-    """Real numbers as float64.
+    """Convert a value to real numbers as float64.
 
     Args:
-        value, name, expected: as for ``as_array``.
+        value, name, expected: as in ``as_array``.
 
     Raises:
-        InputError: as ``as_array``; also values that are no real numbers, or beyond float64.
+        InputError: as in ``as_array``; also if values are not real numbers, or beyond float64.
     """
     array = as_array(value, name, expected)
     if array.dtype.kind not in "biufO":
@@ -57,7 +57,7 @@ def as_numbers(value: ArrayLike, name: str, expected: str) -> NDArray[np.float64
     try:
         with np.errstate(over="ignore"):
             return array.astype(np.float64)
-    except Exception as error:  # of objects: whatever their conversion raises
+    except Exception as error:  # the conversion of objects can raise anything
         raise InputError(
             f"{name} cannot be read as numbers ({type(error).__name__}: {error}); expected {expected}. Convert it to "
             "an array of real numbers first.",

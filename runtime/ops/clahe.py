@@ -1,9 +1,9 @@
-"""Contrast limited adaptive histogram equalisation, bit for bit that of scikit-image, without its cost.
+"""Contrast limited adaptive histogram equalisation, bit for bit equal to scikit-image, but much faster.
 
 Source: scikit-image 0.26, ``skimage.exposure.equalize_adapthist``, for the result: 14-bit gray levels, the
 redistribution of clipped counts and the rounding of the interpolation; Zuiderveld 1994 (Graphics Gems IV) for the
-method. What is done otherwise: the image is reduced to its 8-bit histogram bins at once, by table where it holds
-integers; the loops over pixels are compiled, and nothing is padded or rearranged to interpolate.
+method. The implementation differs: it reduces the image to 8-bit histogram bins at once, with a table for integers. Its
+loops over pixels are compiled, and interpolation needs no padding or rearranging.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _UINT16_MAX = 65535
 
 
 def gray_bins(unit: F64) -> U8:
-    """Histogram bin of each value.
+    """Compute the histogram bin of each value.
 
     Args:
         unit: values in [0, 1], any shape, with minimum 0 and maximum 1.
 
     Returns:
-        The same shape: the value as 16-bit, then 14-bit integer, by bins of 65 levels.
+        Array of the same shape: values rounded to 16-bit, then to 14-bit integers, in bins of 65 levels.
     """
     sixteen = np.floor(unit * _UINT16_MAX + 0.5)
     fourteen = np.rint(sixteen / _UINT16_MAX * (GRAY_LEVELS - 1))
@@ -42,20 +42,20 @@ def equalize(bins: U8, kernel: int, clip_limit: float = CLIP_LIMIT) -> F32:
 
     Args:
         bins: (H, W), from ``gray_bins``.
-        kernel: side of the tiles, pixels.
+        kernel: side of the tiles, in pixels.
         clip_limit: largest share of a tile's pixels in one bin.
 
     Returns:
-        (H, W) float32, from 0 to 1.
+        (H, W) float32, in [0, 1].
     """
     levels = equalized_levels(bins, kernel, clip_limit)
     return unit_levels(levels, int(levels.min()), int(levels.max()))
 
 
 def equalized_levels(bins: U8, kernel: int, clip_limit: float = CLIP_LIMIT) -> U16:
-    """``equalize`` before the levels are spread over [0, 1]: (H, W), gray levels below ``GRAY_LEVELS``.
+    """Equalise without spreading the levels over [0, 1]; return (H, W) gray levels below ``GRAY_LEVELS``.
 
-    The level of a pixel depends on the tiles of ``kernel`` pixels between whose centres it lies, nothing else.
+    The level of a pixel depends only on the tiles of ``kernel`` pixels between whose centres it lies.
     """
     height, width = bins.shape
     maps = _maps(bins, kernel, max(int(clip_limit * kernel * kernel), 1))
@@ -64,7 +64,7 @@ def equalized_levels(bins: U8, kernel: int, clip_limit: float = CLIP_LIMIT) -> U
 
 
 def unit_levels(levels: U16, low: int, high: int) -> F32:
-    """Spread the gray levels from ``low`` to ``high`` over [0, 1]; those beyond are cut off."""
+    """Spread the gray levels from ``low`` to ``high`` over [0, 1]; levels beyond them are clipped."""
     if low == high:
         return np.full(levels.shape, min(low, 1), np.float32)
     table = ((np.arange(GRAY_LEVELS, dtype=np.float64) - low) / (high - low)).clip(0.0, 1.0)
@@ -73,7 +73,7 @@ def unit_levels(levels: U16, low: int, high: int) -> F32:
 
 
 def _neighbours(size: int, kernel: int, tiles: int) -> tuple[I64, I64, F64]:
-    """The two tiles between whose centres each pixel lies, and the weight of the second."""
+    """Find the two tiles between whose centres each pixel lies, and the weight of the second."""
     place = np.arange(size) + kernel // 2
     block = place // kernel
     last = tiles - 1
@@ -82,9 +82,10 @@ def _neighbours(size: int, kernel: int, tiles: int) -> tuple[I64, I64, F64]:
 
 @compiled
 def _maps(bins: U8, kernel: int, limit: int) -> U16:
-    """Gray level of each bin by every tile, (tiles down, tiles across, BINS): the sums of the clipped histogram.
+    """Map each bin to a gray level for each tile, (tiles down, tiles across, BINS), by the cumulative histogram.
 
-    The last tiles are filled up by reflection. In 16 bits, as an image one pixel wide has a tile for 128 of them.
+    The last tiles are filled by reflection. The maps use 16 bits, because a one-pixel-wide image has a tile for every
+    128 of its pixels.
     """
     height, width = bins.shape
     down, across = (height + kernel - 1) // kernel, (width + kernel - 1) // kernel
@@ -107,7 +108,7 @@ def _maps(bins: U8, kernel: int, limit: int) -> U16:
 
 @compiled
 def _reflected(size: int, padded: int) -> I64:
-    """Index of each pixel of an axis that is continued by reflection, to and fro, without repeating the edge."""
+    """Return the index of each pixel of an axis that is extended by reflection without repeating the edge."""
     period = max(2 * (size - 1), 1)
     places = np.arange(padded) % period
     return np.where(places < size, places, period - places)
@@ -115,7 +116,7 @@ def _reflected(size: int, padded: int) -> I64:
 
 @compiled
 def _clip(histogram: I64, limit: int) -> None:
-    """Cut counts above the limit and share them out among the bins below it, in place."""
+    """Clip counts at the limit and redistribute the excess among the bins below it, in place."""
     excess = 0
     for b in range(BINS):
         if histogram[b] > limit:
@@ -150,7 +151,7 @@ def _clip(histogram: I64, limit: int) -> None:
 def _interpolated(
     bins: U8, maps: U16, upper: I64, lower: I64, down: F64, left: I64, right: I64, across: F64
 ) -> U16:  # fmt: skip
-    """Gray level of each pixel by the maps of the four tiles around it; rounded as scikit-image does, in its order."""
+    """Interpolate each pixel's gray level between the four nearest tiles; rounds as scikit-image does, in its order."""
     height, width = bins.shape
     levels = np.empty((height, width), np.uint16)
     for y in range(height):

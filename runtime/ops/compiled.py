@@ -1,7 +1,7 @@
 """Loops over pixels, compiled on first use.
 
-The compiled code is kept beside the source or in the user's cache directory, so that later processes load it. It runs
-without the interpreter's lock: threads overlap.
+The compiled code is cached beside the source or in the user's cache directory, so later processes load it. It releases
+the interpreter's lock, so threads run in parallel.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ Entry = TypeVar("Entry", bound=np.generic)
 
 
 _LOOPS: list[Any] = []
-"""All compiled functions of the modules that were imported."""
+"""All compiled functions of the imported modules."""
 
 
 def compiled(function: Function) -> Function:
     """Compile a function of arrays and numbers.
 
-    Floating-point results are those of the operations as written: nothing is reordered or contracted.
+    Floating-point operations run as written: they are neither reordered nor contracted.
     """
     try:
         loop = njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # nowhere to keep it: compiled once per process
+    except RuntimeError:  # no place for a cache: compile once per process
         loop = njit(nogil=True)(function)
     _LOOPS.append(loop)
     return cast(Function, loop)
 
 
 def loops_to_compile() -> bool:
-    """Whether most loops of the imported modules are neither compiled nor kept from an earlier process."""
+    """Return whether most loops of the imported modules are neither compiled nor cached by an earlier process."""
     return sum(map(_is_compiled, _LOOPS)) < len(_LOOPS) / 2
 
 
 def _is_compiled(loop: Any) -> bool:
-    if not hasattr(loop, "signatures"):  # numba is switched off
+    if not hasattr(loop, "signatures"):  # numba is disabled
         return True
     kept = loop.stats.cache_path
     code, function = loop.py_func.__code__, loop.py_func
-    # Numba names the index of a function's compiled forms so; one from before a change of the source is of no use.
+    # Numba's name for the index of a function's compiled forms; an index older than the source is invalid.
     source = Path(code.co_filename)
     indices = Path(kept).glob(f"{source.stem}.{function.__qualname__}-{code.co_firstlineno}.*.nbi") if kept else ()
     return bool(loop.signatures) or any(index.stat().st_mtime >= source.stat().st_mtime for index in indices)
@@ -53,7 +53,7 @@ def _is_compiled(loop: Any) -> bool:
 
 @compiled
 def looked_up(values: NDArray[Any], table: NDArray[Entry]) -> NDArray[Entry]:
-    """The table's entry for each value of an (H, W) array, none of which may lie beyond the table."""
+    """Look up each value of an (H, W) array in a table; all values must be valid indices of the table."""
     out = np.empty(values.shape, table.dtype)
     for y in range(values.shape[0]):
         for x in range(values.shape[1]):
@@ -63,7 +63,7 @@ def looked_up(values: NDArray[Any], table: NDArray[Entry]) -> NDArray[Entry]:
 
 @compiled
 def channels_used(image: NDArray[Any]) -> NDArray[np.bool_]:
-    """(C): whether a channel of an (H, W, C) image has a value other than 0."""
+    """Return (C,) whether each channel of an (H, W, C) image has a value other than 0."""
     found = np.zeros(image.shape[2], np.bool_)
     for c in range(image.shape[2]):
         for y in range(image.shape[0]):

@@ -1,4 +1,4 @@
-"""The loops behind ``runtime.ops.masks``."""
+"""Compiled loops of ``runtime.ops.masks``."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from runtime.types import F32, I32, I64, Bool
 
 
 class ResizeAxis(NamedTuple):
-    """Two bilinear resizes along one axis, logits to model input to image, as one banded matrix."""
+    """Two bilinear resizes along one axis, from logits to model input to image, as one banded matrix."""
 
     taps: F32
-    """(size of the image, T): weights of the logits that each image pixel reads, from its first one on."""
+    """(size of the image, T): weights of the logits that each image pixel reads, starting at its first one."""
     first: I32
-    """First logit that each image pixel reads; rises with the pixel."""
+    """First logit that each image pixel reads; increases with the pixel."""
     last: I32
-    """Last one."""
+    """Last logit that each image pixel reads."""
     starts: I64
     """First image pixel that reads no logit before this one; one entry per logit, and one more."""
     stops: I64
@@ -27,7 +27,7 @@ class ResizeAxis(NamedTuple):
 
 @compiled
 def bounds(logits: F32, threshold: float) -> tuple[int, int, int, int]:
-    """Top, bottom, left, right of what lies above a threshold, ends excluded; all 0 where nothing does."""
+    """Return top, bottom, left, right of the values above a threshold, ends excluded; all 0 if there are none."""
     height, width = logits.shape
     top, bottom, left, right = height, 0, width, 0
     for y in range(height):
@@ -40,9 +40,9 @@ def bounds(logits: F32, threshold: float) -> tuple[int, int, int, int]:
 
 @compiled
 def image_range(axis: ResizeAxis, start: int, size: int, low: int, high: int) -> tuple[int, int]:
-    """Image pixels to be computed from ``size`` logits from ``start`` on.
+    """Return the range of image pixels to compute from ``size`` logits that begin at ``start``.
 
-    Those that read no other logits and at least one of the window's logits ``low:high``.
+    These pixels read no other logits, and at least one of the window's logits ``low:high``.
     """
     inner = axis.starts[start]
     inner_end = max(inner, axis.stops[start + size])
@@ -57,7 +57,7 @@ def resample(
     logits: F32, origin: tuple[int, int], axes: tuple[ResizeAxis, ResizeAxis], rows: tuple[int, int],
     columns: tuple[int, int],
 ) -> F32:  # fmt: skip
-    """Logits at the image pixels ``rows`` x ``columns``, which read none beyond the window (h, w) at ``origin``."""
+    """Compute the logits at the image pixels ``rows`` x ``columns`` from the window (h, w) at ``origin`` alone."""
     down, across = axes
     height, width = rows[1] - rows[0], columns[1] - columns[0]
     out = np.zeros((height, width), np.float32)
@@ -87,14 +87,14 @@ def resample(
 def window_pixels(
     logits: F32, origin: tuple[int, int], axes: tuple[ResizeAxis, ResizeAxis], threshold: float
 ) -> tuple[F32, int, int]:
-    """Image pixels of one window that can lie above a threshold, and the first of them (y, x).
+    """Compute the image pixels of one window that can exceed a threshold, and the position (y, x) of the first.
 
     Raises:
-        ValueError: the window reaches beyond the map.
+        ValueError: the window extends beyond the map.
     """
     for start, size, axis in ((origin[0], logits.shape[0], axes[0]), (origin[1], logits.shape[1], axes[1])):
         if start < 0 or start + size >= len(axis.starts):
-            raise ValueError("a window of logits reaches beyond the whole map.")
+            raise ValueError("a window of logits extends beyond the whole map.")
     top, bottom, left, right = bounds(logits, threshold)
     if bottom == 0:
         return np.zeros((0, 0), np.float32), 0, 0
@@ -107,29 +107,30 @@ def window_pixels(
 def paint_mask(
     value: int, logits: F32, offset: tuple[int, int], threshold: float, argmax: bool, owner: I32, best: F32
 ) -> tuple[int, int, int, int]:  # fmt: skip
-    """Paint one mask: settle who owns its pixels, in place.
+    """Paint one mask: decide which mask owns each of its pixels, in place.
 
     Args:
         value: number of the mask, from 1.
         logits: (h, w) at image pixels.
         offset: image pixel of ``logits[0, 0]``.
-        threshold: only logits above it are inside.
-        argmax: pixels go to the highest logit, equal ones to the lower number; else to the highest number.
-        owner: (H, W) number of the owner, 0 where there is none.
-        best: (H, W) its logit; read with ``argmax`` only.
+        threshold: only logits above it are inside the mask.
+        argmax: True gives a pixel to the highest logit, or among equal ones to the lowest number; False gives it to
+            the highest number.
+        owner: (H, W) number of the owner, 0 without one.
+        best: (H, W) logit of the owner; used only with ``argmax``.
 
     Returns:
         ``bounds`` of the mask.
 
     Raises:
-        ValueError: the mask reaches beyond the image.
+        ValueError: the mask extends beyond the image.
     """
     if (
         min(offset[0], offset[1]) < 0
         or offset[0] + logits.shape[0] > owner.shape[0]
         or offset[1] + logits.shape[1] > owner.shape[1]
     ):
-        raise ValueError("a mask reaches beyond the image.")
+        raise ValueError("a mask extends beyond the image.")
     top, bottom, left, right = bounds(logits, threshold)
     for y in range(top, bottom):
         for x in range(left, right):
@@ -155,14 +156,14 @@ def paint_windows(
     """Resize and paint the masks of several windows.
 
     Args:
-        values: (K), as in ``paint_mask``; 0 leaves a mask out.
+        values: (K,), as in ``paint_mask``; 0 skips a mask.
         windows: (K, h, w) mask logits.
         origins: (K, 2) first logit (y, x) of each window in the whole map.
-        axes: the resizes along y and x.
+        axes: resizes along y and x.
         threshold, argmax, owner, best: as in ``paint_mask``.
 
     Returns:
-        First image pixel (y, x) of each mask, (K, 2), and the masks, cut to their own pixels.
+        First image pixel (y, x) of each mask, (K, 2), and the masks, cropped to their pixels.
     """
     offsets = np.zeros((len(values), 2), np.int64)
     masks = []
@@ -179,10 +180,10 @@ def paint_windows(
 
 @compiled
 def areas_of(labels: I32, count: int) -> I64:
-    """Pixels of each label 0..count.
+    """Count the pixels of each label 0..count.
 
     Raises:
-        ValueError: there are other labels.
+        ValueError: a label is out of range.
     """
     areas = np.zeros(count + 1, np.int64)
     for y in range(labels.shape[0]):
@@ -196,7 +197,7 @@ def areas_of(labels: I32, count: int) -> I64:
 
 @compiled
 def root_of(parents: I32, node: int) -> int:
-    """The root of a node's tree; the path to it is halved, in place."""
+    """Find the root of a node's tree, and halve the path to it in place."""
     while parents[node] != node:
         parents[node] = parents[parents[node]]
         node = parents[node]
@@ -205,10 +206,10 @@ def root_of(parents: I32, node: int) -> int:
 
 @compiled
 def runs_of(free: Bool) -> tuple[I32, I32]:
-    """Runs of pixels along the rows.
+    """Find the runs of pixels along the rows.
 
     Returns:
-        First column and column after the last of each run, (N, 2), and the first run of each row, (H + 1).
+        First column and end column of each run, (N, 2), and the first run of each row, (H + 1,).
     """
     height, width = free.shape
     firsts = np.zeros(height + 1, np.int32)
@@ -237,13 +238,13 @@ def runs_of(free: Bool) -> tuple[I32, I32]:
 
 @compiled
 def enclosed(free: Bool) -> Bool:
-    """(H, W): what of ``free`` does not reach the border by steps along rows and columns.
+    """Return (H, W) the pixels of ``free`` that cannot reach the border by steps along rows and columns.
 
-    Runs of pixels that touch are joined in trees (union-find); those that touch the border are joined to node 0.
+    Touching runs of pixels are joined in trees (union-find); runs at the border are joined to node 0.
     """
     height, width = free.shape
     runs, firsts = runs_of(free)
-    parents = np.arange(len(runs) + 1).astype(np.int32)  # of run n: n + 1
+    parents = np.arange(len(runs) + 1).astype(np.int32)  # run n is node n + 1
     for y in range(height):
         above = firsts[y - 1] if y else 0
         for n in range(firsts[y], firsts[y + 1]):
@@ -269,7 +270,7 @@ def enclosed(free: Bool) -> Bool:
 
 @compiled
 def beside_holes(labels: I32, count: int) -> Bool:
-    """(count + 1): labels next to background that does not reach the border by steps along rows and columns."""
+    """Return (count + 1,) the labels next to background that cannot reach the border along rows and columns."""
     holes = enclosed(labels == 0)
     found = np.zeros(count + 1, np.bool_)
     for y in range(1, labels.shape[0] - 1):
@@ -283,20 +284,20 @@ def beside_holes(labels: I32, count: int) -> Bool:
 
 @compiled
 def clean_cells(labels: I32, values: I64, boxes: I64, holed: Bool, least: int, take: bool) -> None:
-    """Remove cells that are small and fill the holes of others, in place, one cell after the other.
+    """Remove small cells and fill holes in others, in place and cell by cell.
 
     Args:
-        labels: (H, W)
-        values: the cells, in the order in which they are treated.
+        labels: (H, W) label map.
+        values: the cells, in the order of processing.
         boxes: (count + 1, 4) ``extents`` of the labels.
-        holed: (count + 1), whose holes are filled.
-        least: pixels of the smallest cell that stays.
-        take: a hole's pixels change hands even where they are of another cell.
+        holed: (count + 1,), True for cells whose holes are filled.
+        least: pixels of the smallest cell to keep.
+        take: also fill pixels that belong to other cells.
     """
     for value in values:
         top, bottom, left, right = boxes[value]
         region = labels[top:bottom, left:right]
-        area = 0  # a cell before this one may have taken pixels of it
+        area = 0  # recounted, because an earlier cell may have taken pixels
         for y in range(bottom - top):
             for x in range(right - left):
                 area += region[y, x] == value
@@ -311,7 +312,7 @@ def clean_cells(labels: I32, values: I64, boxes: I64, holed: Bool, least: int, t
 
 @compiled
 def extents(labels: I32, count: int) -> I64:
-    """(count + 1, 4): top, bottom, left, right of each label, ends excluded; bottom 0 for those that do not occur."""
+    """Return (count + 1, 4) top, bottom, left, right of each label, ends excluded; bottom is 0 for absent labels."""
     height, width = labels.shape
     found = np.zeros((count + 1, 4), np.int64)
     found[:, 0], found[:, 2] = height, width

@@ -1,4 +1,4 @@
-"""From mask logits to a label map: upsampling, overlaps, holes, small objects, numbering. Pure functions on arrays."""
+"""Conversion of mask logits to a label map: upsampling, overlaps, holes, small objects, numbering. Pure functions."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from runtime.ops.mask_kernels import (
 from runtime.types import F32, I32, I64, Bool
 
 Axes = tuple[ResizeAxis, ResizeAxis]
-"""The resizes along y and x."""
+"""Resizes along y and x."""
 
 
 @dataclass(frozen=True, slots=True)
 class MaskCrop:
-    """One instance's mask, cut to its own pixels."""
+    """Mask of one instance, cropped to its pixels."""
 
     mask: Bool
-    """(h, w); (0, 0) when the mask has no pixel."""
+    """(h, w); (0, 0) if the mask has no pixels."""
     offset_yx: tuple[int, int]
     """Image pixel of ``mask[0, 0]``."""
 
@@ -43,17 +43,17 @@ class MaskCrop:
         return int(np.count_nonzero(self.mask))
 
     def paste(self, size_hw: tuple[int, int]) -> Bool:
-        """The mask in an image of the given size, (H, W) bool."""
+        """Paste the mask into an empty image of the given size, (H, W) bool."""
         full = np.zeros(size_hw, np.bool_)
         (y, x), (h, w) = self.offset_yx, self.mask.shape
         full[y : y + h, x : x + w] = self.mask
         return full
 
     def in_image(self, origin_yx: tuple[int, int], size_hw: tuple[int, int]) -> MaskCrop:
-        """The mask of a tile as a mask of the image.
+        """Convert the mask of a tile to a mask of the image.
 
         Args:
-            origin_yx: the tile's first pixel in the image.
+            origin_yx: position of the tile's first pixel in the image.
             size_hw: size of the image; pixels beyond it are cut off.
         """
         y, x = self.offset_yx[0] + origin_yx[0], self.offset_yx[1] + origin_yx[1]
@@ -63,7 +63,7 @@ class MaskCrop:
 
 
 def label_crops(labels: NDArray[np.integer]) -> tuple[MaskCrop, ...]:
-    """The cells of an (H, W) label map as crops, by ascending label."""
+    """Extract the cells of an (H, W) label map as crops, in ascending order of labels."""
     found = enumerate(ndimage.find_objects(labels), start=1)
     return tuple(
         MaskCrop(labels[box] == label, (box[0].start, box[1].start)) for label, box in found if box is not None
@@ -71,7 +71,7 @@ def label_crops(labels: NDArray[np.integer]) -> tuple[MaskCrop, ...]:
 
 
 def cut_to_pixels(mask: Bool, offset_yx: tuple[int, int]) -> MaskCrop:
-    """A mask (h, w) without the rows and columns at its edges that have no pixel; (0, 0) if it has none."""
+    """Remove empty rows and columns at the edges of a mask (h, w); an empty mask becomes (0, 0)."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return MaskCrop(np.zeros((0, 0), np.bool_), offset_yx)
@@ -80,7 +80,7 @@ def cut_to_pixels(mask: Bool, offset_yx: tuple[int, int]) -> MaskCrop:
 
 
 def join_masks(crops: Sequence[MaskCrop]) -> MaskCrop:
-    """The union of masks of the same image; at least one."""
+    """Compute the union of one or more masks of the same image."""
     if len(crops) == 1:
         return crops[0]
     crops = [crop for crop in crops if crop.mask.size] or crops[:1]
@@ -96,23 +96,23 @@ def join_masks(crops: Sequence[MaskCrop]) -> MaskCrop:
 
 
 def resize_axis(logits: int, model: int, frame: int, shown: int | None = None) -> ResizeAxis:
-    """The resize of SAM's post-processing, ``logits`` -> ``model`` -> ``frame`` pixels, along one axis.
+    """Build the resize of SAM's post-processing, ``logits`` -> ``model`` -> ``frame`` pixels, along one axis.
 
-    Both steps are bilinear with half-pixel centres and no antialiasing, hence linear, and so is their product.
+    Both steps are bilinear with half-pixel centres and no antialiasing. They are linear, and so is their product.
 
     Args:
         logits, model, frame: lengths of the axis.
-        shown: pixels of the frame, from its first one on, that are wanted; default, all.
+        shown: number of pixels to compute, from the first one of the frame; default, all.
     """
     shown = frame if shown is None else shown
     return (_kept_axis if shown <= _KEPT_PX else _make_axis)(logits, model, frame, shown)
 
 
 _KEPT_PX = 1 << 14
-"""Longer axes are not kept between images: they would take up memory."""
+"""Longer axes are not cached between images, to save memory."""
 
 _BLOCK_PX = 1 << 16
-"""Pixels of an axis that are worked out together."""
+"""Number of pixels of an axis that are computed together."""
 
 
 def _make_axis(logits: int, model: int, frame: int, shown: int) -> ResizeAxis:
@@ -134,7 +134,7 @@ _kept_axis = lru_cache(maxsize=16)(_make_axis)
 
 
 def _axis_rows(logits: int, model: int, frame: int, pixels: I64) -> tuple[I32, I32, F32]:
-    """First and last logit that each of some pixels reads, and the weights from the first on."""
+    """Return the first and last logit that each of the given pixels reads, and the weights from the first on."""
     matrix = (_bilinear(model, frame, pixels) @ _bilinear(logits, model, np.arange(model))).astype(np.float32).tocsr()
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
@@ -146,9 +146,9 @@ def _axis_rows(logits: int, model: int, frame: int, pixels: I64) -> tuple[I32, I
 
 
 def _bilinear(size_in: int, size_out: int, pixels: I64) -> sparse.csr_array:
-    """Bilinear interpolation with half-pixel centres, clamped at the edges, to some of ``size_out`` pixels.
+    """Build a bilinear interpolation with half-pixel centres, clamped at the edges, to some of ``size_out`` pixels.
 
-    (number of the pixels, size_in).
+    The matrix has shape (number of pixels, size_in).
     """
     position = np.maximum((pixels + 0.5) * (size_in / size_out) - 0.5, 0.0)
     low = np.minimum(position.astype(np.int64), size_in - 1)
@@ -156,7 +156,7 @@ def _bilinear(size_in: int, size_out: int, pixels: I64) -> sparse.csr_array:
     fraction = position - low
     rows = np.arange(len(pixels))
     entries = (np.concatenate((1.0 - fraction, fraction)), (np.tile(rows, 2), np.concatenate((low, high))))
-    return sparse.csr_array(entries, shape=(len(pixels), size_in))  # equal places are added up
+    return sparse.csr_array(entries, shape=(len(pixels), size_in))  # entries at equal positions are summed
 
 
 def upsample_window(
@@ -166,10 +166,10 @@ def upsample_window(
 
     Args:
         logits: (h, w), mask logits of the window.
-        origin_yx: its first logit in the whole map.
-        axes: the resizes along y and x.
-        threshold: image pixels that read no logit above it are left out where they are at the edge: a mean of
-            logits cannot exceed it there.
+        origin_yx: position of its first logit in the whole map.
+        axes: resizes along y and x.
+        threshold: image pixels at the edge are left out if they read no logit above it, because a mean of logits
+            cannot exceed it there.
 
     Returns:
         Logits at the image pixels that depend on this window alone, (H', W'), and the first such pixel (y, x).
@@ -179,13 +179,13 @@ def upsample_window(
 
 
 class LabelCanvas:
-    """Collects the masks of one image and settles who owns each pixel.
+    """Collects the masks of one image and decides which of them owns each pixel.
 
-    Masks may come in any order and in any grouping; the result depends on their indices alone.
+    Masks may arrive in any order and grouping; the result depends only on their indices.
     """
 
     def __init__(self, size_hw: tuple[int, int], config: SegmentConfig) -> None:
-        """Args: size_hw: the image's size. config: the mask threshold and the rule for overlaps."""
+        """Args: size_hw: size of the image. config: the mask threshold and the rule for overlaps."""
         self._threshold = float(np.float32(config.mask_threshold_logit))
         self._argmax = config.overlap == "argmax"
         self._owner = np.zeros(size_hw, np.int32)  # index + 1 of the owner, 0 = background
@@ -193,19 +193,19 @@ class LabelCanvas:
 
     @property
     def owner(self) -> I32:
-        """(H, W): index + 1 of the mask that owns each pixel, 0 where none does."""
+        """(H, W): index + 1 of the mask that owns each pixel; 0 without an owner."""
         return self._owner
 
     def add(self, index: int, logits: F32, offset_yx: tuple[int, int]) -> MaskCrop:
         """Paint one mask.
 
         Args:
-            index: its place among the image's masks, from 0.
+            index: index of the mask among the image's masks, from 0.
             logits: (h, w) at image pixels.
             offset_yx: image pixel of ``logits[0, 0]``.
 
         Returns:
-            The thresholded mask, before overlaps.
+            The thresholded mask, before overlaps are resolved.
         """
         settled = (self._threshold, self._argmax, self._owner, self._best)
         top, bottom, left, right = paint_mask(index + 1, logits, offset_yx, *settled)
@@ -216,13 +216,13 @@ class LabelCanvas:
         """Resize and paint the masks of several windows.
 
         Args:
-            indices: (K), as in ``add``.
+            indices: (K,), as in ``add``.
             windows: (K, h, w) mask logits.
             origins: (K, 2), first logit (y, x) of each window in the whole map.
-            axes: the resizes along y and x.
+            axes: resizes along y and x.
 
         Returns:
-            The thresholded masks, before overlaps.
+            The thresholded masks, before overlaps are resolved.
         """
         settled = (self._threshold, self._argmax, self._owner, self._best)
         offsets, masks = paint_windows(indices + 1, windows, origins, axes, *settled)
@@ -230,17 +230,18 @@ class LabelCanvas:
 
 
 def finish_labels(owner: I32, count: int, config: SegmentConfig) -> tuple[I32, I32]:
-    """Remove small cells, fill holes, number the cells that are left 1..n.
+    """Remove small cells, fill holes, and number the remaining cells 1..n.
 
-    A cell's area is taken before its holes are filled, and cells are treated from low to high index, as the released
-    code does.
+    As in the released code, a cell's area is measured before its holes are filled, and cells are processed in the order
+    of their indices.
 
     Args:
         owner: (H, W), index + 1 of the owner of each pixel.
         count: number of masks.
+        config: smallest area, holes and the rule for overlaps.
 
     Returns:
-        Labels (H, W), dense and in the order of the masks, and the label of each mask (count), 0 where none is left.
+        Labels (H, W), dense and in the order of the masks, and the label of each mask (count,), 0 for removed masks.
     """
     areas = areas_of(owner, count)
     areas[0] = 0
@@ -250,7 +251,7 @@ def finish_labels(owner: I32, count: int, config: SegmentConfig) -> tuple[I32, I
     labels = looked_up(owner, ids)
     holed = np.zeros(count + 1, np.bool_)
     if config.fill_holes:
-        # Taking over what lies in a hole needs a look at every cell; filling background, only at those around some.
+        # To absorb what lies in a hole, every cell is checked; to fill background, only cells next to enclosed pixels.
         holed = present if config.overlap == "last" else beside_holes(labels, count)[ids]
     if not holed.any():
         return labels, ids[1:]
@@ -261,14 +262,14 @@ def finish_labels(owner: I32, count: int, config: SegmentConfig) -> tuple[I32, I
 
 
 def relabel(labels: I32, count: int) -> tuple[I32, I32]:
-    """Number the values that occur 1..n in their order.
+    """Renumber the occurring values as 1..n, in their order.
 
     Args:
-        labels: (H, W) with values in 0..count, 0 being background.
-        count: the highest value that may occur.
+        labels: (H, W) with values in 0..count; 0 is background.
+        count: highest value that may occur.
 
     Returns:
-        (H, W) dense labels, and the new number of each of 1..count (count), 0 for those that do not occur.
+        (H, W) dense labels, and the new number of each of 1..count, (count,); 0 for absent values.
     """
     present = areas_of(labels, count)[1:] > 0
     ids = np.where(present, np.cumsum(present), 0).astype(np.int32)

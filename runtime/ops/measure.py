@@ -1,6 +1,6 @@
 """Measurements of the cells of a label map. Pure functions on arrays.
 
-Each returns a dict of columns, (n,) arrays in the order of the labels 1..n.
+Each function returns a dict of columns, (n,) arrays in the order of the labels 1..n.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ SHAPES = ("perimeter_px", "eccentricity")
 """Columns of ``shapes``."""
 
 INTENSITIES = ("intensity_mean", "intensity_median", "intensity_min", "intensity_max")
-"""Columns of ``intensities`` for each channel."""
+"""Columns of ``intensities``, per channel."""
 
 
 def areas(labels: NDArray[np.integer]) -> Arrays:
     """Count the pixels of each cell and find their mean position.
 
     Args:
-        labels: (H, W), 0 background, 1..n the cells.
+        labels: (H, W); 0 is background, 1..n are the cells.
 
     Returns:
         ``label_area_px``, int64; ``centroid_y`` and ``centroid_x``, float64 pixels, 0 at the centre of the first pixel.
@@ -45,15 +45,15 @@ def areas(labels: NDArray[np.integer]) -> Arrays:
 
 
 def shapes(labels: NDArray[np.integer]) -> Arrays:
-    """Measure the outline and the elongation of each cell.
+    """Measure the outline and elongation of each cell.
 
     Args:
-        labels: (H, W), 0 background, 1..n the cells, each with at least one pixel.
+        labels: (H, W); 0 is background, 1..n are the cells, each with at least one pixel.
 
     Returns:
-        ``perimeter_px``, float64 pixels: length of the line through the centres of the cell's border pixels, those
-        around holes included. ``eccentricity``, float64: of the ellipse with the cell's second moments, from 0 (a
-        circle) to 1 (a line).
+        ``perimeter_px``, float64 pixels: length of the line through the centres of the cell's border pixels, including
+        those around holes. ``eccentricity``, float64: eccentricity of the ellipse with the cell's second moments, from
+        0 (a circle) to 1 (a line).
 
     Source: scikit-image, ``skimage.measure.regionprops_table``.
     """
@@ -67,15 +67,15 @@ def intensities(labels: NDArray[np.integer], image: ArrayLike, channels: Sequenc
     """Measure the pixel values of each cell in every channel of an image.
 
     Args:
-        labels: (H, W), 0 background, 1..n the cells, each with at least one pixel.
+        labels: (H, W); 0 is background, 1..n are the cells, each with at least one pixel.
         image: (H, W) or (H, W, C), any real dtype, any number of channels.
-        channels: their names.
+        channels: names of the channels.
 
     Returns:
         The columns that ``intensity_columns`` names, float64, in the units of the image.
 
     Raises:
-        InputError: an image of another size or dtype, or another number of names.
+        InputError: the image has another size or an unsupported dtype, or the number of names does not fit.
 
     Source: scikit-image, ``skimage.measure.regionprops_table``.
     """
@@ -88,7 +88,7 @@ def intensities(labels: NDArray[np.integer], image: ArrayLike, channels: Sequenc
     if channels is not None and (len(channels) != len(planes) or len(set(channels)) < len(channels)):
         raise InputError(
             f"{len(channels)} channel names were given ({', '.join(channels)}); expected {len(planes)} different ones, "
-            "one for each channel of the image. Give all of them, or none."
+            "one per channel of the image. Give all of them, or none."
         )
     columns: list[NDArray[np.float64]] = []
     for plane in planes:
@@ -106,7 +106,7 @@ def intensity_columns(channels: Sequence[str] | None) -> tuple[str, ...]:
         channels: names of the channels; None for an (H, W) image without a name.
 
     Returns:
-        ``intensity_mean_NAME``, ``intensity_median_NAME``, ``intensity_min_NAME`` and ``intensity_max_NAME`` of each
+        ``intensity_mean_NAME``, ``intensity_median_NAME``, ``intensity_min_NAME`` and ``intensity_max_NAME`` for each
         channel; without ``_NAME`` for None.
     """
     endings = ("",) if channels is None else tuple(f"_{channel}" for channel in channels)
@@ -114,19 +114,19 @@ def intensity_columns(channels: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def median(mask: Bool, image: NDArray[Any]) -> float:
-    """Median of an image within a mask; ``regionprops`` before scikit-image 0.26 lacks it."""
+    """Compute the median of an image within a mask; ``regionprops`` lacks it before scikit-image 0.26."""
     return float(np.median(image[mask]))
 
 
 def check_measured(image: ArrayLike, size_hw: tuple[int, ...]) -> NDArray[np.generic]:
-    """Return an image that can be measured as an array.
+    """Check that an image can be measured and return it as an array.
 
     Args:
         image: (H, W) or (H, W, C).
-        size_hw: of the label map.
+        size_hw: size of the label map.
 
     Raises:
-        InputError: another size or dtype.
+        InputError: the size or dtype does not fit.
     """
     array = np.asarray(image)
     if array.ndim not in (2, 3) or array.shape[:2] != tuple(size_hw):

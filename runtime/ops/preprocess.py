@@ -1,8 +1,8 @@
-"""From the caller's array to the model's input: checks, contrast normalisation, the branches' inputs.
+"""Conversion of the caller's array to model input: checks, contrast normalisation, inputs of both branches.
 
-Pure functions on arrays. Two profiles, chosen in the engine's manifest:
+Pure functions on arrays. The engine's manifest selects one of two profiles:
 
-``paper``        one input for both branches: contrast-normalised image, resized, SAM's mean and std.
+``paper``        one input for both branches: the contrast-normalised image, resized, with SAM's mean and std.
 ``cellsam-1.2``  the two inputs of the released inference code, reproduced step by step.
 """
 
@@ -31,20 +31,20 @@ SAM_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 SAM_STD = np.array([58.395, 57.12, 57.375], np.float32)
 
 CLAHE_KERNEL_PX = 128  # paper, Appendix A
-CLIP_PERCENTILE = 99.9  # per channel, against single bright pixels
+CLIP_PERCENTILE = 99.9  # per channel, to suppress single bright pixels
 STRETCH_PERCENTILE = 99.5  # mask branch of the released code, all channels together
 MIN_MAX_EPS = 1e-6  # kornia.enhance.normalize_min_max
 
 
 def check_image(image: ArrayLike, name: str = "image") -> NDArray[np.generic]:
-    """Return the image as (H, W, C), C in 1..3, real and finite.
+    """Check an image and return it as (H, W, C), C in 1..3, real and finite.
 
     Args:
         image: (H, W) or (H, W, C) with C <= 3, any real dtype.
-        name: what errors call it.
+        name: name of the image, for errors.
 
     Raises:
-        InputError: other shapes, an empty image, complex or object values, masked ones, NaN or infinity.
+        InputError: the shape does not fit, or the image is empty, not real, masked, or has NaN or infinite values.
     """
     array = as_array(image, name, "(H, W) or (H, W, C)")
     if array.dtype.kind not in "biuf":
@@ -69,15 +69,16 @@ def check_image(image: ArrayLike, name: str = "image") -> NDArray[np.generic]:
         )
     if array.size == 0:
         raise InputError(
-            f"{name} is empty, its shape is {array.shape}; expected at least one pixel.", kind="wrong_shape"
+            f"{name} is empty with shape {array.shape}; expected at least one pixel. Check how it was read.",
+            kind="wrong_shape",
         )
     array = array if array.ndim == 3 else array[..., None]
     if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
         pixels = finite.shape[0] * finite.shape[1]
         bad = pixels - np.count_nonzero(finite.all(axis=2))
         raise InputError(
-            f"{name} has {bad} of {pixels} pixels with NaN or infinite values; expected finite numbers. Give those a "
-            "value, such as that of the background, and save the image again (Fiji: Process > Noise > Remove NaNs; "
+            f"{name} has {bad} of {pixels} pixels with NaN or infinite values; expected finite numbers. Replace "
+            "them, for example with the background, and save the image again (Fiji: Process > Noise > Remove NaNs; "
             "Python: np.nan_to_num(image, posinf=0, neginf=0)).",
             kind="invalid",
         )
@@ -85,10 +86,10 @@ def check_image(image: ArrayLike, name: str = "image") -> NDArray[np.generic]:
 
 
 def _as_float64(values: NDArray[np.generic]) -> NDArray[np.float64]:
-    """Values of a channel as float64.
+    """Convert values of a channel to float64.
 
     Raises:
-        InputError: values that float64 cannot hold.
+        InputError: float64 cannot represent the values.
     """
     if values.dtype == np.float64:
         return values  # type: ignore[return-value]  # finite, see check_image
@@ -97,22 +98,22 @@ def _as_float64(values: NDArray[np.generic]) -> NDArray[np.float64]:
     whole = values.dtype.kind in "iu"
     if not np.isfinite(converted).all() or (whole and values.dtype.itemsize == 8 and np.abs(converted).max() > 2**53):
         raise InputError(
-            f"image has values up to {values.max()}, more than float64 can tell apart; rescale it, for example "
-            "subtract its minimum.",
+            f"image has values up to {values.max()}; expected values that float64 represents exactly. Rescale it, for "
+            "example subtract its minimum.",
             kind="out_of_range",
         )
     return converted
 
 
 def normalize_contrast(image: ArrayLike, *, invert: bool = False) -> F32:
-    """Clip bright outliers and equalise the contrast of every channel (paper, Appendix A).
+    """Clip bright outliers and equalise the contrast of each channel (paper, Appendix A).
 
-    Per channel: clip to the 99.9th percentile of its non-zero values; a constant channel becomes 0; rescale to
-    [0, 1]; CLAHE with a 128-pixel kernel.
+    Each channel is clipped to the 99.9th percentile of its non-zero values, rescaled to [0, 1] and equalised by CLAHE
+    with a 128-pixel kernel. A constant channel becomes 0.
 
     Args:
         image: (H, W) or (H, W, C <= 3), real.
-        invert: turn dark into bright before CLAHE; a constant channel stays 0.
+        invert: swap dark and bright before CLAHE; a constant channel stays 0.
 
     Returns:
         (H, W, 3) float32 in [0, 1].
@@ -123,7 +124,7 @@ def normalize_contrast(image: ArrayLike, *, invert: bool = False) -> F32:
     checked = check_image(image)
     out = blank_channels(checked.shape[0], checked.shape[1])
     for index, target in enumerate(channel_targets(checked.shape[2])):
-        # One channel at a time bounds the memory.
+        # Processing one channel at a time bounds the memory.
         plane = checked[..., index]
         span = channel_range(plane)
         if span is not None:
@@ -132,20 +133,20 @@ def normalize_contrast(image: ArrayLike, *, invert: bool = False) -> F32:
 
 
 TABLED = (np.dtype(np.uint8), np.dtype(np.uint16))
-"""Types of few possible values: everything is worked out once per value instead of once per pixel."""
+"""Types with few possible values, which are processed once per value instead of once per pixel."""
 
 _TOGETHER_PX = 1 << 18
-"""Pixels that are worked on together in float64."""
+"""Number of pixels that are processed together in float64."""
 
 Range = tuple[float, float]
-"""Lowest value, and the highest after clipping, of a channel."""
+"""Lowest value of a channel, and highest value after clipping."""
 
 
 def channel_range(plane: NDArray[np.generic]) -> Range | None:
-    """Range of a channel, (H, W) or (n); None for one that is constant.
+    """Find the range of a channel, (H, W) or (n,); return None if it is constant.
 
     Raises:
-        InputError: values that float64 cannot hold.
+        InputError: float64 cannot represent the values.
     """
     if plane.dtype in TABLED:
         return counted_range(_value_counts(plane, _value_number(plane)))
@@ -161,14 +162,14 @@ def channel_range(plane: NDArray[np.generic]) -> Range | None:
     if not math.isfinite(spread):
         raise InputError(
             f"image has values from {extremes[0]:g} to {extremes[1]:g}, a range beyond that of float64; expected "
-            "values whose difference is a finite number. Are they damaged? Else rescale them.",
+            "values with a finite difference. Rescale them, unless they are damaged.",
             kind="out_of_range",
         )
     return None if low == high else (low, high)
 
 
 def counted_range(counts: NDArray[np.intp]) -> Range | None:
-    """``channel_range`` of the values 0, 1, ... that occur ``counts`` times each, not all of them 0 times."""
+    """Find ``channel_range`` of the values 0, 1, ... that occur ``counts`` times each; at least one must occur."""
     present = np.flatnonzero(counts)
     clip = _percentile_of_counts(counts[1:], CLIP_PERCENTILE) if present[-1] else 0.0
     low, high = min(float(present[0]), clip), min(float(present[-1]), clip)
@@ -176,7 +177,7 @@ def counted_range(counts: NDArray[np.intp]) -> Range | None:
 
 
 def bins_within(plane: NDArray[np.generic], span: Range, *, invert: bool = False) -> NDArray[np.uint8]:
-    """Histogram bins of a channel, (H, W), that is rescaled so that its range is [0, 1], and cut off there."""
+    """Compute the histogram bins of a channel, (H, W), after rescaling its range to [0, 1] and clipping."""
     if plane.dtype in TABLED:
         return looked_up(plane, _bins(np.arange(_value_number(plane), dtype=np.float64), span, invert))
     bins = np.empty(plane.shape, np.uint8)
@@ -186,7 +187,7 @@ def bins_within(plane: NDArray[np.generic], span: Range, *, invert: bool = False
 
 
 def _parts(height: int, width: int) -> Iterator[tuple[slice, slice]]:
-    """Parts of a channel that are worked on in float64, one after the other: it takes much memory."""
+    """Yield the parts of a channel to process in float64 one after the other, to save memory."""
     columns = min(width, _TOGETHER_PX)
     rows = max(1, _TOGETHER_PX // columns)
     for top, left in product(range(0, height, rows), range(0, width, columns)):
@@ -194,7 +195,7 @@ def _parts(height: int, width: int) -> Iterator[tuple[slice, slice]]:
 
 
 def _value_number(plane: NDArray[np.generic]) -> int:
-    """Entries of a table of what may occur in a plane of few possible values; 2 at least."""
+    """Return the table size for the values of a plane of an integer type, at least 2."""
     return 256 if plane.dtype == np.uint8 else max(2, int(plane.max()) + 1)
 
 
@@ -213,27 +214,27 @@ def _bins(values: NDArray[np.float64], span: Range, invert: bool) -> NDArray[np.
 
 
 def _percentile_of_counts(counts: NDArray[np.intp], percentile: float) -> float:
-    """``numpy.percentile`` of the values 1, 2, ... that occur ``counts`` times each, not all of them 0 times."""
+    """Compute ``numpy.percentile`` of the values 1, 2, ... that occur ``counts`` times each; one must occur."""
     upto = np.cumsum(counts)
     place = (upto[-1] - 1) * (percentile / 100)
     before, after = np.searchsorted(upto, [np.floor(place), np.ceil(place)], side="right") + 1.0
     share = place - np.floor(place)
-    # From the nearer end, as numpy does.
+    # Interpolates from the nearer end, as numpy does.
     return float(before + (after - before) * share if share < 0.5 else after - (after - before) * (1 - share))
 
 
 def blank_channels(height: int, width: int) -> F32:
-    """(H, W, 3) zeros, channel after channel in memory: all that follows works on one channel at a time."""
+    """Create (H, W, 3) zeros, channel by channel in memory, because all later steps process one channel at a time."""
     return np.zeros((3, height, width), np.float32).transpose(1, 2, 0)
 
 
 def channel_targets(count: int) -> range:
-    """Where each channel goes: right-aligned into (blank, nuclear, whole-cell), as in the paper's Appendix A."""
+    """Return the target of each channel: right-aligned into (blank, nuclear, whole-cell), as in Appendix A."""
     return range(3 - count, 3)
 
 
 def take_normalized(image: ArrayLike) -> F32:
-    """Channels of an image whose contrast is normalised already.
+    """Arrange the channels of an image whose contrast is already normalised.
 
     Args:
         image: (H, W) or (H, W, C <= 3) in [0, 1].
@@ -242,14 +243,14 @@ def take_normalized(image: ArrayLike) -> F32:
         (H, W, 3) float32.
 
     Raises:
-        InputError: values outside [0, 1], or what ``check_image`` refuses.
+        InputError: values are outside [0, 1], or ``check_image`` rejects the image.
     """
     checked = check_image(image)
     low, high = checked.min(), checked.max()
     if low < 0 or high > 1:
         raise InputError(
-            f"image has values from {low} to {high}; expected [0, 1], as normalize=False takes the image as it is. "
-            "Leave normalize=True for raw images.",
+            f"image has values from {low} to {high}; expected [0, 1], because normalize=False uses the image "
+            "unchanged. Keep normalize=True for raw images.",
             kind="out_of_range",
             field="normalize",
         )
@@ -259,16 +260,16 @@ def take_normalized(image: ArrayLike) -> F32:
 
 
 def resize_channels(image: F32, out: F32, frame_hw: tuple[int, int] | None = None) -> list[F32]:
-    """Resize every channel, bilinear, antialiased where it shrinks; the aspect is not kept.
+    """Resize each channel bilinearly, antialiased if it shrinks; the aspect ratio is not kept.
 
     Args:
         image: (H, W, 3) float32.
-        out: (3, S, S) float32, written.
-        frame_hw: size that becomes (S, S), at least that of the image, which is its upper left part; the rest is 0.
-            Default: the image.
+        out: (3, S, S) float32, overwritten.
+        frame_hw: size of the frame that becomes (S, S), at least that of the image; the image is its upper left part,
+            and the rest is 0. Default: the image.
 
     Returns:
-        The channels: parts of ``out``; (1, 1) for a blank one, whose part is not written: it stays one value.
+        The channels as parts of ``out``. A blank channel is (1, 1), and its part of ``out`` is not written.
     """
     planes = []
     for c in range(3):
@@ -282,7 +283,7 @@ def resize_channels(image: F32, out: F32, frame_hw: tuple[int, int] | None = Non
 
 
 def _fill(out: F32, planes: Sequence[F32]) -> F32:
-    """Write the blank channels of ``resize_channels`` too."""
+    """Write the blank channels of ``resize_channels``, too."""
     for whole, plane in zip(out, planes, strict=True):
         if plane.shape != whole.shape:
             whole[:] = plane
@@ -290,15 +291,15 @@ def _fill(out: F32, planes: Sequence[F32]) -> F32:
 
 
 class PreprocessSpec(Protocol):
-    """What the manifest says about preprocessing."""
+    """Settings of the manifest for preprocessing."""
 
     @property
     def image_size(self) -> int:
-        """Side of the model input, pixels."""
+        """Side of the model input, in pixels."""
 
     @property
     def profile(self) -> Profile:
-        """Which steps are taken."""
+        """Name of the sequence of steps."""
 
     @property
     def renormalize(self) -> bool:
@@ -306,7 +307,7 @@ class PreprocessSpec(Protocol):
 
 
 class BranchInputs(NamedTuple):
-    """Model inputs of one image, (3, S, S) float32 each; the same array where one serves both branches."""
+    """Model inputs of one image, (3, S, S) float32 each; a single array if it serves both branches."""
 
     mask: F32
     box: F32 | None
@@ -315,12 +316,13 @@ class BranchInputs(NamedTuple):
 def branch_inputs(
     normalized: F32, spec: PreprocessSpec, *, frame_hw: tuple[int, int] | None = None, detector: bool = True
 ) -> BranchInputs:
-    """Inputs of the mask branch and, unless ``detector`` is False, of the box branch.
+    """Compute the input of the mask branch and, unless ``detector`` is False, that of the box branch.
 
     Args:
         normalized: (H, W, 3) float32 in [0, 1], from ``normalize_contrast``.
         spec: the manifest.
-        frame_hw: what the model input shows, see ``resize_channels``.
+        frame_hw: size of the frame, see ``resize_channels``.
+        detector: whether to compute the input of the box branch.
     """
     size, renormalize = spec.image_size, spec.renormalize
     if spec.profile == "paper":
@@ -333,12 +335,12 @@ def branch_inputs(
 
 
 def paper_input(normalized: F32, size: int, frame_hw: tuple[int, int] | None = None) -> F32:
-    """Input of both branches in the ``paper`` profile.
+    """Compute the input of both branches in the ``paper`` profile.
 
     Args:
         normalized: (H, W, 3) float32 in [0, 1], from ``normalize_contrast``.
-        size: side of the model input, pixels.
-        frame_hw: what the model input shows, see ``resize_channels``.
+        size: side of the model input, in pixels.
+        frame_hw: size of the frame, see ``resize_channels``.
 
     Returns:
         (3, size, size) float32.
@@ -354,11 +356,11 @@ def paper_input(normalized: F32, size: int, frame_hw: tuple[int, int] | None = N
 def mask_branch_input(
     normalized: F32, size: int, frame_hw: tuple[int, int] | None = None, *, renormalize: bool = True
 ) -> F32:
-    """Input of the mask branch in the ``cellsam-1.2`` profile; arguments as in ``paper_input``.
+    """Compute the input of the mask branch in the ``cellsam-1.2`` profile; other arguments as in ``paper_input``.
 
     Args:
-        renormalize: apply ImageNet statistics and a min-max before SAM's; the released code does so for weights
-            that hold ``model_cp``.
+        renormalize: apply ImageNet statistics and a min-max scaling before SAM's statistics, as the released code does
+            for weights that contain ``model_cp``.
     """
     out = np.empty((3, size, size), np.float32)
     planes = resize_channels(normalized, out, frame_hw)
@@ -381,7 +383,7 @@ def mask_branch_input(
 def box_branch_input(
     normalized: F32, size: int, frame_hw: tuple[int, int] | None = None, *, renormalize: bool = True
 ) -> F32:
-    """Input of the box branch in the ``cellsam-1.2`` profile; arguments as in ``mask_branch_input``."""
+    """Compute the input of the box branch in the ``cellsam-1.2`` profile; arguments as in ``mask_branch_input``."""
     out = np.empty((3, size, size), np.float32)
     planes = resize_channels(normalized, out, frame_hw)
     for plane, *imagenet, mean, std in zip(planes, IMAGENET_MEAN, IMAGENET_STD, SAM_MEAN, SAM_STD, strict=True):
@@ -393,7 +395,7 @@ def box_branch_input(
             _min_max(plane)
     _fill(out, planes)
     if renormalize:
-        # One stain only: both the nuclear and the whole-cell channel show it.
+        # With a single stain, both the nuclear and the whole-cell channel show it.
         if planes[1].max() == 0:
             out[1] = out[2]
         elif planes[2].max() == 0:
@@ -402,7 +404,7 @@ def box_branch_input(
 
 
 def _standardize(plane: F32, mean: np.float32, std: np.float32) -> None:
-    """Subtract and divide, in place."""
+    """Subtract the mean and divide by the standard deviation, in place."""
     plane -= mean
     plane /= std
 

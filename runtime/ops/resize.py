@@ -1,9 +1,9 @@
-"""Bilinear, antialiased resize of an image that fills only a part of its frame, that of Pillow.
+"""Bilinear, antialiased resize of an image that fills only part of its frame, equal to Pillow's.
 
-Source: Pillow, ``Image.resize`` with ``Resampling.BILINEAR``, for the result, bit for bit: weights in double precision,
-along the rows first (Pillow 13 takes the columns of some tall images first), float32 between the two passes. What is
-done otherwise: the frame around the image, which is 0, counts in the weights and is never stored, and nothing is stored
-between the passes, so that memory follows the output.
+Source: Pillow, ``Image.resize`` with ``Resampling.BILINEAR``, for the result, bit for bit. Weights are in double
+precision, rows are resized first (Pillow 13 starts with the columns of some tall images), and values between the two
+passes are float32. The implementation differs: the frame around the image, which is 0, counts in the weights but is
+never stored. Nothing is stored between the passes either, so memory scales with the output.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from runtime.ops.compiled import compiled
 from runtime.types import F32, F64, I64
 
 _COLUMNS = 64
-"""Columns of the output that are made together; bounds the weights that are held."""
+"""Number of output columns that are computed together; bounds the memory for weights."""
 
 
 @compiled
 def resize_plane(plane: F32, frame_hw: tuple[int, int], out: F32) -> None:
-    """Resize a frame whose upper left part is the image; the rest of it is 0.
+    """Resize a frame whose upper left part is the image and whose rest is 0.
 
     Args:
         plane: (h, w) float32, the image.
-        frame_hw: size of the frame, (h, w) at least.
-        out: (H, W) float32, written: the whole frame.
+        frame_hw: size of the frame, at least (h, w).
+        out: (H, W) float32, overwritten with the whole frame.
     """
     out[:] = 0
     height, width = plane.shape
@@ -59,7 +59,7 @@ def resize_plane(plane: F32, frame_hw: tuple[int, int], out: F32) -> None:
 
 @compiled
 def _weight(pixel: int, place: int, scale: float) -> float:
-    """The weight of an input pixel in an output pixel, before weights are made to add up to 1."""
+    """Compute the weight of an input pixel in an output pixel, before weights are normalised to a sum of 1."""
     centre = (place + 0.5) * scale
     distance = abs((pixel - centre + 0.5) * (1.0 / max(scale, 1.0)))
     return 1.0 - distance if distance < 1.0 else 0.0
@@ -67,9 +67,12 @@ def _weight(pixel: int, place: int, scale: float) -> float:
 
 @compiled
 def _windows(size: int, frame: int, length: int) -> tuple[I64, I64, F64]:
-    """Along one axis, for those of the ``length`` output pixels that see one of the first ``size`` pixels of a frame:
+    """Find the input pixels that each output pixel reads along one axis.
 
-    the first of these pixels, the one after the last, and the sum of the weights of all pixels of the frame.
+    Covers only those of the ``length`` output pixels that read one of the first ``size`` pixels of a frame.
+
+    Returns:
+        First input pixel, end of the input pixels, and the sum of the weights of all pixels of the frame.
     """
     scale = frame / length
     support = max(scale, 1.0)
@@ -90,7 +93,7 @@ def _windows(size: int, frame: int, length: int) -> tuple[I64, I64, F64]:
 
 @compiled
 def _column_weights(starts: I64, ends: I64, sums: F64, left: int, scale: float) -> F64:
-    """The weights of some output columns, the first of which is ``left``, one after the other."""
+    """Compute the weights of consecutive output columns, the first of which is ``left``, one after the other."""
     weights = np.zeros((ends - starts).sum())
     place = 0
     for x in range(len(starts)):

@@ -1,1 +1,1 @@
-"""One view of an image: encode, detect, decode, assemble."""
+"""Segmentation of one view of an image: encode, detect, decode, assemble."""

@@ -1,4 +1,4 @@
-"""From the masks of one image's boxes to its result."""
+"""Assembly of one image's masks into its result."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from runtime.types import F32, F64, I64
 
 MASK_BYTES_PER_PIXEL = 8
 MASK_BYTES = 64 << 20
-"""What the masks of an image may take: so many bytes for each of its pixels, and so many beside. Masks of cells that
-overlap as cells do take about one byte a pixel."""
+"""Memory limit for the masks of an image: this many bytes per pixel, plus a fixed number of bytes. Masks of cells that
+overlap as usual take about one byte per pixel."""
 
 
 class MaskBudget:
-    """The memory that the masks of one image may take, in however many views."""
+    """Memory that the masks of one image may take, across all its views."""
 
     def __init__(self, size_hw: tuple[int, int]) -> None:
-        """Args: size_hw: size of the image."""
+        """Args: size_hw: size of the image (height, width), in pixels."""
         self._left = self._all = MASK_BYTES_PER_PIXEL * size_hw[0] * size_hw[1] + MASK_BYTES
 
     def take(self, masks: Iterable[MaskCrop]) -> None:
-        """Count masks.
+        """Count masks against the budget.
 
         Raises:
-            InputError: there are too many, or too large ones.
+            InputError: the masks take too much memory.
         """
         self._left -= sum(mask.mask.size for mask in masks)
         if self._left < 0:
             raise InputError(
-                f"the masks of this image take more than {self._all / 2**20:.0f} MiB; expected cells that hardly "
+                f"the masks of this image take more than {self._all / 2**20:.0f} MiB; expected cells with little "
                 "overlap. Raise box_threshold, iou_threshold or mask_threshold, lower nms_iou, or give fewer boxes.",
                 kind="too_large",
                 field="box_threshold",
@@ -44,7 +44,7 @@ class MaskBudget:
 
 
 class Assembly:
-    """Collects the masks of one image, in any order, and makes its label map."""
+    """Collects the masks of one image, in any order, and builds its label map."""
 
     def __init__(
         self,
@@ -55,28 +55,28 @@ class Assembly:
         config: SegmentConfig,
         budget: MaskBudget | None = None,
     ) -> None:
-        """Start with an empty map.
+        """Start with an empty label map.
 
         Args:
-            size_hw: the image; masks are cut to it.
-            frame_hw: what the map of logits shows: the image, or more than it.
-            sides: of the whole map of logits, and of the model input, pixels.
-            count: boxes of the image.
+            size_hw: size of the image; masks are clipped to it.
+            frame_hw: size of the area that the map of logits covers: the image, or more.
+            sides: side of the whole map of logits, and of the model input, in pixels.
+            count: number of boxes of the image.
             config: thresholds and the rule for overlaps.
-            budget: of the image that the view is of; default, of this view.
+            budget: budget of the image that the view belongs to; default, one for this view.
         """
         self._config, self._budget = config, budget or MaskBudget(size_hw)
         self._sides, self._size_hw, self._frame_hw = sides, size_hw, frame_hw
         self._canvas = LabelCanvas(size_hw, config)
-        self._axes: Axes | None = None  # not needed where no mask comes
+        self._axes: Axes | None = None  # not needed without masks
         self._crops: dict[int, MaskCrop] = {}
         self._iou = np.full(count, -np.inf, np.float32)
 
     def add(self, masks: DecodedMasks) -> None:
-        """Enter masks; those with too low an IoU estimate leave no trace.
+        """Add masks; masks whose IoU estimate is too low are dropped without a trace.
 
         Raises:
-            InputError: as ``MaskBudget.take``.
+            InputError: as in ``MaskBudget.take``.
         """
         self._iou[masks.index] = masks.iou_predictions
         passed = masks.part(masks.iou_predictions >= self._config.iou_threshold)
@@ -87,14 +87,14 @@ class Assembly:
         self._crops.update(zip(passed.index.tolist(), crops, strict=True))
 
     def add_of_view(self, masks: DecodedMasks, view: EncodedView) -> None:
-        """Enter masks that were decoded in a view of the image, as ``add``.
+        """Add masks that were decoded in a view of the image; see ``add``.
 
         Args:
-            masks: their logits are those of the view.
+            masks: masks with logits of the view.
             view: a part of the image.
 
         Raises:
-            InputError: as ``MaskBudget.take``.
+            InputError: as in ``MaskBudget.take``.
         """
         if (view.size_hw, view.frame_hw) == (self._size_hw, self._frame_hw):
             self.add(masks)
@@ -115,13 +115,13 @@ class Assembly:
         return down, across
 
     def finish(self, boxes: F64, scores: F32, prompts: I64, appearance: Appearance | None = None) -> Segmentation:
-        """The label map, and the instances that passed the IoU cut.
+        """Return the label map and the instances that passed the IoU cut.
 
         Args:
             boxes: (K, 4) xyxy, image pixels.
-            scores: (K)
-            prompts: (K), see ``Instances``.
-            appearance: of the image.
+            scores: (K,).
+            prompts: (K,), see ``Instances``.
+            appearance: how the model saw the image.
         """
         labels, ids = finish_labels(self._canvas.owner, len(boxes), self._config)
         passed = np.array(sorted(self._crops), np.int64)
@@ -133,6 +133,6 @@ class Assembly:
             masks=tuple(self._crops[k] for k in passed.tolist()),
             prompts=prompts[passed],
         )
-        # Labels are numbered in the order of the boxes, so that the rows of the cells are in that of the labels.
+        # Labels follow the order of the boxes, so the rows of the cells follow the order of the labels.
         shown = ids[passed] > 0
         return Segmentation.of(labels, instances[shown], instances[~shown], appearance)

@@ -1,4 +1,4 @@
-"""A warning about images whose channels are not those that the weights were trained on."""
+"""A warning for images with channels that the weights were not trained on."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from runtime.types import F32
 _log = logging.getLogger(__name__)
 
 _PLANES = ("the first plane", "nuclear", "whole-cell")
-"""What the three planes of the model input stand for."""
+"""Names of the three planes of the model input."""
 
 _GRAY = (0, 0, 0)
-"""Stands for one gray plane three times."""
+"""Planes of a gray image, which is the same plane three times."""
 
 
 class ChannelCheck:
-    """Warns once about every unusual set of channels."""
+    """Warns once about each unusual set of channels."""
 
     def __init__(self, trained_channels: Sequence[int]) -> None:
-        """Args: trained_channels: numbers of channels of the training images; none if unknown."""
+        """Args: trained_channels: numbers of channels of the training images; empty if unknown."""
         self._known = [tuple(channel_targets(count)) for count in trained_channels]
         self._warned: set[tuple[int, ...]] = set()
 
     def __call__(self, normalized: F32) -> None:
-        """Check one image, (H, W, 3), contrast normalised."""
+        """Check one image, (H, W, 3), with normalised contrast."""
         if not self._known:
             return
         used = tuple(np.flatnonzero(channels_used(normalized)).tolist())
@@ -41,7 +41,7 @@ class ChannelCheck:
         self._warned.add(used)
         _log.warning(
             "image uses channels %s, but these weights were trained on %s; cells may be missed or wrong. Give one "
-            "channel alone (--nuclear NAME), or use weights trained on such images.",
+            "channel alone (nuclear=NAME), or use weights trained on such images.",
             "that are the same three times" if used == _GRAY else " and ".join(_PLANES[place] for place in used),
             " or ".join(f"{len(places)} channel{'s' * (len(places) > 1)}" for places in self._known),
         )

@@ -1,4 +1,4 @@
-"""The three engines, called on batches: images into features, features into boxes, boxes into mask logits."""
+"""Batched calls of the three engines: images to features, features to boxes, boxes to mask logits."""
 
 from __future__ import annotations
 
@@ -20,55 +20,55 @@ from runtime.pipeline.encoded import Candidates, EncodedBatch, EncodedView
 from runtime.types import F32, F64, I64, Tensor, Tensors
 
 IMAGES_ON_CPU, BOXES_ON_CPU = 1, 16
-"""Images and boxes of one engine call on a CPU, unless the caller says otherwise."""
+"""Images and boxes per engine call on a CPU, unless the caller sets other numbers."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def per_call(backend: str, images: int | None, boxes: int | None) -> tuple[int, int]:
-    """The most images and boxes of one engine call; None stands for the default of the backend."""
+    """Return the most images and boxes per engine call; None selects the default of the backend."""
     default = (IMAGES_ON_GPU, BOXES_ON_GPU) if backend in ON_GPU else (IMAGES_ON_CPU, BOXES_ON_CPU)
     return images or default[0], boxes or default[1]
 
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """Boxes that share a window size, decoded in one call. Arrays run over the K boxes of the chunk."""
+    """Boxes with the same window size, decoded in one call. Arrays have one entry for each of the K boxes."""
 
     view: I64
-    """Place of each box's view among the views."""
+    """Index of each box's view among the views."""
     index: I64
-    """Place of each box among its view's boxes."""
+    """Index of each box among the boxes of its view."""
     origin: I64
     """First token (row, column) of each window, (K, 2)."""
     side: int
-    """Tokens per side of the windows."""
+    """Side of the windows, in tokens."""
 
     def part(self, members: slice) -> _Chunk:
-        """Some of its boxes."""
+        """Return some of the boxes."""
         return _Chunk(self.view[members], self.index[members], self.origin[members], self.side)
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedMasks:
-    """Masks of one view as the decoder gives them. Arrays run over K boxes."""
+    """Output of the decoder for masks of one view. Arrays have one entry for each of the K boxes."""
 
     index: I64
-    """Place of each box among its view's boxes."""
+    """Index of each box among the boxes of its view."""
     logits: F32
-    """(K, h, w), a window each."""
+    """(K, h, w), one window per mask."""
     origins: I64
     """(K, 2), first logit (y, x) of each window in the map of the whole view."""
     iou_predictions: F32
     """The decoder's own estimates, not clamped."""
 
     def renumbered(self, index: I64) -> DecodedMasks:
-        """The same with other places of the boxes, (K,)."""
+        """Return the same masks with other indices of their boxes, (K,)."""
         return DecodedMasks(index, self.logits, self.origins, self.iou_predictions)
 
     def part(self, members: NDArray[np.bool_]) -> DecodedMasks:
-        """Some of them."""
+        """Return some of the masks."""
         if members.all():
             return self
         return DecodedMasks(
@@ -79,18 +79,18 @@ class DecodedMasks:
 class EngineCalls:
     """Runs the engines of one directory. Keeps no state between calls, so threads may share it.
 
-    If memory runs out, a call is halved until it fits.
+    If a call runs out of memory, it is halved until it fits.
     """
 
     def __init__(
         self, engines: Mapping[EngineName, Engine], manifest: Manifest, *, images_per_call: int, boxes_per_call: int
     ) -> None:
-        """Take loaded engines.
+        """Store loaded engines.
 
         Args:
-            engines: by name.
-            manifest: of their directory.
-            images_per_call, boxes_per_call: the most images and boxes of one call, or fewer if the engines take fewer.
+            engines: engines by name.
+            manifest: manifest of their directory.
+            images_per_call, boxes_per_call: the most images and boxes per call; the engines may lower them.
         """
         self.engines, self._manifest = dict(engines), manifest
         encoders = [engine for name, engine in engines.items() if name.endswith("encoder")]
@@ -112,7 +112,7 @@ class EngineCalls:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise BackendError("the engines were released by close(); expected open ones. Make a new Segmenter.")
+            raise BackendError("the engines were released by close(); expected open ones. Create a new Segmenter.")
 
     def encode(
         self,
@@ -120,10 +120,10 @@ class EngineCalls:
         sizes_hw: Sequence[tuple[int, int]],
         frames_hw: Sequence[tuple[int, int]] | None = None,
     ) -> list[EncodedView]:
-        """Encode views, several in a call.
+        """Encode views, several per call.
 
         Args:
-            inputs: model inputs of the views; either all or none have one for the box branch.
+            inputs: model inputs of the views; all or none have an input for the box branch.
             sizes_hw: sizes of the views.
             frames_hw: see ``EncodedView``; default, the sizes.
         """
@@ -148,18 +148,18 @@ class EngineCalls:
         return [EncodedView(batch, index, size, frame) for index, (_, size, frame) in enumerate(group)]
 
     def detect(self, views: Sequence[EncodedView]) -> list[Candidates]:
-        """Run the detector on every view; those that were encoded together go through it together."""
+        """Run the detector on all views; views that were encoded together share a call."""
         done: dict[EncodedBatch, list[Candidates]] = {}
         for batch in (view.batch for view in views):
-            assert batch.patch_features is not None, "the caller checks it"
+            assert batch.patch_features is not None, "the caller checks this"
             if batch not in done:
                 run = partial(self._detect_part, batch.patch_features)
                 done[batch] = _halved(run, range(batch.patch_features.shape[0]))
         return [done[view.batch][view.index] for view in views]
 
     def _detect_part(self, features: Tensor, members: Sequence[int]) -> list[Candidates]:
-        """Candidates of some of the views that were encoded together."""
-        if len(members) < features.shape[0]:  # part of a tensor on a device cannot be taken there
+        """Detect candidates in some of the views that were encoded together."""
+        if len(members) < features.shape[0]:  # a tensor on the device cannot be sliced there
             features = np.asarray(features)[members[0] : members[-1] + 1]
         outputs = self._engine("cellfinder")({"patch_features": features})
         return [Candidates(*both) for both in zip(outputs["boxes_cxcywh_norm"], outputs["logits"], strict=True)]
@@ -167,14 +167,14 @@ class EngineCalls:
     def decode(
         self, views: Sequence[EncodedView], boxes: Sequence[F64], *, full: bool
     ) -> Iterator[tuple[int, DecodedMasks]]:
-        """Yield the masks of every box, with the place of their view; in any order, some at a time.
+        """Yield the masks of all boxes with the index of their view, some at a time and in any order.
 
         Args:
             views: the views.
-            boxes: of each view, (K, 4) xyxy, pixels of the view.
+            boxes: boxes of each view, (K, 4) xyxy, pixels of the view.
             full: decode whole masks instead of windows around the boxes.
         """
-        self._check_open()  # without boxes no engine is called
+        self._check_open()  # without boxes no engine is called, which would check it
         size, grid = self._manifest.image_size, self._manifest.grid_size
         in_model = [
             scale_xyxy(b, view.frame_hw, (size, size)).astype(np.float32) for b, view in zip(boxes, views, strict=True)
@@ -194,7 +194,7 @@ class EngineCalls:
     def _chunks(self, windows: list[tuple[I64, I64]], views: Sequence[EncodedView]) -> Iterator[_Chunk]:
         """Group the boxes of all views by window size into calls of at most ``boxes_per_call``.
 
-        Embeddings on a device cannot be put together, so there only views that were encoded together share calls.
+        Embeddings on a device cannot be concatenated, so there only views that were encoded together share calls.
         """
         if not windows:
             return
@@ -213,7 +213,7 @@ class EngineCalls:
     def _decode_together(
         self, chunk: _Chunk, views: Sequence[EncodedView], in_model: list[F32]
     ) -> Iterator[tuple[int, DecodedMasks]]:
-        """One call of the mask decoder; the embeddings it needs are sent once each."""
+        """Run the mask decoder once; each embedding it needs is sent once."""
         needed, place = np.unique(chunk.view, return_inverse=True)
         chosen = [views[i] for i in needed.tolist()]
         batches = {view.batch for view in chosen}
@@ -242,17 +242,17 @@ class EngineCalls:
         outputs = self._engine("mask_decoder")(feeds)
         if not all(np.isfinite(array).all() for array in outputs.values()):
             raise BackendError(
-                "the mask decoder gave NaN or infinite values: the engine's precision does not suit these weights. "
-                "Run 'cellsam-engine verify', or export with --precision fp32."
+                "the mask decoder returned NaN or infinite values; expected finite ones. The engine's precision does "
+                "not suit these weights: run 'cellsam-engine verify', or 'cellsam-engine export --precision fp32'."
             )
         return outputs
 
 
 def _halved(run: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]) -> list[Result]:
-    """Run on all items at once or, where memory runs out, on both halves.
+    """Run on all items at once or, if memory runs out, on each half.
 
     Raises:
-        OutOfMemoryError: one item alone does not fit.
+        OutOfMemoryError: a single item does not fit.
     """
     try:
         return run(items)

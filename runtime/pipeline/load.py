@@ -1,4 +1,4 @@
-"""From an engine directory to a pipeline."""
+"""Loading of an engine directory into a pipeline."""
 
 from __future__ import annotations
 
@@ -27,15 +27,14 @@ def load_pipeline(
 ) -> Pipeline:
     """Check an engine directory and load its engines.
 
-    Each file is read once: the bytes that were hashed are those that the backend loads.
-
-    The arguments are those of ``Segmenter``.
+    Each file is read once, so the backend loads exactly the bytes that were hashed. See ``Segmenter`` for the
+    arguments.
 
     Raises:
         EngineError: the directory, its manifest or one of its files is missing, altered or of another version, or the
-            directory is not the one of ``sha256``.
+            directory does not match ``sha256``.
         BackendError: the backend is unknown or cannot load an engine.
-        ConfigError: ``images_per_call`` or ``boxes_per_call`` is below 1, or an argument is of another type.
+        ConfigError: ``images_per_call`` or ``boxes_per_call`` is below 1, or an argument has the wrong type.
     """
     for name, value in (("boxes_per_call", boxes_per_call), ("images_per_call", images_per_call)):
         if value is not None:
@@ -53,7 +52,7 @@ def load_pipeline(
     manifest = read_manifest(directory, sha256=sha256)
     if not (directory / SUMS_NAME).exists():
         _log.warning(
-            "%s has no %s, so that nobody can tell whether its manifest was altered. Export the engines again.",
+            "%s has no %s, so changes to its manifest cannot be detected. Export the engines again.",
             directory,
             SUMS_NAME,
         )

@@ -1,4 +1,4 @@
-"""Work on a stream of items in threads, with results in order and bounded memory."""
+"""Processing of a stream of items in threads, with ordered results and bounded memory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def in_order(
 ) -> Iterator[Result]:
     """Yield the results of ``work`` on groups of items, in their order.
 
-    At most ``2 workers`` groups are taken from ``items`` before their results are. An exception of ``work`` is raised
-    where its first result would come; what waits behind it is not begun.
+    At most ``2 workers`` groups are taken from ``items`` ahead of their results. If ``work`` raises an exception, it is
+    raised when the first result of the group is due; groups that wait behind it are not started.
 
     Args:
-        work: called in a thread, on ``together`` items or, at the end, fewer.
+        work: called in a thread with ``together`` items; the last group may have fewer.
         items: read in the caller's thread.
-        together: items of one group.
-        workers: groups in work at a time.
+        together: number of items per group.
+        workers: number of groups in work at a time.
     """
     source = iter(items)
     waiting: deque[Future[list[Result]]] = deque()

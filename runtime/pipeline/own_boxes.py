@@ -1,4 +1,4 @@
-"""Boxes that the caller gives: each is decoded in one view of the image, then all share one label map."""
+"""Decoding of boxes that the caller gives: each in one view of the image, all into one label map."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ class BoxView(NamedTuple):
 
     view: EncodedView
     rows: I64
-    """(K,), places among the boxes of the image."""
+    """(K,), indices of the boxes among those of the image."""
 
 
 def segment_boxes(pipeline: Pipeline, image: PreparedImage, prompts: BoxPrompts, config: SegmentConfig) -> Segmentation:
-    """Decode boxes in views in which they have the size that the model works best at.
+    """Decode boxes in views that show them at the size that suits the model best.
 
     Args:
         pipeline: encodes and decodes.
         image: the image.
         prompts: the boxes, image pixels.
-        config: ``view_diameter_px`` is not None.
+        config: settings; ``view_diameter_px`` is not None.
 
     Raises:
         InputError: the masks take too much memory.
         BackendError: the backend failed.
     """
-    assert config.view_diameter_px is not None, "without a wanted diameter one view shows the image"
+    assert config.view_diameter_px is not None, "without a view diameter, one view shows the image"
     tiles = box_tiles(
         prompts.boxes,
         image.size_hw,
@@ -56,7 +56,7 @@ def segment_boxes(pipeline: Pipeline, image: PreparedImage, prompts: BoxPrompts,
 
 
 def views_of_boxes(views: Sequence[EncodedView], prompts: BoxPrompts) -> Iterator[BoxView]:
-    """Share boxes out among encoded views of an image: each goes to the view in which it is farthest inside."""
+    """Distribute boxes among encoded views of an image: each goes to the view in which it lies farthest inside."""
     chosen = innermost_view(prompts.boxes, [(view.origin_yx, view.frame_hw) for view in views])
     for place, view in enumerate(views):
         rows = (chosen == place).nonzero()[0]
@@ -73,14 +73,14 @@ def decode_boxes(
     appearance: Appearance,
     config: SegmentConfig,
 ) -> Segmentation:
-    """Decode the boxes of one image, a few views at a time, into one label map; cells are in the order of the boxes.
+    """Decode the boxes of one image into one label map, a few views at a time; cells keep the order of the boxes.
 
     Args:
         pipeline: decodes.
-        views: encoded when they are taken from here.
+        views: the views; each is encoded when it is taken.
         prompts: the boxes, image pixels.
-        size_hw: the image.
-        appearance: of the image.
+        size_hw: size of the image.
+        appearance: how the model sees the image.
         config: thresholds and the rule for overlaps.
 
     Raises:

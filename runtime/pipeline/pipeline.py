@@ -1,4 +1,4 @@
-"""What every view of an image goes through: encode, detect, decode, assemble."""
+"""The steps that each view of an image goes through: encode, detect, decode, assemble."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from runtime.types import F32, F64, I64
 from runtime.views.scale import CellSizes
 
 _MEASURED = 32
-"""About as many cells of a view are measured."""
+"""Approximate number of cells to measure per view."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BoxPrompts:
-    """Boxes of one view to decode. Arrays run over its K boxes."""
+    """Box prompts of one view. Arrays have one entry for each of the K boxes."""
 
     boxes: F64
     """(K, 4) xyxy, pixels of the view."""
@@ -41,20 +41,20 @@ class BoxPrompts:
 
     @classmethod
     def of_detector(cls, found: Detections) -> BoxPrompts:
-        """The boxes that the detector found."""
+        """Wrap the boxes that the detector found."""
         return cls(found.boxes, found.scores, np.full(len(found.boxes), DETECTED))
 
     @classmethod
     def of_caller(cls, boxes: ArrayLike, size_hw: tuple[int, int], scores: ArrayLike | None = None) -> BoxPrompts:
-        """The caller's own boxes.
+        """Check and wrap the caller's own boxes.
 
         Args:
             boxes: (K, 4) xyxy, pixels of the view.
             size_hw: size of the view.
-            scores: (K,), NaN if not given.
+            scores: (K,); NaN if not given.
 
         Raises:
-            InputError: boxes that cannot be used, or scores of another number.
+            InputError: the boxes cannot be used, or the numbers of scores and boxes differ.
         """
         checked = check_boxes(boxes, size_hw)
         count = len(checked)
@@ -63,14 +63,14 @@ class BoxPrompts:
         else:
             values = as_numbers(scores, "scores", "one number per box").astype(np.float32)
         if values.shape != (count,):
-            raise InputError(f"scores have shape {values.shape}; expected ({count},), one per box.")
+            raise InputError(f"scores have shape {values.shape}; expected ({count},). Give one score per box.")
         return cls(checked, values, np.arange(count))
 
 
 class Pipeline:
-    """Loaded engines, and the way of a view through them. Loads nothing itself: see ``load_pipeline``.
+    """Loaded engines and the steps that run views through them. Use ``load_pipeline`` to load engines.
 
-    Calls keep no state, so threads may share a pipeline. Two pipelines may share engines, until one is closed.
+    Calls keep no state, so threads may share a pipeline. Two pipelines may share engines until one of them is closed.
     """
 
     def __init__(
@@ -82,14 +82,14 @@ class Pipeline:
         images_per_call: int | None = None,
         boxes_per_call: int | None = None,
     ) -> None:
-        """Take loaded engines.
+        """Store loaded engines.
 
         Args:
-            engines: by name, those that the manifest lists.
-            manifest: of their directory.
-            backend: what runs them; it decides the defaults of the other arguments.
-            images_per_call: the most views encoded together. Default: 1, on a GPU 4.
-            boxes_per_call: the most boxes decoded together. Default: 16, on a GPU 64.
+            engines: engines by name, those that the manifest lists.
+            manifest: manifest of their directory.
+            backend: name of the backend that runs them; sets the defaults of the other arguments.
+            images_per_call: the most views encoded together. Default: 1, or 4 on a GPU.
+            boxes_per_call: the most boxes decoded together. Default: 16, or 64 on a GPU.
         """
         images, boxes = per_call(backend, images_per_call, boxes_per_call)
         self.calls = EngineCalls(engines, manifest, images_per_call=images, boxes_per_call=boxes)
@@ -98,22 +98,22 @@ class Pipeline:
 
     @property
     def engines(self) -> Mapping[EngineName, Engine]:
-        """The engines by name."""
+        """Engines by name."""
         return self.calls.engines
 
     @property
     def sides(self) -> tuple[int, int]:
-        """Side of a whole map of mask logits, and of the model input, pixels."""
+        """Side of a whole map of mask logits, and of the model input, in pixels."""
         return LOGITS_PER_TOKEN * self.manifest.grid_size, self.manifest.image_size
 
     @property
     def images_per_call(self) -> int:
-        """The most views of one encoder call."""
+        """The most views per encoder call."""
         return self.calls.images_per_call
 
     @property
     def boxes_per_call(self) -> int:
-        """The most boxes of one decoder call."""
+        """The most boxes per decoder call."""
         return self.calls.boxes_per_call
 
     def close(self) -> None:
@@ -128,21 +128,21 @@ class Pipeline:
         frames_hw: Sequence[tuple[int, int]] | None = None,
         detector: bool = True,
     ) -> list[EncodedView]:
-        """Run the encoder on views, several in a call.
+        """Encode views, several per call.
 
         Args:
-            images: (h, w, 3) float32 in [0, 1] each, contrast normalised.
-            origins: image pixel of the first pixel (y, x) of each view; default (0, 0).
-            frames_hw: what the model input shows of each, see ``EncodedView``; default, the view alone.
-            detector: False leaves out what only ``detect`` needs.
+            images: (h, w, 3) float32 in [0, 1] each, with normalised contrast.
+            origins: position (y, x) of each view's first pixel in the image; default (0, 0).
+            frames_hw: size of each model input's frame, see ``EncodedView``; default, the view.
+            detector: False skips what only ``detect`` needs.
 
         Raises:
-            InputError: a detector is asked for, but the engines have none.
+            InputError: ``detector`` is True, but the engines have no detector.
             BackendError: the backend failed.
         """
         if detector and not self.manifest.has_detector:
             raise InputError(
-                "these engines have no detector (plain SAM weights). Give the boxes: segmenter(image, boxes=...)."
+                "these engines have no detector (plain SAM weights); expected boxes. Call segmenter(image, boxes=...)."
             )
         for image in images:
             self._check_channels(image)
@@ -158,7 +158,7 @@ class Pipeline:
         return [replace(view, origin_yx=origin) for view, origin in zip(views, origins, strict=True)]
 
     def find_candidates(self, views: Sequence[EncodedView]) -> list[Candidates]:
-        """Run the detector on the views that have no candidates yet.
+        """Run the detector on views that have no candidates yet.
 
         Raises:
             InputError: a view was encoded with ``detector=False``.
@@ -166,15 +166,15 @@ class Pipeline:
         """
         waiting = [view for view in views if view.candidates is None]
         if any(view.batch.patch_features is None for view in waiting):
-            raise InputError("this image was encoded with detector=False; encode it again to detect cells.")
+            raise InputError("this image was encoded with detector=False; expected detector=True. Encode it again.")
         new = iter(self.calls.detect(waiting))
         return [view.candidates or next(new) for view in views]
 
     def detect(self, views: Sequence[EncodedView], config: SegmentConfig) -> list[Detections]:
-        """Find the boxes of the cells of every view.
+        """Find the boxes of all cells in each view.
 
         Raises:
-            InputError, BackendError: as ``find_candidates``.
+            InputError, BackendError: as in ``find_candidates``.
         """
         found = []
         for view, candidates in zip(views, self.find_candidates(views), strict=True):
@@ -193,9 +193,9 @@ class Pipeline:
 
         Args:
             views: the views.
-            prompts: of each view.
+            prompts: the boxes of each view.
             config: thresholds and the rule for overlaps.
-            budgets: what the masks of each view may take; default, by the size of the view.
+            budgets: memory budget for the masks of each view; default, one per view by its size.
 
         Returns:
             The cells of each view, in its pixels.
@@ -216,11 +216,12 @@ class Pipeline:
     def decode_into(
         self, assembly: Assembly, views: Sequence[tuple[EncodedView, I64, F64]], config: SegmentConfig
     ) -> None:
-        """Decode boxes of several views of one image in shared calls, and add their masks to those of the image.
+        """Decode boxes of several views of one image in shared calls, and add the masks to the image's assembly.
 
         Args:
             assembly: collects the masks of the image.
-            views: each with places (K,) of its boxes among those of the image, and the boxes (K, 4) xyxy, image pixels.
+            views: each view with the indices (K,) of its boxes among those of the image, and the boxes (K, 4) xyxy,
+                image pixels.
             config: only ``mask_window`` matters here.
 
         Raises:
@@ -233,7 +234,7 @@ class Pipeline:
             assembly.add_of_view(masks.renumbered(rows[masks.index]), view)
 
     def decode_logits(self, view: EncodedView, boxes: ArrayLike, config: SegmentConfig) -> list[MaskLogits]:
-        """Mask logits as the decoder gives them, before they are resized, cut or assembled.
+        """Return the decoder's mask logits, before they are resized, cut or assembled.
 
         Args:
             view: the view.
@@ -244,7 +245,7 @@ class Pipeline:
             One entry per box, in order.
 
         Raises:
-            InputError: boxes that cannot be used.
+            InputError: the boxes cannot be used.
             BackendError: the backend failed.
         """
         checked = check_boxes(boxes, view.size_hw)
@@ -255,10 +256,10 @@ class Pipeline:
         return [decoded[index] for index in range(len(checked))]
 
     def cell_sizes(self, view: EncodedView, config: SegmentConfig) -> CellSizes:
-        """Sizes and scores of the cells of one view; what a scale is measured by.
+        """Measure the sizes and scores of the cells of one view, from which the scale is estimated.
 
         Raises:
-            InputError, BackendError: as ``find_candidates``.
+            InputError, BackendError: as in ``find_candidates``.
         """
         (found,) = self.detect([view], config)
         some = found.boxes[:: max(1, len(found.boxes) // _MEASURED)]

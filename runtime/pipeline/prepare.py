@@ -1,4 +1,4 @@
-"""Images as the model takes them, before they are cut into views."""
+"""Preparation of images for the model, before they are cut into views."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from runtime.results import Appearance
 from runtime.types import F32
 
 NUCLEAR, WHOLE_CELL = 1, 2
-"""Planes of the model input; the first one is blank unless the image has three channels."""
+"""Planes of the model input; plane 0 is blank unless the image has three channels."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedImage:
-    """An image whose contrast is normalised."""
+    """An image with normalised contrast."""
 
     values: F32
     """(H, W, 3) float32 in [0, 1]."""
     inverted: bool = False
-    """Dark was turned into bright."""
+    """Dark and bright were swapped."""
     nuclear_alone: bool = False
     """The whole-cell channel was left out; see ``without_whole_cell``."""
     other: Callable[[], F32] | None = None
-    """Gives the image in the other polarity, if that may be chosen."""
+    """Returns the image in the other polarity, if that may be chosen."""
 
     @property
     def size_hw(self) -> tuple[int, int]:
-        """Height and width, pixels."""
+        """Height and width, in pixels."""
         return self.values.shape[0], self.values.shape[1]
 
     @property
     def appearance(self) -> Appearance:
-        """What is known before the image is looked at."""
+        """Appearance that is known before the detector has seen the image."""
         return Appearance(inverted=self.inverted, nuclear_alone=self.nuclear_alone)
 
 
@@ -52,7 +52,7 @@ def prepare(image: ArrayLike, config: SegmentConfig, trained_channels: Sequence[
         trained_channels: see ``Manifest``.
 
     Raises:
-        InputError: an image that cannot be used.
+        InputError: the image cannot be used.
     """
     if not config.normalize:
         values = take_normalized(image)
@@ -72,21 +72,21 @@ def _normalized(image: ArrayLike, *, invert: bool, alone: bool) -> F32:
 
 
 def shows_too_many(values: F32, trained_channels: Sequence[int]) -> bool:
-    """Whether an image, (H, W, 3), has a nuclear and a whole-cell channel, of which the weights can use one alone."""
+    """Return whether an image (H, W, 3) has a nuclear and a whole-cell channel, but the weights can use only one."""
     return lacks_pairs(trained_channels) and np.flatnonzero(channels_used(values)).tolist() == [NUCLEAR, WHOLE_CELL]
 
 
 def lacks_pairs(trained_channels: Sequence[int]) -> bool:
-    """Whether weights know images of one channel, but none of two.
+    """Return whether weights were trained on images of one channel, but on none of two.
 
     Args:
-        trained_channels: numbers of channels of the training images; none if unknown.
+        trained_channels: numbers of channels of the training images; empty if unknown.
     """
     return 1 in trained_channels and 2 not in trained_channels
 
 
 def without_whole_cell(values: F32) -> F32:
-    """The nuclear channel of an image (H, W, 3) in the place of an image's only channel, which is the last plane."""
+    """Move the nuclear channel of an image (H, W, 3) to the last plane, where an image's only channel belongs."""
     alone = np.zeros_like(values)
     alone[..., WHOLE_CELL] = values[..., NUCLEAR]
     return alone

@@ -1,4 +1,4 @@
-"""What the log says about how an image was shown to the model."""
+"""Log messages about how the model saw an image."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from runtime.results import Appearance
 _log = logging.getLogger(__name__)
 
 IMAGE_OF_CALL = "image_of_call"
-"""Attribute of a log record: place of the image among those of the call."""
+"""Attribute of a log record: index of the image among those of the call."""
 
 
 def log_appearance(appearance: Appearance, place: int) -> None:
-    """Log the diameter and the polarity of an image; what may be wrong about them is a warning.
+    """Log the diameter and the polarity of an image; doubts about them become warnings.
 
     Args:
-        appearance: of the image.
-        place: of the image among those of the call.
+        appearance: how the model saw the image.
+        place: index of the image among those of the call.
     """
     extra: dict[str, Any] = {IMAGE_OF_CALL: place}
     for text in remarks(appearance):
@@ -29,7 +29,7 @@ def log_appearance(appearance: Appearance, place: int) -> None:
         _log.info("the cells are %.1f pixels across (%s)", appearance.diameter_px, how, extra=extra)
     if appearance.invert_margin is not None:
         _log.info(
-            "the image is %s; the mean score of its cells is %.2f higher so",
+            "the image is %s; the mean score of its cells exceeds that of the other polarity by %.2f",
             "inverted" if appearance.inverted else "not inverted",
             appearance.invert_margin,
             extra=extra,
@@ -37,7 +37,7 @@ def log_appearance(appearance: Appearance, place: int) -> None:
 
 
 def remarks(appearance: Appearance) -> list[str]:
-    """What a user should know of how an image was shown to the model."""
+    """Return warnings for the user about how the model saw an image."""
     found = []
     if appearance.doubtful:
         found.append(

@@ -1,4 +1,4 @@
-"""Views of one or several images on their way from the encoder to their cells, a few at a time."""
+"""Segmentation of encoded views of one or more images, a few at a time."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from runtime.pipeline.pipeline import BoxPrompts, Pipeline
 from runtime.results import Appearance, Segmentation
 
 VIEWS_TOGETHER = 8
-"""Views whose boxes share decoder calls, unless one encoder call takes more; bounds what a long batch holds."""
+"""Number of views whose boxes share decoder calls, unless one encoder call takes more; bounds the memory of a batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShownImage:
-    """An image that is shown in one or several views."""
+    """An image shown in one or more views."""
 
     number: int
-    """Place of the image in the batch."""
+    """Index of the image in the batch."""
     size_hw: tuple[int, int]
-    """Size of the image, pixels."""
+    """Size of the image (height, width), in pixels."""
     stitched: bool
     """See ``EncodedViews``."""
     appearance: Appearance = field(default_factory=Appearance)
@@ -37,7 +37,7 @@ class ViewTask:
     image: ShownImage
     view: EncodedView
     prompts: BoxPrompts | None = None
-    """What to decode; None has the cells detected."""
+    """Boxes to decode; None detects the cells."""
 
 
 class ViewResult(NamedTuple):
@@ -45,9 +45,9 @@ class ViewResult(NamedTuple):
 
     image: ShownImage
     origin_yx: tuple[int, int]
-    """Image pixel of the view's first pixel."""
+    """Position of the view's first pixel in the image."""
     cells: Segmentation
-    """In pixels of the view."""
+    """Cells of the view, in its pixels."""
 
 
 def segment_views(pipeline: Pipeline, tasks: Iterable[ViewTask], config: SegmentConfig) -> Iterator[ViewResult]:
@@ -55,24 +55,24 @@ def segment_views(pipeline: Pipeline, tasks: Iterable[ViewTask], config: Segment
 
     Args:
         pipeline: detects and decodes.
-        tasks: the views, encoded when they are taken from here.
+        tasks: the views; each is encoded when it is taken.
         config: settings of the call.
 
     Yields:
-        The cells of every view, in order.
+        The cells of each view, in order.
 
     Raises:
-        InputError, BackendError: as ``Pipeline.detect`` and ``Pipeline.decode``.
+        InputError, BackendError: as in ``Pipeline.detect`` and ``Pipeline.decode``.
     """
     waiting, budgets = iter(tasks), dict[ShownImage, MaskBudget]()
-    # At least the views of an encoder call: the detector looks at all of them together.
+    # At least the views of one encoder call, because the detector takes all of them together.
     while group := list(islice(waiting, max(VIEWS_TOGETHER, pipeline.images_per_call))):
         found = iter(pipeline.detect([task.view for task in group if task.prompts is None], config))
         prompts = [task.prompts or BoxPrompts.of_detector(next(found)) for task in group]
         shown = [(task.image, task.view.origin_yx) for task in group]
         views = without_features([task.view for task in group])
         allowed = [budgets.setdefault(image, MaskBudget(image.size_hw)) for image, _ in shown]
-        group.clear()  # the features are freed before masks take up memory
+        group.clear()  # frees the features before masks take up memory
         results = pipeline.decode(views, prompts, config, allowed)
         del views
         yield from (ViewResult(*of, cells) for of, cells in zip(shown, results, strict=True))

@@ -1,4 +1,4 @@
-"""Everything that is slow the first time, run once on made-up images."""
+"""A run of everything that is slow the first time, on synthetic images."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from runtime.pipeline.pipeline import BoxPrompts, Pipeline
 from runtime.types import F64
 
 _BESIDE_TOKENS = 4.5
-"""Tokens by which a window exceeds its box, and half a token more."""
+"""Tokens by which a window exceeds its box, plus half a token."""
 
 _KEEP_ALL = -1e9
-"""IoU estimates are never lower."""
+"""A threshold below every IoU estimate."""
 
 
 def warm_up(pipeline: Pipeline, config: SegmentConfig) -> None:
-    """Compile the loops and run every engine with the smallest and the largest batches, and all windows, of calls.
+    """Compile the loops, and run each engine with the smallest and largest batches and all window sizes of calls.
 
     Args:
-        pipeline: its engines are run.
+        pipeline: the engines to run.
         config: settings that calls will use.
 
     Raises:
@@ -46,7 +46,7 @@ def warm_up(pipeline: Pipeline, config: SegmentConfig) -> None:
 
 
 def _boxes(pipeline: Pipeline, config: SegmentConfig) -> list[F64]:
-    """Sets of boxes, (K, 4) xyxy in model pixels: one and as many as a call takes, for every window."""
+    """Return sets of boxes, (K, 4) xyxy in model pixels: for each window, one box and as many as a call takes."""
     grid, size = pipeline.manifest.grid_size, pipeline.manifest.image_size
     windows = (grid,) if config.mask_window == "full" else token_window_sides(grid)
     sets = []
@@ -57,14 +57,14 @@ def _boxes(pipeline: Pipeline, config: SegmentConfig) -> list[F64]:
 
 
 def _compile_loops(rng: np.random.Generator, config: SegmentConfig) -> None:
-    """Run the loops of ``runtime.ops`` on images of the usual kinds, and on labels with a hole and a small cell."""
+    """Run the loops of ``runtime.ops`` on images of common types, and on labels with a hole and a small cell."""
     noise = rng.integers(0, 256, (64, 64, 3))
     for kind in (np.uint8, np.uint16, np.float32):
         for image in (noise, noise[..., 0], noise[..., :2]):
             inverted = config.invert is True
             normalized = normalize_contrast(np.ascontiguousarray(image).astype(kind), invert=inverted)
-    resize_channels(normalized[:, :30], np.empty((3, 8, 8), np.float32))  # a tile: its rows lie apart in memory
+    resize_channels(normalized[:, :30], np.empty((3, 8, 8), np.float32))  # a tile, whose rows are not contiguous
     owner = np.zeros((32, 32), np.int32)
     owner[2:20, 2:20], owner[8:12, 8:12], owner[28:30, 28:30] = 1, 0, 2
     finish_labels(owner, 2, replace(config, fill_holes=True, min_area_px=9))
-    relabel(owner[:, :30], 2)  # as of a tile that reaches beyond the image
+    relabel(owner[:, :30], 2)  # like a tile that extends beyond the image

@@ -1,1 +1,1 @@
-"""Several views of one image: scale, tiles, and merging what they show."""
+"""Several views of one image: their scale, their tiles and the merging of their cells."""

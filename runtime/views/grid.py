@@ -12,48 +12,48 @@ from runtime.errors import InputError
 from runtime.types import F32
 
 OVERLAP_DIAMETERS = 2.5
-"""Overlap of neighbouring tiles in median cell diameters: most cells are whole in one of them."""
+"""Overlap of neighbouring tiles in median cell diameters, so that most cells lie whole in one tile."""
 
 STRETCH = 0.15
-"""A tile may be larger by this share where that saves a row or column of tiles."""
+"""Tiles may be larger by this share if that saves a row or column of tiles."""
 
 LARGEST_SCALE = 4.0
-"""Images are not enlarged by more than this: there is nothing more to see."""
+"""Largest magnification of an image; beyond it, no more detail becomes visible."""
 
 SMALLEST_VIEW_PX = 1.0
-"""An image whose longer side would take up fewer pixels of the model input cannot be segmented at that scale."""
+"""An image cannot be segmented at a scale at which its longer side covers fewer pixels of the model input."""
 
 
 class Tile(NamedTuple):
-    """A square part of an image, as far as it lies in the image."""
+    """A square part of an image, clipped to the image."""
 
     pixels: F32
-    """(h, w, C), part of the image's memory."""
+    """(h, w, C), a view of the image's memory."""
     side: int
-    """Side of the square, pixels, h and w at least; what of it lies beyond the image counts as 0."""
+    """Side of the square in pixels, at least h and w; pixels beyond the image count as 0."""
     origin_yx: tuple[int, int] = (0, 0)
-    """Image pixel of the first pixel."""
+    """Position of the first pixel in the image."""
 
     @property
     def frame_hw(self) -> tuple[int, int]:
-        """Size of the square."""
+        """Size of the square (height, width), in pixels."""
         return self.side, self.side
 
 
 @dataclass(frozen=True, slots=True)
 class TileGrid:
-    """Square tiles of one side that cover an image; rows of tiles from top to bottom."""
+    """Square tiles of equal side that cover an image, in rows from top to bottom."""
 
     size_hw: tuple[int, int]
-    """The image."""
+    """Size of the image (height, width), in pixels."""
     side: int
-    """Of every tile, pixels; a tile may reach beyond an image that is smaller."""
+    """Side of each tile, in pixels; a tile may extend beyond a smaller image."""
     tops: tuple[int, ...]
     lefts: tuple[int, ...]
 
     @property
     def origins(self) -> tuple[tuple[int, int], ...]:
-        """First pixel (y, x) of every tile."""
+        """First pixel (y, x) of each tile."""
         return tuple((top, left) for top in self.tops for left in self.lefts)
 
     def __len__(self) -> int:
@@ -61,18 +61,18 @@ class TileGrid:
 
 
 def tile_counts(size_hw: tuple[int, int], side: float, overlap: float) -> tuple[int, int]:
-    """Rows and columns of tiles in ``tile_grid``."""
+    """Count the rows and columns of tiles in ``tile_grid``."""
     rows, columns = (max(1, math.ceil((length - overlap) / (side * (1 + STRETCH) - overlap))) for length in size_hw)
     return rows, columns
 
 
 def tile_grid(size_hw: tuple[int, int], side: float, overlap: float) -> TileGrid:
-    """Spread tiles evenly over an image.
+    """Distribute tiles evenly over an image.
 
     Args:
-        size_hw: the image.
-        side: wanted side of the tiles, pixels; they may be up to ``STRETCH`` larger.
-        overlap: least overlap of neighbours, pixels, below ``side``.
+        size_hw: size of the image.
+        side: wanted side of the tiles, in pixels; they may be up to ``STRETCH`` larger.
+        overlap: smallest overlap of neighbours, in pixels, below ``side``.
     """
     counts = tile_counts(size_hw, side, overlap)
     needed = [(length + (count - 1) * overlap) / count for length, count in zip(size_hw, counts, strict=True)]
@@ -87,16 +87,16 @@ def tile_grid(size_hw: tuple[int, int], side: float, overlap: float) -> TileGrid
 def tiles_at_scale(
     size_hw: tuple[int, int], diameter_px: float, model_size: int, view_diameter_px: float
 ) -> tuple[float, float]:
-    """Wanted side and least overlap, pixels, of tiles in which cells have the wanted diameter.
+    """Compute the wanted side and smallest overlap, in pixels, of tiles that show cells at the wanted diameter.
 
     Args:
-        size_hw: the image.
-        diameter_px: median cell diameter, image pixels.
-        model_size: side of the model input, pixels.
-        view_diameter_px: wanted median cell diameter, model pixels.
+        size_hw: size of the image.
+        diameter_px: median cell diameter, in image pixels.
+        model_size: side of the model input, in pixels.
+        view_diameter_px: wanted median cell diameter, in model pixels.
 
     Raises:
-        InputError: the image would be shown too small for anything to be seen.
+        InputError: at this scale the image would be too small to segment.
     """
     side = max(model_size * diameter_px / view_diameter_px, model_size / LARGEST_SCALE)
     if max(size_hw) * model_size < SMALLEST_VIEW_PX * side:
@@ -110,11 +110,11 @@ def tiles_at_scale(
 
 
 def grid_at_scale(size_hw: tuple[int, int], diameter_px: float, model_size: int, view_diameter_px: float) -> TileGrid:
-    """The tiles of ``tiles_at_scale``, whose arguments and errors these are."""
+    """Build the grid for ``tiles_at_scale``, with the same arguments and errors."""
     return tile_grid(size_hw, *tiles_at_scale(size_hw, diameter_px, model_size, view_diameter_px))
 
 
 def cut_tile(image: F32, origin_yx: tuple[int, int], side: int) -> Tile:
-    """The square part of an (H, W, C) image from ``origin_yx`` on."""
+    """Cut the square part of an (H, W, C) image that begins at ``origin_yx``."""
     y, x = origin_yx
     return Tile(image[y : y + side, x : x + side], side, origin_yx)

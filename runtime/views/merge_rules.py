@@ -1,7 +1,7 @@
-"""Which labels of overlapping tiles are one cell, and which of them is shown. No I/O.
+"""Rules to merge labels of overlapping tiles: which are the same cell, and which of them is shown. No I/O.
 
-The definitions behind ``runtime.views.stitch`` and ``runtime.jobs.slides``. Every question is answered for one
-cell at a time from the tiles around it, so that a slide of any size needs only a few tiles in memory.
+``runtime.views.stitch`` and ``runtime.jobs.slides`` share these definitions. Each decision concerns one cell and needs
+only the tiles around it, so a slide of any size needs only a few tiles in memory.
 """
 
 from __future__ import annotations
@@ -16,53 +16,55 @@ from scipy import ndimage
 from runtime.types import F32, F64, I32, Extent
 
 SAME_CELL_IOU = 0.5
-"""Two labels are one cell when they agree by more than this where both tiles look; from 0.5 on, each has one partner at
-most."""
+"""Two labels are the same cell if their IoU within the area that both tiles show exceeds this value. From 0.5 on, a
+label has at most one partner."""
 
 COVERED = 0.5
-"""Of two cells that share more than this part of the smaller one's pixels, one goes."""
+"""If two cells share more than this part of the smaller one's pixels, one of them is dropped."""
 
 EDGE_PX = 2
-"""A label this close to a tile's edge may go on beyond it."""
+"""A label this close to a tile's edge may continue beyond it."""
 
 _MANY_PARTS = 32
-"""Cells of more parts are remembered: each of their tiles would put them together again."""
+"""Groups with more parts are cached, because otherwise each of their tiles would rebuild them."""
 
 
 @dataclass(frozen=True, slots=True)
 class TileCells:
-    """The cells of one tile. Arrays run over its N cells; cell n has label n + 1."""
+    """The cells of one tile. Arrays have one entry for each of its N cells; cell n has label n + 1."""
 
     extent: Extent
-    """The tile, as far as it lies in the image."""
+    """Extent of the tile, clipped to the image."""
     labels: I32
-    """(h, w), dense."""
+    """(h, w), dense labels."""
     boxes: F64
-    """(N, 4) xyxy, image pixels: the prompts."""
+    """(N, 4) xyxy, image pixels: the box prompts."""
     scores: F32
-    """(N)"""
+    """(N,)"""
     iou_predictions: F32
-    """(N)"""
+    """(N,)"""
 
 
 Key = tuple[int, int]
-"""A cell: place of its tile among the tiles sorted by extent, and its label there less 1."""
+"""Key of a cell: index of its tile among the tiles sorted by extent, and its label there minus 1."""
 
 Rank = tuple[bool, int, Key]
 
 Links = tuple[dict[int, list[Key]], dict[int, list[Key]]]
-"""By label of a tile: partners that are the same cell, and partners of which one covers the other."""
+"""By label of a tile: partners that are the same cell, and partners that cover it or that it covers."""
 
 Pairs = tuple[list[tuple[int, int]], list[tuple[int, int]]]
-"""The same for two tiles, as pairs of labels."""
+"""The same relations between two tiles, as pairs of labels."""
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
 class _Recent(Generic[K, V]):
-    """What was worked out last. Unlike a cached method it holds no reference to its owner, so that the tiles behind it
-    are let go of as soon as the owner is."""
+    """A cache of the most recent results.
+
+    Unlike a cached method, it holds no reference to its owner, so the owner's tiles are freed with it.
+    """
 
     def __init__(self, limit: int | None) -> None:
         self._limit = limit
@@ -84,40 +86,40 @@ class Cell:
     area: int
     extent: Extent
     margin: int
-    """Pixels from its extent to the nearest edge of its tile that is not the image's."""
+    """Pixels from its extent to the nearest edge of its tile, ignoring edges of the image."""
 
     @property
     def cut(self) -> bool:
-        """It may go on beyond its tile."""
+        """Whether the label may continue beyond its tile."""
         return self.margin < EDGE_PX
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
-    """What several tiles saw of one cell: one whole label, or all parts where no tile sees the whole."""
+    """The labels of one cell in several tiles: one whole label, or all parts if no tile contains the whole cell."""
 
     parts: tuple[Cell, ...]
 
     @property
     def key(self) -> Key:
-        """Of the part that stands for the cell."""
+        """Key of the part that represents the cell."""
         return self.parts[0].key
 
     @property
     def rank(self) -> Rank:
-        """Whole cells come before cut ones, then those well inside their tile."""
+        """Sort key: whole cells before cut ones, then by distance from the tile's edges."""
         first = self.parts[0]
         return first.cut, -first.margin, first.key
 
     @property
     def extent(self) -> Extent:
-        """Around all parts."""
+        """Bounding extent of all parts."""
         tops, lefts, bottoms, rights = zip(*(part.extent for part in self.parts), strict=True)
         return min(tops), min(lefts), max(bottoms), max(rights)
 
 
 class JoinedCells:
-    """The cells of overlapping tiles, each decided when it is asked for."""
+    """The cells of overlapping tiles, each decided on request."""
 
     def __init__(
         self,
@@ -127,11 +129,13 @@ class JoinedCells:
         *,
         remembered: int | None = None,
     ) -> None:
-        """Args:
-        extents: of all tiles, sorted.
-        size_hw: the image.
-        tile: gives the tile of a place.
-        remembered: tiles whose relations are kept; None keeps all.
+        """Prepare to merge tiles.
+
+        Args:
+            extents: extents of all tiles, sorted.
+            size_hw: size of the image.
+            tile: returns the tile with an index.
+            remembered: number of tiles whose relations are cached; None caches all.
         """
         self._extents = np.array(extents, np.int64).reshape(-1, 4)
         self._size_hw = size_hw
@@ -143,24 +147,24 @@ class JoinedCells:
         self._many: dict[Key, Group] = {}
 
     def cells(self, place: int) -> tuple[Cell, ...]:
-        """The cells of one tile, by label."""
+        """Return the cells of one tile, in the order of their labels."""
         return self._cells.get(place, self._find_cells)
 
     def shown(self, place: int) -> Iterator[tuple[Cell, Group]]:
-        """The labels of a tile that are shown, each with the cell it is of or a part of."""
+        """Yield the labels of a tile that are shown, each with the cell that it belongs to."""
         for cell in self.cells(place):
             group = self.group(cell.key)
             if any(cell.key == part.key for part in group.parts) and self._kept.get(group, self._decide):
                 yield cell, group
 
     def at(self, extent: Extent) -> list[int]:
-        """Places of the tiles that overlap an extent."""
+        """Return the indices of the tiles that overlap an extent."""
         top, left, bottom, right = extent
         tops, lefts, bottoms, rights = self._extents.T
         return np.flatnonzero((tops < bottom) & (bottoms > top) & (lefts < right) & (rights > left)).tolist()
 
     def group(self, key: Key) -> Group:
-        """Join the labels that are one cell; the part that is well inside its tile stands for the others."""
+        """Join the labels of one cell; the part farthest inside its tile represents the cell."""
         if key in self._many:
             return self._many[key]
         found, waiting = {key}, [key]
@@ -176,7 +180,7 @@ class JoinedCells:
         return group
 
     def _decide(self, group: Group) -> bool:
-        """A cell is shown unless it is a fragment, or covers one that ranks before it or is covered by it."""
+        """Return whether a cell is shown: not if it is a fragment, or if an overlapping cell ranks before it."""
         return not self._is_fragment(group) and not any(rival.rank < group.rank for rival in self._rivals(group))
 
     def _rivals(self, group: Group) -> Iterator[Group]:
@@ -188,7 +192,7 @@ class JoinedCells:
                     yield rival
 
     def _is_fragment(self, group: Group) -> bool:
-        """Cut labels where another tile sees whole what is there, and sees it otherwise."""
+        """Return whether a cut label lies whole inside another tile, which therefore shows it differently."""
         if not group.parts[0].cut:
             return False
         top, left, bottom, right = group.extent
@@ -204,7 +208,7 @@ class JoinedCells:
         )
 
     def _find_cells(self, place: int) -> tuple[Cell, ...]:
-        """The cells of one tile with their extents in the image."""
+        """Find the cells of one tile and their extents in the image."""
         tile = self.tile(place)
         top, left = tile.extent[:2]
         if not len(tile.scores):
@@ -218,7 +222,7 @@ class JoinedCells:
         return tuple(cells)
 
     def _find_links(self, place: int) -> Links:
-        """By label of a tile: labels of other tiles that are the same cell, and those that cover it or it covers."""
+        """Collect, for each label of a tile, labels of other tiles that are the same cell or that overlap too much."""
         links: Links = ({}, {})
         for other in self.at(tuple(self._extents[place].tolist())):
             if other == place:
@@ -231,7 +235,7 @@ class JoinedCells:
         return links
 
     def _compare(self, places: tuple[int, int]) -> Pairs:
-        """Labels of two tiles that are one cell, and pairs of which one covers the other."""
+        """Find the pairs of labels of two tiles that are the same cell, and pairs in which one covers the other."""
         a, b = places
         cells_a, cells_b = self.cells(a), self.cells(b)
         same: list[tuple[int, int]] = []
@@ -255,7 +259,7 @@ class JoinedCells:
 
 
 def edge_margins(extent: Extent, tile: Extent, size_hw: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Pixels from an extent to the four edges of a tile; an edge of the image is far away, as it cuts nothing off."""
+    """Return the pixels from an extent to the four edges of a tile; edges of the image, which cut nothing, are far."""
     top, left, bottom, right = tile
     far = max(size_hw)
     return (
@@ -267,27 +271,27 @@ def edge_margins(extent: Extent, tile: Extent, size_hw: tuple[int, int]) -> tupl
 
 
 def view(tile: TileCells, extent: Extent) -> I32:
-    """The labels of a tile in an extent that lies in it."""
+    """Return the labels of a tile inside an extent that lies in it."""
     top, left = tile.extent[:2]
     return tile.labels[extent[0] - top : extent[2] - top, extent[1] - left : extent[3] - left]
 
 
 def group_box(group: Group, tile: Callable[[int], TileCells]) -> F64:
-    """(4) xyxy, image pixels: around the boxes of all parts."""
+    """Return the bounding box (4,) of all parts' boxes, xyxy, image pixels."""
     boxes = np.array([tile(place).boxes[n] for place, n in (part.key for part in group.parts)])
     around: F64 = np.concatenate((boxes[:, :2].min(0), boxes[:, 2:].max(0)))
     return around
 
 
 def paint(extent: Extent, claims: Iterable[tuple[Rank, int, Cell, TileCells]]) -> I32:
-    """Give every pixel of an extent to the best of the cells that claim it.
+    """Assign each pixel of an extent to the best-ranked cell that claims it.
 
     Args:
-        extent: what is painted.
-        claims: for every label that is shown there, the rank of its cell, the number to paint, and the label.
+        extent: the area to paint.
+        claims: for each label shown there: the rank of its cell, the number to paint, the label and its tile.
 
     Returns:
-        (h, w): the numbers, 0 where no cell is.
+        (h, w) int32: the numbers; 0 without a cell.
     """
     top, left, bottom, right = extent
     labels = np.zeros((bottom - top, right - left), np.int32)

@@ -1,4 +1,4 @@
-"""How large the cells of an image are, and whether they are bright or dark: measured by the detector itself."""
+"""Measurement of the size and polarity of an image's cells by the detector itself."""
 
 from __future__ import annotations
 
@@ -12,58 +12,58 @@ from runtime.types import F32, F64
 from runtime.views.grid import Tile, cut_tile
 
 RELIABLE_PX = 12.0
-"""Cells with a smaller median, model pixels, are too coarse to measure: the detector looks closer."""
+"""If the median cell is smaller, in model pixels, the image is too coarse to measure and the detector zooms in."""
 
 VIEWS = 2
-"""Views that the detector looks at, at every step closer."""
+"""Number of views that the detector examines at each zoom step."""
 
 CONFIDENT = 0.6
-"""Mean score at which the cells of a view are cells; what is taken for cells at a wrong scale has about 0.45."""
+"""Mean score from which the cells of a view are trusted; false cells at a wrong scale score about 0.45."""
 
 NEARLY = 0.9
 """Share of the highest mean score at which a scale may still be the right one."""
 
 MISSED = 4.0
-"""A scale does not count where a closer one shows more than this many times as many cells per area."""
+"""A scale is ignored if a closer one shows more than this many times as many cells per area."""
 
 ONE_POLARITY = 0.72
-"""Score of a measurement from which on the other polarity of the image is not tried."""
+"""Score of a measurement from which the other polarity of the image is not tried."""
 
 BETTER_POLARITY = 0.05
-"""By how much the score of the inverted image has to be higher for it to be chosen."""
+"""Margin by which the score of the inverted image must be higher for it to be chosen."""
 
 
 class CellSizes(NamedTuple):
-    """The cells of one view."""
+    """Sizes and scores of the cells of one view."""
 
     diameters: F64
-    """(K), of discs of the masks' areas, pixels of the view; of some cells where there are many."""
+    """(K,) diameters of discs with the masks' areas, pixels of the view; a sample if there are many cells."""
     scores: F32
-    """(N), of all detected cells."""
+    """(N,) scores of all detected cells."""
 
 
 class ScaleEstimate(NamedTuple):
-    """What the detector found at one scale."""
+    """The detector's findings at one scale."""
 
     score: float
-    """Mean score of the cells, and of one more cell of score 0: a few high scores say little."""
+    """Mean score of the cells and one more cell of score 0, because a few high scores are weak evidence."""
     diameter: float
-    """Median, image pixels."""
+    """Median diameter, in image pixels."""
     shown: float
-    """Median, model pixels."""
+    """Median diameter, in model pixels."""
     density: float
-    """Cells per image pixel, each counted by its score."""
+    """Cells per image pixel, each weighted by its score."""
 
 
 class Measurement(NamedTuple):
-    """The median cell diameter of an image, and how sure it is."""
+    """The median cell diameter of an image, and the confidence in it."""
 
     diameter_px: float
-    """Image pixels."""
+    """Median diameter, in image pixels."""
     score: float
-    """See ``ScaleEstimate``; at the scale that was chosen."""
+    """Score at the chosen scale; see ``ScaleEstimate``."""
     agreement: float
-    """Smallest over largest diameter measured at the scales whose scores are near the highest, in (0, 1]."""
+    """Smallest over largest diameter among the scales whose scores are near the highest, in (0, 1]."""
 
     @property
     def confidence(self) -> float:
@@ -74,12 +74,12 @@ class Measurement(NamedTuple):
 def one_view_will_do(
     diameter_px: float | None, longest_px: int, model_size: int, view_diameter_px: float, whole_view_diameter_px: float
 ) -> bool:
-    """Whether an image is shown whole: nothing was found in it, or its cells are large enough so, and not too large.
+    """Return whether to show an image whole: it has no cells, or they are large enough and not too large in it.
 
     Args:
-        diameter_px: median of its cells, image pixels.
-        longest_px: its longer side.
-        model_size: side of the model input, pixels.
+        diameter_px: median diameter of its cells, in image pixels.
+        longest_px: its longer side, in pixels.
+        model_size: side of the model input, in pixels.
         view_diameter_px, whole_view_diameter_px: see ``SegmentConfig``.
     """
     if diameter_px is None:
@@ -92,19 +92,19 @@ def measure_diameter(
 ) -> Measurement | None:
     """Measure the median cell diameter.
 
-    The detector looks at the whole image, then at ever smaller parts with the most contrast, until nothing is shrunk or
-    one step after it was confident of cells large enough to measure. Far off it misses the small cells, and takes
-    groups and texture for large ones, with low scores: only scales whose mean score is near the highest count, and at
-    which not most of the cells are missed. Of them, the one whose cells appear nearest to the wanted diameter does.
+    The detector examines the whole image, then ever smaller parts with the most contrast. It stops at full resolution,
+    or one step after it was confident of cells large enough to measure. From afar it misses small cells, and mistakes
+    groups and texture for large ones, with low scores. So a scale counts only if its mean score is near the highest
+    and it does not miss most of the cells. Among these, the scale that shows cells nearest to the wanted diameter wins.
 
     Args:
-        image: (H, W, C) float32, as the detector takes it.
-        model_size: side of the model input, pixels.
-        find_cells: the cells of a square part of it.
-        view_diameter_px: diameter at which the detector works best, model pixels.
+        image: (H, W, C) float32, as prepared for the detector.
+        model_size: side of the model input, in pixels.
+        find_cells: finds the cells of a square part of the image.
+        view_diameter_px: diameter at which the detector works best, in model pixels.
 
     Returns:
-        None if no cell was found.
+        The measurement; None if no cell was found.
     """
     side = max(image.shape[:2])
     views, estimates, confirmed = [cut_tile(image, (0, 0), side)], [], False
@@ -120,29 +120,29 @@ def measure_diameter(
 
 
 def measure_at(image: F32, side: int, model_size: int, find_cells: Callable[[Tile], CellSizes]) -> Measurement | None:
-    """Measure the cells at one scale, in the parts of the image that vary most; arguments as ``measure_diameter``.
+    """Measure the cells at one scale, in the parts of the image with the most contrast.
 
     Args:
-        image: (H, W, C) float32, as the detector takes it.
-        side: of the parts, image pixels.
-        model_size: side of the model input, pixels.
-        find_cells: the cells of a square part of it.
+        image: (H, W, C) float32, as prepared for the detector.
+        side: side of the parts, in image pixels.
+        model_size: side of the model input, in pixels.
+        find_cells: finds the cells of a square part of the image.
 
     Returns:
-        None if no cell was found.
+        The measurement; None if no cell was found.
     """
     sizes = [find_cells(view) for view in _most_contrast(image, side)]
     return measured_of(sizes, side, model_size)
 
 
 def measured_of(sizes: Sequence[CellSizes], side: int, model_size: int) -> Measurement | None:
-    """The measurement of some views of one scale, ``side`` image pixels wide; None if no cell was found."""
+    """Measure from views of one scale, each ``side`` image pixels wide; return None if no cell was found."""
     estimate = _estimate(sizes, side, model_size) if sizes else None
     return None if estimate is None else Measurement(estimate.diameter, estimate.score, 1.0)
 
 
 def inverted_is_better(measured: Measurement | None, inverted: Measurement | None) -> tuple[bool, float]:
-    """Compare what was measured in both polarities of an image.
+    """Compare the measurements of both polarities of an image.
 
     Returns:
         Whether the inverted image is clearly better, and by how much the score of the better choice is higher.
@@ -153,7 +153,7 @@ def inverted_is_better(measured: Measurement | None, inverted: Measurement | Non
 
 
 def _chosen(estimates: Sequence[ScaleEstimate], view_diameter_px: float) -> Measurement | None:
-    """The estimate that counts, of those from the farthest scale to the closest."""
+    """Choose among the estimates, which are ordered from the farthest scale to the closest."""
     if not estimates:
         return None
     least = NEARLY * max(one.score for one in estimates)
@@ -166,7 +166,7 @@ def _chosen(estimates: Sequence[ScaleEstimate], view_diameter_px: float) -> Meas
 
 
 def _estimate(cells: Sequence[CellSizes], side: int, model_size: int) -> ScaleEstimate | None:
-    """The views of one scale, squares of ``side`` image pixels, together; None where no cell was measured."""
+    """Combine the views of one scale, squares of ``side`` image pixels; return None if no cell was measured."""
     diameters, scores = (np.concatenate(values) for values in zip(*cells, strict=True))
     if not len(diameters):
         return None
@@ -177,7 +177,7 @@ def _estimate(cells: Sequence[CellSizes], side: int, model_size: int) -> ScaleEs
 
 
 def _most_contrast(image: F32, side: int) -> list[Tile]:
-    """The parts of the image of one side that vary most; none that is constant."""
+    """Return the parts of the image, of the given side, that vary most; constant parts are left out."""
     origins = [(y, x) for y in _starts(image.shape[0], side) for x in _starts(image.shape[1], side)]
     spread = {origin: _spread(cut_tile(image, origin, side)) for origin in origins}
     best = sorted((origin for origin in origins if spread[origin] > 0), key=lambda origin: (-spread[origin], origin))
@@ -185,7 +185,7 @@ def _most_contrast(image: F32, side: int) -> list[Tile]:
 
 
 def _spread(tile: Tile) -> float:
-    """Standard deviation of the channel that varies most, beyond the image 0; every fourth pixel counts."""
+    """Return the standard deviation of the most varied channel, with 0 beyond the image, from every fourth pixel."""
     few = tile.pixels[::4, ::4]
     if few.shape[:2] == (tile.side, tile.side):
         return float(few.std(axis=(0, 1)).max())

@@ -1,8 +1,8 @@
-"""One result from the results of overlapping tiles. Pure functions on arrays.
+"""Merging of the results of overlapping tiles into one result. Pure functions on arrays.
 
-A cell that several tiles see is one cell: the tile that sees it whole, and most of what is around it, gives its
-outline. A cell that no tile sees whole is put together from its parts. The order of the tiles does not matter.
-``runtime.views.merge_rules`` says which labels are one cell and which are shown.
+A cell that several tiles show becomes one cell. Its outline comes from the tile that contains all of it and the widest
+margin around it. A cell that no tile contains whole is joined from its parts. The order of the tiles does not matter.
+``runtime.views.merge_rules`` decides which labels are the same cell and which are shown.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ __all__ = ["TileCells", "ViewCells", "stitch", "tile_cells", "view_cells"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ViewCells:
-    """The cells of one view as ``stitch`` takes them."""
+    """The cells of one view, as input of ``stitch``."""
 
     tile: TileCells
     masks: tuple[MaskCrop, ...]
-    """Masks of the tile's N cells before overlaps are resolved, in the image."""
+    """Masks of the tile's N cells before overlaps are resolved, in image coordinates."""
     prompts: I64
     """(N,), see ``Instances``."""
     hidden: Instances
-    """Instances of which the tile's label map shows no pixel, in the image."""
+    """Instances without a pixel in the tile's label map, in image coordinates."""
 
 
 def tile_cells(result: Segmentation, origin_yx: tuple[int, int], size_hw: tuple[int, int]) -> TileCells:
-    """The cells of a tile without their masks, which the label map of a slide does not need.
+    """Return the cells of a tile without their masks, which the label map of a slide does not need.
 
     Args:
-        result: of the tile.
-        origin_yx: its first pixel in the image.
+        result: result of the tile.
+        origin_yx: position of its first pixel in the image.
         size_hw: size of the image; cells beyond it are left out.
     """
     return _tile_and_rows(result, origin_yx, size_hw)[0]
 
 
 def view_cells(result: Segmentation, origin_yx: tuple[int, int], size_hw: tuple[int, int]) -> ViewCells:
-    """``tile_cells`` with the masks and the hidden instances of the tile."""
+    """Return ``tile_cells`` with the masks and the hidden instances of the tile."""
     tile, rows = _tile_and_rows(result, origin_yx, size_hw)
     hidden = result.hidden
     return ViewCells(
@@ -63,7 +63,7 @@ def view_cells(result: Segmentation, origin_yx: tuple[int, int], size_hw: tuple[
 
 
 def _tile_and_rows(result: Segmentation, origin_yx: tuple[int, int], size_hw: tuple[int, int]) -> tuple[TileCells, I64]:
-    """The cells of a tile, and their rows in the result."""
+    """Return the cells of a tile, and their rows in the result."""
     y, x = origin_yx
     labels, ids = relabel(result.labels[: size_hw[0] - y, : size_hw[1] - x], len(result))
     rows = np.flatnonzero(ids)
@@ -78,7 +78,7 @@ def _tile_and_rows(result: Segmentation, origin_yx: tuple[int, int], size_hw: tu
 
 
 def _shift(origin_yx: tuple[int, int]) -> F64:
-    """What is added to xyxy boxes of a tile to have them in the image."""
+    """Return the offset that moves xyxy boxes from a tile into the image."""
     y, x = origin_yx
     return np.array([x, y, x, y], np.float64)
 
@@ -92,12 +92,12 @@ def stitch(
         views: the tiles, in any order.
         size_hw: size of the image.
         min_area_px: cells with fewer pixels are hidden.
-        appearance: of the image.
+        appearance: how the model saw the image.
 
     Returns:
-        The cells from top to bottom and left to right of their first row and column. The mask of a cell that was joined
-        from several tiles is the union of its parts. An instance that is hidden in its tile stays so if no other tile
-        sees its place from further inside, and its mask does not reach the tile's edge.
+        The cells, ordered by the first row and column of their extent. The mask of a cell that was joined from several
+        tiles is the union of its parts. An instance that is hidden in its tile stays hidden, unless another tile shows
+        its place farther from an edge, or its mask reaches the tile's edge; it is then dropped.
     """
     views = sorted(views, key=lambda view: view.tile.extent)
     tiles = [view.tile for view in views]
@@ -123,7 +123,7 @@ def stitch(
 
 
 def _instances(groups: Sequence[Group], views: Sequence[ViewCells]) -> Instances:
-    """What the tiles say about joined cells."""
+    """Collect the boxes, scores and masks of joined cells from their tiles."""
     first = [(views[place], n) for place, n in (group.key for group in groups)]
     return Instances(
         boxes=np.array([group_box(group, lambda place: views[place].tile) for group in groups]).reshape(-1, 4),
@@ -137,14 +137,14 @@ def _instances(groups: Sequence[Group], views: Sequence[ViewCells]) -> Instances
 
 
 def _own_hidden(place: int, views: Sequence[ViewCells], size_hw: tuple[int, int]) -> Bool:
-    """(M,): the hidden instances of a tile that lie whole in it and of which no other tile has a better view."""
+    """Select (M,) the hidden instances that lie whole inside a tile and that no other tile shows farther inside."""
     hidden, extent = views[place].hidden, views[place].tile.extent
     centres_yx = (hidden.boxes[:, 1::-1] + hidden.boxes[:, :1:-1]) / 2
     starts, stops = np.hsplit(np.array([view.tile.extent for view in views]), 2)
-    # Edges of the image cut nothing off.
+    # Edges of the image do not cut cells.
     before = np.where(starts > 0, centres_yx[:, None] - starts, np.inf)
     after = np.where(stops < size_hw, stops - centres_yx[:, None], np.inf)
-    best = np.minimum(before, after).min(axis=-1).argmax(axis=1)  # the first of equal ones
+    best = np.minimum(before, after).min(axis=-1).argmax(axis=1)  # the first of equally good tiles
     inside = ((centres_yx >= 0) & (centres_yx <= size_hw)).all(axis=1)
     whole = [not mask.area_px or min(edge_margins(_extent(mask), extent, size_hw)) >= EDGE_PX for mask in hidden.masks]
     own: Bool = (best == place) & inside & np.array(whole, np.bool_)

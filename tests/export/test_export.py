@@ -1,4 +1,4 @@
-"""Export and verification on small models: graphs, failures, what is left behind."""
+"""Export and verification of small models: graphs, failures, and what they leave behind."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_mask_decoder_graph_equals_the_model(change: dict[str, Any], target: Tar
 @pytest.mark.parametrize("change", [{}, {"box_prior": True}, {"stem": (8, 16, 24), "details": True, "box_prior": True}])
 @pytest.mark.parametrize("target", get_args(Target))
 def test_windowed_decoder_graph_equals_the_model(change: dict[str, Any], target: Target) -> None:
-    """What it gives depends on the window, and on nothing beyond it."""
+    """The output depends on the window, and on nothing beyond it."""
     model = small_model(replace(SMALL, windowed_decoder=True, **change))
     graph = MaskDecoderGraph(model, target)
     embedding = torch.randn(2, model.config.embedding_channels, 10, 10)
@@ -105,7 +105,7 @@ def test_windowed_decoder_graph_equals_the_model(change: dict[str, Any], target:
             torch.testing.assert_close(masks[k], inside, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(iou, expected.iou_predictions[:, 0], rtol=1e-4, atol=1e-5)
         elsewhere = embedding.clone()
-        elsewhere[1, :, :2] += 1.0  # seen by the second box alone, which is of the other image
+        elsewhere[1, :, :2] += 1.0  # visible only to the second box, which belongs to the other image
         torch.testing.assert_close(graph(elsewhere, index, boxes, rows, columns)[0], masks, rtol=0, atol=0)
 
 
@@ -126,9 +126,9 @@ def operators(path: Path) -> Counter[str]:
 
 def test_graphs_hold_no_operator_that_the_folding_removes(small_engines: Path) -> None:
     finder = operators(small_engines / "cellfinder.onnx")
-    # Anchors, sine embeddings and inverse sigmoids are constants: nothing is left to compute them.
+    # Anchors, sine embeddings and inverse sigmoids are constants, so no operators are left to compute them.
     assert not finder.keys() & {"CumSum", "ScatterND", "Log", "Clip", "Sin", "Cos", "TopK", "If", "Loop"}
-    # One softmax per spatial layer axis, two per cross-attention, one per self-attention but the first, folded one.
+    # One softmax per spatial layer axis, two per cross-attention, one per self-attention except the first, folded one.
     layers, decoders = SMALL.finder_encoder_layers, SMALL.finder_decoder_layers
     assert finder["Softmax"] == 2 * layers + 2 * decoders + decoders - 1
     assert finder["Sigmoid"] == 1, "no auxiliary heads"
@@ -195,7 +195,7 @@ def test_verify_command_passes_on_what_export_made(small_engines: Path, small_ch
     assert all(check.passed for check in verify_directory(small_engines, small_checkpoint))
 
 
-def test_verify_refuses_another_checkpoint(small_engines: Path, tmp_path: Path) -> None:
+def test_verify_rejects_another_checkpoint(small_engines: Path, tmp_path: Path) -> None:
     other = save_small(tmp_path / "other.pt", SMALL, seed=1)
     with pytest.raises(ExportError, match="made from another checkpoint"):
         verify_directory(small_engines, other)
@@ -204,11 +204,11 @@ def test_verify_refuses_another_checkpoint(small_engines: Path, tmp_path: Path) 
 def test_failed_verification_fails_the_export_and_leaves_nothing(
     tmp_path: Path, small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One wrong weight in one graph."""
+    """One weight in one graph is wrong."""
 
     def wrong(engine: Any, path: Path) -> None:
         if engine.name == "cellfinder":
-            # The graph shares its heads with the model it is compared with.
+            # The graph shares its heads with the reference model.
             engine.graph.class_embed = copy.deepcopy(engine.graph.class_embed)
             with torch.no_grad():
                 engine.graph.class_embed.bias[1] += 0.1
@@ -223,7 +223,7 @@ def test_failed_verification_fails_the_export_and_leaves_nothing(
 
 @pytest.fixture
 def written_before(small_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the small model's engines as written already: for tests of what goes on around the writing."""
+    """Use the small model's existing engines, to test the steps around the writing."""
 
     def copy_engine(engine: Any, path: Path) -> None:
         shutil.copy(small_engines / engine.file, path)
@@ -266,12 +266,12 @@ def test_what_appears_during_an_export_is_not_replaced(
         return []
 
     monkeypatch.setattr(exporter, "verify_engines", appear)
-    with pytest.raises(ExportError, match="no engine directory"):
+    with pytest.raises(ExportError, match="not an engine directory"):
         export_engines(small_checkpoint, tmp_path / "out")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "thesis.txt"]
 
 
-def test_an_unusable_image_is_refused_before_the_work(tmp_path: Path, small_checkpoint: Path) -> None:
+def test_an_unusable_image_is_rejected_before_the_work(tmp_path: Path, small_checkpoint: Path) -> None:
     with pytest.raises(InputError, match="NaN"):
         export_engines(small_checkpoint, tmp_path / "out", image=np.full((4, 4), np.nan), progress=pytest.fail)
 
@@ -287,7 +287,7 @@ def test_verification_on_a_given_image(tmp_path: Path, small_checkpoint: Path) -
 def test_existing_directories(tmp_path: Path, small_checkpoint: Path) -> None:
     out = tmp_path / "engines"
     out.mkdir()
-    export_engines(small_checkpoint, out)  # an empty directory is free to use
+    export_engines(small_checkpoint, out)  # an empty directory may be used
     before = (out / "manifest.json").read_bytes()
     with pytest.raises(ExportError, match=r"exists\. Replace it with force=True"):
         export_engines(small_checkpoint, out)
@@ -313,7 +313,7 @@ def test_force_never_replaces_anything_but_engines(tmp_path: Path, small_checkpo
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("years of work")
-    with pytest.raises(ExportError, match="no engine directory"):
+    with pytest.raises(ExportError, match="not an engine directory"):
         export_engines(small_checkpoint, precious, ExportConfig(force=True))
     assert (precious / "thesis.txt").read_text() == "years of work"
 

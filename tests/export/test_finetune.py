@@ -1,4 +1,4 @@
-"""Fine-tuning with a tiny model: the whole way, interruptions, other input, and a model that has become worse."""
+"""Fine-tuning of a tiny model: a complete run, interruptions, other input, and a model that has become worse."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write_images(folder: Path, count: int) -> Path:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three images, a checkpoint with settings of its own, and a recipe of two steps."""
+    """Write three images, a checkpoint with its own settings, and a recipe of two steps."""
     base = tmp_path_factory.mktemp("finetune")
     write_images(base / "images", 3)
     torch.manual_seed(1)
@@ -69,7 +69,7 @@ def config_of(base: Path, work: Path) -> FinetuneConfig:
 
 @pytest.fixture(scope="module")
 def finished(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole way, interrupted once after training and given again."""
+    """Run to the end, with one interruption after training."""
     work = tmp_path_factory.mktemp("finished")
     told: list[tuple[str, float]] = []
 
@@ -116,11 +116,11 @@ def test_nothing_is_done_twice(finished: Path, base: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
-def test_other_input_in_the_same_directory_is_refused(finished: Path, base: Path, tmp_path: Path) -> None:
+def test_other_input_in_the_same_directory_is_rejected(finished: Path, base: Path, tmp_path: Path) -> None:
     config = config_of(base, finished)
     other = Path(shutil.copytree(base / "images", tmp_path / "images"))
     Image.fromarray(np.zeros((160, 160), np.uint8)).save(other / "disc1_img.png")
-    with pytest.raises(InputError, match=r"begun with other input: files.disc1_img.png differ\. Remove it"):
+    with pytest.raises(InputError, match=r"started with other input: files.disc1_img.png differ\. Remove it"):
         finetune(replace(config, images=other))
     with pytest.raises(RecipeError, match=r"has done 2 steps; the recipe has 1\."):
         finetune(replace(config, steps=1))

@@ -1,4 +1,4 @@
-"""Engines with fused attention: what is in the files, what they compute, and what each backend says to them."""
+"""Engines with fused attention: contents of the files, results, and messages of the backends."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from tests.small import SMALL
 
 BOXES = [[20, 30, 80, 90], [100, 200, 180, 260], [5, 5, 250, 510]]
 HEAD, WINDOW = 12, 4
-"""Channels of a head of the small encoder, tokens per side of its windows."""
+"""Channels per head of the small encoder, and tokens per side of its windows."""
 
 
 @pytest.fixture(scope="module")
 def fused(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small model; the export itself has compared every engine with PyTorch."""
+    """Export the small model, which includes a comparison of each engine with PyTorch."""
     out = tmp_path_factory.mktemp("fused") / "fp32"
     export_engines(small_checkpoint, out, ExportConfig(attention="fused"))
     return out
@@ -50,21 +50,21 @@ def fused(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="module")
 def fused_half(calm_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The calm model in half precision, likewise through the gates."""
+    """Export the calm model in half precision, which includes the gates."""
     out = tmp_path_factory.mktemp("fused") / "fp16"
     export_engines(calm_checkpoint, out, ExportConfig(attention="fused", precision="fp16"))
     return out
 
 
 def all_settings(directory: Path) -> Segmenter:
-    """Keeps every box, so that masks are compared."""
+    """Return settings that keep all boxes, so that masks are compared."""
     return Segmenter(
         directory, backend="cpu", config=replace(read_manifest(directory).config, iou_threshold=-1000.0, min_area_px=0)
     )
 
 
 def operators(path: Path) -> tuple[list[onnx.NodeProto], list[list[int]], set[str]]:
-    """The fused attentions of a file, the channels of a head of their three inputs, and all other operators."""
+    """Return a file's fused attentions, the channels per head of their three inputs, and all other operators."""
     graph = onnx.load(path).graph
     sizes = {value.name: value.type.tensor_type.shape.dim for value in graph.value_info}
     found = [node for node in graph.node if node.domain == "com.microsoft"]
@@ -117,7 +117,7 @@ def test_the_manifest_says_which_engines_are_fused(fused: Path, small_engines: P
     assert {spec.attention for spec in read_manifest(small_engines).engines.values()} == {"plain"}
 
 
-def test_a_manifest_with_another_word_is_refused(fused: Path, tmp_path: Path) -> None:
+def test_a_manifest_with_another_word_is_rejected(fused: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(fused, tmp_path / "engines"))
     content = json.loads((out / "manifest.json").read_text())
     content["engines"]["encoder"]["attention"] = "sparse"
@@ -125,7 +125,7 @@ def test_a_manifest_with_another_word_is_refused(fused: Path, tmp_path: Path) ->
     renew_sums(out)
     with pytest.raises(EngineError, match=r"engines\.encoder\.attention is 'sparse', expected one of plain, fused"):
         Segmenter(out)
-    del content["engines"]["encoder"]["attention"]  # as earlier exports wrote it
+    del content["engines"]["encoder"]["attention"]  # missing in older exports
     (out / "manifest.json").write_text(json.dumps(content))
     renew_sums(out)
     assert read_manifest(out).engines["encoder"].attention == "plain"
@@ -135,7 +135,7 @@ def test_cells_are_those_of_the_plain_form(fused: Path, small_engines: Path, ima
     found, expected = (all_settings(path) for path in (fused, small_engines))
     assert_close_features(found.encode(image), expected.encode(image))
     boxes = [Instances.joined([result, result.hidden]).boxes for result in (found(image), expected(image))]
-    apart = np.abs(boxes[0][:, None] - boxes[1]).max(-1)  # the order is that of close scores
+    apart = np.abs(boxes[0][:, None] - boxes[1]).max(-1)  # close scores may change places
     assert apart.shape[0] == apart.shape[1] > 20
     assert max(apart.min(0).max(), apart.min(1).max()) < 0.1
     one, other = (segmenter(image, boxes=BOXES) for segmenter in (found, expected))
@@ -164,7 +164,7 @@ def test_tensorrt_names_the_export_that_it_takes(fused: Path, backend: str) -> N
 
 
 def test_fused_attention_is_not_built(fused: Path) -> None:
-    with pytest.raises(ExportError, match=r"encoder\.onnx, cellfinder\.onnx have .*export --attention plain"):
+    with pytest.raises(ExportError, match=r"encoder\.onnx, cellfinder\.onnx contain .*export --attention plain"):
         list(check_buildable(fused, BuildOptions()))
 
 
@@ -187,11 +187,11 @@ def test_openvino_runs_them_or_names_the_export(fused: Path, small_engines: Path
     try:
         segmenter = Segmenter(fused, backend="openvino", options=BackendOptions(cpu_precision="fp32"))
     except BackendError as error:
-        said = str(error)
+        message = str(error)
     else:
         assert_close_features(segmenter.encode(image), Segmenter(small_engines, backend="cpu").encode(image))
         return
-    assert "export --attention plain" in said, "releases of before mid-2026 have no such operator"
+    assert "export --attention plain" in message, "releases before mid-2026 lack the operator"
 
 
 def test_a_cudnn_without_such_heads_has_a_remedy() -> None:
@@ -200,7 +200,7 @@ def test_a_cudnn_without_such_heads_has_a_remedy() -> None:
     assert "ORT_ENABLE" not in str(failure("encoder.onnx", {}, RuntimeError("another")))
 
 
-def test_the_command_hands_the_form_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_passes_the_form_on(monkeypatch: pytest.MonkeyPatch) -> None:
     forms = []
 
     def take(checkpoint: Path, out: Path, config: ExportConfig, **_: Any) -> None:
@@ -218,7 +218,7 @@ def test_the_command_hands_the_form_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.gpu
 def test_no_attention_on_a_gpu_writes_its_logits(fused_half: Path) -> None:
-    """onnxruntime prints each attention's kernel if an environment variable says so (its pull request 21344)."""
+    """onnxruntime prints the kernel of each attention if an environment variable is set (its pull request 21344)."""
     code = (
         "import sys, numpy as np; from runtime import Segmenter\n"
         "Segmenter(sys.argv[1], backend='cuda').encode(np.eye(64, dtype=np.uint8))"

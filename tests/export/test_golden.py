@@ -1,4 +1,4 @@
-"""Full-size engines against the released code, through ``Segmenter``, step by step."""
+"""Full-size engines compared with the released code, through ``Segmenter``, step by step."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def encoded(full_segmenter: Segmenter, golden: GoldenCase) -> EncodedViews:
 
 @pytest.fixture(scope="module")
 def released(golden: GoldenCase) -> SegmentConfig:
-    """The settings of the golden run: its cut on scores, every token decoded, the highest index on top."""
+    """Return the settings of the golden run: its score cut, whole masks, and the highest index on top."""
     return SegmentConfig(
         box_threshold=float(golden.arrays["effective_threshold"]),
         box_threshold_mode="fixed",
@@ -76,7 +76,7 @@ def test_kept_boxes(
     (found,) = full_segmenter.detect(encoded, config=released)
     expected, scores = golden.arrays["kept_boxes_1024"], golden.arrays["topk_scores"]
     boxes = scale_xyxy(found.boxes, encoded.size_hw, (1024, 1024))
-    # The same set, but for boxes whose score is next to the cut; scores that differ in the last digits change places.
+    # The same set, except for boxes with scores close to the cut; nearly equal scores may change places.
     above, near = ((scores > released.box_threshold + margin).sum() for margin in (SCORE_MARGIN, -SCORE_MARGIN))
     assert above <= len(boxes) <= near
     together = np.abs(boxes[:, None] - expected[None]).max(-1) < 0.1

@@ -1,4 +1,4 @@
-"""Half precision: which parts compute in it, and what the gates let pass."""
+"""Half precision: which parts use it, and what the gates accept."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def test_halving_leaves_the_model_as_it_was() -> None:
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
 
 
-def test_weights_beyond_float16_are_refused() -> None:
+def test_weights_beyond_float16_are_rejected() -> None:
     model = small_model()
     with torch.no_grad():
         model.encoder.blocks[0].mlp.lin1.weight[0, 0] = 1e5
-    with pytest.raises(ExportError, match="weights up to 1e\\+05 do not fit into float16"):
+    with pytest.raises(ExportError, match="weights of up to 1e\\+05 do not fit into float16"):
         halve(EncoderGraph(model.encoder, features=True, embedding=True))
 
 
@@ -64,7 +64,7 @@ def test_islands_stay_float32() -> None:
 
 
 def test_products_are_typed_float16_in_the_files(engines: Path) -> None:
-    """The share that a strongly typed TensorRT build would run in half precision, by products."""
+    """Count products, which shows the share that a strongly typed TensorRT build runs in half precision."""
     for name, least in (("encoder", 1.0), ("cellfinder", 0.8), ("mask_decoder", 0.6)):
         graph = onnx.shape_inference.infer_shapes(onnx.load(engines / f"{name}.onnx")).graph
         types = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input, *graph.output)}
@@ -108,7 +108,9 @@ def test_a_failed_gate_leaves_nothing(checkpoint: Path, tmp_path: Path, monkeypa
     check = exporter.verify_half_engines
     strict = HalfTolerance(relative_error=1e-9)
     monkeypatch.setattr(exporter, "verify_half_engines", lambda *a, **k: check(*a, **{**k, "tolerance": strict}))
-    with pytest.raises(VerificationError, match=r"encoder.patch_features: FAILED, relative error .* \(wanted <= 1e-09"):
+    with pytest.raises(
+        VerificationError, match=r"encoder.patch_features: FAILED, relative error .* \(expected <= 1e-09"
+    ):
         export_engines(checkpoint, tmp_path / "out", ExportConfig(precision="fp16"))
     assert not list(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""Magnitudes that float16 cannot hold are found on the CPU, where onnxruntime computes in float32."""
+"""Magnitudes beyond float16 are detected on the CPU, where onnxruntime computes in float32."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FINITE = st.floats(-(2.0**100), 2.0**100, width=32)
 
 
 def save(path: Path, nodes: list[onnx.NodeProto], **constants: Any) -> Path:
-    """A graph from ``x``, float32 of three axes, to ``y``."""
+    """Build a graph from ``x``, float32 with three axes, to ``y``."""
     graph = helper.make_graph(
         nodes,
         "made",
@@ -52,7 +52,7 @@ def to_float(source: str, out: str) -> onnx.NodeProto:
 
 
 def test_logits_beyond_the_range_pass_the_values_and_fail_the_range(tmp_path: Path) -> None:
-    """All keys and queries share one large component, which drops out of the softmax: the outputs are right."""
+    """All keys and queries share one large component that cancels in the softmax, so the outputs are right."""
     offsets = np.array([707.0, 0, 0, 0], np.float16)
     path = save(
         tmp_path / "attention.onnx",
@@ -81,7 +81,7 @@ def test_logits_beyond_the_range_pass_the_values_and_fail_the_range(tmp_path: Pa
     assert check.value == pytest.approx(5e5, rel=1e-3)
     beyond = [node for node, value in check.nodes.items() if value > LARGEST]
     assert beyond == ["the_logits (MatMul)"]
-    assert "made: FAILED, beyond the range of half precision (65504)" in str(check)
+    assert "made: FAILED, exceeds the range of half precision (65504)" in str(check)
     assert "the_logits (MatMul) 4.99" in str(check)
     assert "precision='fp32'" in str(check)
 
@@ -91,7 +91,7 @@ def test_an_encoder_whose_logits_are_beyond_the_range(tmp_path: Path) -> None:
     attention: Any = model.encoder.blocks[1].attn
     width = attention.qkv.weight.shape[1]
     with torch.no_grad():
-        for first, bias in ((0, 866.0), (width, 2000.0)):  # one component of the queries, and the same of the keys
+        for first, bias in ((0, 866.0), (width, 2000.0)):  # one component of the queries, and the same one of the keys
             attention.qkv.weight[first] = 0
             attention.qkv.bias[first] = bias
         attention.rel_pos_h[:, 0] = attention.rel_pos_w[:, 0] = 0
@@ -111,7 +111,7 @@ def test_an_encoder_whose_logits_are_beyond_the_range(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def casting(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """To float16, through nodes that move values, and one that adds nothing."""
+    """Build a cast to float16, through nodes that move values and one that changes nothing."""
     return save(
         tmp_path_factory.mktemp("made") / "casting.onnx",
         [
@@ -126,7 +126,7 @@ def casting(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-@settings(max_examples=30)  # a session each
+@settings(max_examples=30)  # each example creates a session
 @given(arrays(np.float32, (2, 3, 4), elements=FINITE), arrays(np.float32, (1, 2, 3), elements=FINITE))
 def test_magnitudes_are_those_of_the_unrounded_values(casting: Path, x: F32, other: F32) -> None:
     check = check_range("made", casting, [{"x": x}, {"x": other}])
@@ -176,7 +176,7 @@ print(peak() - before)
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no resource module")
 def test_measured_tensors_are_not_kept(tmp_path: Path) -> None:
-    """40 tensors of 16 MiB, one after the other."""
+    """The graph computes 40 tensors of 16 MiB, one after the other."""
     adds = [helper.make_node("Add", [f"h{i}", "one"], [f"h{i + 1}"], name=f"add{i}") for i in range(40)]
     path = save(tmp_path / "long.onnx", [to_half("x", "h0"), *adds, to_float("h40", "y")], one=np.float16(1))
     done = subprocess.run([sys.executable, "-c", MEMORY, path], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""An export never loses what stood at its target."""
+"""An export never loses existing content of its target."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.engine_sources import renew_sums
 
 @pytest.fixture
 def old(small_engines: Path, tmp_path: Path) -> Path:
-    """Engines that stand at the target."""
+    """Copy engines to the target."""
     return Path(shutil.copytree(small_engines, tmp_path / "engines"))
 
 
 @pytest.fixture
 def new(small_engines: Path, tmp_path: Path) -> Path:
-    """Engines to be put there, told apart by a field."""
+    """Copy engines to be placed there, marked by a field."""
     path = Path(shutil.copytree(small_engines, tmp_path / "partial"))
     content = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps({**content, "created": "new"}))
@@ -52,31 +52,31 @@ def test_engines_are_replaced_only_with_force(old: Path, new: Path) -> None:
 @pytest.mark.parametrize(
     "content", ["{}", '{"name": "My web app", "icons": []}', '{"schema": 1}', "not json"], ids=["0", "pwa", "1", "text"]
 )
-def test_another_manifest_is_no_engine_directory(tmp_path: Path, content: str) -> None:
+def test_another_manifest_is_not_an_engine_directory(tmp_path: Path, content: str) -> None:
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "manifest.json").write_text(content)
-    with pytest.raises(ExportError, match="is no engine directory"):
+    with pytest.raises(ExportError, match="is not an engine directory"):
         check_target(tmp_path / "app", force=True)
 
 
 def test_other_files_among_engines_are_never_removed(old: Path, new: Path) -> None:
     (old / "weights.pt").write_text("the checkpoint")
-    with pytest.raises(ExportError, match=r"no engines \(weights\.pt\)"):
+    with pytest.raises(ExportError, match=r"files other than engines \(weights\.pt\)"):
         place_engines(new, old, force=True)
     assert (old / "weights.pt").read_text() == "the checkpoint"
 
 
-def test_a_file_is_no_target(tmp_path: Path) -> None:
+def test_a_file_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("text")
-    with pytest.raises(ExportError, match="no engine directory"):
+    with pytest.raises(ExportError, match="not an engine directory"):
         check_target(tmp_path / "file", force=True)
 
 
-def test_the_current_directory_is_no_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_current_directory_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     for out in (tmp_path / "here", tmp_path):
-        with pytest.raises(ExportError, match="holds the current directory"):
+        with pytest.raises(ExportError, match="contains the current directory"):
             check_target(out, force=True)
     check_target(tmp_path / "here" / "below", force=False)
 

@@ -1,4 +1,4 @@
-"""Encoders in 8-bit integers: what their graphs compute, what the export checks, where they run and where not."""
+"""Encoders in 8-bit integers: results of their graphs, checks of the export, and backends that run them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from training.weights import weights_file
 
 
 def two_products(first: F32, second: F32) -> onnx.ModelProto:
-    """x @ first, x @ second, and their product, which has no constant factor."""
+    """Build x @ first, x @ second, and their product, which has no constant factor."""
     nodes = [
         helper.make_node("MatMul", ["x", "first"], ["a"]),
         helper.make_node("MatMul", ["x", "second"], ["b"]),
@@ -97,7 +97,7 @@ def test_products_are_of_rounded_numbers() -> None:
 
 
 def test_sums_of_two_products_fit_into_16_bits() -> None:
-    """x86 processors without VNNI add two products of bytes in 16 bits, and clip there without a word."""
+    """x86 processors without VNNI add two products of bytes in 16 bits, and clip them silently."""
     weight = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
     graph = quantised(two_products(weight, weight), {"x": (-1.0, 1.0)}).graph
     integers = [numpy_helper.to_array(t) for t in graph.initializer if t.data_type == TensorProto.INT8 and t.dims[1:]]
@@ -114,7 +114,7 @@ def test_zeros_stay_zeros() -> None:
 
 def test_only_products_with_constants_are_of_integers(small_engines: Path) -> None:
     model = onnx.load(small_engines / "encoder.onnx")
-    assert len(constant_products(model)) == 4 * SMALL.encoder_depth  # in and out of attention and MLP
+    assert len(constant_products(model)) == 4 * SMALL.encoder_depth  # two in the attention, two in the MLP
     ranges = {node.input[0]: (-1.0, 1.0) for node in constant_products(model)}
     kinds = [node.op_type for node in quantised(model, ranges).graph.node]
     unchanged = [kind for kind in kinds if kind not in ("QuantizeLinear", "DequantizeLinear")]
@@ -146,7 +146,7 @@ def read_config(directory: Path) -> SegmentConfig:
 
 @pytest.mark.parametrize("backend", ["cpu", "openvino"])
 def test_cells_are_those_of_float32(builtin_in_integers: Path, backend: str) -> None:
-    """Trained weights, detector and all, on an image that they were not checked on."""
+    """Trained weights, including the detector, on an image that the export did not check."""
     image = next(read_image(path) for path in sample_images() if "u2os" in path.name)
     expected = Segmenter(backend="cpu")(image)
     found = Segmenter(builtin_in_integers, backend=backend)(image)
@@ -198,7 +198,7 @@ def inputs_of(image: Any, manifest: Manifest) -> tuple[F32, F32]:
 
 
 def test_ranges_are_of_the_views_of_the_runtime() -> None:
-    """The built-in model looks at an image first whole, then in tiles at the scale of the cells."""
+    """The built-in model sees an image first whole, then in tiles at the scale of the cells."""
     image = next(read_image(path) for path in sample_images() if "u2os" in path.name)
     inputs = encoder_inputs(builtin_engine(), [image])["encoder"]
     assert len(inputs) > 2
@@ -218,7 +218,7 @@ def test_the_command_takes_images_to_calibrate_on(
 
 
 def test_only_float32_engines_are_quantised(half_engines: Path) -> None:
-    with pytest.raises(ExportError, match="has engines in fp16; integers are made of float32 ones"):
+    with pytest.raises(ExportError, match="has engines in fp16; expected float32 to quantise"):
         quantise_encoders(half_engines, [np.zeros((9, 9))])
 
 
@@ -236,7 +236,7 @@ def test_a_failed_gate_leaves_nothing(calm_checkpoint: Path, tmp_path: Path, mon
     monkeypatch.setattr(exporter, "INTEGERS", HalfTolerance(relative_error=1e-9))
     with pytest.raises(
         VerificationError,
-        match=r"(?s)encoder.patch_features: FAILED, relative error .* \(wanted <= 1e-09.*you segment as calibration=",
+        match=r"(?s)encoder.patch_features: FAILED, relative error .* \(expected <= 1e-09.*you segment as calibration=",
     ):
         export_engines(calm_checkpoint, tmp_path / "out", ExportConfig(precision="int8"))
     assert not list(tmp_path.iterdir())
@@ -245,7 +245,7 @@ def test_a_failed_gate_leaves_nothing(calm_checkpoint: Path, tmp_path: Path, mon
 def test_options_that_exclude_each_other(tmp_path: Path, image: Any) -> None:
     with pytest.raises(ConfigError, match="calibration images came with precision 'fp16'; only int8"):
         export_engines(tmp_path / "w.pt", tmp_path / "out", ExportConfig(precision="fp16"), calibration=[image])
-    with pytest.raises(ConfigError, match="int8 is for CPUs, attention fused for the backend 'cuda'"):
+    with pytest.raises(ConfigError, match="precision is 'int8', for CPUs, but attention is 'fused'"):
         ExportConfig(precision="int8", attention="fused")
     with pytest.raises(ConfigError, match="precision is 'FP16'; expected one of 'fp32', 'fp16', 'int8'"):
         ExportConfig(precision="FP16")  # type: ignore[arg-type]
@@ -266,7 +266,7 @@ def test_options_that_exclude_each_other(tmp_path: Path, image: Any) -> None:
 
 
 @pytest.mark.parametrize("backend", ON_GPU)
-def test_backends_of_gpus_refuse_them(integer_engines: Path, backend: str) -> None:
+def test_backends_of_gpus_reject_them(integer_engines: Path, backend: str) -> None:
     assert set(BACKENDS) == {*ON_GPU, "auto", "cpu", "openvino"}
     spec = read_manifest(integer_engines).engines["encoder"]
     with pytest.raises(BackendError, match=r"encoder.onnx computes in 8-bit integers.*--precision fp16"):

@@ -1,4 +1,4 @@
-"""The two forms of engines: what is written, what it computes, and which one an export takes."""
+"""The two forms of engines: contents of the files, results, and the default form of an export."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ BOXES = [[20, 30, 80, 90], [100, 200, 180, 260], [5, 5, 250, 510]]
 
 @pytest.fixture(scope="module")
 def for_gpus(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small model in float32; the export itself has compared every engine with PyTorch, element by element."""
+    """Export the small model in float32, which includes an element-by-element comparison with PyTorch."""
     out = tmp_path_factory.mktemp("targets") / "gpu"
     export_engines(small_checkpoint, out, ExportConfig(target="gpu"))
     return out
 
 
 def widths(path: Path) -> list[tuple[int, int]]:
-    """Channels of queries and of values in each attention of a file: a product, a softmax, a product."""
+    """Return the channels of queries and values of each attention in a file: a product, a softmax, a product."""
     graph = onnx.load(path).graph
     sizes = {value.name: value.type.tensor_type.shape.dim for value in graph.value_info}
     made = {output: node for node in graph.node for output in node.output}
@@ -70,7 +70,7 @@ def test_the_manifest_names_the_form(for_gpus: Path, small_engines: Path, tmp_pa
     renew_sums(out)
     with pytest.raises(EngineError, match="target"):
         read_manifest(out)
-    del content["target"]  # as earlier exports wrote it
+    del content["target"]  # missing in older exports
     (out / "manifest.json").write_text(json.dumps(content))
     renew_sums(out)
     assert read_manifest(out).target == "any"
@@ -92,6 +92,6 @@ def test_half_precision_is_for_gpus_unless_told_otherwise(options: dict[str, Any
 
 
 @pytest.mark.parametrize("other", [{"precision": "int8"}, {"attention": "fused"}])
-def test_forms_that_exclude_each_other_are_refused(other: dict[str, Any]) -> None:
+def test_forms_that_exclude_each_other_are_rejected(other: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"target='gpu' is the form for TensorRT, but .*target='any'"):
         ExportConfig(target="gpu", **other)

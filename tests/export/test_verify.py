@@ -1,4 +1,4 @@
-"""What counts as PyTorch's output: float64, one fault in a weight, and weights that amplify rounding."""
+"""Verification against float64, with a fault in one weight, and with weights that amplify rounding."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from training.model import CellSAM
 
 @torch.inference_mode()
 def graph_outputs(model: CellSAM, truth: EngineTruth) -> dict[str, np.ndarray]:
-    """What the reduced graph of an engine gives in PyTorch."""
+    """Run the reduced graph of an engine in PyTorch."""
     inputs = [torch.from_numpy(array) for array in truth.feeds.values()]
     if truth.engine_name == "encoder":
         graph: torch.nn.Module = EncoderGraph(model.encoder, features=True, embedding=True, form="folded")
@@ -43,12 +43,12 @@ def manifest(small_engines: Path) -> Manifest:
 
 @pytest.fixture(scope="module")
 def truths(small_checkpoint: Path, manifest: Manifest) -> list[EngineTruth]:
-    """Inputs and outputs of the small model, which ``small_engines`` were made from."""
+    """Compute inputs and outputs of the small model, from which ``small_engines`` were exported."""
     return list(engine_truths(load_checkpoint(small_checkpoint).model, manifest, None, Tolerance()))
 
 
 def test_the_reduced_graphs_are_exact_algebra(truths: list[EngineTruth]) -> None:
-    """In float64 nothing but its own last bits is left between graph and model."""
+    """In float64, graph and model differ only by rounding in float64."""
     for truth in truths:
         with double_precision(truth.model):
             found = graph_outputs(truth.model, truth)
@@ -89,8 +89,8 @@ def test_other_roundings_differ_in_the_last_places_alone(truths: list[EngineTrut
             np.testing.assert_allclose(first[name], pytorch, rtol=1e-3, atol=1e-3)
 
 
-def test_sound_weights_pass_that_float32_alone_refuses(manifest: Manifest) -> None:
-    """Reduced graphs in float32, on seeds whose logits amplify rounding."""
+def test_sound_weights_pass_that_float32_alone_rejects(manifest: Manifest) -> None:
+    """The reduced graphs run in float32, on seeds whose logits amplify rounding."""
     refused, rounded = [], []
     for seed in (0, 15, 38, 47, 149):
         model = small_model(SMALL, seed)
@@ -103,7 +103,7 @@ def test_sound_weights_pass_that_float32_alone_refuses(manifest: Manifest) -> No
                     refused.append((seed, name))
                 if check.rounding_error is not None:
                     rounded.append((seed, name))
-    # Which of them, the processor's own order of summation decides.
+    # The processor's order of summation decides which of them.
     assert refused, "beside PyTorch in float32, some fail"
     assert rounded, "the fixed tolerance beside float64 is not enough for all"
 
@@ -112,7 +112,7 @@ def test_sound_weights_pass_that_float32_alone_refuses(manifest: Manifest) -> No
 def test_a_weight_tensor_that_is_five_percent_off_fails(
     engine_name: str, truths: list[EngineTruth], manifest: Manifest, small_engines: Path, tmp_path: Path
 ) -> None:
-    """Unless nothing can find it: a norm takes the scale out, or the outputs move by less than float32 rounds."""
+    """Only undetectable faults pass: a norm cancels the scale, or the outputs change by less than float32 rounding."""
     (truth,) = (truth for truth in truths if truth.engine_name == engine_name)
     path, faulty = small_engines / f"{engine_name}.onnx", tmp_path / "faulty.onnx"
     tensors = spread_tensors(onnx.load(path), 8)

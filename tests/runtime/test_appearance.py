@@ -1,4 +1,4 @@
-"""Polarity, diameter and channels, as the built-in model chooses and measures them."""
+"""Polarity, diameter and channels, as measured and chosen by the built-in model."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def nuclei() -> NDArray[np.generic]:
 
 
 def overlap(one: Segmentation, other: Segmentation) -> float:
-    """IoU of the pixels of all cells."""
+    """Compute the IoU of the pixels of all cells."""
     both = (one.labels > 0) & (other.labels > 0)
     return float(both.sum() / ((one.labels > 0) | (other.labels > 0)).sum())
 
 
-def test_dark_cells_are_found_without_being_told(nano: Segmenter, nuclei: NDArray[np.generic]) -> None:
+def test_dark_cells_are_found_automatically(nano: Segmenter, nuclei: NDArray[np.generic]) -> None:
     config = replace(nano.config, invert="auto")
     plain = nano(nuclei, config=config)
     assert not plain.appearance.inverted
@@ -44,9 +44,9 @@ def test_dark_cells_are_found_without_being_told(nano: Segmenter, nuclei: NDArra
     assert negative.appearance.invert_margin is not None
     assert negative.appearance.invert_margin > 0.05
     assert overlap(plain, negative) > 0.95
-    told = nano(255 - nuclei, config=replace(nano.config, invert=True))
-    np.testing.assert_array_equal(told.labels, negative.labels)
-    assert told.appearance.invert_margin is None
+    inverted = nano(255 - nuclei, config=replace(nano.config, invert=True))
+    np.testing.assert_array_equal(inverted.labels, negative.labels)
+    assert inverted.appearance.invert_margin is None
 
 
 @pytest.mark.parametrize("view", [None, 52.0])
@@ -92,10 +92,10 @@ def test_the_measured_diameter_is_in_the_result(nano: Segmenter, nuclei: NDArray
     assert nano.decode(encoded, nano.detect(encoded)).appearance == result.appearance
 
 
-def test_a_doubtful_diameter_is_warned_of(
+def test_a_doubtful_diameter_causes_a_warning(
     nano: Segmenter, nuclei: NDArray[np.generic], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of one cell, little can be said."""
+    """A single cell gives an uncertain measurement."""
     (first,) = nano(nuclei)[:1].boxes.astype(int)
     x0, y0, x1, y1 = np.maximum(first, 0)
     dark = np.full_like(nuclei, nuclei.min())
@@ -135,7 +135,7 @@ def test_channels_that_weights_may_know_are_kept(trained: tuple[int, ...]) -> No
 
 
 def test_boxes_of_small_cells_are_decoded_at_their_scale(nano: Segmenter, nuclei: NDArray[np.generic]) -> None:
-    """In one view of a large field the cells would be a few pixels wide; masks are as good as in the small field."""
+    """One view of a large field would show the cells a few pixels wide, but masks are as good as in the small field."""
     alone = nano(nuclei)
     field = np.full((2000, 2000), nuclei.min())
     field[700:956, 900:1156] = nuclei

@@ -1,4 +1,4 @@
-"""Settings are checked when they are made."""
+"""Settings are validated when they are created."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from runtime.config import read_settings, with_overrides
         ({"view_diameter_px": 0.0}, "view_diameter_px is 0.0; expected a number above 0, or None"),
         ({"view_diameter_px": 30, "diameter_px": -2}, "diameter_px is -2; expected a number above 0"),
         ({"view_diameter_px": 30, "whole_view_diameter_px": float("nan")}, "finite"),
-        ({"diameter_px": 20.0}, "images are shown whole without view_diameter_px; give the diameter"),
+        ({"diameter_px": 20.0}, "images are shown whole without view_diameter_px; expected both or neither"),
         ({"diameter_um": 9.0}, "diameter_um is 9.0, but images are shown whole without view_diameter_px"),
         ({"view_diameter_px": 30, "diameter_um": 0}, "diameter_um is 0; expected a number above 0"),
         (
@@ -47,7 +47,7 @@ from runtime.config import read_settings, with_overrides
         ({"normalize": 1}, "normalize is 1"),
     ],
 )
-def test_values_out_of_range(values: dict[str, Any], message: str) -> None:
+def test_values_out_of_range_are_rejected(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SegmentConfig(**values)
 
@@ -62,7 +62,7 @@ def test_default_thresholds_are_those_of_the_released_code() -> None:
 def test_a_diameter_in_micrometres_follows_the_pixel_size() -> None:
     config = SegmentConfig(view_diameter_px=40, diameter_um=12)
     assert config.at_pixel_size(0.5, "a.tif") == SegmentConfig(view_diameter_px=40, diameter_px=24)
-    with pytest.raises(InputError, match=r"a\.tif does not say how large its pixels are.*micrometres \(12\)"):
+    with pytest.raises(InputError, match=r"the pixel size of a\.tif is unknown.*micrometres \(12\)"):
         config.at_pixel_size(None, "a.tif")
     assert SegmentConfig().at_pixel_size(None, "a.tif") == SegmentConfig()
 
@@ -77,7 +77,7 @@ def test_a_diameter_that_is_given_takes_the_place_of_the_settings_own() -> None:
     assert with_overrides(of_um, {**none_given, "diameter_um": 9}) == SegmentConfig(view_diameter_px=40, diameter_um=9)
     for settings in (of_um, of_px):
         assert with_overrides(settings, {**none_given, "view_diameter_px": 0}) == SegmentConfig(), "shown whole"
-        with pytest.raises(ConfigError, match="expected one of them"):
+        with pytest.raises(ConfigError, match=r"expected one\. Leave one out"):
             with_overrides(settings, {**none_given, "diameter_um": 12, "diameter_px": 24})
     with pytest.raises(ConfigError, match="images are shown whole"):
         with_overrides(of_um, {**none_given, "diameter_px": 24, "view_diameter_px": 0})
@@ -110,7 +110,7 @@ def test_settings_come_back_from_json(tmp_path: Path) -> None:
         ('{"box_threshold": 7}', "box_threshold is 7"),
     ],
 )
-def test_wrong_settings_files_are_refused(content: str, message: str, tmp_path: Path) -> None:
+def test_wrong_settings_files_are_rejected(content: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "settings.json"
     path.write_text(content)
     with pytest.raises(ConfigError, match=message):

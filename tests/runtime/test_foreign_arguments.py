@@ -1,4 +1,4 @@
-"""Whatever callers hand over, the library answers with an error of its own."""
+"""Unsuitable arguments of any kind raise an error of this library."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runtime.pipeline.pipeline import BoxPrompts
 
 
 class Failing:
-    """An object whose own code fails."""
+    """An object whose own methods fail."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -54,7 +54,7 @@ def foreign() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def idle() -> Segmenter:
-    """A segmenter whose engines are never reached."""
+    """Create a segmenter whose engines are never called."""
     pipeline: Any = SimpleNamespace(images_per_call=1, manifest=SimpleNamespace(trained_channels=()))
     return Segmenter.from_pipeline(pipeline, SegmentConfig())
 
@@ -79,7 +79,7 @@ def test_what_to_do_with_a_tensor() -> None:
     assert check_image(tensor.detach()).shape == (4, 4, 1)
 
 
-def test_masked_boxes_are_refused_and_filled_ones_taken() -> None:
+def test_masked_boxes_are_rejected_and_filled_ones_accepted() -> None:
     boxes = np.ma.array([[1.0, 1, 5, 5], [2, 2, 7, 7]], mask=[[0, 0, 0, 0], [0, 1, 0, 0]])
     with pytest.raises(InputError, match=r"boxes has 1 masked of 8 values.*boxes\.filled\(0\)"):
         check_boxes(boxes, (9, 9))
@@ -91,19 +91,19 @@ NOT_NUMBERS = (10**400, -(10**5000), np.array([1.0, 2.0]), np.complex64(1), "1",
 
 @pytest.mark.parametrize("name", ["iou_threshold", "box_threshold", "whole_view_diameter_px", "view_diameter_px"])
 @pytest.mark.parametrize("value", NOT_NUMBERS, ids=lambda value: type(value).__name__)
-def test_settings_that_are_no_numbers(name: str, value: Any) -> None:
+def test_settings_that_are_not_numbers(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"^{name} is .{{0,200}}; expected a"):
         SegmentConfig(**{name: value})
 
 
 @pytest.mark.parametrize("value", [10**5000, 2**60, -1, 1.5, np.arange(3), Failing(KeyError())], ids=type)
-def test_counts_that_are_none(value: Any) -> None:
+def test_counts_that_are_not_whole_numbers(value: Any) -> None:
     with pytest.raises(ConfigError, match=r"^min_area_px is .* expected a whole number"):
         SegmentConfig(min_area_px=value)
 
 
 @pytest.mark.parametrize("value", [np.array(["box"]), ["box"], 3, None])
-def test_choices_that_are_none(value: Any) -> None:
+def test_unknown_choices(value: Any) -> None:
     with pytest.raises(ConfigError, match=r"^mask_window is .*expected one of 'box', 'full'"):
         SegmentConfig(mask_window=value)
 
@@ -114,7 +114,7 @@ WRONG_CALLS: dict[str, tuple[Any, str]] = {
     "generator": (lambda s: s.batch(image for image in ()), r"images is of type generator.*batch\(list\(images\)\)"),
     "dict": (lambda s: s.batch({"a": np.ones((9, 9))}), "images is of type dict"),
     "boxes": (lambda s: s.batch([], boxes=iter(())), r"boxes is of type .*iterator.*boxes=list\(boxes\)"),
-    "stream": (lambda s: s.stream(3), "images is of type int; expected something that can be iterated"),
+    "stream": (lambda s: s.stream(3), "images is of type int; expected an iterable of images"),
     "detect": (lambda s: s.detect(None), r"views is of type NoneType.*segmenter\.encode\(image\)"),
     "decode": (lambda s: s.decode([], []), "views is of type list"),
     "directory": (lambda _: Segmenter(5), "engine_dir is 5, of type int"),  # type: ignore[arg-type]
@@ -126,7 +126,7 @@ WRONG_CALLS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG_CALLS)
-def test_arguments_of_other_types(name: str, idle: Segmenter) -> None:
+def test_arguments_of_wrong_types(name: str, idle: Segmenter) -> None:
     call, message = WRONG_CALLS[name]
     with pytest.raises(SegmenterError, match=message):
         call(idle)

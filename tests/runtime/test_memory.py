@@ -1,4 +1,4 @@
-"""Memory follows the pixels of an image, not its shape, its type or the settings."""
+"""Memory scales with the pixels of an image, whatever its shape, its type and the settings."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 BASE_MIB = 400
-"""The process with the built-in engines, and what a call of them takes."""
+"""Memory of the process with the built-in engines, and of one call."""
 
 BYTES_PER_PIXEL = 40
-"""Beside the image itself."""
+"""Memory per pixel, in addition to the image."""
 
 MEASURE = """
 import gc, json, sys
@@ -51,15 +51,15 @@ for line in sys.stdin:
     try:
         segmenter(image, config=replace(segmenter.config, **changes))
     except InputError as error:
-        said = str(error)
+        message = str(error)
     else:
-        said = ""
-    print(json.dumps((mib("VmHWM") - image.nbytes / 2**20, said)), flush=True)
+        message = ""
+    print(json.dumps((mib("VmHWM") - image.nbytes / 2**20, message)), flush=True)
 """
 
 
 class Measured:
-    """A process that segments images and says what memory it took."""
+    """A process that segments images and reports the memory used."""
 
     def __init__(self) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": "2"}
@@ -74,11 +74,11 @@ class Measured:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, "the process has ended"
-        peak, said = json.loads(line)
-        return peak, said
+        peak, message = json.loads(line)
+        return peak, message
 
     def peak_mib(self, size_hw: tuple[int, int], dtype: str, channels: int, **changes: object) -> tuple[float, str]:
-        """The peak of a call, and its error."""
+        """Return the peak of a call, and its error message."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps((size_hw, dtype, channels, changes)) + "\n")
         self.process.stdin.flush()
@@ -86,13 +86,13 @@ class Measured:
 
 
 EVERYTHING = {"box_threshold": 0.0, "nms_iou": 1.0, "iou_threshold": -1e9, "mask_threshold": 1e-9, "min_area_px": 0}
-"""Keeps all boxes, each with a mask as large as its window."""
+"""Keep all boxes, each with a mask as large as its window."""
 
 
 @pytest.fixture(scope="module")
 def measured() -> Iterator[Measured]:
     if not Path("/proc/self/clear_refs").exists():
-        pytest.skip("the peak of a process's memory is read and reset as Linux does")
+        pytest.skip("Linux is needed to read and reset a process's memory peak")
     one = Measured()
     yield one
     one.process.kill()
@@ -133,7 +133,7 @@ def test_memory_follows_pixels(
         ({"diameter_px": 300.0}, False),
     ],
 )
-def test_settings_that_keep_everything_are_refused_in_time(
+def test_settings_that_keep_everything_are_rejected_in_time(
     measured: Measured, shown: dict[str, object], refused: bool
 ) -> None:
     peak, error = measured.peak_mib((1500, 1500), "uint8", 1, **EVERYTHING, **shown)

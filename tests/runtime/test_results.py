@@ -1,4 +1,4 @@
-"""Results: rows and labels belong together, whatever is kept of them."""
+"""Rows and labels of a result stay aligned for every selection."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def assert_equal(a: Instances, b: Instances) -> None:
 
 
 def assert_aligned(result: Segmentation) -> None:
-    """Labels are dense, and ``masks[i]`` is what label ``i + 1`` shows: these masks do not overlap."""
+    """Check that labels are dense and that ``masks[i]`` equals label ``i + 1``, because these masks do not overlap."""
     np.testing.assert_array_equal(np.unique(result.labels[result.labels > 0]), np.arange(1, len(result) + 1))
     for label, (mask, box) in enumerate(zip(result.masks, result.boxes, strict=True), start=1):
         np.testing.assert_array_equal(mask.paste(result.labels.shape), result.labels == label)
@@ -88,8 +88,8 @@ def test_all_rows_change_nothing(labels: I32) -> None:
         ([True, False], "mask has 2 entries; expected 3, one per cell"),
         ([0, 3], "index 3 is out of range; expected -3 to 2 for 3 cells"),
         ([-4], "index -4 is out of range"),
-        ([1, 1], "given twice"),
-        ([1, -2], "given twice"),
+        ([1, 1], "occurs twice"),
+        ([1, -2], "occurs twice"),
     ],
 )
 def test_unusable_rows(rows: Any, message: str) -> None:
@@ -104,7 +104,7 @@ def test_no_rows() -> None:
     assert empty.boxes.shape == (0, 4)
 
 
-def test_it_says_what_it_is() -> None:
+def test_repr() -> None:
     labels = np.arange(4, dtype=np.int32).reshape(2, 2)
     assert repr(made_result(labels, lost=3)) == "Segmentation(3 cells, 2 x 2 pixels, 3 hidden)"
     assert repr(made_result(labels)[:1]) == "Segmentation(1 cell, 2 x 2 pixels, 0 hidden)"
@@ -122,7 +122,7 @@ def test_a_result_is_neither_true_nor_false_nor_a_list() -> None:
 
 def test_arrays_must_be_aligned() -> None:
     result = made_result(np.ones((2, 2), np.int32))
-    with pytest.raises(InputError, match=r"scores has shape \(2,\); expected \(1,\), as there are 1 masks"):
+    with pytest.raises(InputError, match=r"scores has shape \(2,\); expected \(1,\) for 1 masks"):
         Instances(
             boxes=result.boxes,
             scores=np.ones(2, np.float32),

@@ -1,4 +1,4 @@
-"""``Segmentation.table``."""
+"""Columns of ``Segmentation.table``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chain on a small model: results, prompts, batches, settings, errors."""
+"""Segmentation with a small model: results, prompts, batches, settings, errors."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from tests.engine_sources import renew_sums
 from tests.small import PROMPTED, SEPARATE, save_small
 
 OPEN = SegmentConfig(box_threshold=0.5, box_threshold_mode="fixed", iou_threshold=-1e6, min_area_px=0)
-"""Keeps about half of the boxes and every mask."""
+"""Settings that keep about half of the boxes and every mask."""
 
 BOXES = [[10, 20, 60, 80], [0, 0, 253, 519], [100.5, 300.25, 140, 380], [-20, 400, 40, 600], [200, 10, 240, 40]]
 
 
 def assert_same(a: Segmentation, b: Segmentation, *, exact: bool = True) -> None:
-    """Not exact: of the caller's boxes alone, as which cells are hidden may depend on the last bits."""
+    """Not exact: compare only the caller's boxes, because rounding can decide which cells are hidden."""
     if exact:
         np.testing.assert_array_equal(a.labels, b.labels)
         for mine, other in zip(a.masks + a.hidden.masks, b.masks + b.hidden.masks, strict=True):
@@ -75,7 +75,7 @@ def check_invariants(result: Segmentation, size_hw: tuple[int, int]) -> None:
 
 
 def every(result: Segmentation) -> Instances:
-    """Cells and hidden instances in the order of the caller's boxes."""
+    """Return cells and hidden instances in the order of the caller's boxes."""
     joined = Instances.joined([result, result.hidden])
     return joined[np.argsort(joined.prompts)]
 
@@ -153,7 +153,7 @@ def test_three_steps_give_what_the_call_gives(segmenter: Segmenter, image: Any, 
 
 @pytest.mark.parametrize("shown", STEPWISE)
 def test_a_label_lies_in_its_mask(segmenter: Segmenter, image: Any, shown: str) -> None:
-    """In one view, every pixel of a mask goes to some cell."""
+    """In one view, each pixel of a mask belongs to some cell."""
     result = segmenter(image, config=replace(STEPWISE[shown], fill_holes=False))
     check_invariants(result, image.shape)
     for label, mask in enumerate(result.masks, start=1):
@@ -171,7 +171,7 @@ def test_a_label_lies_in_its_mask(segmenter: Segmenter, image: Any, shown: str) 
 
 @pytest.mark.parametrize("shape", [(300, 340), (900, 700), (250, 260, 3)])
 def test_three_steps_with_the_built_in_model(shape: tuple[int, ...]) -> None:
-    """A sample image, repeated: in one view, in tiles, and in colour."""
+    """A repeated sample image in one view, in tiles, and in colour."""
     sample = read_image(next(path for path in sample_images() if "u2os" in path.name))
     image = np.pad(sample, [(0, max(0, n - m)) for n, m in zip(shape, sample.shape, strict=False)], mode="symmetric")
     image = image[: shape[0], : shape[1]]
@@ -218,12 +218,12 @@ def test_misused_steps(segmenter: Segmenter, image: Any) -> None:
         segmenter.decode(views, boxes=BOXES, scores=["a"])
     with pytest.raises(InputError, match="box 0"):
         segmenter.decode(views, boxes=[[5, 5, 5, 5]])
-    with pytest.raises(InputError, match=r"neither came; expected either what detect\(\) returned or boxes"):
+    with pytest.raises(InputError, match="neither found nor boxes is given; expected one of them"):
         segmenter.decode(views)
-    with pytest.raises(InputError, match="detections came for 2 views; expected 1"):
+    with pytest.raises(InputError, match="found has entries for 2 views; expected 1"):
         segmenter.decode(views, [Detections(np.zeros((0, 4)), np.zeros(0, np.float32), 0.5)] * 2)
     tiles = segmenter.encode(image[:100, :100], config=STEPWISE["tiles"])
-    with pytest.raises(InputError, match="both came"):
+    with pytest.raises(InputError, match="both found and boxes are given"):
         segmenter.decode(tiles, segmenter.detect(tiles), boxes=BOXES)
 
 
@@ -290,13 +290,13 @@ def test_batch_equals_one_by_one(segmenter: Segmenter, image: Any) -> None:
     for one, together in zip(alone, segmenter.batch(images, boxes=prompts, config=OPEN), strict=True):
         assert_same(one, together)
     assert segmenter.batch([]) == []
-    with pytest.raises(InputError, match="boxes are given for 1 images, but 2 images came"):
+    with pytest.raises(InputError, match="boxes has 1 entries for 2 images; expected one per image"):
         segmenter.batch(images[:2], boxes=[BOXES])
 
 
 @pytest.fixture(scope="module")
 def by_call_size(small_engines: Path) -> dict[int, Segmenter]:
-    """The same engines, decoding one to six boxes a call."""
+    """The same engines, with one to six boxes per call."""
     return {size: Segmenter(small_engines, boxes_per_call=size) for size in (1, 2, 3, 6)}
 
 
@@ -314,13 +314,13 @@ def test_any_order_and_split_of_boxes_gives_the_same_masks(
         np.testing.assert_allclose(both[0].iou_predictions[place], both[1].iou_predictions[original], atol=1e-5)
         mine, other = (m.paste((120, 160)) for m in (both[0].masks[place], both[1].masks[original]))
         assert (mine != other).mean() < 1e-4
-        # The most probable mask owns a pixel, whatever the order; only the numbers change.
+        # The most probable mask owns a pixel in any order; only the numbers change.
         mine, other = (shown(result, k) for result, k in ((found, place), (expected, original)))
         assert (mine != other).mean() < 1e-3
 
 
 def shown(result: Segmentation, prompt: int) -> NDArray[np.bool_]:
-    """The pixels of the label map that belong to one of the caller's boxes."""
+    """Return the pixels of the label map that belong to one of the caller's boxes."""
     return np.isin(result.labels, np.flatnonzero(result.prompts == prompt) + 1)
 
 
@@ -348,7 +348,7 @@ def test_nan_from_the_mask_decoder_is_an_error(segmenter: Segmenter, image: Any)
     encoded = segmenter.encode(image, detector=False)
     (view,) = encoded
     batch = replace(view.batch, image_embedding=np.full_like(view.batch.image_embedding, np.nan))
-    with pytest.raises(BackendError, match="the mask decoder gave NaN"):
+    with pytest.raises(BackendError, match="the mask decoder returned NaN"):
         segmenter.decode(replace(encoded, views=(replace(view, batch=batch),)), boxes=BOXES)
 
 
@@ -388,7 +388,7 @@ def test_unusable_arguments(small_engines: Path, segmenter: Segmenter) -> None:
     assert Segmenter(small_engines, options=BackendOptions(threads=1)).backend == "cpu"
 
 
-# What follows damages a copy of an engine directory.
+# The tests below damage a copy of an engine directory.
 
 
 @pytest.fixture
@@ -477,7 +477,7 @@ def test_damaged_manifests(copy: Path, changes: dict[str, Any], message: str) ->
         Segmenter(copy)
 
 
-def test_other_channels_than_trained_on_are_remarked_on_once(
+def test_channels_unlike_the_training_images_cause_one_warning(
     copy: Path, image: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     edit_manifest(copy, trained_channels=[1, 3])
@@ -515,7 +515,7 @@ def test_inputs_and_outputs_are_compared_with_the_manifest(copy: Path) -> None:
         Segmenter(copy)
 
 
-def test_a_file_that_is_no_onnx(copy: Path) -> None:
+def test_a_file_that_is_not_onnx(copy: Path) -> None:
     (copy / "encoder.onnx").write_bytes(b"not a model")
     edit_manifest(copy, engines__encoder__sha256=sha256_file(copy / "encoder.onnx"))
     with pytest.raises(EngineError, match=r"encoder\.onnx is not an ONNX file"):
@@ -532,7 +532,7 @@ def test_a_graph_that_onnxruntime_does_not_load(copy: Path) -> None:
 
 
 def test_tiles_at_the_scale_of_the_cells(segmenter: Segmenter, image: Any) -> None:
-    """The same alone and in a batch; the views follow from the diameter."""
+    """Results are equal alone and in a batch; the views follow from the diameter."""
     config = replace(OPEN, view_diameter_px=40.0, diameter_px=50.0)
     side = segmenter.manifest.image_size * 50 / 40
     views = segmenter.encode(image, config=config)
@@ -547,7 +547,7 @@ def test_tiles_at_the_scale_of_the_cells(segmenter: Segmenter, image: Any) -> No
 
 
 def test_a_measured_scale(segmenter: Segmenter, image: Any) -> None:
-    """Where the cells of the whole image are large enough, it is shown in one square view; else in tiles."""
+    """One square view shows the whole image if its cells are large enough in it; otherwise tiles do."""
     whole = replace(OPEN, view_diameter_px=1000.0)
     (view,) = segmenter.encode(image, config=whole)
     assert (view.origin_yx, view.size_hw, view.frame_hw) == ((0, 0), (519, 253), (519, 519))
@@ -558,7 +558,7 @@ def test_a_measured_scale(segmenter: Segmenter, image: Any) -> None:
 
 
 def test_given_boxes_are_decoded_at_their_own_scale(segmenter: Segmenter, image: Any) -> None:
-    """Each in a view of its own size, all in one label map, in the order of the boxes."""
+    """Each box is decoded in a view at its own scale; one label map contains all, in the order of the boxes."""
     config = replace(OPEN, view_diameter_px=200.0, whole_view_diameter_px=150.0)
     result = segmenter(image, boxes=BOXES, config=config)
     check_invariants(result, image.shape)

@@ -1,4 +1,4 @@
-"""JSON becomes typed values, or an error that names the field, what it is and what was expected."""
+"""JSON converts to typed values, or raises an error with the field, its value and what was expected."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_what_does_not_fit_is_named(place: tuple[Any, ...], value: object, field
     assert message in str(caught.value)
 
 
-def test_content_that_is_no_object() -> None:
+def test_content_that_is_not_an_object() -> None:
     with pytest.raises(FieldError, match=r"it is \[\], expected object"):
         convert([], Whole)
     with pytest.raises(FieldError, match=r"unknown fields config\.colour, config\.size") as caught:

@@ -1,7 +1,7 @@
-"""A recorded double of TensorRT and of the CUDA runtime, for machines without a GPU.
+"""A test double of TensorRT and of the CUDA runtime, for machines without a GPU.
 
-The names and arguments come from the documentation (``api.json``); ``tests/test_tensorrt_double.py`` holds the double
-to it. What it cannot show is whether TensorRT builds these graphs, how fast the plans are, and how exact.
+Names and arguments come from the documentation (``api.json``); ``tests/test_tensorrt_double.py`` compares the double
+with it. The double cannot show whether TensorRT builds these graphs, or how fast and accurate the plans are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Double", "Gpu", "install"]
 
 
 def install(monkeypatch: pytest.MonkeyPatch, version: str) -> Double:
-    """Put the doubles where ``import tensorrt`` and ``from cuda.bindings import runtime`` find them."""
+    """Replace the modules that ``import tensorrt`` and ``from cuda.bindings import runtime`` load by doubles."""
     double = Double(version, Gpu())
     cuda, bindings, runtime = ModuleType("cuda"), ModuleType("cuda.bindings"), make_runtime(double.gpu)
     bindings.runtime = runtime  # type: ignore[attr-defined]

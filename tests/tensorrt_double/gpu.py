@@ -1,7 +1,7 @@
-"""A double of ``cuda.bindings.runtime``: memory in a dictionary, and streams that do nothing until waited for.
+"""A double of ``cuda.bindings.runtime``: memory in a dictionary, and streams that work only when synchronised.
 
-Work put on a stream is done when the stream is synchronised, and no earlier, so that reading a result too soon, freeing
-memory too soon, or not waiting at all shows.
+Work on a stream is done when the stream is synchronised, not earlier. So a test fails if code reads a result too soon,
+frees memory too soon, or does not wait at all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BASE = 0x7000_0000_0000
-"""Device addresses begin here, where no process has memory: using one on the host ends the test run."""
+"""Start of device addresses, where no process has memory; using one on the host ends the test run."""
 
 
 class cudaError_t(IntEnum):
@@ -44,7 +44,7 @@ OK, INVALID = cudaError_t.cudaSuccess, cudaError_t.cudaErrorInvalidValue
 
 
 class Handle:
-    """A stream, as the bindings give it."""
+    """A stream, as returned by the bindings."""
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -55,7 +55,7 @@ class Handle:
 
 @dataclass
 class Gpu:
-    """The machine's GPU; tests change its fields."""
+    """The GPUs of the machine; tests change the fields."""
 
     name: str = "NVIDIA H100 80GB HBM3"
     sm: tuple[int, int] = (9, 0)
@@ -67,24 +67,24 @@ class Gpu:
     memory: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     streams: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
     host_copies: list[tuple[str, int]] = field(default_factory=list)
-    """Kind and bytes of every copy to or from the host."""
+    """Kind and size in bytes of each copy to or from the host."""
     free_bytes: int = 1 << 34
-    """Of all that is allocated at a time."""
+    """Limit for all memory allocated at a time."""
     devices: dict[int, int] = field(default_factory=dict)
-    """GPU of every block and stream."""
+    """GPU of each block and stream."""
     allocations: int = 0
-    """Calls of cudaMalloc and cudaFree."""
+    """Number of calls of cudaMalloc and cudaFree."""
     synchronize_fails: bool = False
-    """As after a kernel that read beyond its memory."""
+    """Fail as after a kernel that read beyond its memory."""
 
     def __post_init__(self) -> None:
         self._next = itertools.count(1)
-        self._lock = threading.RLock()  # a destructor may free in the midst of an allocation
+        self._lock = threading.RLock()  # a destructor may free memory during an allocation
         self._current = threading.local()
 
     @property
     def current(self) -> int:
-        """The GPU that is current in this thread; 0 in one that did not say."""
+        """The current GPU of this thread; 0 if the thread has not set one."""
         return getattr(self._current, "device", 0)
 
     @property
@@ -93,7 +93,7 @@ class Gpu:
         return self.others.get(self.current, (self.name, self.sm))[1]
 
     def allocate(self, size: int) -> int | None:
-        """A block on the current GPU; None where it is full."""
+        """Allocate a block on the current GPU; return None if it is full."""
         with self._lock:
             if sum(block.size for block in list(self.memory.values())) + size > self.free_bytes:
                 return None
@@ -103,19 +103,19 @@ class Gpu:
         return address
 
     def block(self, address: int, size_bytes: int) -> NDArray[np.uint8]:
-        """Device memory at an address that was allocated, as many bytes as were."""
+        """Return device memory at an allocated address, at most as many bytes as were allocated."""
         block = self.memory.get(address)
-        assert block is not None, f"{address:#x} is no device memory, or was freed"
+        assert block is not None, f"{address:#x} is not device memory, or was freed"
         assert size_bytes <= block.size, f"{size_bytes} bytes of a block of {block.size}"
         return block[:size_bytes]
 
     def enqueue(self, stream: int, work: Callable[[], None]) -> None:
-        assert stream in self.streams, f"{stream} is no stream, or was destroyed"
+        assert stream in self.streams, f"{stream} is not a stream, or was destroyed"
         self.streams[stream].append(work)
 
 
 def make_runtime(gpu: Gpu) -> ModuleType:
-    """The module; every function gives a tuple, the error code first."""
+    """Create the module; each function returns a tuple that starts with the error code."""
 
     def cudaGetDeviceCount() -> Any:
         return (OK, gpu.count) if gpu.count else (cudaError_t.cudaErrorNoDevice, None)
@@ -169,7 +169,7 @@ def make_runtime(gpu: Gpu) -> ModuleType:
         gpu.host_copies.append((kind.name, count))
         if kind == cudaMemcpyKind.cudaMemcpyHostToDevice:
             target = gpu.block(dst, count)
-            content = np.frombuffer(ctypes.string_at(src, count), np.uint8)  # pageable memory is read at once
+            content = np.frombuffer(ctypes.string_at(src, count), np.uint8)  # pageable memory is read immediately
 
             def work() -> None:
                 target[:] = content

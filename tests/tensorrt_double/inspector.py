@@ -1,4 +1,4 @@
-"""What TensorRT's engine inspector says of a plan: one layer per ONNX node, in the words of 10.x or of 11.x."""
+"""A double of TensorRT's engine inspector: one layer per ONNX node, in the words of 10.x or 11.x."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ WORDS = {
 
 
 def engine_information(model: onnx.ModelProto, version: str, *, detailed: bool, all_float32: bool) -> str:
-    """The JSON of ``get_engine_information``.
+    """Return the JSON of ``get_engine_information``.
 
     Args:
-        model: what the plan was built from.
+        model: the model that the plan was built from.
         version: 10.3.0 or 11.1.
-        detailed: whether it was built with ``ProfilingVerbosity.DETAILED``.
-        all_float32: tell of a plan that computes in float32 whatever the file says.
+        detailed: whether the plan was built with ``ProfilingVerbosity.DETAILED``.
+        all_float32: describe a plan that computes in float32 whatever the types in the file.
     """
     graph = onnx.shape_inference.infer_shapes(model).graph
     values = {value.name: value for value in (*graph.value_info, *graph.input, *graph.output)}

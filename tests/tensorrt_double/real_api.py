@@ -1,9 +1,9 @@
-"""What NVIDIA's own bindings have, as the double's ``api.json`` words it: classes, their members, enumerations.
+"""The API of NVIDIA's bindings in the form of the double's ``api.json``: classes, their members, enumerations.
 
     python -m tests.tensorrt_double.real_api tensorrt_rtx_bindings
 
-prints it as JSON. The bindings of TensorRT itself come without the library: they are imported over stubs of it, in a
-process of their own, since nothing of them may be called.
+prints it as JSON. The bindings of TensorRT itself come without the library. They are therefore imported over stubs of
+it, in a separate process, because none of their functions may be called.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ ENTRY_POINTS = (
     "getPluginRegistry",
     "initLibNvInferPlugins",
 )
-"""Functions of the library that its bindings refer to."""
+"""Functions of the library that the bindings refer to."""
 
 
 def describe(module: Any) -> dict[str, Any]:
-    """Members of every class: ``property``, or for a method the names of its arguments, a list per overload."""
+    """Describe the members of each class: ``property``, or for a method the argument names of each overload."""
     classes: dict[str, Any] = {}
     enums: dict[str, list[str]] = {}
     for name, value in [*vars(module).items(), ("Severity", module.ILogger.Severity)]:
@@ -54,7 +54,7 @@ def _describe(member: Any, name: str) -> Any:
 
 
 def _arguments(text: str) -> list[str]:
-    """Names in ``self: A, shape: tuple[int, int] = (1, 2)``, whose types and defaults may have commas, too."""
+    """Parse the names in ``self: A, shape: tuple[int, int] = (1, 2)``, whose types and defaults may contain commas."""
     depth, names, start = 0, [], 0
     for place, character in enumerate(f"{text},"):
         depth += (character in "[(<") - (character in "])>")
@@ -65,7 +65,7 @@ def _arguments(text: str) -> list[str]:
 
 
 def load_over_stubs() -> Any:
-    """The bindings of TensorRT 11, over libraries that have its entry points and nothing behind them."""
+    """Import the bindings of TensorRT 11, over stub libraries that only have its entry points."""
     with tempfile.TemporaryDirectory() as place:
         source = Path(place) / "stub.c"
         source.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in ENTRY_POINTS))

@@ -1,4 +1,4 @@
-"""What is documented of TensorRT's Python API, and a base class that has nothing else."""
+"""The documented Python API of TensorRT, and a base class that allows nothing else."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 API: dict[str, Any] = json.loads((Path(__file__).parent / "api.json").read_text("utf-8"))["versions"]
 
 VERSIONS = {"10.3.0": "10.3.0", "11.1": "11.1.0.106"}
-"""Documented versions, and what ``tensorrt.__version__`` says in them."""
+"""Documented versions, and their ``tensorrt.__version__``."""
 
 ENUM_VALUES = {
-    # NvInfer.h: 11.x moved it to where EXPLICIT_BATCH was.
+    # NvInfer.h: in 11.x it has the former value of EXPLICIT_BATCH.
     ("10.3.0", "NetworkDefinitionCreationFlag"): {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1},
     ("11.1", "NetworkDefinitionCreationFlag"): {"STRONGLY_TYPED": 0},
 }
 
 
 def make_enum(version: str, name: str) -> Any:
-    """An enumeration with the documented members."""
+    """Create an enumeration with the documented members."""
     members = ENUM_VALUES.get((version, name))
     return IntEnum(name, members or {member: i for i, member in enumerate(API[version]["enums"][name])})
 
 
 class Strict:
-    """Refuses to set what the documentation does not call a property."""
+    """A class that rejects setting attributes not documented as properties."""
 
     documented: str
     """Name of the class in the documentation."""

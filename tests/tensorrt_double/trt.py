@@ -1,7 +1,7 @@
-"""A double of the module ``tensorrt``: the documented names alone, in the order that the documentation asks for.
+"""A double of the module ``tensorrt``: only the documented names, in the documented order of calls.
 
-A plan is the ONNX file itself behind a header; executing it runs onnxruntime on the contents of the GPU's (doubled)
-memory, so that results can be compared.
+A plan is the ONNX file behind a header. Executing it runs onnxruntime on the contents of the (doubled) GPU memory, so
+results can be compared.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ MAGIC = b"double of a plan\n"
 CACHE = b"double of a timing cache\n"
 
 _NUMPY = {1: "FLOAT", 10: "HALF", 7: "INT64", 6: "INT32", 9: "BOOL"}
-"""ONNX element types under TensorRT's names."""
+"""TensorRT's names of ONNX element types."""
 
 
 @dataclass
 class Double:
-    """What a test sees and changes of TensorRT's behaviour."""
+    """Behaviour of TensorRT that tests inspect and change."""
 
     version: str
     gpu: Gpu
     parser_errors: list[str] = field(default_factory=list)
-    """If any, the parser fails with these."""
+    """Errors with which the parser fails, if any."""
     build_fails: bool = False
     all_float32: bool = False
-    """Plans compute in float32 throughout, as when TensorRT ignores what was asked for."""
+    """Plans compute in float32 throughout, as if TensorRT ignored the requested types."""
     noise: float = 0.0
     """Relative error of all float outputs."""
     context_bytes: int = 0
-    """Memory of the GPU that every execution context takes."""
+    """GPU memory of each execution context."""
     execute_fails: str = ""
-    """If any, executing fails with this."""
+    """Error with which execution fails, if any."""
     calls: list[str] = field(default_factory=list)
     caches: list[bytes] = field(default_factory=list)
-    """Contents of the timing caches that builds began with."""
+    """Contents of the timing caches at the start of builds."""
 
 
 def make_tensorrt(double: Double) -> ModuleType:
-    """The module."""
+    """Create the module."""
     rt = ModuleType("tensorrt")
     rt.__version__ = VERSIONS[double.version]  # type: ignore[attr-defined]
     enums = {name: make_enum(double.version, name) for name in API[double.version]["enums"]}
@@ -86,7 +86,7 @@ def make_tensorrt(double: Double) -> ModuleType:
     used: list[ILogger] = []
 
     def the_logger(owner: Any, logger: ILogger) -> ILogger:
-        """That of the first builder or runtime, as long as there are any: what others are given is ignored."""
+        """Return the logger of the first live builder or runtime; the loggers of all others are ignored."""
         assert logger._made, "ILogger.__init__ was not called"
         if not owners:
             used[:] = [logger]
@@ -107,7 +107,7 @@ def make_tensorrt(double: Double) -> ModuleType:
             raise NotImplementedError
 
     class IHostMemory(Base):
-        """TensorRT's has the buffer protocol, which classes in Python get with 3.12 only; bytes() does for both."""
+        """TensorRT's class has the buffer protocol, which Python classes lack before 3.12; bytes() works for both."""
 
         documented = "IHostMemory"
 
@@ -174,7 +174,7 @@ def make_tensorrt(double: Double) -> ModuleType:
             return ITimingCache(serialized_timing_cache)
 
         def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
-            """A cache measured on another GPU is refused."""
+            """Set the cache; a cache measured on another GPU is rejected."""
             content = cache._content
             if content and not ignore_mismatch and double.gpu.name.encode() not in content:
                 return False
@@ -246,8 +246,8 @@ def make_tensorrt(double: Double) -> ModuleType:
         def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> IHostMemory | None:
             double.calls.append("build")
             assert network._model is not None, "built before it was parsed"
-            assert network._strongly_typed, "a weakly typed network computes in float32"
-            assert config._profiles, "inputs with dimensions that vary need a profile"
+            assert network._strongly_typed, "a weakly typed network would compute in float32"
+            assert config._profiles, "inputs with dynamic dimensions need a profile"
             assert enums["BuilderFlag"].TF32 not in config._flags
             profile = config._profiles[0]._shapes
             inputs = {value.name: _dims(value) for value in network._model.graph.input}
@@ -302,7 +302,7 @@ def make_tensorrt(double: Double) -> ModuleType:
             self._addresses: dict[str, int] = {}
 
         def _check_thread(self) -> None:
-            """One thread's from its first call until the work that it put on the stream is done."""
+            """Check that one thread uses the context from its first call until its work on the stream is done."""
             self._thread = self._thread or threading.get_ident()
             assert threading.get_ident() == self._thread, "a context was used by two threads at once"
             assert double.gpu.current == self._engine._device, "another GPU is current than the engine's"
@@ -327,7 +327,7 @@ def make_tensorrt(double: Double) -> ModuleType:
             return [name for name in self._engine._header["profile"] if name not in self._shapes]
 
         def get_tensor_shape(self, name: str) -> Dims:
-            """Outputs' sizes follow from the inputs' through the names of dimensions in the ONNX file."""
+            """Compute output sizes from the inputs' sizes, through the names of dimensions in the ONNX file."""
             value = self._engine._tensors[name]
             if name in self._shapes:
                 return Dims(self._shapes[name])
@@ -403,7 +403,7 @@ def make_tensorrt(double: Double) -> ModuleType:
             return len(self._tensors)
 
         def get_tensor_name(self, index: int) -> str:
-            return list(self._tensors)[::-1][index]  # no order is promised
+            return list(self._tensors)[::-1][index]  # the order is not guaranteed
 
         def get_tensor_mode(self, name: str) -> Any:
             return modes.INPUT if name in self._header["profile"] else modes.OUTPUT
@@ -461,6 +461,6 @@ def _dims(value: onnx.ValueInfoProto) -> list[int]:
 
 
 def plan_header(plan: Path) -> dict[str, Any]:
-    """What a doubled plan was built with."""
+    """Return the header of a doubled plan, which records how it was built."""
     header: dict[str, Any] = json.loads(plan.read_bytes()[len(MAGIC) :].split(b"\n", 1)[0])
     return header

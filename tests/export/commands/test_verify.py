@@ -1,4 +1,4 @@
-"""``verify`` on several images: one that fails is named, and the others are still compared."""
+"""``verify`` on several images names those that fail, and still compares the others."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_image_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     assert "1.npy: encoder: FAILED" in message
 
 
-def test_the_backend_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_backend_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr("export.exporter.verify_directory", lambda *_, backend, **__: seen.append(backend) or [])
     for given in ([], ["--backend", "cuda"]):
@@ -50,7 +50,7 @@ def test_the_backend_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (done.exit_code, "'gpu' is not one of" in done.stderr) == (2, True)
 
 
-def test_an_unknown_backend_is_refused_before_the_work(tmp_path: Path) -> None:
+def test_an_unknown_backend_is_rejected_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="backend is 'gpu'; expected one of"):
         verify_directory(tmp_path, tmp_path / "no weights.pt", backend="gpu")
 

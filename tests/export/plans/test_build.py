@@ -1,4 +1,4 @@
-"""Building TensorRT plans, on a double of TensorRT."""
+"""Builds of TensorRT plans, with a test double of TensorRT."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def halves(half_engines: Path, tmp_path: Path) -> Path:
 
 
 def left(directory: Path) -> list[str]:
-    """What a build left that looks like plans."""
+    """List what a build left that looks like plans."""
     return sorted(
         str(path.relative_to(directory)) for path in directory.glob("tensorrt/**/*") if path.suffix != ".timing"
     )
@@ -57,8 +57,10 @@ def left(directory: Path) -> list[str]:
 @pytest.mark.parametrize("version", ["10.3.0", "11.1"])
 def test_a_build_writes_plans_and_their_record(halves: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     double = install(monkeypatch, version)
-    said: list[str] = []
-    place, built = build_plans(halves, BuildOptions(max_batch=3, max_boxes=20, workspace_mib=64), progress=said.append)
+    messages: list[str] = []
+    place, built = build_plans(
+        halves, BuildOptions(max_batch=3, max_boxes=20, workspace_mib=64), progress=messages.append
+    )
     assert place.parent == halves / "tensorrt"
     assert place.name.startswith("NVIDIA-H100-80GB-HBM3+sm9.0+trt1")
     assert place.name.endswith("+cuda13+driver13.0+fp16")
@@ -77,9 +79,9 @@ def test_a_build_writes_plans_and_their_record(halves: Path, monkeypatch: pytest
     assert {check["engine"] for check in record.verification} == set(manifest.engines)
     order = [call for call in double.calls if call in ("parse", "build", "deserialize")]
     assert order == ["parse", "build", "deserialize"] * 3
-    assert any("of the layers in half precision" in line for line in said)
-    assert "encoder: Building Engine, 2 steps" in said
-    assert not any("Tactics" in line for line in said), "inner phases are not told"
+    assert any("of the layers in half precision" in line for line in messages)
+    assert "encoder: Building Engine, 2 steps" in messages
+    assert not any("Tactics" in line for line in messages), "inner phases are not reported"
 
 
 def test_the_timing_cache_is_used_again(engines: Path, double: Double) -> None:
@@ -89,9 +91,9 @@ def test_the_timing_cache_is_used_again(engines: Path, double: Double) -> None:
     assert double.caches[0] == b""
     assert double.caches[3] == first
     next(engines.glob("tensorrt/*.timing")).write_bytes(b"a cache of something else")
-    said: list[str] = []
-    build_plans(engines, FEW, progress=said.append)
-    assert "the timing cache is of another GPU or version: measuring anew" in said
+    messages: list[str] = []
+    build_plans(engines, FEW, progress=messages.append)
+    assert "the timing cache belongs to another GPU or version: measuring again" in messages
     assert len(list(engines.glob("tensorrt/*/plans.json"))) == 1
 
 
@@ -119,7 +121,7 @@ def test_plans_are_tuned_for_what_the_runtime_sends_by_default(small_engines: Pa
         assert decoder["image_embedding"][1][0] == images
 
 
-def test_parser_errors_are_all_told_and_nothing_is_left(engines: Path, double: Double) -> None:
+def test_all_parser_errors_are_reported_and_nothing_is_left(engines: Path, double: Double) -> None:
     double.parser_errors = ["no importer for Op", "axes must be an initializer"]
     with pytest.raises(ExportError, match=r"cannot parse (.|\n)*no importer for Op(.|\n)*axes must be an initializer"):
         build_plans(engines, FEW)
@@ -176,7 +178,7 @@ def test_without_a_gpu_or_tensorrt_nothing_is_made(engines: Path, monkeypatch: p
     assert not (engines / "tensorrt").exists()
 
 
-def test_altered_engines_are_refused(engines: Path, double: Double) -> None:
+def test_altered_engines_are_rejected(engines: Path, double: Double) -> None:
     (engines / "encoder.onnx").write_bytes(b"")
     with pytest.raises(EngineError, match="was altered"):
         build_plans(engines, FEW)
@@ -205,7 +207,7 @@ def layer(name: str, kind: str, *, dims: tuple[int, ...] = (2, 8), nodes: tuple[
     return {"Name": name, "LayerType": "kgen", "Inputs": tensors, "Outputs": tensors, "Metadata": metadata}
 
 
-def test_layers_are_told_apart() -> None:
+def test_layers_are_distinguished() -> None:
     layers = [
         layer("products", "Half"),
         layer("vectorised", "Channel major FP16 format where channel % 4 == 0"),
@@ -223,7 +225,7 @@ def test_layers_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize("information", ['{"Layers": ["a", "b"]}', "{}", "no JSON", '{"Layers": []}'])
-def test_layers_without_types_are_refused(information: str) -> None:
+def test_layers_without_types_are_rejected(information: str) -> None:
     with pytest.raises(VerificationError):
         read_layers(information, ())
 
@@ -264,7 +266,7 @@ def test_a_dry_run_needs_no_tensorrt(engines: Path, build: Callable[..., Any], m
     assert not (engines / "tensorrt").exists()
 
 
-def test_a_dry_run_refuses_what_the_parser_would(engines: Path, build: Callable[..., Any]) -> None:
+def test_a_dry_run_rejects_what_the_parser_would(engines: Path, build: Callable[..., Any]) -> None:
     path = engines / "encoder.onnx"
     model = onnx.load(path)
     model.graph.node.append(helper.make_node("Cast", ["patch_features"], ["wide"], to=TensorProto.DOUBLE))

@@ -1,4 +1,4 @@
-"""The exported graphs hold only what TensorRT's ONNX parser takes, and what it would not take is found."""
+"""TensorRT's ONNX parser accepts all operators of exported graphs, and unsupported ones are detected."""
 
 from __future__ import annotations
 
@@ -26,13 +26,16 @@ def test_exported_graphs_are_taken(small_engines: Path, half_engines: Path) -> N
         for path in engine_files(directory):
             assert find_problems(path) == []
             nodes = [node.name for node in onnx.load(path).graph.node]
-            assert all(nodes), "the inspector tells layers by the names of their nodes"
+            assert all(nodes), "the inspector identifies layers by the names of their nodes"
             assert len(set(nodes)) == len(nodes)
 
 
 def test_exported_graphs_stay_on_a_gpu(small_engines: Path, half_engines: Path) -> None:
-    """At opset 20 these have no kernel in the CUDA provider of onnxruntime before 2026 (its issues 26393 and 27729):
-    they would run on the CPU, and copy what they work on there and back."""
+    """Exported graphs avoid operators that onnxruntime's CUDA provider lacks.
+
+    Before 2026, these have no CUDA kernel at opset 20 (issues 26393 and 27729 of onnxruntime). They would run on the
+    CPU, and copy their tensors there and back.
+    """
     late = {"Pad", "ReduceMax", "ReduceMin", "ConstantOfShape"}
     for directory in (small_engines, half_engines, builtin_engine()):
         for path in engine_files(directory):
@@ -62,7 +65,7 @@ def test_the_table_names_its_source() -> None:
 def saved(
     path: Path, nodes: list[Any], *, kind: int = FLOAT, weights: dict[str, Any] | None = None, opset: int = 20
 ) -> Path:
-    """A model of some nodes from ``x`` (n, 4) to ``y``."""
+    """Build a model of some nodes from ``x`` (n, 4) to ``y``."""
     graph = helper.make_graph(
         nodes,
         "g",
@@ -98,7 +101,7 @@ CASES = {
         {},
         r"Reshape the_Reshape: its output's shape depends on data \(i\)",
     ),
-    "double": ([node("Relu", ["x"])], {"kind": DOUBLE}, "x is DOUBLE; the parser takes"),
+    "double": ([node("Relu", ["x"])], {"kind": DOUBLE}, "x is DOUBLE; the parser accepts"),
     "integer product": (
         [node("MatMul", ["x", "w"])],
         {"kind": INT64, "weights": {"w": np.ones((4, 2), np.int64)}},
@@ -116,7 +119,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_is_not_taken_is_found(case: str, tmp_path: Path) -> None:
+def test_unsupported_operators_are_found(case: str, tmp_path: Path) -> None:
     nodes, given, message = CASES[case]
     problems = find_problems(saved(tmp_path / "m.onnx", nodes, **given))
     assert problems, case
@@ -126,7 +129,7 @@ def test_what_is_not_taken_is_found(case: str, tmp_path: Path) -> None:
 
 
 def test_mixed_types_are_found(tmp_path: Path) -> None:
-    """onnx's own inference refuses them, so the types are given."""
+    """The types are given, because onnx's own inference rejects the model."""
     path = saved(tmp_path / "m.onnx", [node("Add", ["x", "w"])], kind=HALF, weights={"w": np.ones(4, np.float32)})
     model = onnx.load(path)
     model.graph.output[0].type.tensor_type.elem_type = HALF

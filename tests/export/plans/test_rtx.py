@@ -1,4 +1,4 @@
-"""The real parser and builder of TensorRT for RTX on real engines; neither needs a GPU."""
+"""The real parser and builder of TensorRT for RTX on real engines, without a GPU."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from training.weights import weights_file
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX has wheels for Linux and x86-64 alone")
 
 MOST = {"encoder": (0.75, 71), "cellfinder": (0.51, 74), "mask_decoder": (0.61, 78)}
-"""GB that the half-precision engines of the built-in model move per call of 4 images or 64 boxes, and scratch memory,
-MB: what TensorRT for RTX 1.7.1 needs, and 5 % for other releases. The form for CPUs: 1.00, 0.67 and 0.58 GB."""
+"""Limits for the half-precision engines of the built-in model: GB moved per call of 4 images or 64 boxes, and MB of
+scratch memory. They are the values of TensorRT for RTX 1.7.1 plus 5 %. The form for CPUs moves 1.00, 0.67 and 0.58."""
 
 
 @pytest.fixture(scope="module")
 def nano_half(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built-in model in half precision, in the form for GPUs."""
+    """Export the built-in model in half precision, in the form for GPUs."""
     out = tmp_path_factory.mktemp("rtx") / "nano"
     export_engines(weights_file("nano"), out, ExportConfig(precision="fp16"))
     return out
@@ -89,7 +89,7 @@ def test_an_attention_that_is_not_fused_fails(
         list(report_engines(nano_half))
 
 
-def test_what_the_parser_refuses_is_told(tmp_path: Path) -> None:
+def test_parser_errors_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "wrong.onnx"
     node = helper.make_node("Det", ["x"], ["y"], name="wrong")
     x, y = (
@@ -100,7 +100,7 @@ def test_what_the_parser_refuses_is_told(tmp_path: Path) -> None:
         build_without_gpu(path, {"x": (2, 3, 3)})
 
 
-def test_other_gpus_are_refused() -> None:
+def test_other_gpus_are_rejected() -> None:
     with pytest.raises(ConfigError, match=r"compute_capability is '9\.0'; expected one of 7\.5, "):
         ReportOptions(capability="9.0")
     assert "8.6" in CAPABILITIES
@@ -136,7 +136,7 @@ LOGGED = "\n".join(
         "Name: shapes, LayerType: shape_call, Inputs: [], Constants: [], Outputs: [], StreamId: 0, Metadata: ",
     )
 )
-"""Lines as the builder logs them."""
+"""Lines in the format that the builder logs."""
 
 
 def test_bytes_are_those_of_all_tensors() -> None:
@@ -148,7 +148,7 @@ def test_bytes_are_those_of_all_tensors() -> None:
 
 
 def test_without_a_driver_the_gpu_is_asked_for_before_a_plan_is_loaded(tmp_path: Path) -> None:
-    """Loading a plan on a machine without a driver would end the process: ``check_gpu`` has to come first."""
+    """Without a driver, loading a plan would end the process, so ``check_gpu`` must come first."""
     code = (
         "import tensorrt_rtx_bindings as real, sys; from pathlib import Path\n"
         "real.__version__ = '11.0'; sys.modules['tensorrt'] = real\n"

@@ -236,7 +236,7 @@ def test_a_diameter_in_micrometres_follows_each_file(tmp_path: Path) -> None:
     np.save(tmp_path / "in" / "unknown.npy", field)
     done = run(tmp_path / "in", "--out", tmp_path / "um", "--diameter-um", 20)
     assert done.exit_code == 1
-    assert "unknown.npy does not say how large its pixels are" in done.stderr
+    assert "unknown.npy is unknown, but the cell diameter is given in micrometres" in done.stderr
     for enlarged in (1, 2):
         image = tmp_path / "in" / f"{enlarged}.ome.tif"
         assert run(image, "--out", tmp_path / "px", "--diameter", 20 * enlarged).exit_code == 0

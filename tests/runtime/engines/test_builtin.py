@@ -1,4 +1,4 @@
-"""What ships inside the package: the built-in engines work on the images that ship with them."""
+"""The built-in engines segment the sample images that ship with the package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runtime.engines.manifest import read_manifest
 from runtime.files.plain import read_image
 
 CELLS = {"fluorescence": 79, "histology": 71, "phase_contrast": 51, "u2os": 85}
-"""Annotated cells of the samples, from the data sets' masks."""
+"""Numbers of annotated cells in the samples, from the datasets' masks."""
 
 
 @pytest.fixture(scope="module")

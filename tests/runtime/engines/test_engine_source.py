@@ -1,4 +1,4 @@
-"""What a backend loads is what was hashed, whoever writes to the directory meanwhile."""
+"""Backends load exactly the bytes that were hashed, even if another process writes to the directory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def encode(segmenter: Segmenter) -> Any:
 
 
 def swap(directory: Path) -> None:
-    """Put another file in the place of every engine."""
+    """Replace each engine by another file."""
     for path in directory.glob("*.onnx"):
         other = path.with_suffix(".other")
         other.write_bytes(b"not what was hashed")
@@ -36,7 +36,7 @@ def swap(directory: Path) -> None:
 
 
 def test_a_file_swapped_after_its_hash_is_not_loaded(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every read of an engine is followed by a swap: who opens it again gets the other file."""
+    """After each read, the engine file is swapped, so a second read would get the other file."""
     real = Path.read_bytes
 
     def read_bytes(path: Path) -> bytes:

@@ -61,7 +61,7 @@ def test_coreutils_read_the_list(copy: Path) -> None:
     assert subprocess.run(command, cwd=copy, capture_output=True).returncode != 0
 
 
-def test_an_edited_manifest_is_refused(copy: Path) -> None:
+def test_an_edited_manifest_is_rejected(copy: Path) -> None:
     set_threshold(copy)
     for load in (Segmenter, read_manifest):
         with pytest.raises(EngineError, match=r"manifest\.json was altered after its export.*expected.*Export"):
@@ -72,11 +72,11 @@ def test_an_edited_manifest_is_refused(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.replace("encoder.onnx", "another.onnx"), r"encoder\.onnx was altered.*the list says none"),
+        (lambda text: text.replace("encoder.onnx", "another.onnx"), r"encoder\.onnx was altered.*the list has none"),
         (lambda text: text + "0" * 64 + "  more.onnx\n", r"more\.onnx was altered.*expected none"),
-        (lambda text: text + text, "names twice"),
-        (lambda text: "nonsense\n" + text, "lines that are not a sha256"),
-        (lambda text: text + "0" * 64 + "  ../outside\n", "lines that are not a sha256"),
+        (lambda text: text + text, "repeats a name"),
+        (lambda text: "nonsense\n" + text, "lines other than a sha256"),
+        (lambda text: text + "0" * 64 + "  ../outside\n", "lines other than a sha256"),
         (lambda text: "", r"manifest\.json was altered"),
         (lambda text: text * 1000, "more than 65,536 bytes"),
     ],
@@ -110,5 +110,5 @@ def test_a_pinned_directory(copy: Path) -> None:
         Segmenter(copy, backend="cpu", sha256=digest)
     assert (error.value.kind, error.value.field) == ("mismatch", "sha256")
     (copy / SUMS_NAME).unlink()
-    with pytest.raises(EngineError, match="has no SHA256SUMS, and sha256="):
+    with pytest.raises(EngineError, match="has no SHA256SUMS; expected one with sha256="):
         Segmenter(copy, backend="cpu", sha256=digest)

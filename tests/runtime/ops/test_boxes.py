@@ -104,7 +104,7 @@ def test_a_box_may_come_once_per_class() -> None:
 def test_nan_from_the_detector_is_an_error(which: str) -> None:
     arrays = {"boxes": np.full((3, 4), 0.5, np.float32), "logits": np.zeros((3, 2), np.float32)}
     arrays[which][1, 1] = np.nan
-    with pytest.raises(BackendError, match="the detector gave NaN"):
+    with pytest.raises(BackendError, match="the detector returned NaN"):
         select_boxes(arrays["boxes"], arrays["logits"], SegmentConfig())
 
 
@@ -160,10 +160,10 @@ def test_full_windows() -> None:
         ([[9, 9, 3, 12]], "box 0 .* no area"),
         ([[0, 0, 5, 5], [0, 0, 5, 5], [200, 0, 210, 9]], "box 2 .* outside the 100 x 50 image"),
         ([["a", 0, 0, 0]], "cannot be read as numbers"),
-        ([[0, 0, 1e300, 5]], r"reaches beyond 1e\+06 pixels"),
+        ([[0, 0, 1e300, 5]], r"extends beyond 1e\+06 pixels"),
     ],
 )
-def test_unusable_boxes_are_refused(boxes: Any, message: str) -> None:
+def test_unusable_boxes_are_rejected(boxes: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_boxes(boxes, (50, 100))
 

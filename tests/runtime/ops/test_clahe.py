@@ -40,7 +40,7 @@ def test_equal_to_scikit_image(
 
 
 def reference(plane: NDArray[Any]) -> NDArray[np.float32]:
-    """Paper, Appendix A, with numpy and scikit-image."""
+    """Normalise as in the paper's Appendix A, with numpy and scikit-image."""
     channel = plane.astype(np.float64)
     values = channel[channel != 0]
     channel = np.minimum(channel, np.percentile(values, 99.9))

@@ -1,4 +1,4 @@
-"""Compiled loops where their code cannot be kept, and on arrays that do not fit together."""
+"""Compiled loops without a cache directory, and with arrays that do not fit together."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runtime.ops.masks import LabelCanvas, relabel, resize_axis, upsample_window
 ROOT = Path(__file__).parents[3]
 
 
-def test_without_a_place_for_compiled_code_they_run_all_the_same(tmp_path: Path) -> None:
+def test_loops_run_without_a_cache_directory(tmp_path: Path) -> None:
     (tmp_path / "frozen.py").write_text(
         "import numba.core.caching as caching\n"
         "def nowhere(*_):\n"
@@ -33,22 +33,22 @@ def test_without_a_place_for_compiled_code_they_run_all_the_same(tmp_path: Path)
     assert done.stdout.strip() == "[[0, 1, 2]]", done.stderr
 
 
-def test_labels_beyond_the_count_are_refused() -> None:
+def test_labels_beyond_the_count_are_rejected() -> None:
     for wrong in (-1, 5):
         with pytest.raises(ValueError, match="below 0 or above"):
             relabel(np.array([[0, wrong]], np.int32), 4)
 
 
 @pytest.mark.parametrize("offset", [(-1, 0), (0, -1), (5, 0), (0, 5)])
-def test_a_mask_beyond_the_image_is_refused(offset: tuple[int, int]) -> None:
+def test_a_mask_beyond_the_image_is_rejected(offset: tuple[int, int]) -> None:
     canvas = LabelCanvas((8, 8), SegmentConfig())
-    with pytest.raises(ValueError, match="reaches beyond the image"):
+    with pytest.raises(ValueError, match="extends beyond the image"):
         canvas.add(0, np.ones((4, 4), np.float32), offset)
     assert not canvas.owner.any()
 
 
 @pytest.mark.parametrize("origin", [(-1, 0), (0, -1), (7, 0), (0, 7)])
-def test_a_window_beyond_the_map_is_refused(origin: tuple[int, int]) -> None:
+def test_a_window_beyond_the_map_is_rejected(origin: tuple[int, int]) -> None:
     axis = resize_axis(10, 40, 20)
     with pytest.raises(ValueError, match="beyond the whole map"):
         upsample_window(np.ones((4, 4), np.float32), origin, (axis, axis))

@@ -61,7 +61,7 @@ def test_a_window_equals_the_same_pixels_of_the_whole(origin: Any, length: Any, 
     (y, x), (h, w) = origin, (min(length[0], 40 - origin[0]), min(length[1], 40 - origin[1]))
     part, (top, left) = upsample_window(logits[y : y + h, x : x + w], origin, axes)
     np.testing.assert_allclose(part, whole[top : top + part.shape[0], left : left + part.shape[1]], atol=1e-5)
-    # Only pixels beside the window's cut edges may be missing.
+    # Only pixels next to the window's cut edges may be missing.
     if (h, w) == (40, 40):
         assert part.shape == size_hw
 
@@ -195,7 +195,7 @@ def test_enclosed_is_what_scipy_fills(free: Any) -> None:
 
 @pytest.mark.parametrize("share", [0.3, 0.55, 0.6, 0.7])
 def test_enclosed_in_winding_paths(share: float) -> None:
-    """At the share where free pixels begin to hang together, paths are longest."""
+    """Paths are longest near the share at which free pixels start to connect."""
     free = np.random.default_rng(0).random((200, 170)) < share
     np.testing.assert_array_equal(enclosed(free), ndimage.binary_fill_holes(~free) & free)
 
@@ -217,7 +217,7 @@ def test_argmax_keeps_a_cell_inside_a_hole() -> None:
 
 
 def test_last_gives_a_hole_with_all_in_it_to_the_cell_around() -> None:
-    """As the released code does."""
+    """The cell around takes the hole, as in the released code."""
     out, ids = finish_labels(ring_with_a_cell_inside(), 2, SegmentConfig(min_area_px=0, overlap="last"))
     assert (out[1:8, 1:8] == 1).all()
     assert ids.tolist() == [1, 0]
@@ -233,7 +233,7 @@ def test_area_is_taken_before_holes_are_filled() -> None:
 
 
 def cell_by_cell(owner: Any, count: int, config: SegmentConfig) -> tuple[Any, Any]:
-    """What ``finish_labels`` does, without asking first which cells can have holes."""
+    """Compute ``finish_labels`` without first finding the cells that can have holes."""
     labels = owner.copy()
     for value, crop in enumerate(ndimage.find_objects(owner, max_label=count), start=1):
         if crop is not None:
@@ -252,7 +252,7 @@ def cell_by_cell(owner: Any, count: int, config: SegmentConfig) -> tuple[Any, An
 @pytest.mark.parametrize("min_area_px", [0, 5, 20])
 @pytest.mark.parametrize("fill_holes", [True, False])
 def test_finishing_equals_cell_by_cell(overlap: Any, min_area_px: int, fill_holes: bool) -> None:
-    """Random nests of rectangles: holes, cells in holes, cells cut apart, small ones."""
+    """Random nested rectangles give holes, cells in holes, split cells and small ones."""
     config = SegmentConfig(overlap=overlap, min_area_px=min_area_px, fill_holes=fill_holes)
     rng = np.random.default_rng(0)
     for _ in range(300):

@@ -1,4 +1,4 @@
-"""Measurements, against values counted by hand and pixel by pixel."""
+"""Measurements, compared with values counted by hand and pixel by pixel."""
 
 from __future__ import annotations
 

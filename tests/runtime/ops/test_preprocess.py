@@ -1,4 +1,4 @@
-"""Checks and normalisation of images, against the released code and by property."""
+"""Checks and normalisation of images: comparison with the released code, and properties."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_golden(name: str) -> None:
         ([[1, 2], [3]], "cannot be read as an array"),
     ],
 )
-def test_unusable_images_are_refused(image: Any, message: str) -> None:
+def test_unusable_images_are_rejected(image: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_image(image)
 
@@ -104,16 +104,16 @@ def test_channels_are_right_aligned() -> None:
 
 
 @pytest.mark.parametrize("value", [2**62, -(2**60)])
-def test_integers_beyond_float64_are_refused(value: int) -> None:
+def test_integers_beyond_float64_are_rejected(value: int) -> None:
     image = np.arange(16, dtype=np.int64).reshape(4, 4) + value
-    with pytest.raises(InputError, match="more than float64 can tell apart"):
+    with pytest.raises(InputError, match="expected values that float64 represents exactly"):
         normalize_contrast(image)
     assert normalize_contrast(image - value).any()
 
 
 @pytest.mark.parametrize("low", [-1.7e308, -1e308])
-def test_values_over_the_whole_range_of_float64_are_refused(low: float) -> None:
-    """Their differences are infinite, so that nothing would be seen."""
+def test_values_over_the_whole_range_of_float64_are_rejected(low: float) -> None:
+    """Differences of these values are infinite, so nothing would be visible."""
     image = np.random.default_rng(0).random((20, 30))
     image[0, :2] = low, 1.7e308
     with pytest.raises(InputError, match=r"values from -1.*e\+308 to 1\.7e\+308, a range beyond that of float64"):

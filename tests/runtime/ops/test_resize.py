@@ -1,4 +1,4 @@
-"""The resize into the model input, against Pillow on images that are really padded."""
+"""The resize to the model input, compared with Pillow on images that are really padded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIDES = st.integers(1, 300)
 
 @given(height=SIDES, width=SIDES, beyond=st.integers(0, 400), size=st.sampled_from([1, 7, 64, 160]))
 def test_the_frame_counts_as_padding(height: int, width: int, beyond: int, size: int) -> None:
-    """Bit for bit: what lies beyond the image is weighed as zeros that are there."""
+    """Pixels beyond the image count as zeros, bit for bit."""
     plane = np.random.default_rng(height).random((2 * height, width), np.float32)[::2]
     side = max(height, width) + beyond
     padded = np.zeros((side, side), np.float32)
@@ -27,7 +27,7 @@ def test_the_frame_counts_as_padding(height: int, width: int, beyond: int, size:
 
 @given(height=SIDES, width=SIDES, size=st.sampled_from([1, 7, 64, 160]))
 def test_an_image_that_fills_its_frame(height: int, width: int, size: int) -> None:
-    """To the last bit but one: Pillow 13 takes the columns of some tall images first."""
+    """Equal up to the last bit, because Pillow 13 starts with the columns of some tall images."""
     plane = np.random.default_rng(width).random((height, width), np.float32)
     out = np.empty((size, size), np.float32)
     resize_plane(plane, (height, width), out)

@@ -1,4 +1,4 @@
-"""Batches of engine calls: halving where memory runs out, tensors that stay on a device, images in a stream."""
+"""Batches of engine calls: halving if memory runs out, tensors that stay on a device, streams of images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.runtime.test_segmenter import BOXES, OPEN, assert_same, every
 
 
 class OnDevice:
-    """A tensor that only engines of the same backend take."""
+    """A tensor that only engines of the same backend accept."""
 
     readable = False
 
@@ -38,7 +38,7 @@ class OnDevice:
 
 
 class Small(Engine):
-    """An engine with so little memory that ``most`` images or boxes fit, whose kept tensors stay on its device."""
+    """An engine with memory for at most ``most`` images or boxes, whose kept tensors stay on its device."""
 
     def __init__(self, engine: Engine, most: int, calls: list[int]) -> None:
         self.engine, self.limit, self.calls = engine, most, calls
@@ -54,7 +54,7 @@ class Small(Engine):
 
 
 def on_device(segmenter: Segmenter, *, most: int, images_per_call: int, boxes_per_call: int) -> tuple[Segmenter, Any]:
-    """The same engines on a device."""
+    """Run the same engines on a device."""
     calls: dict[str, list[int]] = {name: [] for name in segmenter.pipeline.engines}
     engines = {name: Small(engine, most, calls[name]) for name, engine in segmenter.pipeline.engines.items()}
     pipeline = Pipeline(engines, segmenter.manifest, images_per_call=images_per_call, boxes_per_call=boxes_per_call)
@@ -62,11 +62,11 @@ def on_device(segmenter: Segmenter, *, most: int, images_per_call: int, boxes_pe
 
 
 def test_tensors_stay_on_the_device(segmenter: Segmenter, image: Any) -> None:
-    """Images encoded together go through one detector call and share decoder calls; nothing comes to the host."""
+    """Images encoded together share one detector call and decoder calls; no tensor is copied to the host."""
     images = [image, image[:300], image[100:, 50:]]
     device, calls = on_device(segmenter, most=100, images_per_call=3, boxes_per_call=64)
     for mine, expected in zip(device.batch(images, config=OPEN), segmenter.batch(images, config=OPEN), strict=True):
-        # Scores of this model are nearly tied: their order feels the last bits.
+        # Scores of this model are nearly tied, so rounding decides their order.
         boxes = [np.sort(every(result).boxes, axis=0) for result in (mine, expected)]
         np.testing.assert_allclose(*boxes, rtol=1e-5, atol=1e-3)
         assert ((mine.labels > 0) == (expected.labels > 0)).mean() > 0.999
@@ -75,7 +75,7 @@ def test_tensors_stay_on_the_device(segmenter: Segmenter, image: Any) -> None:
 
 
 def test_the_detector_looks_once_at_a_large_call(segmenter: Segmenter, image: Any) -> None:
-    """More images are encoded together than views are otherwise held."""
+    """More images are encoded together than views are usually held."""
     device, calls = on_device(segmenter, most=100, images_per_call=10, boxes_per_call=64)
     assert len(device.batch([image[:300]] * 10, config=OPEN)) == 10
     assert calls["encoder"] == calls["cellfinder"] == [10]

@@ -1,4 +1,4 @@
-"""The way of a view through the engines, and what is held in memory on it."""
+"""Steps of a view through the engines, and the memory held along the way."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TILED = replace(OPEN, view_diameter_px=40.0, diameter_px=50.0)
 
 
 class Watched(Engine):
-    """An engine whose calls and closing are noted."""
+    """An engine that records its calls and its closing."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.calls, self.closed = engine, 0, 0
@@ -75,7 +75,7 @@ def test_an_injected_pipeline_decides_what_is_found(segmenter: Segmenter, image:
 
 
 def test_what_measured_the_scale_is_not_run_again(segmenter: Segmenter, image: Any) -> None:
-    """Other thresholds are tried on what the detector found in the whole image."""
+    """Other thresholds reuse the detections in the whole image."""
     pipeline, engines = watched(segmenter)
     counted = Segmenter.from_pipeline(pipeline, replace(OPEN, view_diameter_px=1000.0))
     views = counted.encode(image)
@@ -107,7 +107,7 @@ def test_closing_reaches_every_engine(segmenter: Segmenter, image: Any) -> None:
 
 
 def test_features_are_freed_before_the_next_views_are_encoded(segmenter: Segmenter, image: Any) -> None:
-    """While tiles are segmented, only those of one group are held."""
+    """While tiles are segmented, only the features of one group are held."""
     pipeline, normalized = segmenter.pipeline, normalize_contrast(image)
     grid = grid_at_scale(normalized.shape[:2], 20.0, pipeline.manifest.image_size, 40.0)
     assert len(grid) > 2 * VIEWS_TOGETHER

@@ -14,7 +14,7 @@ MODEL, WANTED = 512, 52.0
 
 @st.composite
 def fields(draw: st.DrawFn) -> tuple[tuple[int, int], NDArray[np.float64]]:
-    """An image and boxes in it, some of them larger than any tile."""
+    """Draw an image and boxes in it, some of them larger than any tile."""
     height, width = (draw(st.integers(1, 3000)) for _ in range(2))
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
     count = draw(st.integers(0, 40))

@@ -1,4 +1,4 @@
-"""Tiles cover the image with the overlap that was asked for."""
+"""Tiles cover the image with the requested overlap."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_tile_beyond_the_image_takes_no_memory() -> None:
 
 
 @pytest.mark.parametrize(("diameter", "view_diameter"), [(1e300, 52.0), (1e5, 52.0), (20.0, 1e-300)])
-def test_an_image_that_would_vanish_is_refused(diameter: float, view_diameter: float) -> None:
+def test_an_image_that_would_vanish_is_rejected(diameter: float, view_diameter: float) -> None:
     with pytest.raises(InputError, match=r"diameter_px is .*far more than the 20 x 500 pixels.*median diameter"):
         grid_at_scale((20, 500), diameter, 512, view_diameter)
     assert len(grid_at_scale((20, 500), 1300, 512, 52.0)) == 1

@@ -1,4 +1,4 @@
-"""The median diameter of the cells, from what a detector finds at several scales."""
+"""Measurement of the median cell diameter from detections at several scales."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from runtime.views.scale import CellSizes, Measurement, inverted_is_better, meas
 
 
 def sure(diameters: NDArray[np.float64]) -> CellSizes:
-    """Of cells that the detector is sure of."""
+    """Build cells in which the detector is confident."""
     return CellSizes(diameters, np.full(len(diameters), 0.9, np.float32))
 
 
 @pytest.mark.parametrize(("size", "radius"), [((200, 300), 8), ((512, 512), 5), ((900, 400), 20)])
 def test_measured_diameter(size: tuple[int, int], radius: int) -> None:
-    """A detector that sees only what is at least 8 model pixels wide finds the scale by looking closer."""
+    """A detector that sees only objects of at least 8 model pixels finds the scale by zooming in."""
     image = np.zeros((*size, 3), np.float32)
     y, x = np.mgrid[: size[0], : size[1]]
     for cy in range(radius + 2, size[0] - radius, 3 * radius):
@@ -40,7 +40,7 @@ def test_measured_diameter(size: tuple[int, int], radius: int) -> None:
 
 
 def test_the_view_nearest_to_the_wanted_scale_counts() -> None:
-    """Half of the cells are small and seen from close by only; far off, the large ones alone would be the median."""
+    """Half of the cells are small and visible only from close by; from afar, the median would be that of large ones."""
     image = np.zeros((512, 512, 3), np.float32)
     y, x = np.mgrid[:512, :512]
     for number, (cy, cx) in enumerate((cy, cx) for cy in range(40, 500, 64) for cx in range(40, 500, 64)):
@@ -57,7 +57,7 @@ def test_the_view_nearest_to_the_wanted_scale_counts() -> None:
 
 
 def test_what_is_seen_with_low_scores_does_not_count() -> None:
-    """Far off, the detector takes texture for cells of just the wanted diameter."""
+    """From afar, the detector mistakes texture for cells of exactly the wanted diameter."""
 
     def find_cells(view: Tile) -> CellSizes:
         if view.side > 256:

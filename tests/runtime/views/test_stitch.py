@@ -1,4 +1,4 @@
-"""Stitched tiles show every cell once, whole, whatever the tiles and their order."""
+"""Stitched tiles show each cell once and whole, whatever the tiles and their order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runtime.views.stitch import ViewCells, stitch, view_cells
 
 
 def scene(seed: int, size: int = 240, cells: int = 40, longest: int = 16) -> I32:
-    """A label map of separate ellipses, numbered in reading order of their extents."""
+    """Draw a label map of separate ellipses, numbered in reading order of their extents."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size]
     taken = np.zeros((size, size), np.bool_)
@@ -46,7 +46,7 @@ def in_reading_order(labels: I32) -> I32:
 
 
 def seen(truth: I32, grid: TileGrid, origin: tuple[int, int]) -> ViewCells:
-    """What a perfect model returns for one tile: pieces of one cell that are apart in it are cells of their own."""
+    """Return the result of a perfect model for one tile; separate pieces of a cell become separate cells."""
     y, x = origin
     part = label(np.pad(truth, ((0, grid.side), (0, grid.side)))[y : y + grid.side, x : x + grid.side], connectivity=2)
     return view_cells(result_of(part.astype(np.int32)), origin, truth.shape)
@@ -89,7 +89,7 @@ def test_a_cell_larger_than_every_tile_is_put_together() -> None:
 
 
 def test_the_better_view_of_a_cell_counts() -> None:
-    """One tile sees the cell whole; the other, at its edge, sees less of it and a fragment that is none."""
+    """One tile contains the whole cell; the other cuts it at its edge and shows a false fragment."""
     whole = np.zeros((60, 60), np.int32)
     whole[20:40, 30:50] = 1
     cut = np.zeros((60, 60), np.int32)
@@ -106,7 +106,7 @@ def test_the_better_view_of_a_cell_counts() -> None:
 
 
 def test_what_two_tiles_see_cut_yields_to_the_tile_that_sees_it_whole() -> None:
-    """Where four tiles meet, two of them take the tip of a cell for something else, alike; a third sees the cell."""
+    """Where four tiles meet, two of them mistake the tip of a cell for the same false cell; a third shows the cell."""
     cell, tip = np.zeros((100, 100), np.int32), np.zeros((100, 100), np.int32)
     cell[42:58, 58:80] = 1
     tip[44:56, 54:60] = 1  # more than half of it lies beside the cell
@@ -136,7 +136,7 @@ def test_no_cells_at_all() -> None:
 
 
 def test_a_joined_cell_has_the_masks_of_its_parts_whatever_the_label_map_shows() -> None:
-    """A bar through all tiles, whose masks hold more than what each tile's label map shows of it."""
+    """A bar crosses all tiles, and its masks contain more than each tile's label map shows."""
     truth = np.zeros((40, 200), np.int32)
     truth[10:20] = 1
     views = []
@@ -165,7 +165,7 @@ def test_a_cell_that_is_left_too_small_is_hidden() -> None:
 
 @given(y=st.integers(0, 99), x=st.integers(0, 129), size=st.integers(1, 12))
 def test_what_every_tile_hides_is_hidden_once(y: int, x: int, size: int) -> None:
-    """Tiles of 60 pixels that overlap by 30 at least: one of them sees a cell of 12 pixels whole."""
+    """Tiles of 60 pixels overlap by at least 30, so one of them contains a whole cell of 12 pixels."""
     image = np.zeros((100, 130), np.int32)
     image[y : y + size, x : x + size] = 1
     region = regionprops(image)[0].bbox

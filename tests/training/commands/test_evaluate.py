@@ -181,7 +181,7 @@ def test_tiles_are_segmented_as_they_are(small_engines: Path, tmp_path: Path) ->
     assert (score.group, score.truth, score.size_hw) == ("Yeast", 5, (64, 64))
     segmenter = Segmenter(small_engines)
     np.testing.assert_array_equal(segmenter(normalize_contrast(image), config=AS_IS).labels, segmenter(image).labels)
-    with pytest.raises(InputError, match=r"expected \[0, 1\], as normalize=False"):
+    with pytest.raises(InputError, match=r"expected \[0, 1\], because normalize=False"):
         segmenter(image, config=AS_IS)
 
 
