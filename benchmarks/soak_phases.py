@@ -167,7 +167,7 @@ def soak_lifetimes(backend: str, size: Size) -> dict[str, Any]:
     return soak.record()
 
 
-class Unreadable(OSError):
+class UnreadableError(OSError):
     """What a reader raises in the soak."""
 
 
@@ -183,8 +183,10 @@ class Failure:
         self.left = iter(range(at, 0, -1))
 
     def call(self) -> None:
-        """Raises:
-        BackendError: it is the call that fails.
+        """Count a call.
+
+        Raises:
+            BackendError: this is the call that fails.
         """
         with self.lock:
             if next(self.left, None) == 1:
@@ -231,7 +233,7 @@ class Streams:
     def run(self, kind: str, numbers: Sequence[int], place: int) -> None:
         """One stream. Args: kind: its fault. numbers: its images. place: where the fault is."""
         expected = {
-            "unreadable image": Unreadable,
+            "unreadable image": UnreadableError,
             "refused image": InputError,
             "broken source": LookupError,
             "failing engine": BackendError,
@@ -271,7 +273,7 @@ class Streams:
 
 
 def _unreadable() -> Image:
-    raise Unreadable("the soak's reader cannot read this image.")
+    raise UnreadableError("the soak's reader cannot read this image.")
 
 
 def soak_streams(backend: str, size: Size) -> dict[str, Any]:

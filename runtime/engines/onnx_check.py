@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.engines.onnx_graph import ITEM_TYPES, MAX_DIMS, Graph, Node, Tensor, Unsupported, read_graph, shown
-from runtime.engines.protobuf import Malformed
+from runtime.engines.onnx_graph import ITEM_TYPES, MAX_DIMS, Graph, Node, Tensor, UnsupportedError, read_graph, shown
+from runtime.engines.protobuf import MalformedError
 from runtime.errors import EngineError
 
 SAME_OR_FEWER = frozenset(
@@ -97,19 +97,19 @@ def check_graph(content: bytes, path: Path) -> None:
     """
     try:
         _check(read_graph(content))
-    except Malformed as error:
+    except MalformedError as error:
         raise EngineError(
             f"{path} is not an ONNX file ({error}); expected one written by cellsam-engine export. "
             "Export the engines again."
         ) from error
-    except Unsupported as error:
+    except UnsupportedError as error:
         raise EngineError(f"{path} {error}. {ADVICE}", kind="unsupported") from error
 
 
 def _check(graph: Graph) -> None:
     constants = {tensor.name: _Constant(tensor.extent, tensor) for tensor in graph.tensors}
     if len(constants) < len(graph.tensors):
-        raise Malformed("two of its tensors have one name")
+        raise MalformedError("two of its tensors have one name")
     known = {*graph.inputs, *constants, ""}
     left = MAX_FOLDED + 2 * sum(tensor.count for tensor in graph.tensors)
     for node in graph.nodes:
@@ -118,14 +118,14 @@ def _check(graph: Graph) -> None:
         _check_names(node, known)
         requested = _requested(node, constants)
         if requested is not None and requested > MAX_VALUES:
-            raise Unsupported(
+            raise UnsupportedError(
                 f"has {_named(node)} that makes {requested:,} values of a constant; expected at most {MAX_VALUES:,}"
             )
         if all(name in constants for name in node.inputs if name):
             found = _folded(node, constants, requested)
             left -= 0 if found.stored is not None else found.count * len(node.outputs)
             if left < 0:
-                raise Unsupported(
+                raise UnsupportedError(
                     f"computes from its constants more than twice the values it stores, the last with {_named(node)}; "
                     "expected weights as they are used"
                 )
@@ -135,7 +135,7 @@ def _check(graph: Graph) -> None:
 def _check_operator(node: Node) -> None:
     domain = "" if node.domain == "ai.onnx" else node.domain
     if node.operator not in OPERATORS.get(domain, ()):
-        raise Unsupported(
+        raise UnsupportedError(
             f"has the operator {shown(node.operator)} of the domain {shown(node.domain)}; expected those of exports, "
             "which are some of ONNX's own and com.microsoft.MultiHeadAttention"
         )
@@ -144,23 +144,23 @@ def _check_operator(node: Node) -> None:
 def _check_attributes(node: Node) -> None:
     names = [attribute.name for attribute in node.attributes]
     if len(set(names)) < len(names):
-        raise Malformed(f"{_named(node)} has an attribute twice")
+        raise MalformedError(f"{_named(node)} has an attribute twice")
     for attribute in node.attributes:
         allowed = ALLOWED.get(attribute.name)
         wrong = [] if allowed is None else [value for value in attribute.integers if value not in allowed]
         if allowed is not None and wrong:
             expected = f"{min(allowed)} to {max(allowed)}" if isinstance(allowed, range) else f"one of {list(allowed)}"
-            raise Unsupported(f"has {_named(node)} with {attribute.name} {wrong[0]}; expected {expected}")
+            raise UnsupportedError(f"has {_named(node)} with {attribute.name} {wrong[0]}; expected {expected}")
 
 
 def _check_names(node: Node, known: set[str]) -> None:
     """Inputs come before their use, as ONNX demands; outputs have names of their own."""
     for name in node.inputs:
         if name not in known:
-            raise Malformed(f"{_named(node)} takes {shown(name)}, which nothing before it makes")
+            raise MalformedError(f"{_named(node)} takes {shown(name)}, which nothing before it makes")
     for name in filter(None, node.outputs):
         if name in known:
-            raise Malformed(f"{_named(node)} makes {shown(name)}, which is there already")
+            raise MalformedError(f"{_named(node)} makes {shown(name)}, which is there already")
         known.add(name)
 
 
@@ -175,12 +175,12 @@ def _requested(node: Node, constants: Mapping[str, _Constant]) -> int | None:
     if sizes is None:
         return None
     if sizes.count > MAX_DIMS or sizes.item_type != _INT64:
-        raise Malformed(f"{_named(node)} has a size that is not up to {MAX_DIMS} whole numbers")
+        raise MalformedError(f"{_named(node)} has a size that is not up to {MAX_DIMS} whole numbers")
     values = [int(value) for value in sizes.values()]
     if reshapes:  # -1 and 0 stand for what is left, and for what was
         return prod(max(value, 1) for value in values)
     if min(values, default=0) < 0:
-        raise Unsupported(f"has {_named(node)} with the size {min(values)}; expected 0 or more")
+        raise UnsupportedError(f"has {_named(node)} with the size {min(values)}; expected 0 or more")
     data = constants.get(node.inputs[0]) if node.operator != "ConstantOfShape" else None
     return prod(max(value, 1) for value in values) * (1 if data is None else data.count)
 
@@ -190,7 +190,7 @@ def _range_length(limits: Sequence[Tensor | None]) -> int | None:
         return None
     start, stop, step = (float(limit.values()[0]) for limit in limits if limit is not None)
     if not np.isfinite([start, stop, step]).all() or step == 0:
-        raise Unsupported(f"has a Range from {start} to {stop} by {step}; expected finite numbers, and a step")
+        raise UnsupportedError(f"has a Range from {start} to {stop} by {step}; expected finite numbers, and a step")
     return 1 + int(min(max((stop - start) / step, 0.0), 1e18))
 
 
@@ -212,7 +212,7 @@ def _folded(node: Node, constants: Mapping[str, _Constant], requested: int | Non
     if node.operator == "Shape":
         return _Constant(MAX_DIMS)
     if requested is None:
-        raise Unsupported(f"computes a constant with {_named(node)}; expected its values in the file")
+        raise UnsupportedError(f"computes a constant with {_named(node)}; expected its values in the file")
     return _Constant(requested)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.engines.protobuf import Field, Malformed, fields, integers
+from runtime.engines.protobuf import Field, MalformedError, fields, integers
 
 MAX_FIELDS = 500_000
 """Of all messages together. The largest of the built-in engines has some 5,000."""
@@ -37,7 +37,7 @@ _ORT_FORMAT = b"ORTM"
 """At byte 4 of onnxruntime's own file format, which it reads in place of ONNX."""
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """The file is ONNX, but has what no export writes."""
 
 
@@ -67,16 +67,16 @@ class Tensor:
         """Check that the tensor is of a known type and stores the values it claims to have.
 
         Raises:
-            Malformed, Unsupported: it does not.
+            MalformedError, UnsupportedError: it does not.
         """
         if self.item_type not in ITEM_TYPES:
-            raise Unsupported(
+            raise UnsupportedError(
                 f"keeps tensor {shown(self.name)} in the type {self.item_type}; expected one of {[*ITEM_TYPES]}"
             )
         if min(self.dims, default=0) < 0 or len(self.dims) > MAX_DIMS:
-            raise Malformed(f"tensor {shown(self.name)} has the dimensions {self.dims[:8]}")
+            raise MalformedError(f"tensor {shown(self.name)} has the dimensions {self.dims[:8]}")
         if self.typed.keys() - (set() if self.raw is not None else {self._field}):
-            raise Malformed(f"tensor {shown(self.name)} stores values in fields of other types")
+            raise MalformedError(f"tensor {shown(self.name)} stores values in fields of other types")
         if self.raw is not None:
             fits = len(self.raw) == self.count * self._dtype.itemsize
         else:
@@ -84,13 +84,13 @@ class Tensor:
             least = self._dtype.itemsize if self._field in _FLOAT_FIELDS else 1
             fits = self.count * least <= sum(1 if isinstance(part, int) else len(part) for part in parts)
         if not fits:
-            raise Malformed(f"tensor {shown(self.name)} claims {self.count:,} values and stores another number")
+            raise MalformedError(f"tensor {shown(self.name)} claims {self.count:,} values and stores another number")
 
     def values(self) -> NDArray[Any]:
         """The values, flat; meant for small tensors.
 
         Raises:
-            Malformed: there are fewer or more than the dimensions ask for.
+            MalformedError: there are fewer or more than the dimensions ask for.
         """
         if self.raw is not None:
             return np.frombuffer(self.raw, self._dtype)
@@ -101,7 +101,7 @@ class Tensor:
         else:
             found = np.array([number for part in parts for number in integers(part)], np.int64)
         if len(found) != self.count:
-            raise Malformed(f"tensor {shown(self.name)} claims {self.count:,} values and stores {len(found):,}")
+            raise MalformedError(f"tensor {shown(self.name)} claims {self.count:,} values and stores {len(found):,}")
         return found
 
     @property
@@ -158,21 +158,21 @@ def read_graph(content: bytes) -> Graph:
         content: the file.
 
     Raises:
-        Malformed: the bytes are not an ONNX file, or exceed a limit.
-        Unsupported: the file has what no export writes and other programs would follow; the message says what, and
+        MalformedError: the bytes are not an ONNX file, or exceed a limit.
+        UnsupportedError: the file has what no export writes and other programs would follow; the message says what, and
             what was expected.
     """
     if content[4:8] == _ORT_FORMAT:
-        raise Malformed("it is in onnxruntime's own format")
+        raise MalformedError("it is in onnxruntime's own format")
     reader, graph = _Reader(), None
     for number, value in reader.fields(memoryview(content), once={7}):
         if number == 7 and isinstance(value, memoryview):
             graph = reader.graph(value)
         elif number in (20, 25):
             what = "training information" if number == 20 else "local functions"
-            raise Unsupported(f"has {what}; expected a graph alone")
+            raise UnsupportedError(f"has {what}; expected a graph alone")
     if graph is None:
-        raise Malformed("it has no graph")
+        raise MalformedError("it has no graph")
     return graph
 
 
@@ -188,10 +188,10 @@ class _Reader:
         for number, value in fields(data):
             self._left -= 1
             if self._left < 0:
-                raise Malformed(f"more than {MAX_FIELDS:,} fields")
+                raise MalformedError(f"more than {MAX_FIELDS:,} fields")
             if number in once:
                 if number in seen:
-                    raise Malformed(f"field {number} is there twice")
+                    raise MalformedError(f"field {number} is there twice")
                 seen.add(number)
             yield number, value
 
@@ -207,9 +207,9 @@ class _Reader:
             elif number == 11:
                 graph.inputs.append(self._name_of(value))
             elif number == 15:
-                raise Unsupported("has sparse tensors; expected dense ones")
+                raise UnsupportedError("has sparse tensors; expected dense ones")
             if max(len(graph.nodes), len(graph.tensors), len(graph.inputs)) > MAX_NODES:
-                raise Unsupported(f"has more than {MAX_NODES:,} nodes, tensors or inputs; expected fewer")
+                raise UnsupportedError(f"has more than {MAX_NODES:,} nodes, tensors or inputs; expected fewer")
         return graph
 
     def _name_of(self, data: memoryview) -> str:
@@ -242,14 +242,14 @@ class _Reader:
             elif number in (3, 8):
                 self._left -= 0 if isinstance(value, int) else len(value)
                 if self._left < 0:
-                    raise Malformed(f"more than {MAX_FIELDS:,} fields")
+                    raise MalformedError(f"more than {MAX_FIELDS:,} fields")
                 found.integers += integers(value)
             elif number in (5, 10):
                 found.tensors.append(self.tensor(_bytes(value)))
             elif number in (6, 11):
-                raise Unsupported("has subgraphs; expected one graph")
+                raise UnsupportedError("has subgraphs; expected one graph")
             elif number in (22, 23):
-                raise Unsupported("has sparse tensors; expected dense ones")
+                raise UnsupportedError("has sparse tensors; expected dense ones")
         return found
 
     def tensor(self, data: memoryview) -> Tensor:
@@ -267,7 +267,7 @@ class _Reader:
                 tensor.raw = _bytes(value)
             external |= number == 13 or (number == 14 and value != 0)
         if external:
-            raise Unsupported(
+            raise UnsupportedError(
                 f"keeps tensor {shown(tensor.name)} in another file (external data), which the manifest's hash does "
                 "not cover; expected all weights within the file"
             )
@@ -277,7 +277,7 @@ class _Reader:
 
 def _bytes(value: int | memoryview) -> memoryview:
     if isinstance(value, int):
-        raise Malformed("a number in place of a text or message")
+        raise MalformedError("a number in place of a text or message")
     return value
 
 

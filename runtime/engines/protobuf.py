@@ -13,7 +13,7 @@ Field = tuple[int, int | memoryview]
 """Number, and value: an int, or the bytes of a field with a length or a fixed size."""
 
 
-class Malformed(Exception):
+class MalformedError(Exception):
     """The bytes are not protobuf, or exceed a limit."""
 
 
@@ -21,14 +21,14 @@ def fields(data: memoryview) -> Iterator[Field]:
     """Yield the fields of one message, in order; submessages are not looked into.
 
     Raises:
-        Malformed: the bytes are not a message.
+        MalformedError: the bytes are not a message.
     """
     at, end = 0, len(data)
     while at < end:
         tag, at = _varint(data, at)
         number, kind = tag >> 3, tag & 7
         if tag >> 32 or number == 0:
-            raise Malformed(f"a tag of {tag}")
+            raise MalformedError(f"a tag of {tag}")
         if kind == _VARINT:
             value, at = _varint(data, at)
             yield number, value
@@ -38,9 +38,9 @@ def fields(data: memoryview) -> Iterator[Field]:
         elif kind in (_FIXED64, _FIXED32):
             size = 8 if kind == _FIXED64 else 4
         else:  # groups, which ONNX never had
-            raise Malformed(f"wire type {kind}")
+            raise MalformedError(f"wire type {kind}")
         if size > end - at:
-            raise Malformed("it is cut off")
+            raise MalformedError("it is cut off")
         yield number, data[at : at + size]
         at += size
 
@@ -49,7 +49,7 @@ def integers(value: int | memoryview) -> Iterator[int]:
     """Yield the signed 64-bit integers of a repeated field, packed or not.
 
     Raises:
-        Malformed: the bytes are not integers.
+        MalformedError: the bytes are not integers.
     """
     if isinstance(value, int):
         yield _signed(value)
@@ -69,9 +69,9 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
     value = 0
     for place in range(10):
         if at + place >= len(data):
-            raise Malformed("it is cut off")
+            raise MalformedError("it is cut off")
         byte = data[at + place]
         value |= (byte & 0x7F) << (7 * place)
         if byte < 0x80:
             return value & (2**64 - 1), at + place + 1
-    raise Malformed("a number of more than 10 bytes")
+    raise MalformedError("a number of more than 10 bytes")

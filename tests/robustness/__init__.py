@@ -1,2 +1,5 @@
-"""Inputs that nobody made on purpose: every call returns a right result or raises ``SegmenterError``, in bounded time
-and memory. ``python -m tests.robustness --minutes 10`` looks for one that does not; ``found/`` holds those that did."""
+"""Search for inputs that break the package.
+
+Every call must return a right result or raise ``SegmenterError``, in bounded time and memory. The command
+``python -m tests.robustness --minutes 10`` looks for an input for which it does not; ``found/`` keeps such inputs.
+"""

@@ -40,7 +40,7 @@ LEAST = 3
 """Inputs that are tried however slow the machine is."""
 
 
-class Failed(Exception):
+class CheckError(Exception):
     """An input failed."""
 
 
@@ -100,11 +100,11 @@ def _round(name: str, number: int, end: float, tally: Tally, worker: Worker) -> 
         if not failed or signature(problem) in tally.problems:
             tally.problems.setdefault(signature(problem), problem)
             failed.append((case, problem))
-            raise Failed(problem)
+            raise CheckError(problem)
 
     try:
         one()
-    except (Failed, Flaky):
+    except (CheckError, Flaky):
         return failed[-1]
     return None
 
