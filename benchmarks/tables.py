@@ -205,7 +205,7 @@ def rendered(text: str) -> str:
         "slides": slides_table(newest("slides")),
         "seams": seams_table(newest("seams")),
         "plans": plans_table(newest("plans")),
-        "glance": glance_table(quality, newest("latency")),
+        "glance": glance_table(quality, newest("bench"), newest("latency")),
         "quality": quality_table(quality, read_report(newest_file("baseline_classical"))),
         "measures": measures_table(quality),
         "f1-curves": curve_table(quality),

@@ -6,7 +6,6 @@ import json
 import platform
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -138,7 +137,7 @@ def _versions() -> Iterator[str]:
 
 def _memory() -> str:
     """Return the available memory, if the system reports it."""
-    if sys.platform == "linux":
+    if platform.system() == "Linux":
         fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text("ascii").splitlines())
         free, total = (int(fields[key].split()[0]) / 2**20 for key in ("MemAvailable", "MemTotal"))
         return f"{free:.1f} of {total:.1f} GiB available"

@@ -77,9 +77,8 @@ def _description(entry: EntryPoint) -> str:
             case ast.FunctionDef(name=entry.attr):
                 return ast.get_docstring(node) or ""
             case ast.Assign(targets=[ast.Name(id=entry.attr)], value=ast.Call(keywords=keywords)):
-                return next(
-                    (k.value.value for k in keywords if k.arg == "help" and isinstance(k.value, ast.Constant)), ""
-                )
+                texts = [keyword.value for keyword in keywords if keyword.arg == "help"]
+                return str(texts[0].value) if texts and isinstance(texts[0], ast.Constant) else ""
     return ""
 
 

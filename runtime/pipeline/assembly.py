@@ -19,13 +19,22 @@ MASK_BYTES = 64 << 20
 """Memory limit for the masks of an image: this many bytes per pixel, plus a fixed number of bytes. Masks of cells that
 overlap as usual take about one byte per pixel."""
 
+LARGE_MODEL_PX, LARGE_MODEL_MASK_BYTES = 1024, 2 << 30
+"""Model input from which the fixed number of bytes is larger: one encoder pass of such a model takes as much."""
+
 
 class MaskBudget:
     """Memory that the masks of one image may take, across all its views."""
 
-    def __init__(self, size_hw: tuple[int, int]) -> None:
-        """Args: size_hw: size of the image (height, width), in pixels."""
-        self._left = self._all = MASK_BYTES_PER_PIXEL * size_hw[0] * size_hw[1] + MASK_BYTES
+    def __init__(self, size_hw: tuple[int, int], model_size: int) -> None:
+        """Start with the whole budget.
+
+        Args:
+            size_hw: size of the image (height, width), in pixels.
+            model_size: side of the model input, in pixels.
+        """
+        fixed = LARGE_MODEL_MASK_BYTES if model_size >= LARGE_MODEL_PX else MASK_BYTES
+        self._left = self._all = MASK_BYTES_PER_PIXEL * size_hw[0] * size_hw[1] + fixed
 
     def take(self, masks: Iterable[MaskCrop]) -> None:
         """Count masks against the budget.
@@ -65,7 +74,7 @@ class Assembly:
             config: thresholds and the rule for overlaps.
             budget: budget of the image that the view belongs to; default, one for this view.
         """
-        self._config, self._budget = config, budget or MaskBudget(size_hw)
+        self._config, self._budget = config, budget or MaskBudget(size_hw, sides[1])
         self._sides, self._size_hw, self._frame_hw = sides, size_hw, frame_hw
         self._canvas = LabelCanvas(size_hw, config)
         self._axes: Axes | None = None  # not needed without masks

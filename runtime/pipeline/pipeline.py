@@ -204,7 +204,7 @@ class Pipeline:
             InputError: the masks take too much memory.
             BackendError: the backend failed.
         """
-        budgets = budgets or [MaskBudget(view.size_hw) for view in views]
+        budgets = budgets or [MaskBudget(view.size_hw, self.sides[1]) for view in views]
         assemblies = [
             Assembly(v.size_hw, v.frame_hw, self.sides, len(p.boxes), config, budget)
             for v, p, budget in zip(views, prompts, budgets, strict=True)

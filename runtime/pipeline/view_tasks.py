@@ -71,7 +71,7 @@ def segment_views(pipeline: Pipeline, tasks: Iterable[ViewTask], config: Segment
         prompts = [task.prompts or BoxPrompts.of_detector(next(found)) for task in group]
         shown = [(task.image, task.view.origin_yx) for task in group]
         views = without_features([task.view for task in group])
-        allowed = [budgets.setdefault(image, MaskBudget(image.size_hw)) for image, _ in shown]
+        allowed = [budgets.setdefault(image, MaskBudget(image.size_hw, pipeline.sides[1])) for image, _ in shown]
         group.clear()  # frees the features before masks take up memory
         results = pipeline.decode(views, prompts, config, allowed)
         del views
