@@ -109,7 +109,7 @@ def check_graph(content: bytes, path: Path) -> None:
 def _check(graph: Graph) -> None:
     constants = {tensor.name: _Constant(tensor.extent, tensor) for tensor in graph.tensors}
     if len(constants) < len(graph.tensors):
-        raise MalformedError("two of its tensors have one name")
+        raise MalformedError("two of its tensors have the same name")
     known = {*graph.inputs, *constants, ""}
     left = MAX_FOLDED + 2 * sum(tensor.count for tensor in graph.tensors)
     for node in graph.nodes:
@@ -119,7 +119,7 @@ def _check(graph: Graph) -> None:
         requested = _requested(node, constants)
         if requested is not None and requested > MAX_VALUES:
             raise UnsupportedError(
-                f"has {_named(node)} that makes {requested:,} values of a constant; expected at most {MAX_VALUES:,}"
+                f"has {_named(node)} that makes {requested:,} values from a constant; expected at most {MAX_VALUES:,}"
             )
         if all(name in constants for name in node.inputs if name):
             found = _folded(node, constants, requested)
@@ -127,7 +127,7 @@ def _check(graph: Graph) -> None:
             if left < 0:
                 raise UnsupportedError(
                     f"computes from its constants more than twice the values it stores, the last with {_named(node)}; "
-                    "expected weights as they are used"
+                    "expected weights in the form in which they are used"
                 )
             constants |= dict.fromkeys(filter(None, node.outputs), found)
 
@@ -144,7 +144,7 @@ def _check_operator(node: Node) -> None:
 def _check_attributes(node: Node) -> None:
     names = [attribute.name for attribute in node.attributes]
     if len(set(names)) < len(names):
-        raise MalformedError(f"{_named(node)} has an attribute twice")
+        raise MalformedError(f"{_named(node)} has the same attribute twice")
     for attribute in node.attributes:
         allowed = ALLOWED.get(attribute.name)
         wrong = [] if allowed is None else [value for value in attribute.integers if value not in allowed]
@@ -157,10 +157,10 @@ def _check_names(node: Node, known: set[str]) -> None:
     """Check that inputs are defined before their use, as ONNX requires, and that output names are unique."""
     for name in node.inputs:
         if name not in known:
-            raise MalformedError(f"{_named(node)} takes {shown(name)}, which nothing before it makes")
+            raise MalformedError(f"{_named(node)} takes {shown(name)}, which is not defined before it")
     for name in filter(None, node.outputs):
         if name in known:
-            raise MalformedError(f"{_named(node)} makes {shown(name)}, which is there already")
+            raise MalformedError(f"{_named(node)} makes {shown(name)}, which exists already")
         known.add(name)
 
 
@@ -175,7 +175,7 @@ def _requested(node: Node, constants: Mapping[str, _Constant]) -> int | None:
     if sizes is None:
         return None
     if sizes.count > MAX_DIMS or sizes.item_type != _INT64:
-        raise MalformedError(f"{_named(node)} has a size that is not up to {MAX_DIMS} whole numbers")
+        raise MalformedError(f"{_named(node)} has a size that is not a list of up to {MAX_DIMS} integers")
     values = [int(value) for value in sizes.values()]
     if reshapes:  # -1: the remaining values; 0: as in the input
         return prod(max(value, 1) for value in values)

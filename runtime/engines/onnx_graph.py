@@ -192,7 +192,7 @@ class _Reader:
                 raise MalformedError(f"more than {MAX_FIELDS:,} fields")
             if number in once:
                 if number in seen:
-                    raise MalformedError(f"field {number} is there twice")
+                    raise MalformedError(f"field {number} appears twice")
                 seen.add(number)
             yield number, value
 

@@ -91,7 +91,7 @@ def test_exports_pass() -> None:
         (b"\x00\x00", "a tag of 0"),
         (b"\xba\xff\xff\xff\xff\x01\x00", "a tag of"),
         (b"\x32\x80\x80\x01ORTM", "onnxruntime's own format"),
-        (b"\x3a\x02\x0a\x00\x3a\x00", "field 7 is there twice"),
+        (b"\x3a\x02\x0a\x00\x3a\x00", "field 7 appears twice"),
         (b"\x3a\x04\x0a\x02\x08\x01", "a number in place of"),
     ],
 )
