@@ -1,4 +1,4 @@
-"""Commands that ``kills`` interrupts, each on input of its own that is small and made; what their results hold."""
+"""Commands that ``benchmarks.kills`` interrupts, each on small synthetic input, and digests of their results."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ Arguments = list[str]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """One command of ``cellsam-engine``. Paths are given the folder of inputs and that of results."""
+    """One command of ``cellsam-engine``. Its functions receive the input folder and the results folder."""
 
     prepare: Callable[[Path], None]
-    """Make the inputs in an empty folder."""
+    """Create the inputs in an empty folder."""
     arguments: Callable[[Path, Path], Arguments]
     start: Callable[[Path, Path], None] = lambda inputs, out: None
-    """Put into the folder of results what the command finds there."""
+    """Put the files that the command expects into the results folder."""
     passed_over: tuple[str, ...] = ()
-    """Patterns of files that tell of a run and not of its result, and are not compared."""
+    """Patterns of files that describe a run rather than its result; they are not compared."""
     remark: str = ""
 
 
 def contents(case: Case, out: Path) -> dict[str, str]:
-    """Hex sha256 by path of what every file under ``out`` says, but those that the case passes over; '' of directories.
+    """Return the hex sha256 of every compared file under ``out``, by path; '' for directories.
 
-    Of engines, their record and their hashes without the time of export; of an evaluation, its scores; of the journal
-    of a folder, the last word on every image.
+    The digests leave out what differs between equal results: the time of an export, everything but the scores of an
+    evaluation, and all lines but the last of each image in the journal of a folder.
     """
     found = {}
     for path in sorted(out.rglob("*")):
@@ -54,12 +54,12 @@ def contents(case: Case, out: Path) -> dict[str, str]:
 
 
 def is_passed_over(case: Case, name: str) -> bool:
-    """Whether a file is not compared; hidden and partial ones always are."""
+    """Return whether a file is left out of the comparison; hidden and partial files never are."""
     return not is_leftover(name) and any(fnmatch.fnmatch(name, pattern) for pattern in case.passed_over)
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a path is that of something temporary."""
+    """Return whether a path is that of a temporary file or directory."""
     return any(part.startswith(".") or part.endswith(".partial") for part in name.split("/"))
 
 
@@ -79,7 +79,7 @@ def _content(path: Path) -> bytes:
 
 
 def _last_words(journal: str) -> bytes:
-    """Lines that a kill cut short are no words."""
+    """Return the last line of each image; skip lines that a kill cut short."""
     words: dict[str, Any] = {}
     for line in journal.splitlines():
         try:
@@ -113,7 +113,7 @@ MODEL: Mapping[str, Any] = {
     "anchors": 100,
     "stem": (8, 16, 24),
 }
-"""What differs from the model of the preset ``nano``: sizes at which a step takes a fraction of a second."""
+"""Sizes that replace those of the preset ``nano``, so that a step takes a fraction of a second."""
 
 
 def _images(folder: Path, sides: Sequence[int]) -> None:
@@ -124,7 +124,7 @@ def _images(folder: Path, sides: Sequence[int]) -> None:
 
 
 def _pairs(folder: Path, count: int, side: int = 160) -> None:
-    """Images and their labels, as ``data build folder`` takes them."""
+    """Write images and labels in the layout that ``data build folder`` reads."""
     folder.mkdir(parents=True)
     for number in range(count):
         slide = NoisySlide((side, side), seed=number)
@@ -176,14 +176,14 @@ def _segment(*options: str) -> Callable[[Path, Path], Arguments]:
 
 
 def _build_case() -> Case:
-    """Plans where there are TensorRT and a GPU; else the dry run, with a report where the builder for RTX is."""
+    """Build plans if TensorRT and a GPU exist; otherwise a dry run, with a report if TensorRT for RTX is installed."""
     from training.evaluation.environment import describe_environment
 
     def copy(inputs: Path, out: Path) -> None:
         shutil.copytree(inputs / "engines", out / "engines")
 
     if importlib.util.find_spec("tensorrt") and describe_environment()["gpus"]:
-        # Plans, measured times and the cache of them differ from build to build.
+        # Plans, measured times and the timing cache differ between builds.
         return Case(
             prepare=_engines,
             start=copy,
@@ -195,7 +195,7 @@ def _build_case() -> Case:
         prepare=_engines,
         start=copy,
         arguments=lambda inputs, out: ["build", str(out / "engines"), "--dry-run", *report],
-        remark="no TensorRT or no GPU: the dry run, which must leave the directory as it was",
+        remark="no TensorRT or no GPU: a dry run, which must not change the directory",
     )
 
 
@@ -234,7 +234,7 @@ CASES: dict[str, Callable[[], Case]] = {
             *("train", "1", "--data", str(inputs / "data"), "--out", str(out / "run"), *_TRAIN),
             *("--recipe", str(inputs / "recipe.json"), "--init", str(inputs / "small.pt")),
         ],
-        # Logs of every start, and Lightning's own record of its progress.
+        # Logs of each start, and Lightning's record of its progress.
         passed_over=("run/csv/*", "run/tensorboard/*", "run/last.ckpt"),
     ),
     "finetune": lambda: Case(
@@ -246,4 +246,4 @@ CASES: dict[str, Callable[[], Case]] = {
         passed_over=tuple(f"engines.finetune/train/{name}" for name in ("csv/*", "tensorboard/*", "last.ckpt")),
     ),
 }
-"""By name, the cheapest first within each kind."""
+"""Cases by name; within each kind, the cheapest comes first."""

@@ -1,14 +1,15 @@
-"""Kills: commands that are killed at random moments and given again end as if nothing had happened.
+"""Kill commands at random moments, repeat them, and check that the results are those of an undisturbed run.
 
     python -m benchmarks.kills                                   # 50 kills of each of 8 commands; some hours
     python -m benchmarks.kills --cases data-build --kills 3      # a try
 
-A command on small input first runs undisturbed, twice, which shows that it repeats itself and how long it takes. Then,
-in one fresh folder after another, it is stopped by SIGKILL one to three times, each time at a random moment of that
-duration, and given again until it ends. A quarter of the moments lies before the first file appears, the others after
-it. The results must equal those of the undisturbed run file by file, and nothing else may be there: no temporary file
-or directory, no lock, no process that the killed one had started. What is finished stays in the folder of ``--work``:
-after an interruption, the same command goes on from there. POSIX only.
+Each command first runs undisturbed on small input, twice, to measure its duration and check that its results are
+reproducible. Each round then starts in an empty folder and kills the command with SIGKILL one to three times, at random
+moments of that duration. A quarter of the moments are before the first file appears. The command is then repeated until
+it ends. All files must equal those of the undisturbed run, and nothing else may remain: no temporary file or directory,
+no lock, and no process that the killed command started.
+
+Finished cases stay in the ``--work`` folder, so that an interrupted benchmark resumes. POSIX only.
 """
 
 from __future__ import annotations
@@ -33,23 +34,23 @@ from benchmarks.measure import keep, kept, write_record
 COMMAND = (sys.executable, "-m", "runtime")
 
 ORPHANS_S = 60.0
-"""So long, the processes of a killed command may take to notice that it is gone."""
+"""Time that the child processes of a killed command have to exit."""
 
 SHOWN = 5
-"""Problems of each kind that go into the record."""
+"""Maximum number of problems of each kind in the record."""
 
 
 @dataclass(frozen=True, slots=True)
 class Undisturbed:
-    """How a command runs if nobody stops it."""
+    """Results and timing of a command that is not interrupted."""
 
     contents: dict[str, str]
     seconds: float
     first_file_s: float
-    """When something first changes in the folder of results."""
+    """Time of the first change in the results folder."""
 
     def moment(self, rng: np.random.Generator) -> float:
-        """A random moment to stop the command at, seconds after its start."""
+        """Draw a random moment to kill the command, in seconds after its start."""
         first = min(self.first_file_s, self.seconds)
         least, most = (0.0, first) if rng.random() < 0.25 else (first, self.seconds)
         return float(rng.uniform(least, most))
@@ -57,26 +58,31 @@ class Undisturbed:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one case so far."""
+    """Counts and problems of one case so far."""
 
     kills: int = 0
     rounds: int = 0
     after_files: int = 0
-    """Kills after which something was in the folder of results."""
+    """Kills after the results folder had changed."""
     ended_before: int = 0
-    """Runs that ended before their moment came."""
+    """Runs that ended before they could be killed."""
     problems: dict[str, list[str]] = field(default_factory=dict)
 
     def report(self, kind: str, what: str) -> None:
-        """Note a problem."""
+        """Record a problem."""
         self.problems.setdefault(kind, []).append(what)
 
 
 class Run:
-    """A command in a process group of its own."""
+    """A command in a separate process group."""
 
     def __init__(self, arguments: list[str], log: Path) -> None:
-        """Start it. Args: arguments: of ``cellsam-engine``. log: what it prints is added here."""
+        """Start the command.
+
+        Args:
+            arguments: arguments of ``cellsam-engine``.
+            log: file to which the output is appended.
+        """
         with log.open("ab") as file:
             self.process = subprocess.Popen(
                 [*COMMAND, *arguments], stdout=file, stderr=file, stdin=subprocess.DEVNULL, preexec_fn=os.setpgrp
@@ -85,21 +91,21 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Since its start."""
+        """Seconds since the start."""
         return time.perf_counter() - self.begun
 
     def wait(self, seconds: float | None = None) -> int | None:
-        """Exit code; None if it has not ended by then."""
+        """Wait until ``seconds`` after the start; return the exit code, or None if the command still runs."""
         try:
             return self.process.wait(None if seconds is None else max(0.0, seconds - self.seconds))
         except subprocess.TimeoutExpired:
             return None
-        except KeyboardInterrupt:  # which a process group of its own does not get
+        except KeyboardInterrupt:  # a separate process group does not receive it
             self.process.kill()
             raise
 
     def kill(self) -> list[int]:
-        """Kill the command, not what it started. Returns: the processes that stay, which are killed too."""
+        """Kill the command alone, then any child processes that do not exit in time; return the latter."""
         self.process.kill()
         self.process.wait()
         limit = time.monotonic() + ORPHANS_S
@@ -111,7 +117,7 @@ class Run:
 
 
 def group_members(group: int) -> list[int]:
-    """Processes of a group that have not ended; none where the system does not tell (/proc)."""
+    """List the running processes of a group; empty if the system has no /proc."""
     members = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -125,22 +131,22 @@ def group_members(group: int) -> list[int]:
 
 
 def fresh(case: Case, inputs: Path, out: Path) -> None:
-    """An empty folder of results, but for what the command is to find there."""
+    """Create an empty results folder with the files that the command expects there."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     case.start(inputs, out)
 
 
 def names(out: Path) -> set[str]:
-    """Paths of all files and directories."""
+    """Return the paths of all files and directories."""
     return {path.relative_to(out).as_posix() for path in out.rglob("*")}
 
 
 def run_undisturbed(case: Case, folder: Path) -> Undisturbed:
-    """Run a command to its end, and see when it writes its first file.
+    """Run a command to its end and note when it writes its first file.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: the command failed.
     """
     inputs, out = folder / "inputs", folder / "out"
     fresh(case, inputs, out)
@@ -158,7 +164,7 @@ def run_undisturbed(case: Case, folder: Path) -> Undisturbed:
 def disturb(
     case: Case, folder: Path, expected: Undisturbed, outcome: Outcome, kills: int, rng: np.random.Generator
 ) -> None:
-    """One round: up to so many kills in a fresh folder, then the command to its end; problems are noted."""
+    """Run one round: kill the command up to ``kills`` times, let it finish, and record problems."""
     inputs, out = folder / "inputs", folder / "out"
     fresh(case, inputs, out)
     before, code = names(out), None
@@ -189,18 +195,28 @@ def disturb(
 
 
 def kill_case(name: str, kills: int, seed: int, folder: Path) -> dict[str, Any]:
-    """All kills of one case. Args: name: of the case. folder: for its files, which are deleted if all went well."""
+    """Run all kills of one case.
+
+    Args:
+        name: name of the case.
+        kills: number of kills.
+        seed: seed of the random moments.
+        folder: folder for the files of the case; deleted if the case passes.
+    """
     case, rng, outcome = CASES[name](), np.random.default_rng([seed, list(CASES).index(name)]), Outcome()
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "inputs").mkdir(parents=True)
     case.prepare(folder / "inputs")
-    first = run_undisturbed(case, folder)  # it may also compile what later runs load
+    first = run_undisturbed(case, folder)  # may also compile code that later runs load
     expected = run_undisturbed(case, folder)
     for changed in sorted(n for n, digest in first.contents.items() if expected.contents.get(n) != digest):
         outcome.report("not repeatable", changed)
     while outcome.kills < kills:
         if outcome.rounds > 20 * kills:
-            raise RuntimeError(f"{name} ends before it can be killed; its undisturbed run took {expected.seconds} s.")
+            raise RuntimeError(
+                f"{name} ended before it could be killed, in {outcome.rounds} rounds; expected a command that runs "
+                f"longer than {expected.seconds} s. Give the case more input."
+            )
         disturb(case, folder, expected, outcome, min(int(rng.integers(1, 4)), kills - outcome.kills), rng)
     if not outcome.problems:
         shutil.rmtree(folder)
@@ -220,7 +236,7 @@ def kill_case(name: str, kills: int, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def kill_all(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and record of every case, from the folder where it is finished already."""
+    """Yield the name and record of every case; read finished cases from the ``--work`` folder."""
     for name in options.cases:
         path, asked = options.work / f"{name}.json", {"kills": options.kills, "seed": options.seed}
         found = kept(path, asked)
@@ -230,7 +246,7 @@ def kill_all(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def describe(name: str, found: dict[str, Any]) -> str:
-    """One line for a case."""
+    """Summarise a case in one line."""
     problems = "".join(f"; {kind} {of['count']}: {of['first'][0]}" for kind, of in found["problems"].items())
     return (
         f"{name}: {'passed' if found['passed'] else 'FAILED'}, {found['kills']} kills in {found['rounds']} rounds, "
@@ -239,11 +255,11 @@ def describe(name: str, found: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Kill, print and write the record. Exit code 1 if a case failed."""
+    """Run all cases, print a summary and write the record; return exit code 1 if a case failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--kills", type=int, default=50, help="of each case")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--kills", type=int, default=50, help="kills of each case")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
     parser.add_argument("--work", type=Path, default=Path("kills"), help="folder for files and finished cases")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args(arguments)

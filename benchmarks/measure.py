@@ -108,7 +108,7 @@ class _Worker:
         try:
             answer = self._pipe.recv()
         except EOFError as error:
-            raise RuntimeError(f"the process of a variant ended with exit code {self._process.exitcode}.") from error
+            raise RuntimeError(f"a variant's process ended with exit code {self._process.exitcode}.") from error
         if isinstance(answer, BaseException):
             raise RuntimeError(f"a variant failed: {answer!r}") from answer
         return answer
@@ -127,28 +127,31 @@ def _serve(make: Callable[[], Variant], pipe: Connection) -> None:
 
 
 def in_separate_process(work: Callable[..., dict[str, Any]], *arguments: object) -> dict[str, Any]:
-    """Do a piece of work in a new process: a process begins with the peak memory of the one that starts it.
+    """Call a function in a new process and return its result. A process starts with the peak memory of its parent.
 
     Raises:
-        BrokenProcessPool: the process ended before its work was done.
+        BrokenProcessPool: the process ended before the function returned.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, *arguments).result()
 
 
 def kept(path: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What ``keep`` put into a file, if the same was asked for then."""
+    """Return the result that ``keep`` wrote to a file, or None if it belongs to another request."""
     known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return known["found"] if known.get("asked") == asked else None
 
 
 def keep(path: Path, asked: Mapping[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Write what was found, as ``kept`` returns it, so that an interrupted measurement resumes.
+    """Write a result that ``kept`` can read, so that an interrupted measurement resumes.
 
     Args:
-        path: the file; its directory is made if need be.
-        asked: what the finding depends on.
-        found: as JSON takes it.
+        path: the file; its directory is created if it is missing.
+        asked: the request, ready for JSON: everything that the result depends on.
+        found: the result, ready for JSON.
+
+    Returns:
+        The result as read back from JSON.
     """
     text = json.dumps({"asked": asked, "found": found})
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Memory of a process over a long run, and whether it grows."""
+"""Readings of a process's memory over a long run, and a test for growth."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from scipy import stats
 from runtime.engines.backends.freed import resident_bytes
 
 LIMIT = 0.01
-"""Growth that is allowed after a run has settled, as a share of the memory held by then."""
+"""Maximum growth after a run has settled, as a share of the median memory."""
 
 _DESCRIPTORS = Path("/proc/self/fd")
 
 
 @dataclass(slots=True)
 class Readings:
-    """Resident memory, open files and threads of this process after so many pieces of work (Linux)."""
+    """Resident memory, open files and threads of this process, by completed pieces of work (Linux)."""
 
     done: list[int] = field(default_factory=list)
     resident_mib: list[float] = field(default_factory=list)
@@ -28,21 +28,24 @@ class Readings:
     threads: list[int] = field(default_factory=list)
 
     def read(self, done: int) -> None:
-        """Take a reading. Args: done: pieces of work so far."""
+        """Take a reading after ``done`` pieces of work."""
         self.done.append(done)
         self.resident_mib.append(round(resident_bytes() / (1 << 20), 2))
         self.descriptors.append(len(list(_DESCRIPTORS.iterdir())))
         self.threads.append(threading.active_count())
 
     def summary(self, settled_at: int) -> dict[str, Any]:
-        """The readings, and whether memory, open files and threads stayed as they were once the run had settled.
+        """Summarise the readings and state whether memory, open files and threads were steady once the run had settled.
 
-        Memory moves by some percent from reading to reading. The line through the readings is that of Theil and Sen
-        (median of the slopes between all pairs), which neither a reading that is out nor a step soon after the start
-        bends; ``growth`` is its rise from the first to the last settled reading.
+        Memory varies by a few percent between readings. A Theil-Sen line (median of the slopes between all pairs) is
+        therefore fitted, because it is robust to outliers and to a step soon after the start. ``growth`` is the rise of
+        this line from the first to the last settled reading, as a share of the median.
 
         Args:
-            settled_at: pieces of work until the run has settled; earlier readings are not judged.
+            settled_at: pieces of work until the run has settled; earlier readings are ignored.
+
+        Raises:
+            ValueError: there are fewer than 3 settled readings.
         """
         settled = np.asarray(self.done) >= settled_at
         done, memory = np.asarray(self.done)[settled], np.asarray(self.resident_mib)[settled]

@@ -1,16 +1,21 @@
-"""Soak: the built-in model for a long time, on every backend of the CPU. Memory, results and failures stay as they are.
+"""Soak test: run the built-in model for a long time on each CPU backend, and check memory, results and errors.
 
     python -m benchmarks.soak                                    # 10 000 images and more on each; about an hour
     python -m benchmarks.soak --images 300 --threads-images 300 --lifetimes 40 --streams 300 --settle 100 --every 10
 
-Four phases: ``images``, one after another through one ``Segmenter``; ``threads``, 16 of them at once on one
-``Segmenter``; ``lifetimes``, segmenters that are made, used once and closed or dropped; ``streams`` whose images,
-source or engines fail. The images are made, of 64 to 256 pixels a side, grey or colour, of 8, 16 and 32 bits.
+There are four phases:
 
-Each phase has a process of its own, whose memory is read after every so many images. The phase passes if memory grows
-by no more than 1 % from the end of the settling time on, every result equals the first one of its image, and failures
-are raised as they should be. What is finished stays in the folder of ``--work``: after an interruption, or with other
-``--phases`` and ``--backends``, the same command goes on from there.
+- ``images``: one image after another through one ``Segmenter``;
+- ``threads``: 16 threads at once on one ``Segmenter``;
+- ``lifetimes``: segmenters that are created, used once, and closed or dropped;
+- ``streams``: streams whose images, source or engines fail.
+
+The images are synthetic: 64 to 256 pixels a side, grey or colour, with 8, 16 or 32 bits.
+
+Each phase runs in a separate process and reads its memory at regular intervals. A phase passes if memory grows by no
+more than 1 % after the settling time, every result equals the first result of its image, and failures raise the
+expected errors. Finished phases stay in the ``--work`` folder, so that an interrupted run resumes, also with other
+``--phases`` and ``--backends``.
 """
 
 from __future__ import annotations
@@ -30,7 +35,7 @@ BACKENDS = ("cpu", "openvino")
 
 
 def sizes(options: argparse.Namespace) -> dict[str, Size]:
-    """How long each phase is. Lifetimes are few: they are settled after a quarter, and read 40 times."""
+    """Return the size of each phase. Lifetimes are few: they settle after a quarter and take 40 readings."""
     usual = {"every": options.every, "settled_at": options.settle, "threads": options.threads}
     return {
         "images": Size(count=options.images, **usual),
@@ -43,7 +48,7 @@ def sizes(options: argparse.Namespace) -> dict[str, Size]:
 
 
 def soak_all(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and record of every phase on every backend, from the folder where it is finished already."""
+    """Yield the name and record of every phase on every backend; read finished phases from the ``--work`` folder."""
     for name, size in sizes(options).items():
         for backend in options.backends:
             path, asked = options.work / f"{name}_{backend}.json", asdict(size)
@@ -55,35 +60,35 @@ def soak_all(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def describe(name: str, found: dict[str, Any]) -> str:
-    """One line for a phase."""
+    """Summarise a phase in one line."""
     memory = found["memory"]
-    amiss = f", {found['failures_amiss']} failures amiss" if found.get("failures_amiss") else ""
+    amiss = f", {found['failures_amiss']} unexpected failures" if found.get("failures_amiss") else ""
     return (
         f"{name} on {found['backend']}: {'passed' if found['passed'] else 'FAILED'}, {found['count']} in "
         f"{found['seconds']:.0f} s, {memory['resident_mib']['median']:.0f} MiB, growth {memory['growth']:.2%}, "
-        f"{found['results_unlike_the_first']} results unlike the first{amiss}"
+        f"{found['results_unlike_the_first']} results differ from the first{amiss}"
     )
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The options of the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--phases", nargs="+", choices=list(PHASES), default=list(PHASES))
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
-    parser.add_argument("--images", type=int, default=10_000, help="of the phase images")
+    parser.add_argument("--images", type=int, default=10_000, help="images of the phase images")
     parser.add_argument("--threads-images", type=int, default=4_000, help="images of the phase threads")
-    parser.add_argument("--threads", type=int, default=16, help="at once, in the phase threads")
+    parser.add_argument("--threads", type=int, default=16, help="threads of the phase threads")
     parser.add_argument("--lifetimes", type=int, default=200, help="segmenters of the phase lifetimes")
     parser.add_argument("--streams", type=int, default=4_000, help="images of the phase streams")
     parser.add_argument("--every", type=int, default=100, help="images between readings of memory")
-    parser.add_argument("--settle", type=int, default=500, help="images until memory has to stay as it is")
+    parser.add_argument("--settle", type=int, default=500, help="images until memory must be constant")
     parser.add_argument("--work", type=Path, default=Path("soak"), help="folder for finished phases")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Soak, print and write the record. Exit code 1 if a phase failed."""
+    """Run all phases, print a summary and write the record; return exit code 1 if a phase failed."""
     options = parse(arguments)
     phases = []
     for name, found in soak_all(options):

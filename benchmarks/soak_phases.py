@@ -1,4 +1,4 @@
-"""Long work with one model, each phase a function that is meant to run in a process of its own; see ``soak``."""
+"""Phases of ``benchmarks.soak``: functions that each run the built-in model for long, in a separate process."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ Image = NDArray[Any]
 Digests = Sequence[str]
 
 SIDES_PX = (64, 256)
-"""Shortest and longest side of the images: small, so that many of them take minutes."""
+"""Shortest and longest image side in pixels: small, so that thousands of images take minutes."""
 
 IMAGES = 24
-"""How many different ones there are."""
+"""Number of different images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How long a phase is."""
+    """Length of a phase."""
 
     count: int
-    """Images, or segmenters of the phase ``lifetimes``."""
+    """Number of images, or of segmenters in the phase ``lifetimes``."""
     every: int = 100
-    """Of these, between readings of memory."""
+    """Number of images or segmenters between readings of memory."""
     settled_at: int = 500
-    """After so many, memory is to stay as it is."""
+    """Number of images or segmenters after which memory must be constant."""
     threads: int = 16
 
 
 def made_images() -> list[Image]:
-    """Cells on a noisy ground, in several sizes, types and numbers of channels; the last image is empty."""
+    """Make images of cells on a noisy background, in several sizes, types and channel counts; the last is empty."""
     rng = np.random.default_rng(0)
     images: list[Image] = []
     for number in range(IMAGES - 1):
@@ -68,7 +68,7 @@ def made_images() -> list[Image]:
 
 
 def digest(result: Segmentation) -> str:
-    """Hex sha256 of labels, boxes and scores."""
+    """Return the hex sha256 of labels, boxes, scores and IoU predictions."""
     hashed = hashlib.sha256()
     for array in (result.labels, result.boxes, result.scores, result.iou_predictions):
         hashed.update(str((array.shape, array.dtype)).encode())
@@ -78,35 +78,35 @@ def digest(result: Segmentation) -> str:
 
 @dataclass
 class Soak:
-    """What all phases share: images, the results that they gave first, and readings."""
+    """Common state of a phase: images, readings of memory, and a count of differing results."""
 
     backend: str
     size: Size
     images: list[Image] = field(default_factory=made_images)
     readings: Readings = field(default_factory=Readings)
     differ: int = 0
-    """Results unlike the first one of their image."""
+    """Number of results that differ from the first one of their image."""
     begun: float = field(default_factory=time.perf_counter)
 
     def first_results(self, segmenter: Segmenter) -> Digests:
-        """Digests of the results of all images, one after another."""
-        logging.getLogger("runtime").setLevel(logging.ERROR)  # remarks on an image, thousands of times
+        """Segment all images in order and return the digests of the results."""
+        logging.getLogger("runtime").setLevel(logging.ERROR)  # images cause thousands of warnings
         return [digest(segmenter(image)) for image in self.images]
 
     def order(self) -> Iterator[int]:
-        """Numbers of images, ``size.count`` of them; the same image comes before every reading."""
+        """Yield ``size.count`` image numbers; the same image precedes every reading."""
         rng = np.random.default_rng(1)
         for done in range(1, self.size.count + 1):
             yield 0 if done % self.size.every == 0 else int(rng.integers(len(self.images)))
 
     def rounds(self) -> Iterator[list[int]]:
-        """``order`` in pieces, one for each reading."""
+        """Yield ``order`` in pieces, one for each reading."""
         order = self.order()
         while piece := list(itertools.islice(order, self.size.every)):
             yield piece
 
     def record(self, **more: Any) -> dict[str, Any]:
-        """What came out of the phase, and whether it passed."""
+        """Return the figures of the phase, and whether it passed."""
         seconds = time.perf_counter() - self.begun
         memory = self.readings.summary(self.size.settled_at)
         return {
@@ -121,7 +121,7 @@ class Soak:
 
 
 def soak_images(backend: str, size: Size) -> dict[str, Any]:
-    """One image after another through one segmenter."""
+    """Run one image after another through one segmenter."""
     soak = Soak(backend, size)
     with Segmenter(backend=backend) as segmenter:
         first, done = soak.first_results(segmenter), 0
@@ -134,7 +134,7 @@ def soak_images(backend: str, size: Size) -> dict[str, Any]:
 
 
 def soak_threads(backend: str, size: Size) -> dict[str, Any]:
-    """Many threads at once on one segmenter."""
+    """Run many threads at once on one segmenter."""
     soak = Soak(backend, size)
     with Segmenter(backend=backend) as segmenter, ThreadPoolExecutor(size.threads) as pool:
         first, done = soak.first_results(segmenter), 0
@@ -150,7 +150,7 @@ def soak_threads(backend: str, size: Size) -> dict[str, Any]:
 
 
 def soak_lifetimes(backend: str, size: Size) -> dict[str, Any]:
-    """Segmenters that are made, used once and closed, or used and dropped."""
+    """Create segmenters, use each once, and close or drop it."""
     soak = Soak(backend, size)
     with Segmenter(backend=backend) as segmenter:
         first, done = soak.first_results(segmenter), 0
@@ -168,25 +168,25 @@ def soak_lifetimes(backend: str, size: Size) -> dict[str, Any]:
 
 
 class UnreadableError(OSError):
-    """What a reader raises in the soak."""
+    """Error of an image reader that fails on purpose."""
 
 
 @dataclass
 class Failure:
-    """Fails once, at the ``at``-th call after it was armed; threads may share it."""
+    """A failure that occurs once, at the ``at``-th call after ``arm``; threads may share it."""
 
     left: Iterator[int] = field(default_factory=lambda: iter(()))
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def arm(self, at: int) -> None:
-        """From now on, count calls to ``at``."""
+        """Make the ``at``-th call from now fail; 0 lets all calls pass."""
         self.left = iter(range(at, 0, -1))
 
     def call(self) -> None:
         """Count a call.
 
         Raises:
-            BackendError: this is the call that fails.
+            BackendError: this call is the one to fail.
         """
         with self.lock:
             if next(self.left, None) == 1:
@@ -194,10 +194,10 @@ class Failure:
 
 
 class FailingEngine(Engine):
-    """An engine some calls of which fail."""
+    """An engine that fails on some calls."""
 
     def __init__(self, engine: Engine, failure: Failure) -> None:
-        """Args: engine: what runs. failure: asked before each call."""
+        """Wrap an engine; ``failure`` counts each call before it runs."""
         self._engine, self._failure = engine, failure
         self.inputs, self.outputs = engine.inputs, engine.outputs
 
@@ -212,14 +212,14 @@ class FailingEngine(Engine):
 
 
 IN_STREAM, TOGETHER, WORKERS = 12, 3, 4
-"""Images of one stream and of one group, and groups in work at a time."""
+"""Images in a stream, images in a group, and groups processed at a time."""
 
 Source = Iterator[Image | Callable[[], Image]]
 
 
 @dataclass
 class Streams:
-    """Streams of a few images, each with another fault; and whether what it should raise is raised."""
+    """Streams of a few images with different faults, and a check of the errors that they raise."""
 
     soak: Soak
     segmenter: Segmenter
@@ -231,7 +231,13 @@ class Streams:
     KINDS = ("none", "unreadable image", "refused image", "broken source", "failing engine", "abandoned")
 
     def run(self, kind: str, numbers: Sequence[int], place: int) -> None:
-        """One stream. Args: kind: its fault. numbers: its images. place: where the fault is."""
+        """Run one stream.
+
+        Args:
+            kind: its fault, one of ``KINDS``.
+            numbers: numbers of its images.
+            place: index of the image at which the fault occurs.
+        """
         expected = {
             "unreadable image": UnreadableError,
             "refused image": InputError,
@@ -255,7 +261,7 @@ class Streams:
         self.failure.arm(0)
         self.soak.differ += sum(one != self.first[number] for one, number in zip(found, numbers, strict=False))
         whole = {"none": len(numbers), "abandoned": place + 1}
-        # The results of the groups before the one that fails have come; of an engine, any call may be the first.
+        # All groups before the one that fails have given results. If an engine fails, their number is not fixed.
         whole |= dict.fromkeys(("unreadable image", "refused image"), place // TOGETHER * TOGETHER)
         if type(error) is not (expected or type(None)) or len(found) != whole.get(kind, len(found)):
             self.amiss.append(f"{kind} at {place}: {len(found)} results, then {error!r}")
@@ -277,7 +283,7 @@ def _unreadable() -> Image:
 
 
 def soak_streams(backend: str, size: Size) -> dict[str, Any]:
-    """Streams whose images, source or engines fail, and some that nobody reads to the end."""
+    """Run streams whose images, source or engines fail, and some that are abandoned before their end."""
     failure, soak = Failure(), Soak(backend, size)
     loaded = load_pipeline(backend=backend)
     engines = {name: FailingEngine(engine, failure) for name, engine in loaded.engines.items()}
@@ -290,7 +296,7 @@ def soak_streams(backend: str, size: Size) -> dict[str, Any]:
             streams.run(Streams.KINDS[number % len(Streams.KINDS)], numbers, int(rng.integers(IN_STREAM)))
             done += IN_STREAM
             if done // size.every > (done - IN_STREAM) // size.every:
-                # It still works, and memory is read after the same image as ever.
+                # The segmenter still works, and the same image precedes every reading.
                 soak.differ += digest(segmenter(soak.images[0])) != streams.first[0]
                 soak.readings.read(done)
     amiss = streams.amiss
@@ -303,4 +309,4 @@ PHASES: dict[str, Callable[[str, Size], dict[str, Any]]] = {
     "lifetimes": soak_lifetimes,
     "streams": soak_streams,
 }
-"""By name, in the order in which they run."""
+"""Phases by name, in the order in which they run."""

@@ -75,7 +75,7 @@ class SegmentConfig:
     """``diameter_px`` in micrometres, for images whose pixel size is known; see ``at_pixel_size``."""
 
     mask_window: MaskWindow = "box"
-    """Where to compute mask logits: ``box``, the box and a margin around it; ``full``, the whole image."""
+    """Region in which to compute mask logits: ``box``, the box and a margin around it; ``full``, the whole image."""
 
     overlap: Overlap = "argmax"
     """Which mask gets a pixel that several masks claim: ``argmax``, the most probable one (paper); ``last``, the one

@@ -60,10 +60,11 @@ class Segmenter:
         Args:
             engine_dir: a directory written by ``cellsam-engine export``; None for the built-in ``nano``, whose model
                 card lists its training data.
-            backend: ``cpu`` (onnxruntime); ``openvino`` (also on the CPU, in bfloat16 if supported); ``cuda``
-                (onnxruntime on an NVIDIA GPU); ``tensorrt`` (NVIDIA GPU, with plans built by ``cellsam-engine build``
-                on this machine); ``tensorrt-ort`` (onnxruntime's TensorRT provider, which takes minutes to load an
-                engine for the first time); or ``auto``, the fastest of the others that can run here, which is logged.
+            backend: ``auto`` uses the fastest backend that can run here, and logs which. ``cpu`` is onnxruntime.
+                ``openvino`` also runs on the CPU, in bfloat16 if supported. ``cuda`` is onnxruntime on an NVIDIA GPU.
+                ``tensorrt`` needs an NVIDIA GPU and plans built by ``cellsam-engine build`` on this machine.
+                ``tensorrt-ort`` is onnxruntime's TensorRT provider; it takes minutes to load an engine for the first
+                time, and ``auto`` never uses it.
             config: settings for calls without a ``config``; default, those of the manifest.
             boxes_per_call: the most boxes decoded together; bounds the decoder's memory. Default: 16, or 64 on a GPU.
             images_per_call: the most images encoded together. Default: 1, or 4 on a GPU.

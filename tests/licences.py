@@ -2,9 +2,9 @@
 
     python tests/licences.py --python .venv/bin/python
 
-``pip-licenses`` reads what the packages declare. One that declares nothing, or a licence that is not known to be
-permissive, fails: no copyleft comes with the base install. Libraries inside of wheels, such as the Fortran runtime of
-numpy and scipy, are listed in the licence files of their packages.
+``pip-licenses`` reads the licences that the packages declare. The check fails if a package declares no licence, or one
+that is not known to be permissive, so that the base install contains no copyleft. Libraries inside wheels, such as the
+Fortran runtime of numpy and scipy, are listed in the licence files of their packages.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ PERMISSIVE = re.compile(
     r"(0?bsd|apache|blueoak|boost|bsl-1\.0|cc0|hpnd|historical permission|isc|mit|psf|python software foundation"
     r"|python-2\.0|public domain|unlicense|zlib)\b",
 )
-"""How the names of permissive licences begin, in small letters: SPDX, classifiers of the index, and usual words."""
+"""Beginnings of names of permissive licences, in lower case: SPDX identifiers, PyPI classifiers and common names."""
 
 COPYLEFT = re.compile(r"gpl|general public|mpl|mozilla|epl-|eclipse|eupl|cddl|osl-|cecill|share.?alike|-sa-")
 
 EXCEPTION = re.compile(r"gpl-3\.0(-or-later|-only)? with gcc-exception-3\.1")
-"""GCC's runtime libraries, whose exception lets programs of any licence use them."""
+"""Licence of GCC's runtime libraries; its exception lets programs of any licence use them."""
 
 Row = Mapping[str, str]
 """``Name``, ``Version`` and ``License`` of a package."""
 
 
 def is_permissive(licence: str) -> bool:
-    """Whether a package may be used under permissive licences alone.
+    """Return whether a package may be used under permissive licences alone.
 
     Args:
-        licence: an SPDX expression, or names that are separated by semicolons or commas, all of which count.
+        licence: an SPDX expression, or names separated by semicolons or commas, all of which must be permissive.
     """
     if " OR " in licence and "(" not in licence:
         return any(is_permissive(choice) for choice in licence.split(" OR "))
@@ -46,14 +46,14 @@ def is_permissive(licence: str) -> bool:
 
 
 def read_licences(python: Path) -> list[Row]:
-    """What ``pip-licenses`` finds in the environment of an interpreter."""
+    """List the packages and licences of an interpreter's environment with ``pip-licenses``."""
     command = [sys.executable, "-m", "piplicenses", "--python", str(python), "--from", "mixed", "--format", "json"]
     rows: list[Row] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a line for each package. Exit code 0 if all are permissive."""
+    """Print a line for each package; return 0 if all are permissive, else 1."""
     parser = argparse.ArgumentParser(prog="python tests/licences.py", description=__doc__)
     parser.add_argument("--python", type=Path, required=True, help="interpreter of the environment")
     rows = read_licences(parser.parse_args(arguments).python)
@@ -62,11 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wrong = [row for row in rows if not is_permissive(row["License"])]
     for row in wrong:
         sys.stderr.write(
-            f"{row['Name']} {row['Version']} has licence {row['License']!r}; expected a permissive one. Leave it out "
-            "of the base install, or add the licence to PERMISSIVE in tests/licences.py if it is one.\n"
+            f"{row['Name']} {row['Version']} has licence {row['License']!r}; expected a permissive one. Remove the "
+            "package from the base install, or add its licence to PERMISSIVE in tests/licences.py if it is one.\n"
         )
     if not rows:
-        sys.stderr.write("the environment has no packages; install the package there.\n")
+        sys.stderr.write("the environment has no packages; expected some. Install cellsam-engine into it.\n")
     return 1 if wrong or not rows else 0
 
 

@@ -57,7 +57,7 @@ SLOW_FILES = (
 """Beginnings of the paths of files whose tests take seconds each."""
 
 SLOW_FIXTURES = {"golden", "small_engines", "calm_engines", "half_engines", "integer_engines"}
-"""What exports a model."""
+"""Fixtures that export a model."""
 
 
 def is_slow(item: pytest.Item) -> bool:

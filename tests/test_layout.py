@@ -177,7 +177,7 @@ def _imported_at_once(path: Path) -> set[str]:
 
 
 def test_the_command_starts_without_posix_modules() -> None:
-    """As on Windows, where they do not exist."""
+    """POSIX modules do not exist on Windows."""
     blocked = "; ".join(f"sys.modules[{name!r}] = None" for name in sorted(POSIX_ONLY - {"pwd", "grp"}))
     script = f"import sys; {blocked}; import runtime, runtime.segmenter, runtime.commands.segment, runtime.jobs.slides"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -1,10 +1,10 @@
-"""Check an ONNX graph, before a backend sees it, for what no export writes and a backend should not be given.
+"""Check an ONNX graph for content that no export writes, before a backend loads it.
 
-A file from elsewhere may name other files, need libraries of its own, crash a backend (strides of zero) or have it
-compute gigabytes while it loads (a constant that is expanded). Backends fold whatever depends on constants alone, so
-the check follows constants through the graph and bounds how many values they can become.
+An untrusted file may name other files, need custom operator libraries, crash a backend (strides of zero) or make it
+compute gigabytes at load (a constant that is expanded). Backends fold all nodes that depend on constants alone.
+Therefore the check follows constants through the graph and bounds the number of values computed from them.
 
-It reads the structure of the file alone (``runtime.engines.onnx_graph``), and takes milliseconds.
+The check reads only the structure of the file (``runtime.engines.onnx_graph``) and takes milliseconds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SAME_OR_FEWER = frozenset(
         *("Sigmoid", "Sin", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Tanh", "Transpose", "Unsqueeze"),
     )
 )
-"""Operators whose outputs have no more values each than the first input."""
+"""Operators whose outputs each have at most as many values as the first input."""
 
 PRODUCTS = frozenset(
     (
@@ -36,16 +36,16 @@ PRODUCTS = frozenset(
         *("MatMul", "Max", "Min", "Mul", "Or", "Pow", "Sub", "Where"),
     )
 )
-"""Operators whose output has no more values than the product of those of all inputs."""
+"""Operators whose output has at most as many values as the product of the sizes of all inputs."""
 
 BY_VALUE = frozenset(("ConstantOfShape", "Expand", "Range", "Tile"))
-"""Operators whose inputs say how many values the output has."""
+"""Operators whose output size is given by the values of an input."""
 
 OPERATORS: Mapping[str, frozenset[str]] = {
     "": SAME_OR_FEWER | PRODUCTS | BY_VALUE | {"Concat", "Constant", "Conv", "ConvTranspose", "Shape"},
     "com.microsoft": frozenset({"MultiHeadAttention"}),
 }
-"""Operators by domain: those of exports, and what PyTorch's exporter writes for the same layers in other versions."""
+"""Operators by domain: those of exports, and those that other versions of PyTorch write for the same layers."""
 
 ALLOWED: Mapping[str, Collection[int]] = {
     "strides": range(1, 257),
@@ -60,40 +60,40 @@ ALLOWED: Mapping[str, Collection[int]] = {
     "perm": range(MAX_DIMS),
     "to": ITEM_TYPES,
 }
-"""Values of attributes, whatever the operator; others may have any."""
+"""Allowed values of attributes, for all operators; other attributes may have any value."""
 
 _INT64 = 7
 
 MAX_VALUES = 1 << 26
-"""Values of a tensor whose size a stored constant gives; 256 MiB of float32. Exports have none."""
+"""Maximum values of a tensor whose size a stored constant gives: 256 MiB of float32. Exports have no such tensor."""
 
 MAX_FOLDED = 1 << 22
-"""Values that may be computed from constants, beside twice as many as the file stores. Exports dequantise, reshape and
-transpose their weights."""
+"""Maximum values computed from constants, in addition to twice as many as the file stores. Exports dequantise, reshape
+and transpose their weights."""
 
 ADVICE = "Export the engines again: cellsam-engine export."
 
 
 @dataclass(frozen=True, slots=True)
 class _Constant:
-    """What a backend can compute while it loads the graph."""
+    """A tensor that a backend can compute at load."""
 
     count: int
-    """Values at most, if no dimension was 0."""
+    """Maximum number of values, with dimensions of 0 counted as 1."""
     stored: Tensor | None = None
-    """None if it is computed from others."""
+    """The stored tensor; None if the constant is computed from others."""
 
 
 def check_graph(content: bytes, path: Path) -> None:
     """Check every tensor and operator of an ONNX file.
 
     Args:
-        content: the file.
-        path: where it came from, for messages.
+        content: the file's content.
+        path: its path, for messages.
 
     Raises:
-        EngineError: not an ONNX file; data in other files; subgraphs, functions or operators that no export writes;
-            attributes out of their range; or constants that would grow beyond what the file stores.
+        EngineError: the file is not ONNX, keeps data in other files, has subgraphs, functions or operators that no
+            export writes, has attributes out of range, or has constants that would grow far beyond what it stores.
     """
     try:
         _check(read_graph(content))
@@ -109,7 +109,7 @@ def check_graph(content: bytes, path: Path) -> None:
 def _check(graph: Graph) -> None:
     constants = {tensor.name: _Constant(tensor.extent, tensor) for tensor in graph.tensors}
     if len(constants) < len(graph.tensors):
-        raise MalformedError("two of its tensors have one name")
+        raise MalformedError("two of its tensors have the same name")
     known = {*graph.inputs, *constants, ""}
     left = MAX_FOLDED + 2 * sum(tensor.count for tensor in graph.tensors)
     for node in graph.nodes:
@@ -119,7 +119,7 @@ def _check(graph: Graph) -> None:
         requested = _requested(node, constants)
         if requested is not None and requested > MAX_VALUES:
             raise UnsupportedError(
-                f"has {_named(node)} that makes {requested:,} values of a constant; expected at most {MAX_VALUES:,}"
+                f"has {_named(node)} that makes {requested:,} values from a constant; expected at most {MAX_VALUES:,}"
             )
         if all(name in constants for name in node.inputs if name):
             found = _folded(node, constants, requested)
@@ -127,7 +127,7 @@ def _check(graph: Graph) -> None:
             if left < 0:
                 raise UnsupportedError(
                     f"computes from its constants more than twice the values it stores, the last with {_named(node)}; "
-                    "expected weights as they are used"
+                    "expected weights in the form in which they are used"
                 )
             constants |= dict.fromkeys(filter(None, node.outputs), found)
 
@@ -144,7 +144,7 @@ def _check_operator(node: Node) -> None:
 def _check_attributes(node: Node) -> None:
     names = [attribute.name for attribute in node.attributes]
     if len(set(names)) < len(names):
-        raise MalformedError(f"{_named(node)} has an attribute twice")
+        raise MalformedError(f"{_named(node)} has the same attribute twice")
     for attribute in node.attributes:
         allowed = ALLOWED.get(attribute.name)
         wrong = [] if allowed is None else [value for value in attribute.integers if value not in allowed]
@@ -154,18 +154,18 @@ def _check_attributes(node: Node) -> None:
 
 
 def _check_names(node: Node, known: set[str]) -> None:
-    """Inputs come before their use, as ONNX demands; outputs have names of their own."""
+    """Check that inputs are defined before their use, as ONNX requires, and that output names are unique."""
     for name in node.inputs:
         if name not in known:
-            raise MalformedError(f"{_named(node)} takes {shown(name)}, which nothing before it makes")
+            raise MalformedError(f"{_named(node)} takes {shown(name)}, which is not defined before it")
     for name in filter(None, node.outputs):
         if name in known:
-            raise MalformedError(f"{_named(node)} makes {shown(name)}, which is there already")
+            raise MalformedError(f"{_named(node)} makes {shown(name)}, which exists already")
         known.add(name)
 
 
 def _requested(node: Node, constants: Mapping[str, _Constant]) -> int | None:
-    """Values of the output that stored inputs ask for; None if they do not say."""
+    """Return the number of output values that stored inputs request; None if they do not determine it."""
     reshapes = node.operator == "Reshape" and any(name in constants for name in node.inputs[:1])
     if not (node.operator in BY_VALUE or reshapes) or not node.inputs:
         return None
@@ -175,9 +175,9 @@ def _requested(node: Node, constants: Mapping[str, _Constant]) -> int | None:
     if sizes is None:
         return None
     if sizes.count > MAX_DIMS or sizes.item_type != _INT64:
-        raise MalformedError(f"{_named(node)} has a size that is not up to {MAX_DIMS} whole numbers")
+        raise MalformedError(f"{_named(node)} has a size that is not a list of up to {MAX_DIMS} integers")
     values = [int(value) for value in sizes.values()]
-    if reshapes:  # -1 and 0 stand for what is left, and for what was
+    if reshapes:  # -1: the remaining values; 0: as in the input
         return prod(max(value, 1) for value in values)
     if min(values, default=0) < 0:
         raise UnsupportedError(f"has {_named(node)} with the size {min(values)}; expected 0 or more")
@@ -199,7 +199,7 @@ def _stored(names: Sequence[str], constants: Mapping[str, _Constant]) -> list[Te
 
 
 def _folded(node: Node, constants: Mapping[str, _Constant], requested: int | None) -> _Constant:
-    """What a node makes of constants alone."""
+    """Return the output of a node whose inputs are all constants."""
     counts = [constants[name].count for name in node.inputs if name]
     if node.operator == "Constant":
         return _constant(node)

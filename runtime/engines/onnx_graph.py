@@ -1,8 +1,8 @@
-"""The nodes and tensors of an ONNX file, read without the package ``onnx``, which running engines does not need.
+"""Read the nodes and tensors of an ONNX file without the package ``onnx``, which is not needed to run engines.
 
-The contents of tensors are neither copied nor looked at until ``Tensor.values`` is asked for. Whatever exports do not
-write, and could hide something from a check, is refused here: data in other files, subgraphs, functions, sparse
-tensors, and fields that a parser would merge.
+Tensor contents are neither copied nor read until ``Tensor.values`` is called. Content that no export writes and that
+could hide data from a check raises an error: data in other files, subgraphs, functions, sparse tensors, and repeated
+fields that a parser would merge.
 
 Source: onnx.proto of ONNX 1.18 for the field numbers.
 """
@@ -20,25 +20,25 @@ from numpy.typing import NDArray
 from runtime.engines.protobuf import Field, MalformedError, fields, integers
 
 MAX_FIELDS = 500_000
-"""Of all messages together. The largest of the built-in engines has some 5,000."""
+"""Maximum number of fields of all messages together. The largest built-in engine has about 5,000."""
 
 MAX_NODES = 20_000
-"""Nodes of a graph; as many tensors and inputs. An encoder of ViT-B has some 600."""
+"""Maximum number of nodes of a graph, and also of tensors and of inputs. A ViT-B encoder has about 600 nodes."""
 
 ITEM_TYPES: dict[int, str] = {1: "<f4", 2: "u1", 3: "i1", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8"}
-"""TensorProto.DataType; those of exports, and booleans and float64."""
+"""NumPy types by TensorProto.DataType: the types that exports write, booleans and float64."""
 
 _FLOAT_FIELDS = (4, 10)
-"""Of tensors: ``float_data`` and ``double_data``."""
+"""Fields ``float_data`` and ``double_data`` of TensorProto."""
 
 MAX_DIMS = 64
 
 _ORT_FORMAT = b"ORTM"
-"""At byte 4 of onnxruntime's own file format, which it reads in place of ONNX."""
+"""Bytes 4 to 7 of a file in onnxruntime's own format, which onnxruntime also loads."""
 
 
 class UnsupportedError(Exception):
-    """The file is ONNX, but has what no export writes."""
+    """The file is ONNX but has content that no export writes."""
 
 
 @dataclass(slots=True)
@@ -49,25 +49,26 @@ class Tensor:
     dims: list[int] = field(default_factory=list)
     item_type: int = 0
     raw: memoryview | None = None
-    """The values as they lie in memory."""
+    """The values, little-endian as in memory."""
     typed: dict[int, list[int | memoryview]] = field(default_factory=dict)
-    """The values in fields of their type, by the field's number, where ``raw`` is None."""
+    """The values in typed fields, by field number, if ``raw`` is None."""
 
     @property
     def count(self) -> int:
-        """Values that the dimensions ask for."""
+        """Number of values that the dimensions declare."""
         return prod(self.dims)
 
     @property
     def extent(self) -> int:
-        """The count if no dimension was 0: what an operator may make of an empty tensor by summing along that one."""
+        """Number of values with dimensions of 0 counted as 1: the size that a sum along an empty axis can reach."""
         return prod(max(size, 1) for size in self.dims)
 
     def check(self) -> None:
-        """Check that the tensor is of a known type and stores the values it claims to have.
+        """Check that the tensor has a known type and stores as many values as it declares.
 
         Raises:
-            MalformedError, UnsupportedError: it does not.
+            MalformedError: the dimensions or the stored values are invalid.
+            UnsupportedError: exports do not write this type.
         """
         if self.item_type not in ITEM_TYPES:
             raise UnsupportedError(
@@ -84,13 +85,13 @@ class Tensor:
             least = self._dtype.itemsize if self._field in _FLOAT_FIELDS else 1
             fits = self.count * least <= sum(1 if isinstance(part, int) else len(part) for part in parts)
         if not fits:
-            raise MalformedError(f"tensor {shown(self.name)} claims {self.count:,} values and stores another number")
+            raise MalformedError(f"tensor {shown(self.name)} declares {self.count:,} values but stores another number")
 
     def values(self) -> NDArray[Any]:
-        """The values, flat; meant for small tensors.
+        """Return the values as a flat array; meant for small tensors.
 
         Raises:
-            MalformedError: there are fewer or more than the dimensions ask for.
+            MalformedError: there are fewer or more values than the dimensions declare.
         """
         if self.raw is not None:
             return np.frombuffer(self.raw, self._dtype)
@@ -101,7 +102,7 @@ class Tensor:
         else:
             found = np.array([number for part in parts for number in integers(part)], np.int64)
         if len(found) != self.count:
-            raise MalformedError(f"tensor {shown(self.name)} claims {self.count:,} values and stores {len(found):,}")
+            raise MalformedError(f"tensor {shown(self.name)} declares {self.count:,} values but stores {len(found):,}")
         return found
 
     @property
@@ -110,24 +111,24 @@ class Tensor:
 
     @property
     def _field(self) -> int:
-        """Number of the field of values of this type."""
+        """Number of the field that holds values of this type."""
         return {1: 4, 7: 7, 11: 10}.get(self.item_type, 5)
 
 
 @dataclass(slots=True)
 class Attribute:
-    """An attribute of a node, as far as checks look at it."""
+    """The parts of a node's attribute that are checked."""
 
     name: str = ""
     integers: list[int] = field(default_factory=list)
     floats: int = 0
-    """How many."""
+    """Number of floats."""
     tensors: list[Tensor] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Node:
-    """An operator with its inputs and outputs; an input that is left out is ``""``."""
+    """An operator with its inputs and outputs; an omitted input is ``""``."""
 
     operator: str = ""
     domain: str = ""
@@ -147,7 +148,7 @@ class Graph:
 
 
 def shown(name: str) -> str:
-    """A name of a file in a message."""
+    """Format a name from the file for a message."""
     return ascii(name if len(name) <= 80 else name[:80] + "...")
 
 
@@ -155,12 +156,12 @@ def read_graph(content: bytes) -> Graph:
     """Read the graph of an ONNX file.
 
     Args:
-        content: the file.
+        content: the file's content.
 
     Raises:
         MalformedError: the bytes are not an ONNX file, or exceed a limit.
-        UnsupportedError: the file has what no export writes and other programs would follow; the message says what, and
-            what was expected.
+        UnsupportedError: the file has content that no export writes but other programs would use; the message names it
+            and what was expected.
     """
     if content[4:8] == _ORT_FORMAT:
         raise MalformedError("it is in onnxruntime's own format")
@@ -177,13 +178,13 @@ def read_graph(content: bytes) -> Graph:
 
 
 class _Reader:
-    """Reads messages and counts their fields."""
+    """Reader of messages that counts their fields."""
 
     def __init__(self) -> None:
         self._left = MAX_FIELDS
 
     def fields(self, data: memoryview, *, once: set[int]) -> Iterator[Field]:
-        """The fields of a message, of which some may be there once: parsers merge or replace what comes again."""
+        """Yield the fields of a message; those in ``once`` must not repeat, because parsers merge or replace them."""
         seen: set[int] = set()
         for number, value in fields(data):
             self._left -= 1
@@ -191,7 +192,7 @@ class _Reader:
                 raise MalformedError(f"more than {MAX_FIELDS:,} fields")
             if number in once:
                 if number in seen:
-                    raise MalformedError(f"field {number} is there twice")
+                    raise MalformedError(f"field {number} appears twice")
                 seen.add(number)
             yield number, value
 
@@ -213,7 +214,7 @@ class _Reader:
         return graph
 
     def _name_of(self, data: memoryview) -> str:
-        """Of an input."""
+        """Return the name of an input."""
         names = [_text(value) for number, value in self.fields(data, once={1}) if number == 1]
         return names[0] if names else ""
 

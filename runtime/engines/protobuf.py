@@ -1,4 +1,4 @@
-"""Protobuf's wire format: the fields of a message, without its schema and without copies.
+"""Read the fields of a protobuf message from its wire format, without a schema and without copies.
 
 Source: protobuf, "Encoding".
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 Field = tuple[int, int | memoryview]
-"""Number, and value: an int, or the bytes of a field with a length or a fixed size."""
+"""Field number and value: an int, or the bytes of a field with a length or a fixed size."""
 
 
 class MalformedError(Exception):
@@ -18,7 +18,7 @@ class MalformedError(Exception):
 
 
 def fields(data: memoryview) -> Iterator[Field]:
-    """Yield the fields of one message, in order; submessages are not looked into.
+    """Yield the fields of one message in order, without parsing submessages.
 
     Raises:
         MalformedError: the bytes are not a message.
@@ -37,7 +37,7 @@ def fields(data: memoryview) -> Iterator[Field]:
             size, at = _varint(data, at)
         elif kind in (_FIXED64, _FIXED32):
             size = 8 if kind == _FIXED64 else 4
-        else:  # groups, which ONNX never had
+        else:  # groups, which ONNX does not use
             raise MalformedError(f"wire type {kind}")
         if size > end - at:
             raise MalformedError("it is cut off")
@@ -65,7 +65,7 @@ def _signed(value: int) -> int:
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, and where the next thing begins."""
+    """Read a number stored with 7 bits per byte; return it and the position after it."""
     value = 0
     for place in range(10):
         if at + place >= len(data):

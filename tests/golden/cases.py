@@ -19,11 +19,11 @@ RTOL, ATOL, MISMATCHES_PER_MILLION = 1e-3, 1e-3, 100
 
 LOGITS_ATOL = 1e-2
 """Tolerance of the box logits. The seeded head is steep (``class_gain``), so rounding of the features moves all logits
-of an image together: on another processor than the golden files', PyTorch is up to 0.0027 off and onnxruntime 0.0036,
-though each is within 0.0013 of float64 on equal features."""
+of an image together. On another processor than that of the golden files, PyTorch is up to 0.0027 off and onnxruntime
+up to 0.0036. On equal features, each is within 0.0013 of float64."""
 
 SCORE_MARGIN = 2.5e-3
-"""What ``LOGITS_ATOL`` moves a score by at most: a quarter of it, the sigmoid's steepest slope."""
+"""Maximum change of a score due to ``LOGITS_ATOL``: a quarter of it, as the sigmoid's steepest slope is 1/4."""
 
 
 @dataclass(frozen=True)

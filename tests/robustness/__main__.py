@@ -1,4 +1,4 @@
-"""``python -m tests.robustness --minutes 10``: try inputs of all classes, print what came of it."""
+"""``python -m tests.robustness --minutes 10``: try inputs of all classes and print the failures."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.robustness.worker import Worker
 
 
 def main(
-    minutes: Annotated[float, typer.Option(min=0.01, help="Time of all classes together.")] = 1.0,
-    only: Annotated[list[str] | None, typer.Option(help="A class to try; all if not given.")] = None,
-    seed: Annotated[int, typer.Option(help="Other seeds draw other inputs.")] = 0,
+    minutes: Annotated[float, typer.Option(min=0.01, help="Total time for all classes.")] = 1.0,
+    only: Annotated[list[str] | None, typer.Option(help="Class to try; default: all.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the inputs.")] = 0,
 ) -> None:
-    """Exit with 1 if an input failed; it is written to ``found/``, which the tests replay."""
+    """Search for failing inputs and write them to ``found/``, which the tests replay; exit with 1 if there are any."""
     names = tuple(only or NAMES)
     if unknown := set(names) - set(NAMES):
         raise typer.BadParameter(f"{', '.join(sorted(unknown))}; expected some of {', '.join(NAMES)}")

@@ -1,4 +1,4 @@
-"""Images, boxes and settings that a program might hand over."""
+"""Images, boxes and settings that a program might pass."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FORMS = ("array", "fortran", "strided", "reversed", "read only", "masked", "list
 
 
 def arrays(longest: int = 40) -> SearchStrategy[Case]:
-    """Descriptions of arrays of any type, shape, content and form."""
+    """Draw descriptions of arrays of any type, shape, content and form."""
     side = st.integers(0, longest) | st.integers(1, 4)
     shapes = (
         st.lists(side, max_size=4)
@@ -63,11 +63,11 @@ def arrays(longest: int = 40) -> SearchStrategy[Case]:
 
 
 class _Subclass(np.ndarray):
-    """An array that is none of numpy's own."""
+    """A subclass of NumPy's array."""
 
 
 def made_array(case: Case) -> Any:
-    """The array of a description."""
+    """Make the array of a description."""
     rng, kind, shape = np.random.default_rng(case["seed"]), np.dtype(case["dtype"]), tuple(case["shape"])
     number = np.prod(shape, dtype=int)
     with np.errstate(all="ignore"):
@@ -127,7 +127,7 @@ def _check_array(case: Case) -> None:
 
 
 def box_values() -> SearchStrategy[Any]:
-    """Lists that resemble boxes, and others."""
+    """Draw lists that resemble boxes, and other values."""
     edge = (
         st.integers(-50, 150) | st.floats(-50, 150) | st.floats() | st.integers() | st.sampled_from((10**400, -(2**63)))
     )
@@ -148,7 +148,7 @@ NAMES = tuple(one.name for one in fields(SegmentConfig))
 
 
 def settings() -> SearchStrategy[dict[str, Any]]:
-    """Values for some settings, right ones among them."""
+    """Draw values for some settings, including valid ones."""
     words = st.sampled_from(("adaptive", "fixed", "box", "full", "argmax", "last", "auto"))
     value = values() | words | st.floats(0, 1.5) | st.integers(0, 100) | st.booleans() | st.sampled_from((10**400,))
     return st.dictionaries(st.sampled_from(NAMES), value, max_size=4)

@@ -1,4 +1,4 @@
-"""What a class of inputs is, and when one of its inputs failed."""
+"""Classes of inputs, and a check for whether an input fails."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from hypothesis.strategies import SearchStrategy
 from runtime.errors import OutOfMemoryError, SegmenterError
 
 Case = dict[str, Any]
-"""One input, as JSON holds it; bytes in hex."""
+"""One input, ready for JSON; bytes in hex."""
 
 
 @dataclass(frozen=True)
 class InputClass:
-    """Inputs of one kind, and the calls that take them."""
+    """Inputs of one kind, and the calls to test with them."""
 
     name: str
     cases: Callable[[], SearchStrategy[Case]]
     check: Callable[[Case], None]
-    """Makes the input and calls what takes it. Raises an ``AssertionError`` for a wrong result."""
+    """Make the input and call the tested functions with it; raise ``AssertionError`` for a wrong result."""
     pinned: Callable[[Case], Case] = dict
-    """The case with everything that other versions of libraries might make otherwise; what is kept of a failure."""
+    """Return the case in a form that does not depend on library versions, for the file of a failure."""
 
 
 def problem_of(one: InputClass, case: Case) -> str | None:
-    """What is wrong with the answer to an input: None, or an error's traceback, whose last line names the error."""
+    """Check an input; return None, or a description of the failure whose last line names the error."""
     try:
         one.check(case)
     except OutOfMemoryError:
@@ -41,7 +41,7 @@ def problem_of(one: InputClass, case: Case) -> str | None:
 
 
 def signature(problem: str) -> str:
-    """The same for failures at the same place: the last place in the traceback, and the error's type."""
+    """Return a key that is equal for failures at the same place: the last place in the traceback and the error type."""
     lines = problem.strip().splitlines()
     places = [line.strip() for line in lines if line.startswith('  File "')]
     return f"{places[-1] if places else ''} {lines[-1].partition(':')[0]}"

@@ -1,4 +1,4 @@
-"""All classes of inputs, each imported when it is asked for: PyTorch alone takes seconds."""
+"""All classes of inputs, imported on demand because PyTorch alone takes seconds."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ MODULES = {
     "segmentations": ("segmentations",),
     "weights": ("checkpoints",),
 }
-"""Names of classes by the module that has them."""
+"""Names of classes by module."""
 
 NAMES = tuple(name for names in MODULES.values() for name in names)
 
 
 @lru_cache
 def input_class(name: str) -> InputClass:
-    """The class of a name."""
+    """Import and return the class with a name."""
     (module,) = (module for module, names in MODULES.items() if name in names)
     found: dict[str, InputClass] = {one.name: one for one in import_module(f"tests.robustness.{module}").CLASSES}
     return found[name]

@@ -1,4 +1,4 @@
-"""Files of an engine directory, damaged or made up."""
+"""Damaged or invented files of an engine directory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _of_tree_or_bytes() -> SearchStrategy[Case]:
 
 
 def _check_directory(case: Case) -> None:
-    """A manifest and a list of hashes, of which one or both are damaged."""
+    """Read a directory whose manifest, list of hashes or both are damaged."""
     content = (builtin_engine() / MANIFEST_NAME).read_bytes()
     if case["tree"]:
         content = json.dumps(replaced(json.loads(content), case["tree"])).encode()
@@ -50,10 +50,10 @@ def _check_directory(case: Case) -> None:
 
 
 def _check_manifest(manifest: Manifest, folder: Path) -> None:
-    for check in manifest.verification.get("checks", []):  # as 'cellsam-engine info' shows them
+    for check in manifest.verification.get("checks", []):  # 'cellsam-engine info' shows them
         assert describe_check(check)
     for engine in manifest.engines.values():
-        assert (folder / engine.file).resolve().parent == folder.resolve(), "no file elsewhere"
+        assert (folder / engine.file).resolve().parent == folder.resolve(), "engine files are in the directory"
     again = folder / "again"
     again.mkdir()
     manifest.write(again)
@@ -86,7 +86,7 @@ OPERATORS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "Gemm": (("flat", "flat"), ("transA", "transB")),
     "MultiHeadAttention": (("?", "?", "?"), ("num_heads",)),
 }
-"""Inputs, of which ? is the input of the graph or an earlier node's output, and attributes."""
+"""Inputs and attributes by operator; ``?`` is the graph's input or the output of an earlier node."""
 
 LISTS = ("strides", "dilations", "kernel_shape", "pads", "perm", "output_padding")
 
@@ -102,7 +102,7 @@ CONSTANTS: dict[str, Any] = {
 
 
 def graphs() -> SearchStrategy[Case]:
-    """Graphs of a few nodes, and changes of the bytes."""
+    """Draw graphs of a few nodes, and changes of their bytes."""
     usual = st.integers(1, 4)
     number = (
         usual | usual | st.integers(-2, 9) | st.sampled_from((1 << 20, 1 << 31, 1 << 40, -(1 << 63), (1 << 63) - 1))
@@ -124,7 +124,7 @@ def graphs() -> SearchStrategy[Case]:
 
 
 def _node(place: int, operator: str, chosen: list[int], given: list[Any]) -> NodeProto:
-    """The node whose output is y and its place."""
+    """Make the node at a place of the graph; its output is ``y`` with the place as suffix."""
     earlier = ["x", *(f"y{number}" for number in range(place))]
     free = iter(chosen)
     inputs = [
@@ -152,7 +152,7 @@ def _graph(case: Case) -> bytes:
 
 
 def _check_graph(case: Case) -> None:
-    """Load what passes the check, as a segmenter would."""
+    """Load a graph as a segmenter does."""
     content = bytes.fromhex(case["content"]) if "content" in case else _graph(case)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "encoder.onnx"

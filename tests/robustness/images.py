@@ -1,4 +1,4 @@
-"""Image files of every type that is read, damaged anywhere."""
+"""Image files of every supported type, damaged anywhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.robustness.base import Case, InputClass
 from tests.robustness.mutations import edited, edits, replaced, replacements
 
 Files = dict[str, bytes]
-"""Content by path below a folder; the image itself is ``image`` with its suffix."""
+"""Content by path relative to a folder; the image itself is ``image`` with its suffix."""
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 1 << 16, (40, 33), np.uint16)
@@ -34,7 +34,7 @@ COLOUR = RNG.integers(0, 256, (40, 33, 3), np.uint8)
 STACK = RNG.integers(0, 1 << 12, (3, 40, 33), np.uint16)
 
 MOST_VALUES = 1 << 24
-"""A file may claim to be larger; then a part is read."""
+"""Maximum number of values to read as a whole; of a file that declares more, only a part is read."""
 
 
 def _picture(array: Any, kind: str, **options: Any) -> bytes:
@@ -125,7 +125,7 @@ def _base(kind: str, form: str) -> Files:
 
 
 def cases(kind: str) -> SearchStrategy[Case]:
-    """Changes of files of a type."""
+    """Draw changes of files of a type."""
     return st.fixed_dictionaries(
         {
             "kind": st.just(kind),
@@ -139,7 +139,7 @@ def cases(kind: str) -> SearchStrategy[Case]:
 
 
 def damaged(case: Case) -> Files:
-    """The files of a case."""
+    """Return the files of a case."""
     if "content" in case:
         return {name: bytes.fromhex(text) for name, text in case["content"].items()}
     files = dict(_base(case["kind"], case["form"]))
@@ -156,7 +156,7 @@ def damaged(case: Case) -> Files:
 
 
 def _with_sums(png: bytes) -> bytes:
-    """A PNG whose chunks have the checksums that they should have, so that damage gets past them."""
+    """Correct the checksums of all chunks of a PNG, so that readers accept damaged chunks."""
     out, at = png[:8], 8
     while at + 12 <= len(png):
         (size,) = struct.unpack(">I", png[at : at + 4])
@@ -167,7 +167,7 @@ def _with_sums(png: bytes) -> bytes:
 
 
 def check(case: Case) -> None:
-    """Read a file in parts, as a folder job reads it, and as a whole."""
+    """Read a file in part, as a folder job reads it, and as a whole."""
     files = damaged(case)
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():

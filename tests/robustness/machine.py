@@ -1,4 +1,4 @@
-"""Jobs that are run, killed, resumed and tampered with in any order, as a state machine."""
+"""State machine that runs, kills, resumes and tampers with jobs in any order."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _run(out: Path, **options: Any) -> None:
 
 
 def _error_of(out: Path, **options: Any) -> SegmenterError | None:
-    """How a run ends, other than well."""
+    """Run the job and return its error; None if it succeeds."""
     try:
         _run(out, **options)
     except SegmenterError as error:
@@ -55,7 +55,7 @@ def _results(out: Path) -> dict[str, bytes]:
 
 @lru_cache(maxsize=1)
 def expected() -> dict[str, bytes]:
-    """The files of a job that nothing happened to."""
+    """Return the result files of an undisturbed job."""
     with tempfile.TemporaryDirectory() as folder:
         _run(Path(folder))
         return _results(Path(folder))
@@ -69,24 +69,24 @@ class OneJob:
         self._folder = Path(tempfile.mkdtemp())
         self._out = self._folder / "out"
         self._touched = False
-        """Whether somebody else has changed a result, which a job that is done does not look at again."""
+        """Whether a result was changed from outside; a finished job does not check its results again."""
 
     def close(self) -> None:
         shutil.rmtree(self._folder)
 
     def run(self, overwrite: bool, keep_job: bool, restart: bool) -> None:
-        """To the end, or to an error that says why not."""
+        """Run the job to its end, or to an error with a message."""
         error = _error_of(self._out, overwrite=overwrite, keep_job=keep_job, restart=restart)
         if error is not None:
-            assert str(error), "an error says what is wrong"
-            assert not (restart and overwrite), f"a job that begins anew and may replace everything fails: {error}"
+            assert str(error), "an error has a message"
+            assert not (restart and overwrite), f"a job with restart and overwrite failed: {error}"
             return
         self._touched = False
         assert _results(self._out) == self._right, "whatever happened before, results are the same"
         assert (self._out / "image_job").exists() == keep_job
 
     def kill(self, step: int, later: float) -> None:
-        """Run, and be killed at a step, or end before it."""
+        """Run the job and kill it at a step, unless it ends before."""
         self._child(self._dying_run, step, later)
         self._check_results()
 
@@ -101,12 +101,12 @@ class OneJob:
         _run(self._out, progress=stop, keep_job=True, overwrite=True)
 
     def _check_results(self) -> None:
-        """What is there is whole, unless somebody else changed it."""
+        """Check that every existing result is complete, unless it was changed from outside."""
         found = _results(self._out)
-        assert self._touched or found.items() <= self._right.items(), "a result that is not whole is in its place"
+        assert self._touched or found.items() <= self._right.items(), "an incomplete result has its final name"
 
     def two_at_once(self) -> None:
-        """Two processes begin together; one of them may be told that the other is at work."""
+        """Start two processes together; one of them may fail because the other holds the job."""
         begun = [self._forked(self._second_run) for _ in range(2)]
         for process in begun:
             self._ended(process, (0,))
@@ -117,7 +117,7 @@ class OneJob:
         assert error is None or any(word in str(error) for word in ("by another process", "restart", "damaged")), error
 
     def run_while_another_is_at_work(self) -> None:
-        """A job that is held by a living process is left alone."""
+        """Check that a run does not touch a job that a live process holds."""
         before = _results(self._out)
         with locked(self._out / "image_job"):
             process = self._forked(self._refused_run)
@@ -126,10 +126,10 @@ class OneJob:
 
     def _refused_run(self) -> None:
         error = _error_of(self._out, overwrite=True)
-        assert "is being worked on by another process" in str(error), "two processes were at work on one job"
+        assert "is being worked on by another process" in str(error), "two processes worked on one job"
 
     def tamper(self, where: int, changes: list[Edit]) -> None:
-        """Change bytes of a file, of the job or its results."""
+        """Change bytes in a file of the job or its results."""
         files = self._files()
         if files:
             path = files[where % len(files)]
@@ -143,7 +143,7 @@ class OneJob:
             files[where % len(files)].unlink()
 
     def leave_behind(self, file: str) -> None:
-        """Put a file or directory into the job that is not its own."""
+        """Add a foreign file or directory to the job."""
         job = self._out / "image_job"
         for folder in (job, job / "tiles", job / "stitching"):
             if folder.is_dir() and not (folder / file).exists():
@@ -157,7 +157,7 @@ class OneJob:
 
     def _forked(self, work: Callable[..., None], *arguments: Any) -> Any:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of forking; no thread of this process holds anything
+            warnings.simplefilter("ignore", DeprecationWarning)  # about fork; no thread of this process holds a lock
             process = multiprocessing.get_context("fork").Process(target=_in_child, args=(work, *arguments))
             process.start()
         return process
@@ -172,7 +172,7 @@ class OneJob:
 
 
 def _in_child(work: Callable[..., None], *arguments: Any) -> None:
-    """Errors of the package are an answer; others are told by the exit code."""
+    """Accept errors of the package; exit with code 3 for any other error."""
     try:
         work(*arguments)
     except SegmenterError:
@@ -183,10 +183,10 @@ def _in_child(work: Callable[..., None], *arguments: Any) -> None:
 
 
 class Jobs(RuleBasedStateMachine):
-    """Draws what happens to a job, and remembers it."""
+    """Draw the steps of a job and record them."""
 
     steps: list[list[Any]]
-    """What happened, of the latest job."""
+    """Steps of the latest job: name and arguments."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -233,7 +233,7 @@ class Jobs(RuleBasedStateMachine):
 
 
 def search_round(number: int, quiet: settings, end: float, tally: _Tally) -> tuple[Case, str] | None:
-    """A few jobs; the smallest sequence that failed, and why."""
+    """Run a few jobs; return the shortest failing sequence and its problem, or None."""
     failed: list[tuple[Case, str]] = []
 
     class Watched(Jobs):
@@ -264,7 +264,7 @@ def search_round(number: int, quiet: settings, end: float, tally: _Tally) -> tup
 
 
 def replay(case: Case) -> str | None:
-    """What is wrong if these things happen to a job."""
+    """Run the steps of a case on a job; return the problem, or None."""
     job = OneJob()
     try:
         for name, arguments in case["steps"]:

@@ -1,4 +1,4 @@
-"""Ways to damage bytes and JSON, as hypothesis draws them."""
+"""Hypothesis strategies that damage bytes and JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 Edit = list[Any]
-"""What is done, where (of 2**20 parts), and the bytes in hex."""
+"""Kind of change, place (in 2**20ths of the length) and bytes in hex."""
 
 _WHOLE = 1 << 20
 
@@ -30,20 +30,20 @@ INTERESTING = tuple(
         ),
     )
 )
-"""Values at the ends of ranges, in several encodings."""
+"""Limits of value ranges, in several encodings."""
 
 
 def edits(most: int = 6) -> SearchStrategy[list[Edit]]:
-    """Changes of some bytes."""
+    """Draw changes of some bytes."""
     content = st.binary(min_size=1, max_size=8).map(bytes.hex) | st.sampled_from(INTERESTING)
     kinds = st.sampled_from(("put", "put", "flip", "insert", "delete", "repeat", "cut"))
-    # Headers are short, and most of what a reader decides depends on them.
+    # Headers are short, and most decisions of a reader depend on them.
     place = st.integers(0, _WHOLE - 1) | st.integers(0, _WHOLE // 16)
     return st.lists(st.tuples(kinds, place, content).map(list), min_size=1, max_size=most)
 
 
 def edited(content: bytes, changes: Sequence[Edit]) -> bytes:
-    """Bytes with these changes made one after the other."""
+    """Apply changes to bytes, in order."""
     for kind, where, text in changes:
         new, at = bytes.fromhex(text), where * len(content) // _WHOLE
         rest = content[at:]
@@ -63,12 +63,12 @@ def edited(content: bytes, changes: Sequence[Edit]) -> bytes:
 
 
 def texts() -> SearchStrategy[str]:
-    """Short texts of few letters, control characters and lone surrogates among them."""
+    """Draw short texts of few characters, including control characters and lone surrogates."""
     return st.lists(st.sampled_from("ab0.-/\\\x00\x1b\n\ud800é中 "), max_size=6).map("".join)
 
 
 def values() -> SearchStrategy[Any]:
-    """Whatever JSON, and Python in its place, can hold."""
+    """Draw any value that JSON or Python's ``json`` can represent."""
     plain = st.none() | st.booleans() | st.integers(-3, 300) | st.integers(-(2**70), 2**70) | st.floats() | texts()
     odd = st.sampled_from(("", "\ud800", "../x", "\x1b[2J", "1", "é" * 300, 10**30, -1, 0, 2**63, 1e308, -0.0))
     return st.recursive(
@@ -79,13 +79,13 @@ def values() -> SearchStrategy[Any]:
 
 
 def replacements(most: int = 4) -> SearchStrategy[list[list[Any]]]:
-    """Changes of a JSON tree: where, what is done, and a value."""
+    """Draw changes of a JSON tree: place, kind and value."""
     kinds = st.sampled_from(("set", "set", "set", "drop", "add", "scale"))
     return st.lists(st.tuples(st.integers(0, 10**6), kinds, values()).map(list), min_size=1, max_size=most)
 
 
 def replaced(tree: Any, changes: Sequence[list[Any]]) -> Any:
-    """A JSON tree with these changes made in place, one after the other; the tree is returned."""
+    """Apply changes to a JSON tree in place, in order, and return the tree."""
     for where, kind, value in changes:
         places = list(_places(tree))
         if not places:
@@ -105,7 +105,7 @@ def replaced(tree: Any, changes: Sequence[list[Any]]) -> Any:
 
 
 def _places(tree: Any) -> Any:
-    """Every (container, key) of a tree."""
+    """Yield every (container, key) of a tree."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, value in list(items):
         yield tree, key

@@ -1,4 +1,4 @@
-"""What jobs keep between runs, damaged: the record of a folder, a slide's ``job.json`` and its tiles."""
+"""Damaged files that jobs keep between runs: the record of a folder, and a slide's ``job.json`` and tiles."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ENDINGS = ("_labels.tif", "_cells.csv")
 
 
 def changes() -> SearchStrategy[Case]:
-    """Changes of one file of a job."""
+    """Draw changes of one file of a job."""
     return st.fixed_dictionaries(
         {"file": st.integers(0, 99), "edits": st.just([]) | edits(3), "tree": st.just([]) | replacements()}
     )
@@ -75,7 +75,7 @@ def _whole_job() -> dict[str, bytes]:
 
 
 def _check_job(case: Case) -> None:
-    """A job whose description or tile is damaged is refused, or is the job that it was."""
+    """Check that a job with a damaged description or tile raises an error or equals the undamaged job."""
     files = {name: content for name, content in _whole_job().items() if name == JOB_NAME or name.startswith("tiles/")}
     name = JOB_NAME if case["tree"] else sorted(files)[case["file"] % len(files)]
     damaged = dict(files)
@@ -92,7 +92,7 @@ def _check_job(case: Case) -> None:
         expected, found = existing_job(whole, request), existing_job(hurt, request)
         assert expected is not None
         assert found is not None
-        assert found.layout == expected.layout, "a description that was altered is not taken"
+        assert found.layout == expected.layout, "an altered description must not be accepted"
         for place in range(len(expected.layout.grid)):
             mine, other = found.read_tile(place), expected.read_tile(place)
             assert mine.extent == other.extent

@@ -1,4 +1,4 @@
-"""Look for inputs that fail, for a while; keep them, and replay those that were kept."""
+"""Search for failing inputs for a limited time, keep them, and replay kept inputs."""
 
 from __future__ import annotations
 
@@ -33,11 +33,10 @@ QUIET = settings(
 )
 
 SHRINKING_SECONDS = 60
-"""Time for making a failing input smaller, beside the time of the search."""
-
+"""Time to shrink a failing input, in addition to the search time."""
 
 LEAST = 3
-"""Inputs that are tried however slow the machine is."""
+"""Minimum number of inputs, however slow the machine is."""
 
 
 class CheckError(Exception):
@@ -46,24 +45,24 @@ class CheckError(Exception):
 
 @dataclass
 class Tally:
-    """What came of a search."""
+    """Result of a search."""
 
     name: str
     tried: int = 0
     problems: dict[str, str] = field(default_factory=dict)
-    """By signature."""
+    """Problems by signature."""
     seconds: float = 0.0
 
 
 def search(name: str, seconds: float, number: int, worker: Worker, keep: Path | None = FOUND) -> Tally:
-    """Try inputs of a class for some seconds; failing ones are made small and kept as files.
+    """Try inputs of a class for some seconds; shrink failing inputs and write them to files.
 
     Args:
-        name: of the class.
-        seconds: to search; a failure takes longer.
+        name: name of the class.
+        seconds: search time; a failure takes longer.
         number: seed.
-        worker: the process that is given the inputs.
-        keep: where failing inputs go; None keeps none.
+        worker: the process that checks the inputs.
+        keep: folder for failing inputs; None writes none.
     """
     tally, rounds = Tally(name), 0
     if name != JOBS:
@@ -84,7 +83,7 @@ def search(name: str, seconds: float, number: int, worker: Worker, keep: Path | 
 
 
 def _round(name: str, number: int, end: float, tally: Tally, worker: Worker) -> tuple[Case, str] | None:
-    """Some examples; the smallest that failed, and why."""
+    """Try some examples; return the smallest failing one and its problem, or None."""
     failed: list[tuple[Case, str]] = []
 
     @seed(number)
@@ -110,7 +109,7 @@ def _round(name: str, number: int, end: float, tally: Tally, worker: Worker) -> 
 
 
 def _keep(name: str, case: Case, problem: str, folder: Path) -> None:
-    """Write a failing input as the regression test replays it."""
+    """Write a failing input in the form that the regression test replays."""
     pinned = case if name == JOBS else input_class(name).pinned(case)
     text = json.dumps({"class": name, "case": pinned, "problem": problem.strip().splitlines()[-1][:300]}, indent=1)
     digest = hashlib.sha256(signature(problem).encode()).hexdigest()[:8]
@@ -119,12 +118,12 @@ def _keep(name: str, case: Case, problem: str, folder: Path) -> None:
 
 
 def kept() -> list[Path]:
-    """The inputs that failed once."""
+    """List the files of inputs that failed before."""
     return sorted(FOUND.glob("*.json"))
 
 
 def replay(path: Path, worker: Worker) -> str | None:
-    """What is wrong with the answer to a kept input."""
+    """Check a kept input again; return the problem, or None."""
     content = json.loads(path.read_text())
     if content["class"] == JOBS:
         from tests.robustness import machine

@@ -1,4 +1,4 @@
-"""Whole calls of the built-in model, with images, boxes and settings of any kind."""
+"""Complete calls of the built-in model with any images, boxes and settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A minute of the search, and every input that failed once."""
+"""Run the search for a minute and replay every input that failed before."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ def test_inputs_that_failed_once(path: Path, worker: Worker) -> None:
 
 
 class Broken(Worker):
-    """A worker that every input crashes."""
+    """A worker that crashes on every input."""
 
     def problem(self, name: str, case: Case) -> str | None:
         return "Crash: ended by SIGSEGV"
 
 
 def test_a_crash_and_a_wrong_answer_are_findings(worker: Worker, tmp_path: Path) -> None:
-    """The search itself: an input that its class cannot take, and a process that is gone."""
+    """Test the search itself: an input that its class cannot read, and a worker that has ended."""
     problem = worker.problem("boxes", {"no": "boxes"})
     assert problem is not None
     assert "KeyError" in problem
     assert signature(problem).endswith("KeyError")
     worker.close()
-    assert worker.problem("boxes", {"boxes": [[0, 0, 9, 9]], "size_hw": [9, 9]}) is None, "it is begun again"
+    assert worker.problem("boxes", {"boxes": [[0, 0, 9, 9]], "size_hw": [9, 9]}) is None, "the worker restarts"
     found = search("boxes", 0.05, 0, Broken(), keep=tmp_path)
     assert list(found.problems) == [" Crash"]
     (path,) = tmp_path.iterdir()

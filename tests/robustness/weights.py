@@ -1,4 +1,4 @@
-"""Checkpoints, damaged or made up."""
+"""Damaged or invented checkpoints."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _checkpoint() -> bytes:
 
 
 def checkpoints() -> SearchStrategy[Case]:
-    """Damaged files, damaged records with right checksums, and contents that are others."""
+    """Draw damaged files, damaged records with correct checksums, and replaced contents."""
     parts = st.sampled_from(("file", "pickle", "metadata", "state"))
     return st.fixed_dictionaries({"part": parts, "edits": edits(), "tree": replacements(), "value": values()})
 
@@ -66,7 +66,7 @@ def _damaged_checkpoint(case: Case) -> bytes:
 
 
 def _with_pickle(whole: bytes, case: Case) -> bytes:
-    """The pickled part damaged, with checksums that are right."""
+    """Damage the pickled part but keep the checksums correct."""
     file = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(whole)) as given, zipfile.ZipFile(file, "w") as made:
         for info in given.infolist():

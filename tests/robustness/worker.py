@@ -1,6 +1,6 @@
-"""A process that is given inputs, so that one that crashes it, or takes too long or too much, is a finding like others.
+"""Worker process that checks inputs, so that a crash, a hang or excessive memory counts as a failure.
 
-``python -m tests.robustness.worker`` reads a line of JSON for each input and answers with what is wrong, or null.
+``python -m tests.robustness.worker`` reads one line of JSON per input and answers with the problem, or null.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from tests.robustness.base import Case, InputClass, problem_of
 from tests.robustness.classes import input_class
 
 CPU_SECONDS = 20.0
-"""Processor time of all threads that an input may take."""
+"""Maximum processor time of all threads for one input."""
 
 WALL_SECONDS = 300.0
-"""In which an input has to be done on a machine that others use too."""
+"""Maximum elapsed time for one input; long, because other work may share the machine."""
 
 MEMORY_BYTES = 2 << 30
-"""Address space beside that of the libraries."""
+"""Maximum address space in addition to that of the libraries."""
 
 _ROOT = Path(__file__).parents[2]
 
 
 class Worker:
-    """The process, begun when it is needed and again after it died."""
+    """The worker process, started on demand and restarted after it ends."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
     def problem(self, name: str, case: Case) -> str | None:
-        """What is wrong with the answer to an input of a class."""
+        """Check an input of a class; return the problem, or None."""
         self._process = process = self._process or self._begun()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -55,11 +55,11 @@ class Worker:
         return found
 
     def warm_up(self, name: str) -> None:
-        """Import what a class needs and try its first input, so that neither counts among the time of a search."""
+        """Import the modules of a class and check one input, so that the search time includes neither."""
         self.problem(name, {})
 
     def _end(self) -> str:
-        """How the process ended by itself."""
+        """Describe how the process ended."""
         assert self._process is not None
         code = self._process.wait(WALL_SECONDS)
         self._process = None
@@ -73,7 +73,7 @@ class Worker:
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         process = subprocess.Popen(command, cwd=_ROOT, env=environment, **pipes)
         assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n", "the worker has not begun; run it by hand"
+        assert process.stdout.readline() == b"ready\n", "the worker did not start; run it by hand"
         return process
 
     def close(self) -> None:
@@ -86,8 +86,8 @@ class Worker:
 
 @lru_cache
 def _bounded(name: str) -> InputClass:
-    """A class, with the memory that its inputs may take beside its libraries."""
-    import resource  # which Windows lacks
+    """Import a class, then limit the address space to that of its libraries plus ``MEMORY_BYTES``."""
+    import resource  # not available on Windows
 
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     one = input_class(name)
@@ -98,8 +98,8 @@ def _bounded(name: str) -> InputClass:
 
 
 def main() -> None:
-    """Answer until the input ends."""
-    # What libraries print must not be taken for an answer.
+    """Answer requests until the input ends."""
+    # Output of libraries goes to stderr, so that it is not read as an answer.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     faulthandler.enable()

@@ -1,11 +1,11 @@
-"""The format of built datasets on disk: its writer and reader.
+"""Writer and reader of built datasets on disk.
 
-    DIR/dataset.json                    summary; written last, so it marks a finished build
-    DIR/<split>/images/<tile id>.npy    (3, 512, 512) float32 in [0, 1]: blank, nuclear, whole-cell
-    DIR/<split>/labels/<tile id>.npy    (512, 512) int32, 0 background, 1..n
-    DIR/<split>/tiles.jsonl             one ``TileRecord`` per line
-    DIR/<split>/coco.json               the labels as COCO
-    DIR/build.jsonl                     journal of the build (``training.data.journal``)
+- ``DIR/dataset.json``: summary; written last, so it marks a finished build
+- ``DIR/<split>/images/<tile id>.npy``: (3, 512, 512) float32 in [0, 1]: blank, nuclear, whole-cell
+- ``DIR/<split>/labels/<tile id>.npy``: (512, 512) int32, 0 background, 1..n
+- ``DIR/<split>/tiles.jsonl``: one ``TileRecord`` per line
+- ``DIR/<split>/coco.json``: the labels as COCO
+- ``DIR/build.jsonl``: journal of the build (``training.data.journal``)
 
 Source of the format: CellSAM (Israel et al. 2023), Appendix A.
 """

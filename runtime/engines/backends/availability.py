@@ -1,4 +1,4 @@
-"""Which backends can run on this machine, and why the others cannot."""
+"""Checks of the backends that can run on this machine, and reasons for those that cannot."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ NO_GPU = "no NVIDIA GPU: the driver shows this process none"
 
 
 def backend_problems(directory: Path, device: int = 0) -> dict[str, str | None]:
-    """Why each backend cannot run the engines of a directory here; None for those that can.
+    """Return why each backend cannot run the engines of a directory on this machine; None for those that can.
 
     Args:
-        directory: the engines.
+        directory: the engine directory.
         device: number of the GPU to use.
 
     Raises:
@@ -40,7 +40,10 @@ def _missing(provider: str, providers: tuple[str, ...]) -> str | None:
 
 
 def onnxruntime_clash() -> str | None:
-    """What to do if onnxruntime and onnxruntime-gpu are both installed: they share a folder, and the later one wins."""
+    """Return advice if onnxruntime and onnxruntime-gpu are both installed, else None.
+
+    They share a folder, and the one installed last overwrites the other.
+    """
     installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
     if len(installed) < 2:
         return None

@@ -1,4 +1,4 @@
-"""Choose the backend that ``auto`` stands for on this machine, and say why."""
+"""Choose the backend that ``auto`` means on this machine, with the reason."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from runtime.errors import BackendError
 
 @dataclass(frozen=True, slots=True)
 class BackendChoice:
-    """The backend that ``auto`` stands for, and why."""
+    """The backend that ``auto`` means, and the reason."""
 
     backend: str
     reason: str
     left_unused: tuple[str, ...] = ()
-    """What this machine has but the choice does not use: a GPU or TensorRT plans, each with the reason."""
+    """Hardware or plans that the choice does not use (a GPU, TensorRT plans), each with the reason."""
 
     def __str__(self) -> str:
         return "; ".join((self.reason, *self.left_unused))
 
 
 def choose_backend(directory: Path, device: int = 0) -> BackendChoice:
-    """Choose the fastest backend that can run here.
+    """Choose the fastest backend that can run on this machine.
 
     TensorRT is chosen only if every engine has a plan that fits this machine. ``tensorrt-ort`` is never chosen, because
     building its engines takes minutes.
 
     Args:
-        directory: the engines.
+        directory: the engine directory.
         device: number of the GPU to use.
 
     Raises:
@@ -59,14 +59,14 @@ def choose_backend(directory: Path, device: int = 0) -> BackendChoice:
 
 
 def _in_integers(directory: Path) -> bool:
-    """Whether engines are in 8-bit integers; a directory without a manifest is left to who reads it."""
+    """Return whether engines use 8-bit integers; False without a manifest, whose reader raises the error."""
     if not (directory / MANIFEST_NAME).is_file():
         return False
     return any(spec.integers for spec in read_manifest(directory).engines.values())
 
 
 def plans_problem(directory: Path, device: int) -> str | None:
-    """Why the plans of a directory cannot be used here; None if they can."""
+    """Return why the plans of a directory cannot be used on this machine; None if they can."""
     try:
         check_usable(directory, read_manifest(directory).engines.values(), device)
     except BackendError as error:
@@ -75,7 +75,7 @@ def plans_problem(directory: Path, device: int) -> str | None:
 
 
 def onnxruntime_providers() -> tuple[str, ...]:
-    """Execution providers of the installed onnxruntime."""
+    """Return the execution providers of the installed onnxruntime."""
     import onnxruntime
 
     return tuple(onnxruntime.get_available_providers())

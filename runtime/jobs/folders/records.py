@@ -48,16 +48,16 @@ class _Line:
     """A line of the record; a line has some of the fields."""
 
     digest: str = ""
-    """Of the settings."""
+    """Digest of the settings."""
     settings: dict[str, Any] | None = None
     image: str | None = None
     failed: str | None = None
     done: Annotated[int, Meta(ge=0)] | None = None
-    """Cells."""
+    """Number of cells."""
     of: dict[str, int] | None = None
     """Size and time of the image."""
     bytes: dict[str, int | None] = field(default_factory=dict)
-    """Sizes of the results, by ending."""
+    """Sizes of the result files in bytes, by ending."""
     size_hw: tuple[int, int] | None = None
     appearance: Appearance = field(default_factory=Appearance)
     slide: dict[str, Any] | None = None
@@ -217,7 +217,7 @@ def _already(target: Target, done: _Line) -> ImageDone:
 
 
 def _lines(path: Path) -> Iterator[_Line]:
-    """The lines of a record; those that are not as this class writes them are passed over."""
+    """Yield the lines of a record; skip lines of another form."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Graphs that lead outside their file, or have what no export writes, are refused before a backend sees them."""
+"""Graphs that refer to other files, or have content that no export writes, raise before a backend loads them."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def by_entries_alone() -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("make", [in_constant, by_entries_alone])
-def test_external_data_is_refused(make: Callable[[], onnx.ModelProto]) -> None:
+def test_external_data_is_rejected(make: Callable[[], onnx.ModelProto]) -> None:
     with pytest.raises(EngineError, match=r"'weights' in another file \(external data\).*expected.*Export") as info:
         check_graph(make().SerializeToString(), PATH)
     assert info.value.kind == "unsupported"
 
 
 def test_onnxruntime_is_not_given_a_file_with_external_data(tmp_path: Path) -> None:
-    """onnxruntime alone loads it, and whoever changes the other file changes the result."""
+    """onnxruntime itself would load the file, and a change of the other file would change the result."""
     (tmp_path / "weights.bin").write_bytes(np.ones(4, np.float32).tobytes())
     path = tmp_path / "encoder.onnx"
     onnx.save(model(helper.make_node("Add", ["x", "weights"], ["y"]), initializers=[external()]), path)
@@ -67,7 +67,7 @@ def test_onnxruntime_is_not_given_a_file_with_external_data(tmp_path: Path) -> N
     ("domain", "operator"),
     [("com.microsoft", "EPContext"), ("mine", "Add"), ("com.microsoft.nchwc", "Conv"), ("", "Loop"), ("", "Det")],
 )
-def test_operators_that_no_export_has_are_refused(domain: str, operator: str) -> None:
+def test_operators_that_no_export_has_are_rejected(domain: str, operator: str) -> None:
     with pytest.raises(EngineError, match=rf"operator '{operator}' of the domain '{domain}'; expected") as info:
         check_graph(model(helper.make_node(operator, ["x"], ["y"], domain=domain)).SerializeToString(), PATH)
     assert info.value.kind == "unsupported"
@@ -91,7 +91,7 @@ def test_exports_pass() -> None:
         (b"\x00\x00", "a tag of 0"),
         (b"\xba\xff\xff\xff\xff\x01\x00", "a tag of"),
         (b"\x32\x80\x80\x01ORTM", "onnxruntime's own format"),
-        (b"\x3a\x02\x0a\x00\x3a\x00", "field 7 is there twice"),
+        (b"\x3a\x02\x0a\x00\x3a\x00", "field 7 appears twice"),
         (b"\x3a\x04\x0a\x02\x08\x01", "a number in place of"),
     ],
 )

@@ -106,7 +106,7 @@ def test_the_better_view_of_a_cell_counts() -> None:
 
 
 def test_what_two_tiles_see_cut_yields_to_the_tile_that_sees_it_whole() -> None:
-    """Where four tiles meet, two of them mistake the tip of a cell for the same false cell; a third shows the cell."""
+    """Two of four adjacent tiles mistake the tip of a cell for the same false cell; a third shows the cell."""
     cell, tip = np.zeros((100, 100), np.int32), np.zeros((100, 100), np.int32)
     cell[42:58, 58:80] = 1
     tip[44:56, 54:60] = 1  # more than half of it lies beside the cell
