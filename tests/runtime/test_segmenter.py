@@ -511,7 +511,7 @@ def test_inputs_and_outputs_are_compared_with_the_manifest(copy: Path) -> None:
     model.graph.output[1].name = "scores"
     onnx.save(model, copy / "cellfinder.onnx")
     edit_manifest(copy, engines__cellfinder__sha256=sha256_file(copy / "cellfinder.onnx"))
-    with pytest.raises(EngineError, match=r"cellfinder\.onnx has outputs .*scores.*the manifest says .*logits"):
+    with pytest.raises(EngineError, match=r"cellfinder\.onnx has outputs .*scores.*the manifest lists .*logits"):
         Segmenter(copy)
 
 

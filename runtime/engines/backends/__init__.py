@@ -1,1 +1,1 @@
-"""What runs an engine file: one module for each backend, chosen and loaded by ``load``."""
+"""Backends that run engine files: one module each, chosen and loaded by ``load``."""

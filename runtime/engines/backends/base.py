@@ -16,7 +16,7 @@ from runtime.types import Arrays, Tensor, Tensors
 BackendName = Literal["auto", "cpu", "openvino", "cuda", "tensorrt", "tensorrt-ort"]
 BACKENDS = get_args(BackendName)
 ON_GPU = ("cuda", "tensorrt", "tensorrt-ort")
-"""Those whose tensors stay on a GPU between the engines."""
+"""Backends that keep tensors on the GPU between engines."""
 
 CpuPrecision = Literal["auto", "fp32", "bf16"]
 
@@ -28,52 +28,52 @@ class Engine(Protocol):
     outputs: tuple[TensorSpec, ...]
 
     def max_size(self, name: str) -> int | None:
-        """The most images or boxes that an input takes in one call; None if the engine has no limit."""
+        """Return the most images or boxes that an input accepts per call; None if there is no limit."""
         return None
 
     def close(self) -> None:
-        """Release what the engine holds, if it holds anything. It is not run afterwards."""
+        """Release all resources. The engine must not be run afterwards."""
         return
 
     def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
-        """Run once: tensors by input name in, tensors by output name out.
+        """Run the engine once, mapping input tensors to output tensors by name.
 
         Args:
             feeds: arrays, or tensors that an engine of the same backend kept.
-            keep: outputs that go on to another engine and need not come to the host. A backend that cannot keep them,
-                as those on the CPU, gives arrays all the same.
+            keep: outputs that another engine will read and that need not be copied to the host. CPU backends ignore
+                this and return arrays.
 
         Raises:
-            BackendError: the backend failed; its own message is kept.
+            BackendError: the backend failed; the error includes the backend's message.
         """
         ...
 
     def __call__(self, feeds: Mapping[str, Tensor]) -> Arrays:
-        """``run``, with every output as an array."""
+        """Call ``run`` and return every output as an array."""
         return {name: np.asarray(tensor) for name, tensor in self.run(feeds).items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackendOptions:
-    """How engines are run.
+    """Options for running engines.
 
     Raises:
-        ConfigError: a value outside its range.
+        ConfigError: a value is out of range.
     """
 
     threads: int | None = None
-    """CPU threads per engine; None leaves it to the backend (one per physical core)."""
+    """CPU threads per engine; None uses the backend's default (one per physical core)."""
 
     cpu_precision: CpuPrecision = "auto"
-    """``openvino`` only: what it computes in; auto is bf16 for encoder and detector on processors that have it, else
-    fp32."""
+    """Arithmetic precision, ``openvino`` only. ``auto`` uses bf16 for the encoder and the detector if the processor
+    supports it, and fp32 otherwise."""
 
     device: int = 0
-    """Backends of GPUs: number of the GPU among those that the process sees; a worker of a local cluster sees
-    but one."""
+    """Index of the GPU among those visible to the process, GPU backends only. A worker of a local cluster sees a single
+    GPU."""
 
     cuda_graphs: bool = False
-    """``cuda`` only: replay CUDA graphs for shapes that come again; see ``runtime.engines.backends.ort_graphs``."""
+    """``cuda`` only: replay CUDA graphs for repeated shapes; see ``runtime.engines.backends.ort_graphs``."""
 
     def __post_init__(self) -> None:
         check_whole("device", self.device, least=0)

@@ -1,7 +1,7 @@
 """Execution contexts of one TensorRT plan, lent to one run at a time.
 
-A context's memory is that of the largest shapes of its plan, whatever is sent. So there are no more of them than runs
-at once, and they stay with the engine when the threads that ran it end.
+A context allocates memory for the largest shapes of its plan, whatever shapes are sent. The engine therefore creates
+only as many contexts as there are concurrent runs, and keeps them when the threads that used them end.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ _log = logging.getLogger(__name__)
 
 
 class Lane:
-    """A context, and the stream and the memory that go with it; for one run at a time, of whichever thread."""
+    """An execution context with its stream and memory, used by one run at a time from any thread."""
 
     def __init__(self, context: Any, device: int) -> None:
-        """Args: context: an ``IExecutionContext``. device: its GPU, the current one of this thread."""
+        """Args: context: an ``IExecutionContext``. device: its GPU, which must be current in this thread."""
         self.context = context
         self.stream = cuda.Stream()
         self.broken = False
-        """TensorRT or CUDA failed in it: what it would compute next is not known."""
+        """True after TensorRT or CUDA failed in this context, whose further results are undefined."""
         self._device = device
         self._blocks: dict[str, cuda.DeviceMemory] = {}
 
     def block(self, name: str, size_bytes: int) -> cuda.DeviceMemory:
-        """Memory for a tensor that does not outlive the run, kept for the next one."""
+        """Return memory for a tensor that lives only during the run; the next run reuses it."""
         block = self._blocks.get(name)
         if block is None or block.size_bytes < size_bytes:
             block = None
@@ -40,7 +40,7 @@ class Lane:
         return block
 
     def settle(self) -> None:
-        """After an error: wait for what was put on the stream before it, which still uses the memory of the run."""
+        """Wait, after an error, for work already on the stream, which still uses the memory of the run."""
         try:
             self.stream.synchronize()
         except BackendError:
@@ -48,25 +48,25 @@ class Lane:
 
 
 class Lanes:
-    """The contexts of an engine: a free one is lent, the last used first, and a new one made when all are in use."""
+    """Pool of an engine's contexts: lends the most recently used free one, or creates one if all are in use."""
 
     def __init__(self, create: Callable[[], Lane]) -> None:
-        """Args: create: makes one; raises ``OutOfMemoryError`` where the memory for it is missing."""
+        """Args: create: returns a new context; raises ``OutOfMemoryError`` if it does not fit into memory."""
         self._create = create
         self._free: list[Lane] = []
         self._lent = 0
         self._most: int | None = None
-        """As many as fit into the memory, once that is known."""
+        """Number of contexts that fit into memory; None until known."""
         self._returned = threading.Condition()
 
     @contextmanager
     def borrowed(self) -> Iterator[Lane]:
-        """A context for one run, which waits for its work before it ends.
+        """Lend a context for one run, which must wait for its own work before it ends.
 
-        Where the memory for one more is missing, this waits until one in use comes back.
+        If there is no memory for another context, wait until one is returned.
 
         Raises:
-            OutOfMemoryError: there is no memory for a first one.
+            OutOfMemoryError: there is no memory for even one context.
         """
         lane = self._take()
         try:
@@ -87,7 +87,7 @@ class Lanes:
                 self._returned.wait()
 
     def _new(self) -> Lane | None:
-        """None: no memory for it, but others are in use."""
+        """Create a context; return None if memory is full and others are in use."""
         if self._most is not None and self._lent >= self._most:
             return None
         try:
@@ -96,7 +96,7 @@ class Lanes:
             if not self._lent:
                 raise
             self._most = self._lent
-            _log.info("no more than %d calls at once: %s", self._most, error)
+            _log.info("running at most %d calls at once: %s", self._most, error)
             return None
 
     def _give_back(self, lane: Lane) -> None:

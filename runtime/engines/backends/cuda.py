@@ -1,18 +1,17 @@
-"""The few calls into the CUDA runtime that the TensorRT backend needs: facts of the GPU, memory, streams, copies.
+"""CUDA runtime calls that the TensorRT backend needs: GPU properties, memory, streams and copies.
 
 They go through ``cuda.bindings.runtime`` (package cuda-bindings, part of NVIDIA's cuda-python), not through
 ``polygraphy.cuda``, for three reasons:
 
-- the bindings are linked to their own CUDA runtime and need the driver alone, while polygraphy 0.53 opens a
-  ``libcudart.so`` that it looks for in ``nvidia/cuda_runtime/lib``, where the wheels of CUDA 13 no longer put it
-  (``nvidia/cu13/lib``);
-- they tell the GPU's name, its compute capability and the driver's version, which a plan's key holds; polygraphy has no
-  such call;
-- every call returns its error code, which becomes a ``BackendError`` here.
+- The bindings are linked to their own CUDA runtime and need only the driver. polygraphy 0.53 looks for
+  ``libcudart.so`` in ``nvidia/cuda_runtime/lib``, but the CUDA 13 wheels install it in ``nvidia/cu13/lib``.
+- The bindings report the GPU's name, its compute capability and the driver version, which are part of a plan's key.
+  polygraphy has no such call.
+- Every call returns its error code, which this module converts to a ``BackendError``.
 
-NVIDIA's own TensorRT samples (``samples/python/common_runtime.py``) use them likewise.
+NVIDIA's own TensorRT samples (``samples/python/common_runtime.py``) also use these bindings.
 
-CUDA keeps a current GPU for every thread; ``use_device`` comes before whatever allocates, makes a stream or computes.
+CUDA keeps a current GPU for each thread. Call ``use_device`` before allocating, creating a stream or computing.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ INSTALL = install_command("tensorrt")
 
 
 def bindings() -> Any:
-    """The module ``cuda.bindings.runtime``.
+    """Import the module ``cuda.bindings.runtime``.
 
     Raises:
-        BackendError: it is not installed.
+        BackendError: the module is not installed.
     """
     try:
         from cuda.bindings import runtime
@@ -51,11 +50,11 @@ def call(name: str, *arguments: Any) -> Any:
     """Call a function of the CUDA runtime.
 
     Returns:
-        What it gives beside its error code: nothing or one value.
+        The value returned beside the error code, or None.
 
     Raises:
-        OutOfMemoryError: the GPU's memory is full; what was asked for is said.
-        BackendError: it failed; CUDA's own name of the error is kept.
+        OutOfMemoryError: the GPU's memory is full; the message lists the arguments.
+        BackendError: the call failed; the message contains CUDA's name of the error.
     """
     cuda = bindings()
     error, *values = getattr(cuda, name)(*arguments)
@@ -68,65 +67,65 @@ def call(name: str, *arguments: Any) -> Any:
 
 
 def check_gpu(device: int) -> None:
-    """Check that there are a driver and the GPU of a number.
+    """Check that the driver is present and the GPU exists.
 
     Raises:
-        BackendError: there are not.
+        BackendError: the driver or the GPU is missing.
     """
     cuda = bindings()
     error, count = cuda.cudaGetDeviceCount()
     if error != cuda.cudaError_t.cudaSuccess or not count:
         raise BackendError(
-            f"no NVIDIA GPU can be used ({error.name}). TensorRT needs one and its driver; check with nvidia-smi, or "
-            "use backend='cpu'.",
+            f"no NVIDIA GPU can be used ({error.name}). TensorRT needs a GPU and its driver. Check both with "
+            "nvidia-smi, or use backend='cpu'.",
             kind="not_found",
         )
     if device >= count:
         raise BackendError(
-            f"device is {device}; CUDA shows this process {count} GPU(s): give 0 to {count - 1}.",
+            f"device is {device}; CUDA shows this process {count} GPU(s). Pass a device from 0 to {count - 1}.",
             kind="out_of_range",
             field="device",
         )
 
 
 def use_device(device: int) -> None:
-    """Make a GPU the current one of this thread. A cheap call: it waits for nothing."""
+    """Make a GPU the current one of this thread. The call is cheap and does not block."""
     call("cudaSetDevice", device)
 
 
 def gpu_name_and_sm(device: int) -> tuple[str, str]:
-    """Name and compute capability ("9.0") of a GPU."""
+    """Return the name and the compute capability ("9.0") of a GPU."""
     properties = call("cudaGetDeviceProperties", device)
     name = properties.name
     return (name.decode() if isinstance(name, bytes) else str(name)), f"{properties.major}.{properties.minor}"
 
 
 def driver_version() -> str:
-    """The newest CUDA version that the driver supports ("13.0"): how the CUDA runtime names drivers."""
+    """Return the newest CUDA version that the driver supports ("13.0"), as the CUDA runtime reports it."""
     return _version(call("cudaDriverGetVersion"))
 
 
 def runtime_version() -> str:
-    """The CUDA version of the bindings ("13.0")."""
+    """Return the CUDA version of the bindings ("13.0")."""
     return _version(call("cudaRuntimeGetVersion"))
 
 
 def _version(number: int) -> str:
-    """CUDA writes 13.2 as 13020."""
+    """Format a version number of CUDA, which encodes 13.2 as 13020."""
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
 class Stream:
-    """A CUDA stream of its own, destroyed with this object."""
+    """A separate CUDA stream, destroyed with this object."""
 
     def __init__(self) -> None:
         cuda = bindings()
-        # The default stream would make TensorRT wait for the whole device at every call.
+        # On the default stream, TensorRT would synchronise the whole device at every call.
         self._stream = call("cudaStreamCreateWithFlags", cuda.cudaStreamNonBlocking)
         self.handle = int(self._stream)
 
     def synchronize(self) -> None:
-        """Wait for all that was put on the stream."""
+        """Wait for all work on the stream."""
         call("cudaStreamSynchronize", self._stream)
 
     def __del__(self) -> None:
@@ -134,14 +133,14 @@ class Stream:
 
 
 class FreeList:
-    """Blocks of one GPU's memory that nothing uses, kept by size for the next that asks for as much.
+    """Unused memory blocks of one GPU, kept by size for reuse.
 
     ``cudaMalloc`` and ``cudaFree`` make the GPU wait for the work of all streams (CUDA programming guide,
-    "Stream-Ordered Memory Allocator"), so that a block which is needed again and again is not given back in between.
-    Freed with this object, and where memory runs out.
+    "Stream-Ordered Memory Allocator"). Blocks that are needed repeatedly are therefore kept. They are freed with this
+    object, or when memory runs out.
 
-    Blocks come back from destructors, which may run in any thread, in the midst of any of these methods. So there is no
-    lock, but operations that are whole by themselves: a deque's ``append`` and ``pop``, a dictionary's ``setdefault``.
+    Destructors return blocks, and may run in any thread and in the middle of any of these methods. The class therefore
+    takes no lock and uses only atomic operations: ``append`` and ``pop`` of a deque, ``setdefault`` of a dictionary.
     """
 
     def __init__(self) -> None:
@@ -151,15 +150,15 @@ class FreeList:
             _free_lists.add(self)
 
     def take(self, size_bytes: int) -> int | None:
-        """Address of a block of exactly this size; None where there is none."""
+        """Remove a block of exactly this size and return its address; None if there is none."""
         try:
             return self._addresses[size_bytes].pop()
         except (KeyError, IndexError):
             return None
 
     def give_back(self, address: int, size_bytes: int) -> None:
-        """Keep a block that no work on the GPU uses any more."""
-        if self._closed:  # both were garbage, and this was finalised first
+        """Keep a block that the GPU no longer uses."""
+        if self._closed:  # list and block were both garbage, and the list was finalised first
             _release("cudaFree", address)
         else:
             self._addresses.setdefault(size_bytes, deque()).append(address)
@@ -184,7 +183,7 @@ _free_lists_lock = threading.Lock()
 
 
 def empty_free_lists() -> None:
-    """Free what all engines of this process hold without using it: memory that one lacks may lie with another."""
+    """Free the unused blocks of all engines of this process, so that any engine can allocate them."""
     with _free_lists_lock:
         free_lists = list(_free_lists)
     for free in free_lists:
@@ -192,18 +191,18 @@ def empty_free_lists() -> None:
 
 
 class DeviceMemory:
-    """A block of the GPU's memory; with this object, it is freed or goes back to its free list."""
+    """A block of GPU memory, freed or returned to its free list with this object."""
 
     def __init__(self, size_bytes: int, device: int, free: FreeList | None = None) -> None:
-        """Take at least one byte, at an address that TensorRT takes (cudaMalloc aligns to 256).
+        """Allocate at least one byte, aligned as TensorRT requires (cudaMalloc aligns to 256 bytes).
 
         Args:
-            size_bytes: at least.
-            device: the GPU, which is the current one of this thread.
-            free: where it is taken from if there is one of this size, and goes back to as long as that exists.
+            size_bytes: requested size; 0 allocates one byte.
+            device: the GPU, which must be current in this thread.
+            free: list to reuse a block of this size from, and to return the block to while the list exists.
 
         Raises:
-            OutOfMemoryError: there is not so much, even after all free lists were emptied.
+            OutOfMemoryError: the GPU's memory is full, even after all free lists were emptied.
         """
         self.size_bytes, self.device = max(1, size_bytes), device
         self._free = None if free is None else weakref.ref(free)
@@ -229,7 +228,7 @@ def _allocate(size_bytes: int) -> int:
 
 
 def _release(name: str, what: Any) -> None:
-    """Give something back; at the end of the process the driver may have done so already."""
+    """Release a resource; at process exit the driver may already have done so."""
     if what is not None:
         try:
             getattr(bindings(), name)(what)
@@ -238,23 +237,23 @@ def _release(name: str, what: Any) -> None:
 
 
 class CudaTensor:
-    """A tensor in the GPU's memory; an engine's output that goes on to another engine."""
+    """A tensor in GPU memory: an engine's output that another engine reads."""
 
     def __init__(self, memory: DeviceMemory, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        """Args: memory: at least as large as the tensor. shape, dtype: of the tensor, C order."""
+        """Args: memory: at least as large as the tensor. shape, dtype: the tensor's, in C order."""
         self.memory, self.dtype = memory, dtype
         self._shape = shape
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its sizes."""
+        """See ``DeviceTensor``."""
         return self._shape
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """A copy in the host's memory.
+        """Copy the tensor to host memory.
 
         Raises:
-            ValueError: asked for without a copy, which cannot be.
+            ValueError: ``copy`` is False; a copy is always needed.
         """
         if copy is False:
             raise ValueError("a tensor on the GPU cannot become an array without a copy")
@@ -266,13 +265,13 @@ class CudaTensor:
 
 
 def to_device(array: NDArray[Any], memory: DeviceMemory, stream: Stream) -> None:
-    """Copy a C-ordered array into a block as large or larger. The array must live until the stream is synchronised."""
+    """Copy a C-ordered array to a block at least as large; keep the array until the stream is synchronised."""
     kind = bindings().cudaMemcpyKind.cudaMemcpyHostToDevice
     call("cudaMemcpyAsync", memory.address, array.ctypes.data, array.nbytes, kind, stream.handle)
 
 
 def to_host(memory: DeviceMemory, shape: tuple[int, ...], dtype: np.dtype[Any], stream: Stream) -> NDArray[Any]:
-    """An array that holds the tensor once the stream is synchronised, not before."""
+    """Return an array that holds the tensor only after the stream is synchronised."""
     array = np.empty(shape, dtype)
     kind = bindings().cudaMemcpyKind.cudaMemcpyDeviceToHost
     call("cudaMemcpyAsync", array.ctypes.data, memory.address, array.nbytes, kind, stream.handle)
@@ -280,5 +279,5 @@ def to_host(memory: DeviceMemory, shape: tuple[int, ...], dtype: np.dtype[Any], 
 
 
 def size_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
-    """Of a tensor."""
+    """Return the size of a tensor in bytes."""
     return math.prod(shape) * dtype.itemsize

@@ -1,4 +1,4 @@
-"""Memory that was freed, given back to the system."""
+"""Return freed memory to the operating system."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import Any
 
 _KEPT_BYTES = 64 << 20
-"""So much may be held beyond what was left when memory was given back last."""
+"""Growth since the last release that triggers another."""
 
 _STATUS = Path("/proc/self/statm")
 
 
 class FreedMemory:
-    """Has the C library return what it holds free, where it can (glibc on Linux).
+    """Makes the C library return free memory to the system, if it can (glibc on Linux).
 
-    Engines on the CPU allocate tens of megabytes per call. When they are freed, glibc keeps them, in pieces between
-    what is still used, so that call after call takes more from the system.
+    CPU engines allocate tens of megabytes per call. After they are freed, glibc keeps them in fragments between blocks
+    in use, so that the process grows from call to call.
     """
 
     def __init__(self) -> None:
         self._left = 0
 
     def give_back(self, *, at_once: bool = False) -> None:
-        """Give memory back. Args: at_once: do so even if the process has hardly grown since the last time."""
+        """Return free memory. Args: at_once: do so even if the process has hardly grown since the last call."""
         trim = _trim()
         if trim is None:
             return
@@ -36,7 +36,7 @@ class FreedMemory:
 
 
 def resident_bytes() -> int:
-    """Memory that this process holds now (Linux)."""
+    """Return the resident memory of this process in bytes (Linux)."""
     return int(_STATUS.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -51,4 +51,4 @@ def _trim() -> Any:
 
 
 FREED = FreedMemory()
-"""Of this process."""
+"""Shared instance of this process."""

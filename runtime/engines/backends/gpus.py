@@ -1,4 +1,4 @@
-"""NVIDIA GPUs: how many CUDA shows this process, and what each is called."""
+"""Count and name the NVIDIA GPUs that CUDA shows this process."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import sys
 from itertools import takewhile
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-"""Environment variable that lists the GPUs CUDA shows a process; read when the process first uses CUDA."""
+"""Environment variable that lists the GPUs visible to a process; CUDA reads it at its first use."""
 
 _CUDA_DRIVERS = {"win32": "nvcuda.dll"}
-"""By platform; elsewhere ``libcuda.so.1``."""
+"""CUDA driver library by platform; elsewhere ``libcuda.so.1``."""
 
 _NAME = re.compile(r"\d+|(GPU|MIG)-\S+")
 _LISTED = re.compile(r"\(UUID: ((?:GPU|MIG)-[^)\s]+)\)")
-"""In a line of ``nvidia-smi -L``."""
+"""The UUID in a line of ``nvidia-smi -L``."""
 
 _SMI_SECONDS = 60
-"""How long nvidia-smi may take; where the driver sleeps between programs, it wakes every GPU first."""
+"""Time limit for nvidia-smi, which first has to wake every GPU if the driver was idle."""
 
 _log = logging.getLogger(__name__)
 
 
 def count_gpus() -> int:
-    """NVIDIA GPUs that the driver shows this process; 0 without a driver.
+    """Return the number of NVIDIA GPUs that the driver shows this process; 0 without a driver.
 
     Source: CUDA driver API, cuInit and cuDeviceGetCount.
     """
@@ -43,11 +43,11 @@ def count_gpus() -> int:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that processes started from this one may use, each as ``CUDA_VISIBLE_DEVICES`` names it.
+    """List the GPUs that child processes may use, each as ``CUDA_VISIBLE_DEVICES`` names it.
 
-    Those that the variable lists, where it is set: an empty one hides all, and the list ends at the first entry that
-    names no GPU, such as -1. Without it, the UUIDs that nvidia-smi lists, with the MIG instances of a divided GPU in
-    its place: of these CUDA shows a process only one. Without nvidia-smi, the numbers that the driver counts.
+    If the variable is set, its entries are returned, up to the first that does not name a GPU, such as -1; an empty
+    value hides all GPUs. Otherwise, the UUIDs come from nvidia-smi; the MIG instances of a divided GPU replace that
+    GPU, because CUDA shows a process only one of them. Without nvidia-smi, the driver's indices are returned.
 
     Source: NVIDIA, CUDA programming guide, "CUDA Environment Variables"; MIG user guide, "CUDA Device Enumeration".
     """
@@ -58,18 +58,18 @@ def visible_gpus() -> list[str]:
 
 
 def _listed_by_smi() -> list[str]:
-    """UUIDs; none where nvidia-smi is missing, or fails."""
+    """Return the UUIDs from nvidia-smi; an empty list if it is missing or fails."""
     smi = shutil.which("nvidia-smi")
     if smi is None:
         return []
     try:
         done = subprocess.run([smi, "-L"], capture_output=True, text=True, timeout=_SMI_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        _log.warning("GPUs are counted by the driver, because nvidia-smi failed (%s).", error)
+        _log.warning("nvidia-smi failed (%s); using the GPU count of the driver.", error)
         return []
     gpus: list[str] = []
     for uuid in _LISTED.findall(done.stdout):
         if uuid.startswith("MIG-") and gpus and gpus[-1].startswith("GPU-"):
-            gpus.pop()  # the GPU of this instance, whose line comes before
+            gpus.pop()  # the GPU that contains this instance, listed just before it
         gpus.append(uuid)
     return gpus

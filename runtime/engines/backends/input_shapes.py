@@ -1,4 +1,4 @@
-"""Shapes that TensorRT engines are made for: what the runtime sends to them, and no more."""
+"""Input shapes that TensorRT engines are built for: exactly those the runtime sends."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from runtime.errors import EngineError
 from runtime.ops.boxes import token_window_sides
 
 IMAGES_ON_GPU, BOXES_ON_GPU = 4, 64
-"""Images and boxes of one engine call there, unless the caller says otherwise."""
+"""Default number of images and of boxes per engine call on a GPU."""
 
 DECODER_IMAGES = 8
-"""Images whose boxes the runtime decodes together; the mask decoder takes as many however small ``max_batch`` is."""
+"""Images whose boxes the runtime decodes together; the mask decoder accepts at least this many, whatever ``max_batch``."""
 
 
 def profile_ranges(
     spec: EngineFile, grid_size: int, *, max_batch: int = IMAGES_ON_GPU, max_boxes: int = BOXES_ON_GPU
 ) -> Ranges:
-    """Least, best and greatest shape of every input of an engine.
+    """Return the minimum, optimum and maximum shape of every input of an engine.
 
-    Best is what the runtime sends unless told otherwise, as far as the engine takes it: full calls, small windows.
+    The optimum is what the runtime sends by default, within the limits of the engine: full batches, small windows.
 
     Args:
         spec: the engine.
         grid_size: image tokens per side.
-        max_batch: images that the encoder and the detector take at once.
-        max_boxes: boxes that the mask decoder takes at once.
+        max_batch: most images per call of the encoder and the detector.
+        max_boxes: most boxes per call of the mask decoder.
 
     Raises:
-        EngineError: a dimension of a name that the export does not write.
+        EngineError: a dimension has a name that the export does not write.
     """
     sides = token_window_sides(grid_size)
     window = (sides[0], sides[min(1, len(sides) - 1)], sides[-1])
@@ -45,7 +45,7 @@ def profile_ranges(
             return dim
         if dim not in by_name:
             raise EngineError(
-                f"{spec.file} has a dimension {dim!r}; expected one of {', '.join(by_name)}. Export again.",
+                f"{spec.file} has a dimension {dim!r}; expected one of {', '.join(by_name)}. Export the engines again.",
                 kind="mismatch",
             )
         return by_name[dim][place]
@@ -57,7 +57,7 @@ def profile_ranges(
 
 
 def within(shape: Shape, bounds: tuple[Shape, Shape, Shape]) -> bool:
-    """Whether an input of this shape may be sent. Args: bounds: its entry in the ranges."""
+    """Return whether the engine accepts an input of this shape. Args: bounds: the input's entry in the ranges."""
     least, _, most = bounds
     return len(shape) == len(least) and all(
         low <= dim <= high for low, dim, high in zip(least, shape, most, strict=True)

@@ -1,4 +1,4 @@
-"""Load engines: the one module that knows every backend."""
+"""Load engines; the only module that imports every backend."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from runtime.engines.manifest import EngineFile, TensorSpec
 from runtime.errors import BackendError, ConfigError, EngineError
 
 ENVIRONMENT = "CELLSAM_BACKEND"
-"""Environment variable that sets what ``auto`` stands for."""
+"""Environment variable that sets the backend for ``auto``."""
 
 _log = logging.getLogger(__name__)
 
 
 def resolve_backend(name: str, directory: Path, device: int = 0) -> str:
-    """Return the backend that ``name`` stands for.
+    """Return the backend to use, resolving ``auto``.
 
     ``auto`` is the backend that the environment variable ``CELLSAM_BACKEND`` names or, without it, the fastest one that
     can run here. The choice and its reason are logged, as a warning if a GPU or TensorRT plans are left unused.
 
     Args:
         name: one of ``BACKENDS``.
-        directory: the engines.
-        device: the GPU that a backend for GPUs would use.
+        directory: the engine directory.
+        device: the GPU that a GPU backend would use.
 
     Raises:
-        BackendError: no such backend.
-        EngineError: there is a GPU, but the manifest or what must be beside TensorRT plans is not usable.
+        BackendError: the backend is unknown.
+        EngineError: there is a GPU, but the manifest or a file that TensorRT plans need is not usable.
     """
     source = "backend"
     if name == "auto" and ENVIRONMENT in os.environ:
@@ -53,17 +53,17 @@ def resolve_backend(name: str, directory: Path, device: int = 0) -> str:
 
 
 def load_engine(path: Path, spec: EngineFile, *, backend: str, options: BackendOptions) -> Engine:
-    """Load one engine file and compare it, its inputs and its outputs with the manifest.
+    """Load one engine file and compare its checksum, inputs and outputs with the manifest.
 
     Raises:
-        BackendError: the backend is unknown or cannot load the file, or is one of GPUs and the file is in integers.
-        ConfigError: ``cuda_graphs`` with a backend other than ``cuda``.
+        BackendError: the backend cannot load the file, or is a GPU backend and the file uses 8-bit integers.
+        ConfigError: ``cuda_graphs`` is set for a backend other than ``cuda``.
         EngineError: the file is missing, unreadable or altered, or its inputs or outputs are not those the manifest
             lists.
     """
     if spec.integers and backend in ON_GPU:
         raise BackendError(
-            f"{path.name} computes in 8-bit integers, in a form for CPUs; the backend is {backend!r}. "
+            f"{path.name} computes in 8-bit integers, a format for CPUs; the backend is {backend!r}. "
             "Use 'openvino' or 'cpu', or export for the GPU: cellsam-engine export --precision fp16.",
             kind="unsupported",
             field="backend",
@@ -75,7 +75,7 @@ def load_engine(path: Path, spec: EngineFile, *, backend: str, options: BackendO
         found: tuple[TensorSpec, ...] = getattr(engine, kind)
         if _comparable(expected) != _comparable(found):
             raise EngineError(
-                f"{path} has {kind} {_describe(found)}; the manifest says {_describe(expected)}. "
+                f"{path} has {kind} {_describe(found)}; the manifest lists {_describe(expected)}. "
                 "Export the engines again.",
                 kind="mismatch",
             )
@@ -83,17 +83,17 @@ def load_engine(path: Path, spec: EngineFile, *, backend: str, options: BackendO
 
 
 def _load_fused(source: EngineSource, backend: str, options: BackendOptions) -> Engine:
-    """Load a file that uses onnxruntime's own operators; other backends raise an error that says what to do."""
-    fused = f"{source.path.name} has fused attention, an operator of onnxruntime's own"
+    """Load a file that uses operators specific to onnxruntime; other backends raise ``BackendError`` with advice."""
+    fused = f"{source.path.name} has fused attention, an operator specific to onnxruntime"
     again = "Use the backend 'cuda' or 'cpu', or export again: cellsam-engine export --attention plain."
-    if backend.startswith("tensorrt"):  # onnxruntime would cut the graph at every attention and leave that to CUDA
-        raise BackendError(f"{fused}, which TensorRT does not know. {again}", kind="unsupported", field="attention")
+    if backend.startswith("tensorrt"):  # onnxruntime would split the graph and run attention on CUDA
+        raise BackendError(f"{fused}, which TensorRT does not support. {again}", kind="unsupported", field="attention")
     try:
         return _load(source, backend, options)
     except BackendError as error:
         if backend == "openvino":
             raise BackendError(
-                f"{error} {fused}, which OpenVINO of before mid-2026 does not know. {again}",
+                f"{error} {fused}, which OpenVINO before mid-2026 does not support. {again}",
                 kind="unsupported",
                 field="attention",
             ) from error
@@ -103,7 +103,7 @@ def _load_fused(source: EngineSource, backend: str, options: BackendOptions) -> 
 def _load(source: EngineSource, backend: str, options: BackendOptions) -> Engine:
     if options.cuda_graphs and backend != "cuda":
         raise ConfigError(
-            f"cuda_graphs is for the backend 'cuda', and {backend!r} was named or chosen. Name 'cuda', or leave "
+            f"cuda_graphs needs the backend 'cuda'; the backend is {backend!r}. Pass backend='cuda', or leave "
             "cuda_graphs out.",
             kind="conflict",
             field="cuda_graphs",
@@ -131,7 +131,7 @@ def _load(source: EngineSource, backend: str, options: BackendOptions) -> Engine
 
 
 def _comparable(tensors: tuple[TensorSpec, ...]) -> list[tuple[str, tuple[int | None, ...], str]]:
-    """Names, shapes and dtypes, without the names of dynamic dimensions, which not every backend keeps."""
+    """Return names, shapes and dtypes without names of dynamic dimensions, which some backends drop."""
     return [(t.name, tuple(dim if isinstance(dim, int) else None for dim in t.shape), t.dtype) for t in tensors]
 
 

@@ -1,6 +1,7 @@
-"""OpenVINO on the CPU: the same ONNX files, encoder and detector in bfloat16 where the processor computes in it.
+"""OpenVINO on the CPU, with the same ONNX files; encoder and detector use bfloat16 if the processor supports it.
 
-The mask decoder stays in float32: in bfloat16 it is what moves outlines most (``cellsam-engine bench`` compares cells).
+The mask decoder stays in float32, because in bfloat16 it shifts outlines more than any other engine does. Compare the
+cells with ``cellsam-engine bench``.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from runtime.extras import install_command
 from runtime.types import Tensor, Tensors
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
-"""OpenVINO's names of the precisions."""
+"""OpenVINO's name of each precision."""
 
 
 class OpenVinoEngine(Engine):
-    """One ONNX file compiled by OpenVINO for the CPU. Each thread has an inference request of its own."""
+    """One ONNX file compiled by OpenVINO for the CPU, with one inference request per thread."""
 
     def __init__(self, source: EngineSource, options: BackendOptions) -> None:
         """Compile the file.
 
         Raises:
-            BackendError: OpenVINO is not installed or cannot compile it.
+            BackendError: OpenVINO is not installed or cannot compile the file.
             EngineError: the file is missing, unreadable or altered.
         """
         try:
@@ -45,7 +46,7 @@ class OpenVinoEngine(Engine):
         try:
             core = openvino.Core()
             model = core.read_model(content)
-            # Compiled, a tensor may go by the name of a cast beside it.
+            # In the compiled model, a tensor may have the name of a neighbouring cast.
             self.inputs = tuple(_spec(port) for port in model.inputs)
             self.outputs = tuple(_spec(port) for port in model.outputs)
             precision = options.cpu_precision
@@ -54,7 +55,7 @@ class OpenVinoEngine(Engine):
             if precision != "auto":
                 settings["INFERENCE_PRECISION_HINT"] = _HINTS[precision]
             self._model = core.compile_model(model, "CPU", settings)
-        except Exception as error:  # OpenVINO raises RuntimeError for all that goes wrong
+        except Exception as error:  # OpenVINO raises RuntimeError for every failure
             raise BackendError(
                 f"OpenVINO {openvino.__version__} cannot compile {source.path}: {error}", kind="unsupported"
             ) from error
@@ -69,7 +70,7 @@ class OpenVinoEngine(Engine):
         contiguous = {spec.name: np.ascontiguousarray(feeds[spec.name]) for spec in self.inputs}
         try:
             request.infer(dict(enumerate(contiguous.values())), share_inputs=True)
-            # The request's own memory is written again by the next call.
+            # The next call overwrites the request's own memory.
             return {output.name: request.get_output_tensor(i).data.copy() for i, output in enumerate(self.outputs)}
         except Exception as error:
             shapes = ", ".join(f"{name} {array.shape}" for name, array in contiguous.items())
@@ -82,6 +83,6 @@ class OpenVinoEngine(Engine):
 
 
 def _spec(port: Any) -> TensorSpec:
-    """Dimensions that may vary have no names in OpenVINO."""
+    """Describe an input or output; OpenVINO does not name dynamic dimensions."""
     shape: list[Dim] = [dim.get_length() if dim.is_static else "" for dim in port.partial_shape]
     return TensorSpec(name=port.any_name, shape=tuple(shape), dtype=str(np.dtype(port.element_type.to_dtype())))

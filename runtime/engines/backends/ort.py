@@ -1,4 +1,4 @@
-"""onnxruntime: on the CPU, and on an NVIDIA GPU with tensors that stay there between the engines."""
+"""onnxruntime on the CPU, and on an NVIDIA GPU with tensors that stay there between engines."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ DTYPES = {
     "tensor(int32)": "int32",
     "tensor(bool)": "bool",
 }
-"""Of tensors, by onnxruntime's name."""
+"""NumPy dtypes by onnxruntime's name of the tensor type."""
 
 _NO_CAPTURE = "cannot use the graph capture feature"
-"""onnxruntime's words where a model has parts that must run on the CPU or have control flow."""
+"""onnxruntime's message if parts of a model must run on the CPU or contain control flow."""
 
 _NO_MEMORY = (
     "failed to allocate memory",
@@ -38,20 +38,24 @@ _NO_MEMORY = (
     "bad_alloc",
     "bad allocation",
 )
-"""What onnxruntime, CUDA, cuBLAS, cuDNN (from 9) and C++ say of it, in lower case."""
+"""Out-of-memory messages of onnxruntime, CUDA, cuBLAS, cuDNN (from 9) and C++, in lower case."""
 
 _NO_CUDNN_ATTENTION = "Failed to build cuDNN graph for Flash Attention"
-"""onnxruntime's words where cuDNN lacks the attention that it chose it for, and takes no other (its
-``cudnn_flash_attention.cc``); cuDNN has no heads of 192 channels on GPUs after Hopper (NVIDIA/cudnn-frontend#242)."""
+"""onnxruntime's message if it chose cuDNN for an attention that cuDNN lacks; it tries no other kernel.
+
+Sources: onnxruntime, ``cudnn_flash_attention.cc``; NVIDIA/cudnn-frontend#242 (no heads of 192 channels on GPUs after
+Hopper)."""
 
 CUDA = "CUDAExecutionProvider"
 
 _SLOW_ON_CPU = {"mask_decoder.onnx": ("SkipLayerNormFusion",)}
-"""Optimisations that cost time, by file. The fused norm took a third of the mask decoder's. For the other engines it
-makes no difference in time, but one in the last digits, by which boxes of almost equal scores are put in order."""
+"""Optimisations to disable, by file, because they cost time. The fused norm took a third of the mask decoder's time.
+
+The other engines keep it: it does not change their speed, but disabling it would change the last digits of scores, and
+with them the order of boxes with nearly equal scores."""
 
 INSTALL_GPU = (
-    "Install the GPU build in place of the CPU one: pip uninstall onnxruntime, then "
+    "Install the GPU build in place of the CPU build: pip uninstall onnxruntime, then "
     "pip install --force-reinstall 'onnxruntime-gpu[cuda,cudnn]'."
 )
 
@@ -63,8 +67,8 @@ class OrtEngine(Engine):
         """Load the file.
 
         Raises:
-            BackendError: onnxruntime cannot load it.
-            EngineError: it is missing, unreadable or altered.
+            BackendError: onnxruntime cannot load the file.
+            EngineError: the file is missing, unreadable or altered.
         """
         self._name = source.path.name
         self._session = self._load(source, session_settings(options), options)
@@ -72,7 +76,7 @@ class OrtEngine(Engine):
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
 
     def _load(self, source: EngineSource, settings: onnxruntime.SessionOptions, options: BackendOptions) -> Any:
-        # Attention maps of one call are not kept for the next: the arena would hold gigabytes between images.
+        # The arena would keep gigabytes of attention maps between calls.
         settings.enable_cpu_mem_arena = False
         without = _SLOW_ON_CPU.get(source.path.name, ())
         return open_session(source, settings, ["CPUExecutionProvider"], without=without)
@@ -94,7 +98,7 @@ class OrtEngine(Engine):
 
 
 class OnDevice:
-    """An output in the device's memory."""
+    """An output in device memory."""
 
     def __init__(self, value: Any) -> None:
         """Args: value: an ``onnxruntime.OrtValue``."""
@@ -112,7 +116,7 @@ class OnDevice:
 
 
 class OrtDeviceEngine(OrtEngine):
-    """One ONNX file whose inputs and outputs are bound to a device's memory.
+    """One ONNX file whose inputs and outputs are bound to device memory.
 
     Source: onnxruntime, "I/O Binding".
     """
@@ -133,16 +137,16 @@ class OrtDeviceEngine(OrtEngine):
             raise failure(self._name, feeds, error) from error
 
     def _run_bound(self, feeds: Mapping[str, Tensor], keep: Collection[str], run_options: Any = None) -> dict[str, Any]:
-        """Outputs by name, as ``OrtValue``s: those to keep on the device, the others on the host."""
+        """Run and return the outputs by name as ``OrtValue``s: those in ``keep`` on the device, others on the host."""
         binding = self._session.io_binding()
-        # The binding refers to the arrays' memory without holding them.
+        # The binding points to the arrays' memory but does not keep the arrays alive.
         arrays = {n: np.ascontiguousarray(t) for n, t in feeds.items() if not isinstance(t, OnDevice)}
         for name, tensor in feeds.items():
             if isinstance(tensor, OnDevice):
                 binding.bind_ortvalue_input(name, tensor.value)
             else:
                 binding.bind_cpu_input(name, arrays[name])
-        if len(arrays) < len(feeds):  # a copy on the device may be under way, on another stream than the session's
+        if len(arrays) < len(feeds):  # a device copy may still be running on a stream other than the session's
             binding.synchronize_inputs()
         for output in self.outputs:
             device = self.device if output.name in keep else "cpu"
@@ -160,11 +164,11 @@ class OrtCudaEngine(OrtDeviceEngine):
     def _load(self, source: EngineSource, settings: onnxruntime.SessionOptions, options: BackendOptions) -> Any:
         load_cuda()
         session = open_session(source, settings, [(CUDA, self._provider(options))])
-        # onnxruntime takes the CPU when the provider's library cannot be loaded, and only logs it.
+        # If the provider's library cannot be loaded, onnxruntime uses the CPU and only logs it.
         if CUDA not in session.get_providers():
             raise BackendError(
                 f"onnxruntime {onnxruntime.__version__} cannot use GPU {options.device}: its CUDA provider did not "
-                "load, most often because CUDA or cuDNN is missing or of another version than it was built for. "
+                "load, most often because CUDA or cuDNN is missing or has a different version than it was built for. "
                 f"{INSTALL_GPU}",
                 kind="not_installed",
             )
@@ -178,18 +182,18 @@ def load_cuda() -> None:
     """Load the libraries that the CUDA provider needs.
 
     Raises:
-        BackendError: this onnxruntime has no such provider.
+        BackendError: this onnxruntime has no CUDA provider.
     """
     if CUDA not in onnxruntime.get_available_providers():
         raise BackendError(
             f"onnxruntime {onnxruntime.__version__} here has no CUDA provider. {INSTALL_GPU}", kind="not_installed"
         )
-    with redirect_stdout(sys.stderr):  # it prints what it does not find, and stdout is for results
-        onnxruntime.preload_dlls()  # finds CUDA and cuDNN of pip's packages
+    with redirect_stdout(sys.stderr):  # it prints missing libraries, but stdout is for results
+        onnxruntime.preload_dlls()  # finds CUDA and cuDNN installed by pip
 
 
 def cuda_provider(device: int) -> dict[str, str]:
-    """How engines are run on a GPU: options of onnxruntime's CUDA provider. Args: device: the GPU's number."""
+    """Return the options of onnxruntime's CUDA provider. Args: device: the GPU's index."""
     return {
         "device_id": str(device),
         "arena_extend_strategy": "kSameAsRequested",
@@ -199,10 +203,10 @@ def cuda_provider(device: int) -> dict[str, str]:
 
 
 def session_settings(options: BackendOptions) -> onnxruntime.SessionOptions:
-    """Of every session."""
+    """Return the settings that all sessions share."""
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
-    # Each engine has threads of its own, which go on spinning after a call and take the cores from the next engine.
+    # Each engine has its own threads; they would keep spinning after a call and slow down the next engine.
     settings.add_session_config_entry("session.force_spinning_stop", "1")
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
@@ -212,48 +216,50 @@ def session_settings(options: BackendOptions) -> onnxruntime.SessionOptions:
 def open_session(
     source: EngineSource, settings: onnxruntime.SessionOptions, providers: Sequence[Any], *, without: Sequence[str] = ()
 ) -> Any:
-    """Load a file.
+    """Open an onnxruntime session for a file.
 
     Args:
         source: the file.
-        settings: of the session.
-        providers: of onnxruntime, with their options.
-        without: optimisations of onnxruntime that are left out.
+        settings: session options.
+        providers: onnxruntime's execution providers, with their options.
+        without: names of onnxruntime optimisations to disable.
 
     Raises:
-        OutOfMemoryError: the file does not fit into the memory of the device or the host.
-        BackendError: onnxruntime cannot load it; its own message is kept.
+        OutOfMemoryError: the file does not fit into device or host memory.
+        BackendError: onnxruntime cannot load the file; the error includes its message.
         EngineError: the file is missing, unreadable or altered.
     """
     content = source.read()
     try:
-        # With its fallback, onnxruntime would print the provider's error and try again on the CPU alone.
+        # With its fallback, onnxruntime would print the provider's error and retry on the CPU only.
         session = onnxruntime.InferenceSession(
             content, settings, providers=list(providers), disabled_optimizers=list(without), enable_fallback=0
         )
-    except Exception as error:  # onnxruntime raises bare Exception subclasses of its own
+    except Exception as error:  # onnxruntime's exceptions derive directly from Exception
         message = f"onnxruntime {onnxruntime.__version__} cannot load {source.path}: {error}"
         if _is_memory(error):
             raise OutOfMemoryError(f"{message}. Is the memory of the device full?") from error
-        # onnxruntime has no error class for it: its text is all there is.
+        # onnxruntime has no error class for this; only the text identifies it.
         raise BackendError(message, kind="unsupported" if _NO_CAPTURE in str(error) else None) from error
-    session._model_bytes = None  # onnxruntime would keep the file's content beside the loaded weights
+    session._model_bytes = None  # otherwise onnxruntime keeps the file's content in addition to the loaded weights
     return session
 
 
 def failure(name: str, feeds: Mapping[str, Tensor], error: Exception) -> BackendError:
-    """What a call that failed raises: the engine, what it got, and the backend's own message."""
+    """Build the error for a failed call from the engine's name, the input shapes and onnxruntime's message."""
     shapes = ", ".join(f"{name} {tensor.shape}" for name, tensor in feeds.items())
     message = f"onnxruntime failed in {name} with {shapes}: {error}"
     if _is_memory(error):
         return OutOfMemoryError(f"{message}. Lower images_per_call or boxes_per_call.")
     if _NO_CUDNN_ATTENTION in message:
-        message += ". Set the environment variable ORT_ENABLE_CUDNN_FLASH_ATTENTION=0: onnxruntime has other kernels."
+        message += (
+            ". Set the environment variable ORT_ENABLE_CUDNN_FLASH_ATTENTION=0, so that onnxruntime uses other kernels."
+        )
     return BackendError(message)
 
 
 def _is_memory(error: Exception) -> bool:
-    # onnxruntime has no error class or code for it: its text is all there is.
+    # onnxruntime has no error class or code for this; only the text identifies it.
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY)
 
 

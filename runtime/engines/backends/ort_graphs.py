@@ -1,23 +1,23 @@
-"""onnxruntime on an NVIDIA GPU with CUDA graphs: shapes that come again are replayed as a whole, not kernel by kernel.
+"""onnxruntime on an NVIDIA GPU with CUDA graphs: repeated shapes are replayed as a whole, not kernel by kernel.
 
-What onnxruntime asks for (its pages "CUDA Execution Provider" and "I/O Binding", and the provider's source), and what
-follows from it here:
+Constraints of onnxruntime (pages "CUDA Execution Provider" and "I/O Binding", and the provider's source), and how this
+module meets them:
 
-- A graph has fixed shapes and addresses. Every shape has inputs and outputs of its own on the GPU; boxes are padded to
-  a few counts, so that shapes come again. A shape is captured when it comes the second time.
-- A graph belongs to the thread that captured it, and a session that captures must not be run by several at a time:
-  each session has one thread, to which callers hand their runs.
-- While a graph is captured, calls of CUDA from any other thread fail and spoil it (``cudaStreamCaptureModeGlobal``):
-  a capture waits until no engine of this kind runs or copies, and none begins before it is done. Other users of the
-  GPU in the process, such as PyTorch, must not capture or allocate while a shape is new.
-- A graph's intermediate results lie in memory that the session's allocator considers free, where another run's outputs
-  could be put. So whatever outlives a run is copied to memory that is not that allocator's.
-- The session's stream does not wait for copies on the default stream; they are waited for before a run reads them.
-- Captures are not freed before their session: there are at most ``MOST_CAPTURES``.
+- A graph has fixed shapes and addresses. Every shape has its own inputs and outputs on the GPU. Boxes are padded to a
+  few counts, so that shapes repeat. A shape is captured at its second run.
+- A graph belongs to the thread that captured it, and only one thread at a time may run a session that captures. Each
+  session therefore has one thread, and callers submit their runs to it.
+- During a capture, CUDA calls from any other thread fail and invalidate it (``cudaStreamCaptureModeGlobal``). A
+  capture waits until no engine of this class runs or copies, and blocks new runs until it ends. Other GPU code in the
+  process, such as PyTorch, must not capture or allocate while a shape is new.
+- A graph's intermediate results lie in memory that the session's allocator considers free and may reuse for outputs of
+  another run. Data that outlives a run is therefore copied to memory outside that allocator.
+- The session's stream does not wait for copies on the default stream, so a run waits for them before it reads.
+- Captures are freed only with their session, so there are at most ``MOST_CAPTURES``.
 
-Known risk: before pull request #32121 of onnxruntime (August 2026) a replay read host memory that a run of another
-shape had taken over since, in Concat and Split of unequal parts, ScatterND and batched MatMul, and gave wrong numbers
-without an error. Hence ``LEAST_VERSION``, and the test marked ``gpu`` that looks for it: run it on your GPU.
+Known risk: before onnxruntime's pull request #32121 (August 2026), a replay could give wrong numbers without an error.
+It read host memory that a run of another shape had since reused, in Concat and Split of unequal parts, ScatterND and
+batched MatMul. Hence ``LEAST_VERSION``, and a test for this fault, marked ``gpu``: run it on your GPU.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ from runtime.errors import BackendError
 from runtime.types import Tensor, Tensors
 
 LEAST_VERSION = (1, 31)
-"""Of onnxruntime."""
+"""Oldest onnxruntime version that supports ``cuda_graphs`` here."""
 
 MOST_CAPTURES = 32
-"""Of one engine; shapes that come later run without a graph."""
+"""Most captures per engine; further shapes run without a graph."""
 
 BOX_COUNTS = (4, 16, 64)
-"""Boxes are padded to one of these; more than the last are not."""
+"""Box counts to pad to; calls with more boxes than the last are not padded."""
 
 BOXES = "boxes"
-"""The exports' name of the dimension that is padded."""
+"""Name of the padded dimension in exported engines."""
 
 _log = logging.getLogger(__name__)
 
@@ -61,16 +61,16 @@ Key = tuple[tuple[str, tuple[int, ...], str], ...]
 
 
 class Gate:
-    """Many may run at a time; a capture is alone."""
+    """Lock that admits many runs at a time, or one capture."""
 
     def __init__(self) -> None:
-        """Open."""
+        """Create an open gate."""
         self._changed = threading.Condition()
         self._running = 0
 
     @contextmanager
     def run(self) -> Iterator[None]:
-        """Anything that calls CUDA and is no capture."""
+        """Admit code that calls CUDA without capturing."""
         with self._changed:
             self._running += 1
         try:
@@ -82,18 +82,18 @@ class Gate:
 
     @contextmanager
     def capture(self) -> Iterator[None]:
-        """A capture; must not be entered by a thread inside ``run``."""
+        """Admit one capture. A thread inside ``run`` must not enter it."""
         with self._changed:
             self._changed.wait_for(lambda: not self._running)
-            yield  # with the lock held, so that no run begins
+            yield  # holds the lock, so that no run begins
 
 
 GATE = Gate()
-"""Of all engines of the process: CUDA knows no narrower bound."""
+"""Shared by all engines of the process, because captures are invalidated by CUDA calls of any thread."""
 
 
 class KeptOnDevice(OnDevice):
-    """An output in the device's memory, whose copy to the host does not meet a capture."""
+    """An output in device memory, which is never copied to the host during a capture."""
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """See ``DeviceTensor``."""
@@ -103,7 +103,7 @@ class KeptOnDevice(OnDevice):
 
 @dataclass(frozen=True)
 class Capture:
-    """A shape's graph: what onnxruntime knows it by, and the memory that it reads and writes."""
+    """The graph of a shape: its onnxruntime options and the memory that it reads and writes."""
 
     binding: Any
     options: Any
@@ -112,7 +112,7 @@ class Capture:
     outputs: Mapping[str, Any]
 
     def run(self, session: Any, feeds: Mapping[str, Tensor]) -> None:
-        """Fill the inputs and run; the first time, onnxruntime runs twice as usual and then captures."""
+        """Fill the inputs and run. At the first call, onnxruntime runs normally twice, then captures."""
         for name, tensor in feeds.items():
             source = tensor.value if isinstance(tensor, OnDevice) else np.ascontiguousarray(tensor)
             self.inputs[name].update_inplace(source)
@@ -122,10 +122,10 @@ class Capture:
 
 
 class OrtCudaGraphEngine(OrtCudaEngine):
-    """One ONNX file on an NVIDIA GPU, with CUDA graphs; see the module.
+    """One ONNX file on an NVIDIA GPU with CUDA graphs; see the module.
 
-    Where onnxruntime cannot use graphs for a file, or a capture fails, a warning says so and the file is run on the
-    same GPU as without this option, but for one thread at a time.
+    If onnxruntime cannot use graphs for a file, or a capture fails, a warning is logged. The file then runs on the same
+    GPU as without this option, except that calls run one at a time.
     """
 
     def __init__(self, source: EngineSource, options: BackendOptions) -> None:
@@ -137,7 +137,7 @@ class OrtCudaGraphEngine(OrtCudaEngine):
         check_version()
         self._graphs = True
         self._seen: dict[Key, dict[str, tuple[int, ...]]] = {}
-        """Shapes of the outputs, by the shapes that were run."""
+        """Output shapes by key of the shapes that were run."""
         self._captures: dict[Key, Capture] = {}
         super().__init__(source, options)
         self._source, self._options = source, options
@@ -169,11 +169,11 @@ class OrtCudaGraphEngine(OrtCudaEngine):
     def close(self) -> None:
         """See ``Engine``."""
         self._thread.shutdown()
-        self._captures.clear()  # graphs go before their session
+        self._captures.clear()  # graphs must be freed before their session
         super().close()
 
     def _run(self, feeds: Mapping[str, Tensor], keep: Collection[str]) -> Tensors:
-        """``run``, in the session's thread."""
+        """Run in the session's thread."""
         if not self._graphs:
             return self._run_without(feeds, keep)
         padded = pad_boxes(self.inputs, feeds)
@@ -200,16 +200,16 @@ class OrtCudaGraphEngine(OrtCudaEngine):
         return {name: KeptOnDevice(t.value) if isinstance(t, OnDevice) else t for name, t in outputs.items()}
 
     def _capture(self, key: Key, feeds: Mapping[str, Tensor]) -> bool:
-        """Run a shape with a graph for the first time; False, and no graphs from then on, where that fails."""
+        """Capture and run a shape. If that fails, disable graphs for this engine and return False."""
         try:
             capture = self._new_capture(key)
             capture.run(self._session, feeds)
-        except Exception as error:  # of onnxruntime's own kinds; a run of the same shape without a graph has succeeded
+        except Exception as error:  # onnxruntime's own classes; the same shape has already run without a graph
             self._forget_graphs(self._name, error)
         else:
             self._captures[key] = capture
             return True
-        # A stream on which a capture failed may stay unusable. Its session goes first: both may not fit.
+        # A stream may stay unusable after a failed capture. Free the old session first: two may not fit into memory.
         self._session = None
         self._session = self._load(self._source, session_settings(self._options), self._options)
         return False
@@ -226,19 +226,19 @@ class OrtCudaGraphEngine(OrtCudaEngine):
         return Capture(binding, numbered(len(self._captures) + 1), inputs, outputs)
 
     def _forget_graphs(self, name: str, error: Exception) -> None:
-        _log.warning("%s is run without CUDA graphs, on the same GPU and with the same results: %s", name, error)
+        _log.warning("%s runs without CUDA graphs, on the same GPU and with the same results: %s", name, error)
         self._graphs = False
         self._captures.clear()
         self._seen.clear()
 
     def _memory(self, shape: tuple[int, ...], dtype: str) -> Any:
-        """An ``OrtValue`` on the device, not of the session's allocator."""
+        """Allocate an ``OrtValue`` on the device, outside the session's allocator."""
         return onnxruntime.OrtValue.ortvalue_from_shape_and_type(
             list(shape), np.dtype(dtype).type, self.device, self._device_id
         )
 
     def _results(self, values: Mapping[str, Any], feeds: Mapping[str, Tensor], keep: Collection[str]) -> Tensors:
-        """What the caller gets of a run: copies, without what was padded. A tensor to be cut comes to the host."""
+        """Copy the outputs without padding. A padded output is copied to the host even if it is in ``keep``."""
         count = box_count(self.inputs, feeds)
         results: Tensors = {}
         for spec in self.outputs:
@@ -251,43 +251,47 @@ class OrtCudaGraphEngine(OrtCudaEngine):
             else:
                 array: NDArray[Any] = value.numpy()
                 array = array[:count] if padded else array
-                # Of memory on the host, numpy() may be a view, which the next replay would overwrite.
+                # For host memory, numpy() may return a view, which the next replay would overwrite.
                 results[spec.name] = array if array.base is None else array.copy()
         if keep:
-            self._session.io_binding().synchronize_outputs()  # until the copies are done, nothing may overwrite
+            self._session.io_binding().synchronize_outputs()  # nothing may overwrite the outputs until they are copied
         return results
 
 
 def check_version() -> None:
-    """Raises: BackendError: onnxruntime is older than ``LEAST_VERSION``."""
+    """Check the version of onnxruntime.
+
+    Raises:
+        BackendError: onnxruntime is older than ``LEAST_VERSION``.
+    """
     found = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
     if found < LEAST_VERSION:
         raise BackendError(
             f"onnxruntime {onnxruntime.__version__} is installed; cuda_graphs needs {LEAST_VERSION[0]}."
-            f"{LEAST_VERSION[1]} or later, because replays of earlier ones can give wrong numbers. Leave cuda_graphs "
-            f"out, or update. {INSTALL_GPU}",
+            f"{LEAST_VERSION[1]} or later, because replays can give wrong numbers in earlier versions. Leave "
+            f"cuda_graphs out, or update onnxruntime. {INSTALL_GPU}",
             kind="wrong_version",
         )
 
 
 def numbered(graph: int) -> Any:
-    """Run options: the graph with this number, from 1, is captured or replayed; -1 for a run without one."""
+    """Return run options that capture or replay graph number ``graph`` (from 1); -1 runs without a graph."""
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(graph))
     return options
 
 
 def box_count(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Tensor]) -> int | None:
-    """Boxes of a call; None for an engine that takes none."""
+    """Return the number of boxes in a call; None if the engine takes no boxes."""
     return next((feeds[spec.name].shape[0] for spec in inputs if spec.shape[:1] == (BOXES,)), None)
 
 
 def pad_boxes(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The feeds with the last box repeated up to the next of ``BOX_COUNTS``. Boxes do not act on each other.
+    """Repeat the last box up to the next of ``BOX_COUNTS``. Boxes do not affect one another.
 
     Args:
-        inputs: of the engine; those whose first dimension is named ``BOXES`` are padded.
-        feeds: of a call.
+        inputs: the engine's inputs; those whose first dimension is named ``BOXES`` are padded.
+        feeds: input tensors of one call.
     """
     count = box_count(inputs, feeds)
     if not count or count > BOX_COUNTS[-1]:
@@ -304,7 +308,7 @@ def pad_boxes(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Tensor]) -> Ma
 
 
 def key_of(feeds: Mapping[str, Tensor]) -> Key:
-    """What tells one graph from another."""
+    """Return the key that identifies the graph for these inputs."""
     return tuple(
         sorted(
             (name, tuple(t.shape), DTYPES[t.value.data_type()] if isinstance(t, OnDevice) else str(np.asarray(t).dtype))

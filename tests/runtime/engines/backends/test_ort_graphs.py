@@ -227,7 +227,7 @@ def test_a_capture_that_fails_is_told_and_runs_go_on(small_engines: Path, caplog
     assert all(isinstance(tensor, ort_graphs.KeptOnDevice) for tensor in kept)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert "encoder.onnx is run without CUDA graphs" in record.getMessage()
+    assert "encoder.onnx runs without CUDA graphs" in record.getMessage()
     assert "CUDA failure 901" in record.getMessage()
 
 
@@ -274,7 +274,7 @@ def test_where_onnxruntime_refuses_graphs_runs_go_on(
     asked = asked_of(monkeypatch, REFUSAL)
     engine = OrtCudaGraphEngine(source_of(small_engines / "encoder.onnx"), BackendOptions(cuda_graphs=True))
     assert asked == [{**ort.cuda_provider(0), "enable_cuda_graph": "1"}, ort.cuda_provider(0)]
-    assert "encoder.onnx is run without CUDA graphs" in caplog.text
+    assert "encoder.onnx runs without CUDA graphs" in caplog.text
     assert "not been partitioned" in caplog.text
     monkeypatch.undo()
     plain = ort.OrtEngine(source_of(small_engines / "encoder.onnx"), BackendOptions())
@@ -303,9 +303,7 @@ def test_the_version_is_checked(monkeypatch: pytest.MonkeyPatch, version: str, f
 
 @pytest.mark.parametrize("backend", ["cpu", "openvino", "tensorrt", "tensorrt-ort"])
 def test_graphs_are_for_one_backend(small_engines: Path, backend: str) -> None:
-    with pytest.raises(
-        ConfigError, match=f"cuda_graphs is for the backend 'cuda', and '{backend}' was named or chosen"
-    ):
+    with pytest.raises(ConfigError, match=f"cuda_graphs needs the backend 'cuda'; the backend is '{backend}'"):
         Segmenter(small_engines, backend=backend, options=BackendOptions(cuda_graphs=True))
 
 
