@@ -53,7 +53,8 @@ def glance_table(report: Report, bench: dict[str, Any], latency: dict[str, Any])
             f"An image of 512 x 512 pixels with 100 cells takes {' or '.join(times)} on "
             f"{bench['environment']['cpu_count']} cores ({bench['date']}). CellSAM's own ViT-B takes "
             f"{totals[ours]:.1f} s with OpenVINO on {latency['environment']['cpu_count']} cores, "
-            f"{latency['speedup'][ours]:.0f} times as fast as the released procedure in PyTorch ({totals[baseline]:.1f} s); with full masks in onnxruntime, "
+            f"{latency['speedup'][ours]:.0f} times as fast as the released procedure in PyTorch "
+            f"({totals[baseline]:.1f} s); with full masks in onnxruntime, "
             f"{latency['labels_equal_to_baseline_full_masks']:.2%} of the label pixels are equal.",
         ]
     )
