@@ -11,7 +11,7 @@ IMAGES_ON_GPU, BOXES_ON_GPU = 4, 64
 """Default number of images and of boxes per engine call on a GPU."""
 
 DECODER_IMAGES = 8
-"""Images whose boxes are decoded together; the mask decoder accepts at least as many, whatever ``max_batch``."""
+"""Images whose boxes the runtime decodes together; the mask decoder accepts at least this many for any size limit."""
 
 
 def profile_ranges(

@@ -1,22 +1,22 @@
 """onnxruntime's TensorRT provider: TensorRT engines that onnxruntime builds when it loads an ONNX file, and keeps.
 
-The alternative to the backend ``tensorrt``, for where plans of one's own are not wanted. Written to onnxruntime's page
+An alternative to the backend ``tensorrt`` that needs no separate build of plans. It follows onnxruntime's page
 "TensorRT Execution Provider" and the provider's source:
 
-- Shapes: with a profile of every input, an engine is built once, on loading. Without, every new shape builds another.
-- Types: as long as none of the provider's options for precision is set, networks are strongly typed (pull request
-  18707): what the file says is computed. onnxruntime's own optimisations are off, which might fuse the export's float32
-  islands away. But float32 is computed in TF32 where the GPU has it; only the environment variable
-  ``NVIDIA_TF32_OVERRIDE=0`` is against it (issue 26029).
-- Built engines are named after the names of the graph's tensors, the compute capability, and the versions that the
-  provider was compiled with (and the ONNX file's name, which it is not told: it gets bytes): not after weights, GPU,
-  driver or the TensorRT that is loaded. They are written
-  in place, whole or not, and errors of writing are not told. So each file gets a directory named after all that
-  decides, which is filled under another name first.
-- onnxruntime goes on without a provider that does not load, and gives operators that TensorRT's parser refuses to CUDA,
-  silently in both cases. The first is refused here. So are files of which TensorRT takes nothing; where it takes a
-  part, a warning names the operators of the others.
-- A session has one execution context; its provider lets one run in at a time, and waits for it.
+- Shapes: with a profile for every input, an engine is built once, at loading. Without one, every new shape triggers
+  another build.
+- Types: unless one of the provider's precision options is set, networks are strongly typed (pull request 18707) and
+  compute in the types of the file. Optimisations by onnxruntime are off, because they might fuse away the float32 parts
+  of the export. The GPU still computes float32 in TF32 if it can, unless the environment variable
+  ``NVIDIA_TF32_OVERRIDE`` is 0 (issue 26029).
+- Cache: the provider names built engines after the graph's tensor names, the compute capability and the versions that
+  it was compiled with. Weights, GPU, driver and the loaded TensorRT do not count, nor does the ONNX file's name, since
+  the provider receives bytes. It writes in place, may leave partial files, and does not report write errors. Each file
+  therefore gets a directory named after everything that matters, filled under a temporary name first.
+- Fallback: onnxruntime silently continues without a provider that does not load, and silently assigns operators that
+  TensorRT cannot parse to CUDA. This module raises an error if a provider does not load or TensorRT accepts no operator
+  of a file. If TensorRT accepts some, a warning lists the others.
+- Concurrency: a session has one execution context; its provider runs one call at a time and waits for it.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ TENSORRT = "TensorrtExecutionProvider"
 INSTEAD = "Or use the backend 'cuda' or 'tensorrt'."
 
 INSTALL = (
-    "It needs onnxruntime-gpu 1.24 or later and the TensorRT that this was built for (1.31: TensorRT 10 for CUDA 13): "
+    "It needs onnxruntime-gpu 1.24 or later and the TensorRT it was built for (1.31: TensorRT 10 for CUDA 13): "
     "pip uninstall onnxruntime, then pip install --force-reinstall 'onnxruntime-gpu[cuda,cudnn]' cuda-bindings "
     f"'tensorrt-cu13<11'. {INSTEAD}"
 )
-"""What the provider of onnxruntime-gpu 1.31.1 is linked to: libnvinfer.so.10, libcudart.so.13, libcudnn.so.9."""
+"""Install advice. The provider of onnxruntime-gpu 1.31.1 links to libnvinfer.so.10, libcudart.so.13, libcudnn.so.9."""
 
 _RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
-"""Entry of onnxruntime's session settings, from 1.24."""
+"""Session setting of onnxruntime, from 1.24."""
 
 _NO_TF32 = "NVIDIA_TF32_OVERRIDE"
 
@@ -68,11 +68,11 @@ class OrtTensorRtEngine(OrtCudaEngine):
     """One ONNX file in onnxruntime's TensorRT provider; tensors stay on the GPU as in ``OrtCudaEngine``."""
 
     def _load(self, source: EngineSource, settings: onnxruntime.SessionOptions, options: BackendOptions) -> Any:
-        """Load the file, having its engine built where none is kept for this machine.
+        """Load the file; TensorRT builds its engine if none is cached for this machine.
 
         Raises:
-            BackendError: the provider, TensorRT, the driver or the GPU is missing, or TensorRT takes no part of the
-                file.
+            BackendError: the provider, TensorRT, the driver or the GPU is missing, or TensorRT accepts no operator of
+                the file.
             OutOfMemoryError: the GPU's memory is full.
         """
         key = _machine(options.device)
@@ -98,7 +98,7 @@ class OrtTensorRtEngine(OrtCudaEngine):
         return session
 
     def max_size(self, name: str) -> int | None:
-        """See ``Engine``: as the profile has it."""
+        """See ``Engine``; the profile sets the limit."""
         return self._ranges[name][2][0] if name in self._ranges else None
 
     def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
@@ -108,20 +108,20 @@ class OrtTensorRtEngine(OrtCudaEngine):
                 least, _, most = self._ranges[name]
                 raise BackendError(
                     f"{self._name} takes {name} of {list(least)} to {list(most)} in the backend 'tensorrt-ort'; got "
-                    f"{list(feeds[name].shape)}. Give less at once, or use the backend 'cuda'.",
+                    f"{list(feeds[name].shape)}. Send fewer images or boxes per call, or use the backend 'cuda'.",
                     kind="wrong_shape",
                 )
         return super().run(feeds, keep=keep)
 
 
 def tensorrt_provider(device: int, spec: EngineFile, ranges: Ranges, kept: Path | None) -> dict[str, str]:
-    """How engines are built and run: options of onnxruntime's TensorRT provider.
+    """Return the options of onnxruntime's TensorRT provider.
 
     Args:
-        device: the GPU's number.
-        spec: the engine. Inputs of fixed shape have no profile: with one, the provider would build at every start.
+        device: the GPU's index.
+        spec: the engine. Inputs of fixed shape get no profile; with one, the provider would build at every start.
         ranges: the optimisation profile.
-        kept: directory of built engines; None keeps none.
+        kept: directory for built engines; None disables the cache.
     """
     varying = [tensor.name for tensor in spec.inputs if not all(isinstance(dim, int) for dim in tensor.shape)]
     least, best, most = (
@@ -139,10 +139,12 @@ def tensorrt_provider(device: int, spec: EngineFile, ranges: Ranges, kept: Path 
 
 
 def _machine(device: int) -> PlanKey:
-    """What built engines are bound to here. It also loads TensorRT's libraries, so that the provider finds pip's.
+    """Return the key of engines built on this machine.
+
+    This also loads TensorRT's libraries, so that the provider finds those installed by pip.
 
     Raises:
-        BackendError: this onnxruntime has no TensorRT provider, or there is no TensorRT, no driver or no such GPU.
+        BackendError: this onnxruntime has no TensorRT provider, or TensorRT, the driver or the GPU is missing.
     """
     if TENSORRT not in onnxruntime.get_available_providers():
         raise BackendError(
@@ -152,16 +154,16 @@ def _machine(device: int) -> PlanKey:
     try:
         return machine_key(device)
     except BackendError as error:
-        if error.kind not in ("not_installed", "wrong_version"):  # it is the GPU that is missing
+        if error.kind not in ("not_installed", "wrong_version"):  # the GPU is missing
             raise
-        problem = str(error).replace(f": {cuda.INSTALL}.", ".")  # which takes the newest TensorRT
+        problem = str(error).replace(f": {cuda.INSTALL}.", ".")  # that command installs the newest TensorRT
         raise BackendError(
             f"the backend 'tensorrt-ort' cannot be used here: {problem} {INSTALL}", kind="not_installed"
         ) from error
 
 
 def _place(source: EngineSource, key: PlanKey, ranges: Ranges) -> Path:
-    """Directory of the built engine of an ONNX file: another for whatever would make it another engine."""
+    """Return the directory of the built engine of an ONNX file, unique to everything that affects the build."""
     decides = [source.sha256, ranges, os.environ.get(_NO_TF32) == "0"]
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
     machine = key.directory_name(f"ort{onnxruntime.__version__}")
@@ -170,9 +172,9 @@ def _place(source: EngineSource, key: PlanKey, ranges: Ranges) -> Path:
 
 @contextmanager
 def _kept(place: Path) -> Iterator[Path | None]:
-    """Where an engine is read from or, for the time of the ``with``, written to; None where nothing can be written.
+    """Yield the directory to read an engine from or to build it in; None if it is not writable.
 
-    A new one is moved to its place at the end, if all went well: what is there is whole.
+    A new engine moves to its final place only if the block succeeds, so that engines found there are complete.
     """
     if place.is_dir():
         yield place
@@ -183,8 +185,8 @@ def _kept(place: Path) -> Iterator[Path | None]:
         partial = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
     except OSError as error:
         _log.warning(
-            "TensorRT builds the engine of %s, which takes minutes, and will do so at every start: it cannot be kept "
-            "(%s). Make %s writable, or copy the engines to where you may write.",
+            "TensorRT builds the engine of %s, which takes minutes, at every start: it cannot be kept (%s). Make %s "
+            "writable, or copy the engine directory to a writable place.",
             file,
             error,
             place.parent,
@@ -198,45 +200,50 @@ def _kept(place: Path) -> Iterator[Path | None]:
         try:
             partial.rename(place)
         except OSError:
-            if not place.is_dir():  # else another process was faster
+            if not place.is_dir():  # otherwise another process was faster
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _check_providers(session: Any) -> None:
-    """Raises: BackendError: a provider did not load; onnxruntime would go on with the others."""
+    """Check that both providers loaded; onnxruntime would continue without them.
+
+    Raises:
+        BackendError: a provider did not load.
+    """
     missing = [name for name in (TENSORRT, CUDA) if name not in session.get_providers()]
     if missing:
         raise BackendError(
             f"onnxruntime {onnxruntime.__version__} did not load its {' and '.join(missing)}, most often because a "
-            f"library is missing or of another version than it was built for. {INSTALL}",
+            f"library is missing or has a different version than it was built for. {INSTALL}",
             kind="not_installed",
         )
 
 
 def _check_assignment(name: str, session: Any) -> None:
-    """Check which provider onnxruntime gave the operators of a file.
+    """Check which provider onnxruntime assigned to the operators of a file.
 
     Raises:
-        BackendError: none to TensorRT, or this onnxruntime does not tell.
+        BackendError: TensorRT got no operator, or this onnxruntime does not report assignments.
     """
     if not hasattr(session, "get_provider_graph_assignment_info"):
         raise BackendError(
-            f"onnxruntime {onnxruntime.__version__} does not tell which operators TensorRT computes. {INSTALL}",
+            f"onnxruntime {onnxruntime.__version__} does not report which operators TensorRT computes. {INSTALL}",
             kind="wrong_version",
         )
     parts = session.get_provider_graph_assignment_info()
     if not any(part.ep_name == TENSORRT for part in parts):
         raise BackendError(
-            f"TensorRT takes no operator of {name}; onnxruntime would compute all with CUDA. Its log says why. Use the "
-            "backend 'cuda', or 'tensorrt', whose 'cellsam-engine build --dry-run' names what TensorRT lacks.",
+            f"TensorRT supports no operator of {name}; onnxruntime would run all of them on CUDA. Its log gives the "
+            "reason. Use the backend 'cuda'. Or use 'tensorrt'; 'cellsam-engine build --dry-run' lists the operators "
+            "that TensorRT lacks.",
             kind="unsupported",
         )
     others = [node.op_type for part in parts if part.ep_name != TENSORRT for node in part.get_nodes()]
     if others:
         _log.warning(
-            "%s: %d operators are not computed by TensorRT but by CUDA or on the CPU: %s",
+            "%s: %d operators run on CUDA or the CPU instead of TensorRT: %s",
             name,
             len(others),
             ", ".join(sorted(set(others))),
@@ -244,9 +251,9 @@ def _check_assignment(name: str, session: Any) -> None:
 
 
 def _advice(message: str, kept: Path | None) -> str:
-    """What to do about an error of loading. Args: message: onnxruntime's words."""
+    """Return advice for a load error. Args: message: onnxruntime's message."""
     if "deserialize engine" in message and kept is not None:
-        return f"Delete {kept}, and it is built again."
+        return f"Delete {kept}, and load again to rebuild it."
     if "execution context" in message:
         return f"Most often, the GPU's memory is full. {INSTEAD}"
     return INSTALL if "install" in message.lower() or "library" in message else INSTEAD

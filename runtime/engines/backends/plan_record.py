@@ -1,11 +1,11 @@
-"""TensorRT plans beside the engines they were built from: where they lie, and the record that says what they fit.
+"""TensorRT plans in an engine directory: their layout, and the record of the machine that they fit.
 
     engines/tensorrt/<key>/plans.json, encoder.plan, cellfinder.plan, mask_decoder.plan
-    engines/tensorrt/<key>.timing, what builds measured
-    engines/tensorrt-ort/<key>/, what onnxruntime had TensorRT build (``runtime.engines.backends.ort_tensorrt``)
+    engines/tensorrt/<key>.timing, the timing cache of builds
+    engines/tensorrt-ort/<key>/, engines built through onnxruntime (``runtime.engines.backends.ort_tensorrt``)
 
-A plan runs on the kind of GPU and the versions it was built with and nowhere else, so that each set has a directory of
-its own, and its record a key that the runtime compares with the machine.
+A plan runs only on the GPU model and the versions that it was built with. Each set of plans therefore has its own
+directory, and a record with a key that the runtime compares with the machine.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from runtime.typed_json import FieldError, convert, refuse_unknown
 
 SCHEMA = 1
 PLANS = "tensorrt"
-"""Subdirectory of an engine directory."""
+"""Subdirectory of an engine directory with TensorRT plans."""
 BUILT_BY_ORT = "tensorrt-ort"
-"""Likewise. Not inside the other: where that is, plans are taken to be."""
+"""Subdirectory for the backend ``tensorrt-ort``; not inside ``PLANS``, whose presence means that there are plans."""
 RECORD_NAME = "plans.json"
 
 Shape = tuple[int, ...]
 Ranges = Mapping[str, tuple[Shape, Shape, Shape]]
-"""Least, best and greatest shape of every input."""
+"""Minimum, optimum and maximum shape of every input."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanKey:
-    """What plans are bound to."""
+    """The GPU and the versions that plans are bound to."""
 
     gpu: str
     """Name of the GPU."""
     sm: str
-    """Its compute capability, such as "9.0"."""
+    """Compute capability of the GPU, such as "9.0"."""
     driver: str
-    """Newest CUDA version that the driver supports; the CUDA runtime names drivers so."""
+    """Newest CUDA version that the driver supports, as the CUDA runtime reports it."""
     tensorrt: str
     cuda: str
     """Major version of the CUDA runtime."""
@@ -53,7 +53,7 @@ class PlanKey:
         return f"{self.gpu} (SM {self.sm}), {built_with}"
 
     def directory_name(self, more: str) -> str:
-        """Name of the directory of what was built for this key. Args: more: what else tells it from others."""
+        """Return the directory name of builds for this key. Args: more: further part of the name."""
         parts = (
             self.gpu,
             f"sm{self.sm}",
@@ -72,29 +72,29 @@ class PlanFile:
     file: str
     sha256: str
     onnx_sha256: str
-    """Of the ONNX file it was built from."""
+    """Checksum of the ONNX file that the plan was built from."""
     inputs: tuple[TensorSpec, ...]
-    """As the manifest has them."""
+    """Inputs as listed in the manifest."""
     outputs: tuple[TensorSpec, ...]
     ranges: Ranges
     """The optimisation profile."""
     layers: Mapping[str, Any] = field(default_factory=dict)
-    """What the engine inspector counted, for information."""
+    """Layer counts of the engine inspector, for information."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanRecord:
-    """``plans.json``: a set of plans that was built whole and passed its checks."""
+    """Content of ``plans.json``: a complete set of plans that passed its checks."""
 
     key: PlanKey
     precision: Precision
     plans: Mapping[EngineName, PlanFile]
     options: Mapping[str, Any] = field(default_factory=dict)
-    """What the build was asked for."""
+    """Options of the build."""
     verification: tuple[Mapping[str, Any], ...] = ()
-    """Figures of the comparison with onnxruntime on the CPU."""
+    """Results of the comparison with onnxruntime on the CPU."""
     created: str = ""
-    """UTC, ISO 8601."""
+    """Time of the build, UTC, in ISO 8601."""
 
     def write(self, directory: Path) -> None:
         """Write ``plans.json`` into the directory."""
@@ -103,7 +103,7 @@ class PlanRecord:
 
 
 def build_command(directory: Path, device: int = 0) -> str:
-    """What to type to build the plans of an engine directory on a GPU of this machine."""
+    """Return the command that builds the plans of an engine directory on a GPU of this machine."""
     return f"cellsam-engine build {directory} --device {device}" if device else f"cellsam-engine build {directory}"
 
 
@@ -111,7 +111,7 @@ def read_record(directory: Path) -> PlanRecord:
     """Read the record of one set of plans.
 
     Raises:
-        BackendError: it cannot be read, is damaged or of another schema.
+        BackendError: the record is unreadable or damaged, or has another schema.
     """
     path = directory / RECORD_NAME
     again = f"Build the plans again: {build_command(directory.parent.parent)}"
@@ -133,16 +133,16 @@ def read_record(directory: Path) -> PlanRecord:
 
 
 def read_plan(path: Path, onnx_sha256: str, key: PlanKey, device: int = 0) -> tuple[bytes, PlanFile]:
-    """The plan that was built from an ONNX file for this machine.
+    """Read the plan that was built from an ONNX file for this machine.
 
     Args:
         path: the ONNX file; its plans lie in ``tensorrt/`` beside it.
-        onnx_sha256: of the ONNX file.
-        key: what plans must have been built for.
-        device: the GPU that the key is of, for the command in messages.
+        onnx_sha256: checksum of the ONNX file.
+        key: the key that plans must have.
+        device: index of the GPU that the key describes, for the command in messages.
 
     Raises:
-        BackendError: there is none, or it was altered; what to type is said.
+        BackendError: the plan is missing, unreadable or altered; the message contains the build command.
     """
     again = f"Build the plans again: {build_command(path.parent, device)}"
     found = [
@@ -152,7 +152,9 @@ def read_plan(path: Path, onnx_sha256: str, key: PlanKey, device: int = 0) -> tu
         if plan.onnx_sha256 == onnx_sha256
     ]
     if not found:
-        raise BackendError(f"no TensorRT plan for this machine was built from this {path}. {again}", kind="mismatch")
+        raise BackendError(
+            f"no TensorRT plan for this machine was built from this version of {path}. {again}", kind="mismatch"
+        )
     file, plan = found[0]
     try:
         content = file.read_bytes()
@@ -164,13 +166,13 @@ def read_plan(path: Path, onnx_sha256: str, key: PlanKey, device: int = 0) -> tu
 
 
 def find_plans(engine_dir: Path, key: PlanKey, device: int = 0) -> list[tuple[Path, PlanRecord]]:
-    """The sets of plans of an engine directory that were built for this machine, with where they lie.
+    """Find the sets of plans in an engine directory that were built for this machine, each with its directory.
 
-    There may be several: of each precision, or of engines that stood there before. Only what has a record is taken for
-    plans: a build that failed may have left its timing cache.
+    There may be several, for other precisions or for earlier engines. Directories without a record are ignored: a
+    failed build may leave its timing cache.
 
     Raises:
-        BackendError: there are none; which there are, what is here and what to type is said.
+        BackendError: none fits; the message lists the existing plans, this machine and the build command.
     """
     command = build_command(engine_dir, device)
     found = sorted(path.parent for path in (engine_dir / PLANS).glob(f"[!.]*/{RECORD_NAME}"))
@@ -186,7 +188,7 @@ def find_plans(engine_dir: Path, key: PlanKey, device: int = 0) -> list[tuple[Pa
     raise BackendError(
         f"{engine_dir} has TensorRT plans built for\n"
         + "\n".join(others)
-        + f"\nbut this machine is\n  {key}\nPlans fit one kind of GPU and one version only. "
+        + f"\nbut this machine is\n  {key}\nPlans fit only the GPU model and versions they were built for. "
         f"Build them for this machine: {command}",
         kind="mismatch",
     )
@@ -201,11 +203,11 @@ def _parse(content: dict[str, Any]) -> PlanRecord:
     record = convert(content, PlanRecord)
     for name, plan in record.plans.items():
         place = f"plans.{name}"
-        # A record from elsewhere must not name files outside its own directory.
+        # A foreign record must not name files outside its own directory.
         if not is_plain_name(plan.file):
             raise FieldError(f"plan file {plan.file!r} is not a plain file name", f"{place}.file")
         if any(len({len(shape) for shape in shapes}) != 1 for shapes in plan.ranges.values()):
-            raise FieldError(f"{place}.ranges are not shapes of one rank for each input", f"{place}.ranges")
+            raise FieldError(f"{place}.ranges has shapes of different rank for one input", f"{place}.ranges")
         if plan.ranges.keys() != {spec.name for spec in plan.inputs}:
-            raise FieldError(f"{place}.ranges are not those of the inputs", f"{place}.ranges")
+            raise FieldError(f"{place}.ranges does not match the inputs", f"{place}.ranges")
     return record

@@ -1,14 +1,14 @@
 """TensorRT on an NVIDIA GPU: plans that ``cellsam-engine build`` made on this machine from the same ONNX files.
 
-Written to the documented API of TensorRT 10.3 to 11.x; memory and copies are in ``cuda``, with the reason for the
-package they go through.
+This module uses the documented API of TensorRT 10.3 to 11.x. Memory and copies are in ``cuda``, which also explains
+the choice of CUDA bindings.
 
-- A plan built for another GPU or version is refused with what it was built for, what is here, and the command that
-  builds it anew; nothing is rebuilt unasked.
-- Every run has an execution context and a stream to itself, as TensorRT asks (``contexts``).
-- Outputs that the caller keeps stay in the GPU's memory and go into the next engine from there. ``run`` waits for its
-  stream before it returns, so that what it gives can be read by any thread and stream; for the same reason the memory
-  of a kept output can be used again as soon as nothing refers to it.
+- A plan built for another GPU or version raises ``BackendError``. The message names the GPU and versions it was built
+  for, those of this machine, and the build command. Plans are never rebuilt automatically.
+- Every run has its own execution context and stream, as TensorRT requires (``contexts``).
+- Outputs that the caller keeps stay in GPU memory, where the next engine reads them. ``run`` waits for its stream
+  before it returns, so any thread and stream can read its results. For the same reason, the memory of a kept output
+  can be reused as soon as nothing refers to it.
 """
 
 from __future__ import annotations
@@ -38,30 +38,28 @@ from runtime.types import Tensor, Tensors
 _log = logging.getLogger(__name__)
 
 _NO_MEMORY = ("out of memory", "outofmemory")
-"""What TensorRT says of it, in lower case."""
+"""TensorRT's out-of-memory messages, in lower case."""
 
 
 _MOST_ERRORS = 100
-"""That are kept until somebody asks."""
+"""Most errors kept until ``pop_errors`` takes them."""
 
 
 def load_tensorrt() -> Any:
-    """The module ``tensorrt``.
+    """Import the module ``tensorrt``.
 
     Raises:
-        BackendError: it is not installed, or is a placeholder, or older than 10.3.
+        BackendError: TensorRT is not installed, is a placeholder package, or is older than 10.3.
     """
     try:
         import tensorrt
-    except Exception as error:  # its libraries may be missing or fit no driver, which is no ImportError
+    except Exception as error:  # missing or unsuitable libraries do not always raise ImportError
         raise BackendError(
             f"the backend 'tensorrt' needs TensorRT ({error}): {cuda.INSTALL}.", kind="not_installed"
         ) from error
     version = getattr(tensorrt, "__version__", None)
     if version is None or not hasattr(tensorrt, "Runtime"):
-        raise BackendError(
-            f"the package 'tensorrt' that is installed is not NVIDIA's: {cuda.INSTALL}.", kind="not_installed"
-        )
+        raise BackendError(f"the installed package 'tensorrt' is not NVIDIA's: {cuda.INSTALL}.", kind="not_installed")
     if tuple(int(part) for part in version.split(".")[:2]) < (10, 3):
         raise BackendError(
             f"TensorRT {version} is installed; 10.3 or later is needed: {cuda.INSTALL}.", kind="wrong_version"
@@ -70,10 +68,10 @@ def load_tensorrt() -> Any:
 
 
 def machine_key(device: int) -> PlanKey:
-    """What plans must have been built for to run here, on the GPU of this number.
+    """Return the key that plans must have to run on this GPU.
 
     Raises:
-        BackendError: no TensorRT, no driver or no such GPU.
+        BackendError: TensorRT, the driver or the GPU is missing.
     """
     tensorrt = load_tensorrt()
     cuda.check_gpu(device)
@@ -88,11 +86,11 @@ def machine_key(device: int) -> PlanKey:
 
 
 def check_usable(directory: Path, engines: Iterable[EngineFile], device: int) -> None:
-    """Check that there is a whole plan for every engine of a directory that fits this machine.
+    """Check that every engine of a directory has an intact plan for this machine.
 
     Raises:
-        BackendError: no TensorRT, no driver or no such GPU, or plans that are missing, altered or for another machine;
-            what differs and the command that builds them are said.
+        BackendError: TensorRT, the driver or the GPU is missing, or plans are missing, altered or for another machine.
+            For plans, the message names the difference and the build command.
     """
     key = machine_key(device)
     for engine in engines:
@@ -101,16 +99,16 @@ def check_usable(directory: Path, engines: Iterable[EngineFile], device: int) ->
 
 @cache
 def message_log(tensorrt: Any) -> Any:
-    """The TensorRT logger of this process, which hands on to ``logging`` and keeps errors for what is raised.
+    """Return the process's TensorRT logger, which forwards to ``logging`` and keeps errors for exceptions.
 
-    One for all and for ever: as long as any builder or runtime exists, TensorRT writes to the logger of the first, and
-    ignores what others are given (its own warning, "The logger passed into createInferRuntime differs").
+    There is one logger per process: while any builder or runtime exists, TensorRT writes to the logger of the first and
+    ignores later ones (see its warning "The logger passed into createInferRuntime differs").
     """
     severity = tensorrt.ILogger.Severity
     levels = {
         severity.INTERNAL_ERROR: logging.ERROR,
         severity.ERROR: logging.ERROR,
-        severity.WARNING: logging.INFO,  # TensorRT warns of much that is as it should be
+        severity.WARNING: logging.INFO,  # TensorRT warns of much that is harmless
         severity.INFO: logging.DEBUG,
         severity.VERBOSE: logging.NOTSET,
     }
@@ -119,7 +117,7 @@ def message_log(tensorrt: Any) -> Any:
         def __init__(self) -> None:
             tensorrt.ILogger.__init__(self)
             self.errors: deque[tuple[int, str]] = deque(maxlen=_MOST_ERRORS)
-            """Thread and message."""
+            """Pairs of thread identifier and message."""
 
         def log(self, severity: Any, msg: str) -> None:
             level = levels[severity]
@@ -132,9 +130,9 @@ def message_log(tensorrt: Any) -> Any:
 
 
 def pop_errors(log: Any) -> str:
-    """The errors that TensorRT reported to this thread since it last asked.
+    """Remove and return the errors that TensorRT reported to this thread since the last call.
 
-    Where there are none, those of other threads: TensorRT has some of its own.
+    If there are none, return those of all other threads, because TensorRT has threads of its own.
     """
     errors = log.errors.copy()
     chosen = [error for error in errors if error[0] == threading.get_ident()] or errors
@@ -145,14 +143,14 @@ def pop_errors(log: Any) -> str:
 
 
 class TensorRtEngine(Engine):
-    """One plan."""
+    """One TensorRT plan."""
 
     def __init__(self, source: EngineSource, options: BackendOptions) -> None:
         """Load the plan of an ONNX file.
 
         Args:
             source: the ONNX file, which is only checked; its plans lie in ``tensorrt/`` beside it.
-            options: which GPU.
+            options: the backend options; only ``device`` is used.
 
         Raises:
             BackendError: TensorRT, the driver or the GPU is missing, there is no plan for this machine, or TensorRT
@@ -166,10 +164,10 @@ class TensorRtEngine(Engine):
 
     @classmethod
     def from_plan(cls, content: bytes, plan: PlanFile, engine_dir: Path, device: int) -> TensorRtEngine:
-        """An engine of a plan that is not in its place yet.
+        """Create an engine from a plan that is not yet in its final directory.
 
         Raises:
-            BackendError: as for a plan that is.
+            BackendError: TensorRT is missing or cannot load the plan.
         """
         engine = cls.__new__(cls)
         engine._load(content, plan, engine_dir, device)
@@ -181,7 +179,7 @@ class TensorRtEngine(Engine):
         self._build_command = build_command(engine_dir, device)
         self._log = message_log(self._tensorrt)
         cuda.use_device(device)  # an engine belongs to the GPU that is current when it is loaded
-        # An engine must not outlive its runtime, nor a context its engine.
+        # A runtime must outlive its engine, and an engine its contexts.
         self._runtime = self._tensorrt.Runtime(self._log)
         self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
@@ -205,7 +203,7 @@ class TensorRtEngine(Engine):
     def _check_tensors(self) -> None:
         """Compare the plan's inputs and outputs with its record.
 
-        Where a size of an output follows from others, TensorRT may call it unknown although the ONNX file states it.
+        TensorRT may report an output size as unknown although the ONNX file states it.
         """
         rt, engine = self._tensorrt, self._engine
         names = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
@@ -222,7 +220,7 @@ class TensorRtEngine(Engine):
         if not fits:
             found = {name: (list(engine.get_tensor_shape(name)), str(engine.get_tensor_dtype(name))) for name in names}
             raise BackendError(
-                f"{self._name} has inputs and outputs {found}; its record says {[*self.inputs, *self.outputs]}. "
+                f"{self._name} has inputs and outputs {found}; its record lists {[*self.inputs, *self.outputs]}. "
                 f"Build the plans again: {self._build_command}",
                 kind="mismatch",
             )
@@ -232,14 +230,14 @@ class TensorRtEngine(Engine):
         return [*((spec, modes.INPUT) for spec in self.inputs), *((spec, modes.OUTPUT) for spec in self.outputs)]
 
     def max_size(self, name: str) -> int | None:
-        """See ``Engine``: as the plan's profile has it."""
+        """See ``Engine``; the plan's profile sets the limit."""
         return self._plan.ranges[name][2][0] if name in self._plan.ranges else None
 
     def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
         """See ``Engine``.
 
         Raises:
-            OutOfMemoryError: the GPU's memory is full; the shapes that were sent are said.
+            OutOfMemoryError: the GPU's memory is full; the message lists the input shapes.
         """
         cuda.use_device(self._device)
         try:
@@ -252,7 +250,7 @@ class TensorRtEngine(Engine):
             ) from error
 
     def close(self) -> None:
-        """See ``Engine``. Contexts go before their engine, and the engine before its runtime."""
+        """See ``Engine``. Contexts are freed before their engine, and the engine before its runtime."""
         for name in ("_lanes", "_free", "_engine", "_runtime"):
             self.__dict__.pop(name, None)
 
@@ -262,7 +260,9 @@ class TensorRtEngine(Engine):
         for spec in self.outputs:
             shape = tuple(int(dim) for dim in lane.context.get_tensor_shape(spec.name))
             if any(dim < 0 for dim in shape):
-                raise BackendError(f"{self._name} does not say the shape of {spec.name} before it runs: {list(shape)}.")
+                raise BackendError(
+                    f"{self._name} does not state the shape of {spec.name} before it runs: {list(shape)}."
+                )
             dtype = np.dtype(spec.dtype)
             size = cuda.size_bytes(shape, dtype)
             kept = spec.name in keep
@@ -277,11 +277,11 @@ class TensorRtEngine(Engine):
             for name, tensor in tensors.items()
         }
         lane.stream.synchronize()
-        del waiting  # what was copied from had to live until here
+        del waiting  # copies may read these arrays until here
         return outputs
 
     def _set_inputs(self, lane: Lane, feeds: Mapping[str, Tensor]) -> list[Tensor]:
-        """Shapes and addresses of all inputs; arrays are copied to the GPU. Gives what must live until that is done."""
+        """Set all input shapes and addresses, copy arrays to the GPU, and return what must live until then."""
         if feeds.keys() != {spec.name for spec in self.inputs}:
             raise BackendError(
                 f"{self._name} got {sorted(feeds)}; expected {[spec.name for spec in self.inputs]}.", kind="wrong_shape"
@@ -294,7 +294,7 @@ class TensorRtEngine(Engine):
             elif tensor.memory.device != self._device:
                 raise BackendError(
                     f"{self._name} runs on GPU {self._device}; {spec.name} lies on GPU {tensor.memory.device}. "
-                    "Give it as an array, or run all engines on one GPU.",
+                    "Pass it as an array, or run all engines on one GPU.",
                     kind="mismatch",
                 )
             if str(tensor.dtype) != spec.dtype:
@@ -321,7 +321,7 @@ class TensorRtEngine(Engine):
         if not within(shape, self._plan.ranges[name]):
             raise BackendError(
                 f"{self._name} was built for {name} of {list(least)} to {list(most)}; got {list(shape)}. "
-                "Give less at once, or build for more images or boxes: "
+                "Send fewer images or boxes per call, or build larger plans: "
                 f"{self._build_command} --max-batch N --max-boxes N",
                 kind="wrong_shape",
             )
@@ -334,10 +334,10 @@ class TensorRtEngine(Engine):
 
 
 def _new_lane(engine: Any, name: str, log: Any, device: int) -> Lane:
-    """A context of an engine, with what goes with it.
+    """Create an execution context of an engine, with its stream and memory.
 
     Raises:
-        OutOfMemoryError: TensorRT makes none, even after the memory that no engine uses was freed.
+        OutOfMemoryError: TensorRT cannot create one, even after unused memory of all engines was freed.
     """
     context = engine.create_execution_context()
     if context is None:
@@ -346,13 +346,13 @@ def _new_lane(engine: Any, name: str, log: Any, device: int) -> Lane:
         context = engine.create_execution_context()
         if context is None:
             raise OutOfMemoryError(
-                f"{name}: no execution context, whose memory is that of the plan's largest shapes: {first}."
+                f"{name}: no execution context; it needs memory for the plan's largest shapes: {first}."
             )
     return Lane(context, device)
 
 
 def _is_memory(reason: str) -> bool:
-    # TensorRT returns nothing where it fails; its log is all there is.
+    # TensorRT returns None or False if it fails; only its log gives the reason.
     return any(words in reason.lower() for words in _NO_MEMORY)
 
 

@@ -1,4 +1,4 @@
-"""Which GPUs there are, without one."""
+"""GPU discovery, on machines without a GPU."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_gpus_that_nvidia_smi_lists(
 
 
 def fake_smi(directory: Path, monkeypatch: pytest.MonkeyPatch, printed: str, status: int = 0) -> None:
-    """A program that prints this for ``nvidia-smi -L``, on a machine where nothing says which GPUs are visible."""
+    """Put a fake ``nvidia-smi`` on the path that prints this for ``-L``, and unset the list of visible GPUs."""
     program = directory / "nvidia-smi"
     program.write_text(f"#!/bin/sh\n[ \"$*\" = -L ] || exit 2\nprintf '%s' '{printed}'\nexit {status}\n")
     program.chmod(0o755)

@@ -1,4 +1,4 @@
-"""The OpenVINO backend gives the cells that onnxruntime gives."""
+"""The OpenVINO backend finds the same cells as onnxruntime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""onnxruntime backends: bound memory gives the same numbers, a GPU is never replaced by the CPU, memory errors."""
+"""onnxruntime backends: bound memory gives the same numbers, the CPU never replaces a GPU, memory errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def with_engines(segmenter: Segmenter, directory: Path, kind: Any) -> Segmenter:
 
 
 def test_bound_memory_gives_the_same(segmenter: Segmenter, small_engines: Path, image: Any) -> None:
-    """The GPU's way of calling, with the device being the CPU: kept tensors go on without becoming arrays."""
+    """Bind memory as on a GPU, with the CPU as the device: kept tensors do not become arrays."""
     bound = with_engines(segmenter, small_engines, ort.OrtDeviceEngine)
     encoded, plain = bound.encode(image), segmenter.encode(image)
     (features,), (expected_features,) = ([view.batch for view in views] for views in (encoded, plain))
@@ -102,7 +102,7 @@ def test_no_cuda_provider_is_an_error(small_engines: Path) -> None:
 def test_a_provider_that_did_not_load_is_an_error(
     small_engines: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """onnxruntime itself would go on with the CPU."""
+    """Otherwise onnxruntime would continue on the CPU."""
     asked = []
 
     def session(path: str, settings: Any, providers: Any, disabled_optimizers: Any, enable_fallback: int) -> Any:
@@ -124,7 +124,7 @@ def test_a_provider_that_did_not_load_is_an_error(
 def test_the_providers_own_error_is_told(
     small_engines: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """With its fallback, onnxruntime would print this error and go on with the CPU."""
+    """With its fallback, onnxruntime would print this error and continue on the CPU."""
 
     class Session(onnxruntime.InferenceSession):  # type: ignore[misc]
         def _create_inference_session(self, providers: Any, *others: Any) -> None:

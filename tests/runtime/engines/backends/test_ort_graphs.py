@@ -1,7 +1,7 @@
-"""CUDA graphs: which runs are captured and replayed, what callers get of them, and what happens where they fail.
+"""CUDA graphs: which runs are captured and replayed, what callers receive, and what happens on failure.
 
-Without a GPU, onnxruntime's CPU provider stands in: memory is bound and filled as on a GPU, and a run option that it
-does not know makes no difference. What is captured is read from the run options that sessions are given.
+Without a GPU, these tests use onnxruntime's CPU provider: it binds and fills memory as on a GPU and ignores unknown
+run options. The run options that sessions receive show which runs are captured.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BOX_INPUTS = (
 
 
 class Watched:
-    """A session that notes every run: its graph's number and its thread."""
+    """Session wrapper that records the graph number and the thread of every run."""
 
     def __init__(self, session: Any, runs: list[tuple[int, int]]) -> None:
         self._session, self._runs = session, runs
@@ -53,7 +53,7 @@ class Watched:
 
 
 class OnCpu(OrtCudaGraphEngine):
-    """On the CPU, each run noted in ``runs``."""
+    """Graph engine on the CPU that records each run in ``runs``."""
 
     device = "cpu"
 
@@ -238,7 +238,7 @@ REFUSAL = (
 
 
 def asked_of(monkeypatch: pytest.MonkeyPatch, error: str | None) -> list[dict[str, str]]:
-    """Options of the CUDA provider of every session that is asked for; with graphs it raises ``error``."""
+    """Record the CUDA provider options of every session; sessions with graphs raise ``error``."""
     asked: list[dict[str, str]] = []
     real = onnxruntime.InferenceSession
 
@@ -360,7 +360,7 @@ def test_whole_images_with_graphs(segmenter: Segmenter, small_engines: Path, ima
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["encoder", "cellfinder", "mask_decoder"])
 def test_a_replay_after_other_shapes_gives_the_same(small_engines: Path, name: str) -> None:
-    """What onnxruntime #32121 broke: host memory that a graph reads, taken over by a run of another shape."""
+    """Test for onnxruntime #32121: a run of another shape reused host memory that a graph reads."""
     path = small_engines / f"{name}.onnx"
     graphs, plain = (
         OrtCudaGraphEngine(source_of(path), BackendOptions(cuda_graphs=True)),
@@ -377,7 +377,7 @@ def test_a_replay_after_other_shapes_gives_the_same(small_engines: Path, name: s
         return {spec.name: rng.standard_normal((1 + shape, *spec.shape[1:]), np.float32)}
 
     if not graphs._graphs:
-        pytest.skip(f"onnxruntime refuses graphs for {name}")
+        pytest.skip(f"onnxruntime cannot use graphs for {name}")
     keys = range(3)
     for shape in keys:
         for seed in range(3):  # plain, captured, replayed

@@ -1,7 +1,7 @@
-"""onnxruntime's TensorRT provider on a double of it: what it is asked for, what is kept, and what is refused.
+"""onnxruntime's TensorRT provider, on a test double: session options, cached engines and errors.
 
-The double computes with the CPU provider, notes the providers and options of every session, and writes and reads the
-cache of built engines as the provider does. What it cannot show is whether TensorRT takes these graphs.
+The double computes with the CPU provider, records the providers and options of every session, and writes and reads the
+cache of built engines as the provider does. It cannot show whether TensorRT supports these graphs.
 """
 
 from __future__ import annotations
@@ -42,29 +42,29 @@ ENGINES = ("encoder", "cellfinder", "mask_decoder")
 
 
 FILES = {"pixel_values": "encoder.onnx", "patch_features": "cellfinder.onnx", "image_embedding": "mask_decoder.onnx"}
-"""By their first input."""
+"""Engine files by the name of their first input."""
 
 
 def file_of(content: bytes) -> str:
-    """Which file of a directory was given to onnxruntime, which is told no names."""
+    """Return which file onnxruntime received, since it gets bytes without a name."""
     return FILES[onnx.load_from_string(content).graph.input[0].name]
 
 
 class Ort:
-    """onnxruntime-gpu as tests want it."""
+    """Configurable double of onnxruntime-gpu."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, list[tuple[str, dict[str, str]]], Any]] = []
-        """Of every session: file, providers and settings."""
+        """File, providers and settings of every session."""
         self.built: list[str] = []
         self.loaded = [TENSORRT, CUDA]
-        """Providers whose libraries are there."""
+        """Providers whose libraries can be loaded."""
         self.elsewhere: list[str] | None = []
-        """Operators that TensorRT does not take; None for all."""
+        """Operators that TensorRT does not support; None for all."""
         self.fails: Exception | None = None
 
     def build(self, file: str, options: dict[str, str]) -> None:
-        """As the provider does for a file: nothing is said of what cannot be read or written."""
+        """Build or read an engine as the provider does, without reporting read or write errors."""
         if options.get("trt_engine_cache_enable") != "1":
             self.built.append(file)
             return
@@ -101,7 +101,7 @@ def ort(monkeypatch: pytest.MonkeyPatch, double: Double) -> Ort:
 
         def get_provider_graph_assignment_info(self) -> list[Any]:
             nodes = [node for part in super().get_provider_graph_assignment_info() for node in part.get_nodes()]
-            assert nodes, "it was not asked to record"
+            assert nodes, "the session must record assignments"
             parts: dict[str, list[Any]] = {TENSORRT: [], CUDA: []}
             for node in nodes:
                 taken = machine.elsewhere is not None and node.op_type not in machine.elsewhere
@@ -130,7 +130,7 @@ def kept(directory: Path) -> list[str]:
 
 
 def shapes_of(option: str) -> dict[str, tuple[int, ...]]:
-    """As the provider reads them."""
+    """Parse a shape option as the provider does."""
     pairs = (entry.split(":") for entry in option.split(","))
     return {name: tuple(map(int, shape.split("x"))) for name, shape in pairs}
 
@@ -278,7 +278,7 @@ def test_a_damaged_engine_is_an_error_that_says_what_to_delete(ort: Ort, engines
 
 @pytest.mark.parametrize("loaded", [[CUDA], [], [TENSORRT]])
 def test_a_provider_that_did_not_load_is_an_error(ort: Ort, engines: Path, loaded: list[str]) -> None:
-    """onnxruntime itself would go on with CUDA, or the CPU."""
+    """Otherwise onnxruntime would continue with CUDA or the CPU."""
     ort.loaded = loaded
     missing = " and ".join(name for name in (TENSORRT, CUDA) if name not in loaded)
     with pytest.raises(BackendError, match=rf"did not load its {missing}, .*'tensorrt-cu13<11'.*the backend 'cuda'"):
@@ -325,20 +325,20 @@ def test_an_onnxruntime_without_the_provider_is_an_error(
 
 def test_files_that_tensorrt_does_not_take_are_refused(ort: Ort, engines: Path) -> None:
     ort.elsewhere = None
-    with pytest.raises(BackendError, match=r"takes no operator of encoder\.onnx; onnxruntime would .* with CUDA"):
+    with pytest.raises(BackendError, match=r"supports no operator of encoder\.onnx; onnxruntime would .* on CUDA"):
         load(engines)
 
 
 def test_operators_that_cuda_computes_are_named(ort: Ort, engines: Path, caplog: pytest.LogCaptureFixture) -> None:
     ort.elsewhere = ["Softmax", "Conv"]
     load(engines)
-    assert "operators are not computed by TensorRT but by CUDA or on the CPU: Conv, Softmax" in caplog.text
+    assert "operators run on CUDA or the CPU instead of TensorRT: Conv, Softmax" in caplog.text
 
 
 def test_an_onnxruntime_that_does_not_tell_is_refused(ort: Ort, engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = SimpleNamespace(get_providers=lambda: [TENSORRT, CUDA])
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: session)
-    with pytest.raises(BackendError, match=r"does not tell which operators .* 1\.24 or later"):
+    with pytest.raises(BackendError, match=r"does not report which operators .* 1\.24 or later"):
         load(engines)
 
 
@@ -367,7 +367,7 @@ def test_auto_never_takes_it(
     monkeypatch.delenv("CELLSAM_BACKEND", raising=False)
     monkeypatch.setattr(choice, "count_gpus", lambda: 1)
     assert resolve_backend("auto", engines) == "cuda"
-    assert caplog.text == "", "what it built is not taken for plans that do not fit"
+    assert caplog.text == "", "engines built by onnxruntime must not be reported as plans that do not fit"
 
 
 def test_it_is_a_backend_of_gpus(ort: Ort, engines: Path) -> None:

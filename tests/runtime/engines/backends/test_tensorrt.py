@@ -1,4 +1,4 @@
-"""The TensorRT backend on a double of TensorRT: the cells that onnxruntime gives, and refusals that say what to do."""
+"""The TensorRT backend, on a double of TensorRT: it finds the same cells as onnxruntime, and errors give advice."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from tests.plans import with_plans
 from tests.tensorrt_double import Double, install
 
 ALL = SegmentConfig(box_threshold=0.5, box_threshold_mode="fixed", iou_threshold=-1000.0, min_area_px=0)
-"""Keeps what an untrained model finds."""
+"""Settings that keep the detections of an untrained model."""
 
 
 @pytest.fixture(scope="module")
 def built(small_engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small engines with plans."""
+    """Return the small engines with plans."""
     with pytest.MonkeyPatch.context() as patch:
         install(patch, "10.3.0")
         return with_plans(small_engines, tmp_path_factory.mktemp("tensorrt") / "small")
@@ -64,7 +64,7 @@ def test_the_same_labels_as_on_the_cpu(built: Path, double: Double, samples: lis
     on_gpu, on_cpu = (
         Segmenter(built, backend=backend, config=ALL, boxes_per_call=16) for backend in ("tensorrt", "cpu")
     )
-    for sample in samples:  # alone: scores of this model are nearly tied, and other batches give other last bits
+    for sample in samples:  # one by one: scores of this model are nearly tied, and batching changes their last bits
         found, expected = on_gpu(sample), on_cpu(sample)
         assert len(found) == len(expected) > 0
         np.testing.assert_array_equal(found.labels, expected.labels)
@@ -75,7 +75,7 @@ def test_threads_have_contexts_of_their_own(built: Path, double: Double, samples
     shared = Segmenter(built, backend="tensorrt", config=ALL)
     alone = [shared(image).labels for image in samples]
     contexts = double.calls.count("context")
-    for _ in range(3):  # pools of threads come and go; the contexts stay
+    for _ in range(3):  # thread pools end, but the contexts stay
         with ThreadPoolExecutor(2) as pool:
             together = list(pool.map(lambda image: shared(image).labels, samples * 2))
         for labels, expected in zip(together, alone * 2, strict=True):
@@ -116,7 +116,7 @@ def test_without_memory_for_a_context_memory_has_run_out(built: Path, double: Do
 
 
 def test_every_engine_hears_of_its_errors(built: Path, double: Double) -> None:
-    """TensorRT tells them to the logger of the engine that was loaded first."""
+    """TensorRT reports errors to the logger of the engine that was loaded first."""
     engines = [(load(built, "encoder"), pixels_of(built))]
     features = {"patch_features": engines[0][0](pixels_of(built))["patch_features"]}
     engines.append((load(built, "cellfinder"), features))
@@ -351,7 +351,7 @@ def test_a_full_gpu_is_an_error(built: Path, double: Double, samples: list[Any])
 
 @pytest.fixture
 def own(built: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """A copy of the engines, and where its plans are."""
+    """Return a copy of the engines and the directory of its plans."""
     directory = Path(shutil.copytree(built, tmp_path / "engines"))
     return directory, next(directory.glob(f"tensorrt/*/{RECORD_NAME}")).parent
 
@@ -374,8 +374,8 @@ def test_altered_plans_are_refused(own: tuple[Path, Path], double: Double) -> No
         (lambda record: record["plans"]["encoder"].update(file="../../encoder.onnx"), "is not a plain file name"),
         (lambda record: record["plans"].pop("encoder"), r"was built from this .*encoder\.onnx"),
         (lambda record: record["plans"]["encoder"].update(onnx_sha256="0"), r"was built from this .*encoder\.onnx"),
-        (lambda record: record["plans"]["encoder"]["inputs"][0].update(dtype="float16"), "its record says"),
-        (lambda record: record["plans"]["encoder"].update(ranges={}), "ranges are not those of the inputs"),
+        (lambda record: record["plans"]["encoder"]["inputs"][0].update(dtype="float16"), "its record lists"),
+        (lambda record: record["plans"]["encoder"].update(ranges={}), "ranges does not match the inputs"),
     ],
 )
 def test_damaged_records_are_refused(own: tuple[Path, Path], double: Double, change: Any, message: str) -> None:
@@ -422,7 +422,7 @@ def test_plans_take_what_the_runtime_sends() -> None:
 
 @pytest.fixture
 def auto(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with a GPU and onnxruntime's CUDA provider, where nothing is said about the backend."""
+    """Simulate a machine with a GPU and onnxruntime's CUDA provider, without ``CELLSAM_BACKEND``."""
     monkeypatch.delenv("CELLSAM_BACKEND", raising=False)
     monkeypatch.setattr(choice, "count_gpus", lambda: 1)
     monkeypatch.setattr(choice, "onnxruntime_providers", lambda: ("CUDAExecutionProvider",))
