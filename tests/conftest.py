@@ -132,9 +132,9 @@ def _seed() -> None:
     np.random.seed(0)  # noqa: NPY002 - libraries may use the global generator
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that one worker should run, and put the longest groups first."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Mark the tests that one worker should run, and put the longest groups first; before pytest-xdist reads the marks."""
     together = groups(items)
     for number, group in enumerate(together):
         for item in group:
@@ -142,3 +142,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if is_slow(item):
                 item.add_marker(pytest.mark.slow)
     items[:] = [item for group in together for item in group]
+    yield
