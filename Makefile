@@ -73,7 +73,7 @@ types: $(VENV)/installed
 
 # Each worker has its share of the cores; one needs up to 6 GiB of memory.
 JOBS ?= 2
-PARALLEL := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+PARALLEL := -n $(JOBS)
 
 pytest: $(VENV)/installed
 	$(BIN)/python -m pytest $(PARALLEL) --durations 20

@@ -23,7 +23,7 @@ from runtime import Segmentation, Segmenter
 from runtime.results import Appearance
 from tests.golden.cases import NAMES, GoldenCase, make_case
 from tests.runtime.files.outputs.made import made_result
-from tests.sharing import groups, is_slow, made_once
+from tests.sharing import GroupScheduling, is_slow, longest_groups_first, made_once
 from tests.small import SMALL, calm_model, save_small
 from training.checkpoint import save_checkpoint
 
@@ -132,14 +132,17 @@ def _seed() -> None:
     np.random.seed(0)  # noqa: NPY002 - libraries may use the global generator
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Mark the tests that one worker should run, and put the longest groups first; before pytest-xdist reads the marks."""
-    together = groups(items)
-    for number, group in enumerate(together):
-        for item in group:
-            item.add_marker(pytest.mark.xdist_group(str(number)))
-            if is_slow(item):
-                item.add_marker(pytest.mark.slow)
-    items[:] = [item for group in together for item in group]
-    yield
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark slow tests, and put the longest groups first."""
+    for item in items:
+        if is_slow(item):
+            item.add_marker(pytest.mark.slow)
+    items[:] = longest_groups_first(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupScheduling:
+    """Keep the tests of a group in one worker."""
+    config.option.loadscopereorder = False
+    return GroupScheduling(config, log)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from xdist.scheduler import LoadScopeScheduling
 
 
 def keep_to_own_cores() -> None:
@@ -65,27 +67,39 @@ def is_slow(item: pytest.Item) -> bool:
     return item.nodeid.startswith(SLOW_FILES) or not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
 
 
-def groups(items: list[pytest.Item]) -> list[list[pytest.Item]]:
-    """Group the tests that one worker should run, with the longest groups first.
-
-    Tests of one file share its fixtures. Tests of a golden case share its checkpoint and engines, across files.
-    """
-    together: dict[str, list[pytest.Item]] = {}
-    for item in items:
-        together.setdefault(_group(item), []).append(item)
-    ranks = {
-        name: next((n for n, first in enumerate(FIRST) if name.startswith(first)), len(FIRST)) for name in together
-    }
-    return [together[name] for name in sorted(together, key=ranks.__getitem__)]
-
-
 FIRST = ("golden", "tests/test_readme.py", "tests/export/", "tests/benchmarks/")
 """Prefixes of the groups that take minutes; if they started last, they would keep one worker busy alone."""
 
 
-def _group(item: pytest.Item) -> str:
-    callspec = getattr(item, "callspec", None)
-    if callspec is not None and "golden" in callspec.params:
-        return f"golden {callspec.params['golden']}"
-    file = item.nodeid.partition("::")[0]
-    return item.nodeid if file == "tests/test_readme.py" else file
+def longest_groups_first(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Sort tests by group, with the longest groups first."""
+    order: dict[str, int] = {}
+    for item in items:
+        order.setdefault(group_of(item.nodeid), len(order))
+
+    def rank(item: pytest.Item) -> tuple[int, int]:
+        group = group_of(item.nodeid)
+        return next((n for n, prefix in enumerate(FIRST) if group.startswith(prefix)), len(FIRST)), order[group]
+
+    return sorted(items, key=rank)
+
+
+def group_of(nodeid: str) -> str:
+    """Return the group of a test: all tests of a group run in one worker.
+
+    Tests of one file share its fixtures. Tests of a golden case share its checkpoint and engines, across files.
+    """
+    file, _, test = nodeid.partition("::")
+    case = re.search(r"\[(upstream_[a-z]+_vit_seed\d+)", test)
+    if case and (
+        file == "tests/export/test_golden.py" or nodeid.startswith("tests/training/test_model.py::test_golden")
+    ):
+        return f"golden {case[1]}"
+    return nodeid if file == "tests/test_readme.py" else file
+
+
+class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Hand whole groups to the workers, in order. Not ``--dist loadgroup``, which pytest 9 breaks in pytest-xdist 3.8."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
