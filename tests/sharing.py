@@ -99,7 +99,7 @@ def group_of(nodeid: str) -> str:
 
 
 class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """Hand whole groups to the workers, in order; ``--dist loadgroup`` of pytest-xdist 3.8 does not work in pytest 9."""
+    """Hand whole groups to the workers, in order. Replaces ``--dist loadgroup``, which fails in pytest 9."""
 
     def _split_scope(self, nodeid: str) -> str:
         return group_of(nodeid)
