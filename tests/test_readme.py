@@ -44,7 +44,8 @@ def run_blocks(page: Path, directory: Path, done: set[str] | None = None) -> dic
     Returns:
         The number of commands run, by language.
     """
-    before = set() if done is None else done
+    done = set() if done is None else done
+    before = frozenset(done)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     ran: dict[str, int] = {}
     for language, content in blocks(page):
@@ -63,7 +64,7 @@ def run_blocks(page: Path, directory: Path, done: set[str] | None = None) -> dic
                 command, cwd=directory, env=environment, capture_output=True, text=True, check=False
             )
             assert result.returncode == 0, f"{shlex.join(command)}\n{result.stderr}"
-            before.add(shlex.join(command))
+            done.add(shlex.join(command))
             ran[language] = ran.get(language, 0) + 1
     return ran
 
