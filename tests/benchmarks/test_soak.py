@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +19,15 @@ from benchmarks.soak_phases import IN_STREAM, Failure, Size, Soak, Streams
 from runtime.errors import BackendError, InputError
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+
+@pytest.fixture(autouse=True)
+def _level_of_logging() -> Iterator[None]:
+    """Restore the level that a phase sets, because these tests run phases in their own process."""
+    logger = logging.getLogger("runtime")
+    before = logger.level
+    yield
+    logger.setLevel(before)
 
 
 def readings(resident: Any, threads: int = 1) -> Readings:

@@ -65,7 +65,11 @@ main()
 
 def run(code: str, tmp: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"TMPDIR": str(tmp)}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=600)
+    # A shell lets its background jobs ignore Ctrl-C, and they pass that on.
+    listening = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{code}"
+    return subprocess.run(
+        [sys.executable, "-c", listening], capture_output=True, text=True, env=environment, timeout=600
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
