@@ -40,7 +40,7 @@ def test_record(calm_checkpoint: Path, calm_engines: Path, integer_engines: Path
 
 def test_integers_are_those_of_the_engines(calm_engines: Path, integer_engines: Path, small_engines: Path) -> None:
     check_integers(calm_engines, integer_engines)
-    with pytest.raises(EngineError, match="is in fp32; expected engines exported with precision='int8'"):
+    with pytest.raises(EngineError, match="has precision fp32; expected engines exported with precision='int8'"):
         check_integers(calm_engines, calm_engines)
     with pytest.raises(EngineError, match="different checkpoints"):
         check_integers(small_engines, integer_engines)
