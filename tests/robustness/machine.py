@@ -126,7 +126,7 @@ class OneJob:
 
     def _refused_run(self) -> None:
         error = _error_of(self._out, overwrite=True)
-        assert "is being worked on by another process" in str(error), "two processes worked on one job"
+        assert "is in use by another process" in str(error), "two processes worked on one job"
 
     def tamper(self, where: int, changes: list[Edit]) -> None:
         """Change bytes in a file of the job or its results."""

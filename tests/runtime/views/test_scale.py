@@ -96,17 +96,17 @@ def test_one_cell_is_not_a_sure_measurement() -> None:
 def test_one_scale_is_measured_in_the_parts_with_most_contrast() -> None:
     image = np.zeros((256, 256, 3), np.float32)
     image[128:, 128:] = np.random.default_rng(0).random((128, 128, 3))
-    looks = []
+    looks: list[Tile] = []
 
-    def find_cells(view: NDArray[np.float32]) -> CellSizes:
-        looks.append(view)
+    def find_cells(tile: Tile) -> CellSizes:
+        looks.append(tile)
         return sure(np.array([18.0, 20.0, 22.0]))
 
     measured = measure_at(image, 128, 128, find_cells)
     assert measured is not None
     assert measured.diameter_px == 20
     assert len(looks) == 1, "constant parts are not looked at"
-    np.testing.assert_array_equal(looks[0], image[128:, 128:])
+    np.testing.assert_array_equal(looks[0].pixels, image[128:, 128:])
 
 
 @pytest.mark.parametrize(

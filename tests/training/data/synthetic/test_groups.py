@@ -127,7 +127,11 @@ def test_the_prefix_of_dataset_names_is_understood() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("fish", 0), "group is 'fish'"), (("dic_round", -1), "seed -1"), (("dic_round", 0, (32, 512)), r"\(32, 512\)")],
+    [
+        (("fish", 0), "group is 'fish'"),
+        (("dic_round", -1), "seed is -1"),
+        (("dic_round", 0, (32, 512)), r"\(32, 512\)"),
+    ],
 )
 def test_wrong_arguments_are_named(arguments: tuple[object, ...], message: str) -> None:
     with pytest.raises(DataError, match=message):
