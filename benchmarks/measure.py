@@ -160,6 +160,18 @@ def keep(path: Path, asked: Mapping[str, Any], found: dict[str, Any]) -> dict[st
     return back
 
 
+def known_peak_mib() -> float:
+    """Return the peak memory of this process in MiB.
+
+    Raises:
+        RuntimeError: the system does not report it.
+    """
+    peak = peak_mib()
+    if peak is None:
+        raise RuntimeError("this system does not report peak memory; run the benchmark on Linux or macOS.")
+    return peak
+
+
 def gpu_peak_mib() -> float | None:
     """Return the peak GPU memory that PyTorch reserved in this process, MiB; None if it used no GPU."""
     torch = sys.modules.get("torch")

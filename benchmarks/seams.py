@@ -21,9 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.made_slide import EdgeBlindEngines, MadeSlide, NoisySlide, PerfectEngines
-from benchmarks.measure import write_record
+from benchmarks.measure import known_peak_mib, write_record
 from runtime.files.readers import ImageReader
-from runtime.jobs.memory import peak_mib
 from runtime.jobs.slides import EngineSpec, RunOptions, SlideFile, SlideSettings, segment_slide
 from runtime.jobs.slides.engines import EngineSource
 from runtime.jobs.slides.jobs import JOB_NAME
@@ -207,16 +206,9 @@ def main() -> None:
         "reach_px": EdgeBlindEngines().reach_px,
         "cut_share": CUT_SHARE,
         "rows": rows,
-        "peak_mib": round(_peak_mib(), 1),
+        "peak_mib": round(known_peak_mib(), 1),
     }
     print(write_record(options.out, "seams", content))  # noqa: T201
-
-
-def _peak_mib() -> float:
-    peak = peak_mib()
-    if peak is None:
-        raise RuntimeError("this system does not report peak memory; run the benchmark on Linux or macOS.")
-    return peak
 
 
 if __name__ == "__main__":

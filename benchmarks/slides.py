@@ -21,10 +21,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.made_slide import MadeSlide, PerfectEngines
-from benchmarks.measure import in_separate_process, write_record
+from benchmarks.measure import in_separate_process, known_peak_mib, write_record
 from runtime import Segmenter
 from runtime.commands.settings import engine_directory
-from runtime.jobs.memory import peak_mib
 from runtime.jobs.slides import ArrayReader, EngineSpec, SlideSettings, segment_slide
 
 TILE_PX = 512
@@ -50,7 +49,7 @@ def memory_of(side: int, pitch_px: int) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "megapixels_per_second": round(side * side / seconds / 1e6, 2),
         "label_mib": round(label_bytes / (1 << 20), 1),
-        "peak_mib": round(_peak_mib(), 1),
+        "peak_mib": round(known_peak_mib(), 1),
     }
 
 
@@ -124,13 +123,6 @@ def main() -> None:
         "seconds_per_mm2": statistics.median(run["seconds_per_mm2"] for run in runs),
     }
     print(write_record(options.out, "slides", content))  # noqa: T201
-
-
-def _peak_mib() -> float:
-    peak = peak_mib()
-    if peak is None:
-        raise RuntimeError("this system does not report peak memory; run the benchmark on Linux or macOS.")
-    return peak
 
 
 if __name__ == "__main__":

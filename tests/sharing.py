@@ -46,15 +46,17 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
 
 SLOW_FILES = (
-    *(
-        "tests/benchmarks/",
-        "tests/export/",
-        "tests/robustness/",
-        "tests/runtime/test_memory.py",
-        "tests/test_minimum.py",
-    ),
-    *("tests/training/test_training.py", "tests/training/test_resume.py", "tests/training/test_weights.py"),
-    *("tests/test_readme.py", "tests/test_formats_page.py", "tests/test_evaluation_page.py"),
+    "tests/benchmarks/",
+    "tests/export/",
+    "tests/robustness/",
+    "tests/runtime/test_memory.py",
+    "tests/test_evaluation_page.py",
+    "tests/test_formats_page.py",
+    "tests/test_minimum.py",
+    "tests/test_readme.py",
+    "tests/training/test_resume.py",
+    "tests/training/test_training.py",
+    "tests/training/test_weights.py",
 )
 """Beginnings of the paths of files whose tests take seconds each."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ from runtime.commands.settings import engine_directory, model_directory
 from runtime.engines.backends.availability import backend_problems, onnxruntime_clash
 from runtime.engines.backends.base import BackendName
 from runtime.engines.backends.choice import choose_backend
-from runtime.engines.backends.load import resolve_backend
+from runtime.engines.backends.load import ENVIRONMENT, resolve_backend
 from runtime.engines.builtin import BUILTIN_NAME, sample_images
 from runtime.engines.manifest import read_manifest
 from runtime.errors import SegmenterError
@@ -117,10 +118,11 @@ def examine(directory: Path, *, self_test: bool = True) -> Iterator[Finding]:
     problems = backend_problems(directory)
     for backend, problem in problems.items():
         yield Finding(backend, problem or "can run", "note" if problem else "ok")
-    choice = choose_backend(directory)
-    chosen = resolve_backend("auto", directory)
-    by_variable = chosen != choice.backend
-    yield Finding("auto", f"{chosen}: {'set by CELLSAM_BACKEND' if by_variable else choice}")
+    if ENVIRONMENT in os.environ:
+        yield Finding("auto", f"{resolve_backend('auto', directory)}: set by {ENVIRONMENT}")
+    else:
+        choice = choose_backend(directory)
+        yield Finding("auto", f"{choice.backend}: {choice}")
     if self_test:
         announce_compilation()
         for backend, problem in problems.items():

@@ -22,21 +22,23 @@ def backend_problems(directory: Path, device: int = 0) -> dict[str, str | None]:
     Raises:
         EngineError: there is a GPU and TensorRT, but the manifest cannot be read.
     """
+    from runtime.engines.backends.ort import CUDA, INSTALL_GPU
+    from runtime.engines.backends.ort_tensorrt import INSTALL, TENSORRT
+
     gpu = None if count_gpus() else NO_GPU
-    providers = onnxruntime_providers()
     return {
         "cpu": None,
         "openvino": None if find_spec("openvino") else "OpenVINO is not installed; the extra 'openvino' adds it",
-        "cuda": gpu or _missing("CUDAExecutionProvider", providers),
+        "cuda": gpu or _missing(CUDA, INSTALL_GPU),
         "tensorrt": gpu or plans_problem(directory, device),
-        "tensorrt-ort": gpu or _missing("TensorrtExecutionProvider", providers),
+        "tensorrt-ort": gpu or _missing(TENSORRT, INSTALL),
     }
 
 
-def _missing(provider: str, providers: tuple[str, ...]) -> str | None:
-    if provider in providers:
+def _missing(provider: str, advice: str) -> str | None:
+    if provider in onnxruntime_providers():
         return None
-    return f"onnxruntime has no {provider}; uninstall onnxruntime, then install 'onnxruntime-gpu[cuda,cudnn]'"
+    return f"onnxruntime has no {provider}. {advice}"
 
 
 def onnxruntime_clash() -> str | None:
