@@ -7,17 +7,19 @@ DEMO_VENV ?= .venv
 DOCS_VENV ?= .venv-docs
 DEMO_OUT ?= demo_output
 AUDIT_VENV ?= .venv-audit
+HOSTS_VENV ?= .venv-hosts
 SBOM ?= sbom.json
 
 # Without a goal, say what there is.
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-fast test-min lint types pytest docs fuzz licences sbom bench-gpu clean
+.PHONY: help demo test test-fast test-min lint types pytest hosts docs fuzz licences sbom bench-gpu clean
 
 help:
 	@echo "make demo   segment the sample images with the built-in model, into $(DEMO_OUT)/"
 	@echo "make test   lint, types, tests"
 	@echo "make test-fast  the tests that take seconds"
+	@echo "make hosts  the tests with other programs: browser, napari, SpatialData, Triton's client"
 	@echo "make docs   the documentation site, into site/"
 	@echo "make test-min  segment a sample with the lowest versions of all dependencies; needs the package index"
 	@echo "make licences  list the licences of the base install; fails if one is not permissive"
@@ -80,6 +82,16 @@ pytest: $(VENV)/installed
 
 test-fast: $(VENV)/installed
 	$(BIN)/python -m pytest $(PARALLEL) -m "not gpu and not slow"
+
+# Other programs, each through its own package or client, in an environment of their own.
+hosts: $(HOSTS_VENV)/installed
+	$(HOSTS_VENV)/bin/python -m pytest -c tests/hosts/pytest.ini --confcutdir tests/hosts --durations 10 tests/hosts
+
+$(HOSTS_VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(HOSTS_VENV)
+	$(HOSTS_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(HOSTS_VENV)/bin/python -m pip install --quiet -e . --group hosts
+	touch $@
 
 docs: $(DOCS_VENV)/installed
 	$(DOCS_VENV)/bin/python -m mkdocs build --strict

@@ -1,0 +1,1 @@
+"""Tests with other programs, in an environment of their own: ``make hosts``."""
