@@ -15,6 +15,7 @@ from runtime.ops import measure
 from runtime.ops.boxes import clip_boxes
 from runtime.ops.compiled import looked_up
 from runtime.ops.masks import MaskCrop
+from runtime.provenance import Provenance
 from runtime.types import F32, F64, I32, I64, Arrays
 
 DETECTED = -1
@@ -188,19 +189,28 @@ class Segmentation(Instances):
     and fragments that were dropped while stitching tiles are not listed here."""
     appearance: Appearance = field(default_factory=Appearance)
     """How the model saw the image."""
+    provenance: Provenance | None = None
+    """What made the result: the engines, and the devices that ran them. None if no ``Segmenter`` made it."""
 
     @classmethod
-    def of(cls, labels: I32, cells: Instances, hidden: Instances, appearance: Appearance | None = None) -> Segmentation:
+    def of(
+        cls,
+        labels: I32,
+        cells: Instances,
+        hidden: Instances,
+        appearance: Appearance | None = None,
+        provenance: Provenance | None = None,
+    ) -> Segmentation:
         """Build a result from a label map and its cells, which are in the order of their labels."""
         arrays = {one.name: getattr(cells, one.name) for one in fields(Instances)}
-        return cls(labels=labels, hidden=hidden, appearance=appearance or Appearance(), **arrays)
+        return cls(labels=labels, hidden=hidden, appearance=appearance or Appearance(), provenance=provenance, **arrays)
 
     def __getitem__(self, rows: Rows) -> Segmentation:
         chosen = checked_rows(rows, len(self))
         numbers = np.zeros(len(self) + 1, np.int32)
         numbers[chosen + 1] = np.arange(1, len(chosen) + 1)
         labels, cells = looked_up(self.labels, numbers), Instances.__getitem__(self, chosen)
-        return Segmentation.of(labels, cells, self.hidden, self.appearance)
+        return Segmentation.of(labels, cells, self.hidden, self.appearance, self.provenance)
 
     def table(
         self,

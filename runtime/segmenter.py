@@ -26,6 +26,7 @@ from runtime.pipeline.prepare import PreparedImage, prepare
 from runtime.pipeline.remarks import log_appearance
 from runtime.pipeline.view_tasks import ShownImage, ViewResult, ViewTask, segment_views
 from runtime.pipeline.warm_up import warm_up
+from runtime.provenance import Provenance
 from runtime.results import Detections, Segmentation
 from runtime.views.stitch import stitch, view_cells
 
@@ -122,6 +123,14 @@ class Segmenter:
     def backend(self) -> str:
         """Name of the backend that runs the engines; never ``auto``."""
         return self._pipeline.backend
+
+    @property
+    def provenance(self) -> Provenance | None:
+        """What makes the results: the engines and the devices that run them, as the loaded engines report it.
+
+        None if a pipeline without a description of its engines was passed to ``from_pipeline``.
+        """
+        return self._pipeline.provenance
 
     def __call__(
         self, image: ArrayLike, *, boxes: ArrayLike | None = None, config: SegmentConfig | None = None

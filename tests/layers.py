@@ -30,7 +30,7 @@ LEVELS: dict[str, Levels] = {
         ("results",),
         ("ops",),
         ("config",),
-        ("types", "errors", "typed_json", "extras"),
+        ("types", "errors", "typed_json", "extras", "provenance"),
     ),
     "runtime/engines": (
         ("backends",),

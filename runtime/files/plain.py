@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from runtime.files.formats.base import damage_named
 from runtime.files.formats.pictures import read_picture
 from runtime.files.formats.tiff import TiffReader
 from runtime.files.placing import write_whole
+from runtime.provenance import METADATA_KEY, Provenance, to_jsonable
 
 _UM_PER_CM = 1e4
 
@@ -53,13 +55,19 @@ def _read_tiff(path: Path) -> NDArray[np.generic]:
     return array[..., 0] if array.shape[2] == 1 else array
 
 
-def write_labels(path: Path, labels: NDArray[np.int32], pixel_size_um: float | None = None) -> None:
+def write_labels(
+    path: Path,
+    labels: NDArray[np.int32],
+    pixel_size_um: float | None = None,
+    provenance: Sequence[Provenance] = (),
+) -> None:
     """Write a label map as a compressed TIFF, atomically, with 16 bits if the labels fit, else 32.
 
     Args:
         path: the file.
         labels: (H, W), 0 background.
         pixel_size_um: side of a pixel, micrometres; None if unknown.
+        provenance: what made the labels.
     """
     import tifffile
 
@@ -71,10 +79,15 @@ def write_labels(path: Path, labels: NDArray[np.int32], pixel_size_um: float | N
             labels.astype(dtype),
             compression="zlib",
             photometric="minisblack",
-            metadata={"axes": "YX"},
+            metadata=tiff_description(provenance),
             **resolution_tags(pixel_size_um),
         ),
     )
+
+
+def tiff_description(provenance: Sequence[Provenance]) -> dict[str, Any]:
+    """Return the content of the JSON that tifffile writes as the description of a label image."""
+    return {"axes": "YX", **({METADATA_KEY: to_jsonable(provenance)} if provenance else {})}
 
 
 def resolution_tags(pixel_size_um: float | None) -> dict[str, Any]:

@@ -90,4 +90,4 @@ def decode_boxes(
     waiting = iter(views)
     while group := list(islice(waiting, max(VIEWS_TOGETHER, pipeline.images_per_call))):
         pipeline.decode_into(assembly, [(one.view, one.rows, prompts.boxes[one.rows]) for one in group], config)
-    return assembly.finish(prompts.boxes, prompts.scores, prompts.numbers, appearance)
+    return assembly.finish(prompts.boxes, prompts.scores, prompts.numbers, appearance, pipeline.provenance)

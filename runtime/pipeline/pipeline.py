@@ -20,6 +20,7 @@ from runtime.pipeline.assembly import Assembly, MaskBudget
 from runtime.pipeline.channel_check import ChannelCheck
 from runtime.pipeline.encoded import Candidates, EncodedView
 from runtime.pipeline.engine_calls import EngineCalls, per_call
+from runtime.provenance import Provenance
 from runtime.results import DETECTED, Detections, MaskLogits, Segmentation
 from runtime.types import F32, F64, I64
 from runtime.views.scale import CellSizes
@@ -81,6 +82,7 @@ class Pipeline:
         backend: str = "cpu",
         images_per_call: int | None = None,
         boxes_per_call: int | None = None,
+        provenance: Provenance | None = None,
     ) -> None:
         """Store loaded engines.
 
@@ -90,10 +92,11 @@ class Pipeline:
             backend: name of the backend that runs them; sets the defaults of the other arguments.
             images_per_call: the most views encoded together. Default: 1, or 4 on a GPU.
             boxes_per_call: the most boxes decoded together. Default: 16, or 64 on a GPU.
+            provenance: description of the engines, kept with every result; see ``describe_engines``.
         """
         images, boxes = per_call(backend, images_per_call, boxes_per_call)
         self.calls = EngineCalls(engines, manifest, images_per_call=images, boxes_per_call=boxes)
-        self.manifest, self.backend = manifest, backend
+        self.manifest, self.backend, self.provenance = manifest, backend, provenance
         self._check_channels = ChannelCheck(manifest.trained_channels)
 
     @property
@@ -211,7 +214,10 @@ class Pipeline:
         ]
         for view, masks in self.calls.decode(views, [p.boxes for p in prompts], full=config.mask_window == "full"):
             assemblies[view].add(masks)
-        return [a.finish(p.boxes, p.scores, p.numbers) for a, p in zip(assemblies, prompts, strict=True)]
+        return [
+            a.finish(p.boxes, p.scores, p.numbers, provenance=self.provenance)
+            for a, p in zip(assemblies, prompts, strict=True)
+        ]
 
     def decode_into(
         self, assembly: Assembly, views: Sequence[tuple[EncodedView, I64, F64]], config: SegmentConfig

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from runtime.ops.masks import MaskCrop, join_masks, relabel
+from runtime.provenance import Provenance
 from runtime.results import Appearance, Instances, Segmentation
 from runtime.types import F64, I64, Bool, Extent
 from runtime.views.merge_rules import EDGE_PX, Group, JoinedCells, TileCells, edge_margins, group_box, paint
@@ -31,6 +32,8 @@ class ViewCells:
     """(N,), see ``Instances``."""
     hidden: Instances
     """Instances without a pixel in the tile's label map, in image coordinates."""
+    provenance: Provenance | None = None
+    """What made the cells."""
 
 
 def tile_cells(result: Segmentation, origin_yx: tuple[int, int], size_hw: tuple[int, int]) -> TileCells:
@@ -59,6 +62,7 @@ def view_cells(result: Segmentation, origin_yx: tuple[int, int], size_hw: tuple[
             masks=tuple(mask.in_image(origin_yx, size_hw) for mask in hidden.masks),
             prompts=hidden.prompts,
         ),
+        provenance=result.provenance,
     )
 
 
@@ -97,7 +101,8 @@ def stitch(
     Returns:
         The cells, ordered by the first row and column of their extent. The mask of a cell that was joined from several
         tiles is the union of its parts. An instance that is hidden in its tile stays hidden, unless another tile shows
-        its place farther from an edge, or its mask reaches the tile's edge; it is then dropped.
+        its place farther from an edge, or its mask reaches the tile's edge; it is then dropped. The provenance is that
+        of the tiles, which the same engines have made.
     """
     views = sorted(views, key=lambda view: view.tile.extent)
     tiles = [view.tile for view in views]
@@ -119,7 +124,8 @@ def stitch(
         instances[~shown_rows],
         *(view.hidden[_own_hidden(place, views, size_hw)] for place, view in enumerate(views)),
     ]
-    return Segmentation.of(labels, instances[shown_rows], Instances.joined(apart), appearance)
+    provenance = next((view.provenance for view in views), None)
+    return Segmentation.of(labels, instances[shown_rows], Instances.joined(apart), appearance, provenance)
 
 
 def _instances(groups: Sequence[Group], views: Sequence[ViewCells]) -> Instances:

@@ -15,6 +15,7 @@ from runtime.files.outputs.label_images import write_ome_tiff, write_ome_zarr
 from runtime.files.outputs.parquet import write_parquet
 from runtime.files.outputs.tables import write_table
 from runtime.files.plain import write_labels
+from runtime.provenance import Provenance, distinct
 from runtime.results import Segmentation
 from runtime.types import Arrays
 
@@ -31,6 +32,11 @@ class ImageOutput:
     measured: Arrays | None = None
     """Further table columns, (n,) each, in the order of the labels; see ``table_rows``."""
 
+    @property
+    def provenance(self) -> tuple[Provenance, ...]:
+        """What made the result; empty if unknown."""
+        return distinct([self.result.provenance])
+
 
 @dataclass(frozen=True, slots=True)
 class OutputFormat:
@@ -46,17 +52,22 @@ class OutputFormat:
 
 
 OUTPUT_FORMATS = {
-    "tiff": OutputFormat("_labels.tif", lambda path, out: write_labels(path, out.result.labels, out.pixel_size_um)),
+    "tiff": OutputFormat(
+        "_labels.tif", lambda path, out: write_labels(path, out.result.labels, out.pixel_size_um, out.provenance)
+    ),
     "csv": OutputFormat(
         "_cells.csv",
         lambda path, out: write_table(path, out.result, out.pixel_size_um, out.measured),
         has_table=True,
     ),
     "ome-tiff": OutputFormat(
-        "_labels.ome.tif", lambda path, out: write_ome_tiff(path, out.result.labels, out.pixel_size_um)
+        "_labels.ome.tif",
+        lambda path, out: write_ome_tiff(path, out.result.labels, out.pixel_size_um, out.provenance),
     ),
     "ome-zarr": OutputFormat(
-        ".zarr", lambda path, out: write_ome_zarr(path, out.result.labels, out.pixel_size_um), ("zarr", "zarr")
+        ".zarr",
+        lambda path, out: write_ome_zarr(path, out.result.labels, out.pixel_size_um, out.provenance),
+        ("zarr", "zarr"),
     ),
     "geojson": OutputFormat(
         "_cells.geojson",
@@ -70,7 +81,9 @@ OUTPUT_FORMATS = {
         has_table=True,
     ),
     "imagej": OutputFormat(
-        "_rois.zip", lambda path, out: write_rois(path, out.result.labels, out.plane), ("roifile", "roifile")
+        "_rois.zip",
+        lambda path, out: write_rois(path, out.result.labels, out.plane, out.provenance),
+        ("roifile", "roifile"),
     ),
 }
 
