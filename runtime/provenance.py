@@ -75,6 +75,18 @@ def to_pairs(provenance: Provenance) -> dict[str, str]:
     return dict(_pairs(plain))
 
 
+def from_pairs(pairs: Mapping[str, str]) -> dict[str, Any]:
+    """Return the nested content of ``to_pairs``, as parsed from JSON."""
+    content: dict[str, Any] = {"model_sha256": None}
+    for name, value in pairs.items():
+        *groups, last = name.split(".")
+        place = content
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value.split(", ") if last == "providers" else value
+    return content
+
+
 def _pairs(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for name, value in content.items():
         if isinstance(value, Mapping):

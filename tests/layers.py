@@ -40,7 +40,13 @@ LEVELS: dict[str, Levels] = {
         ("onnx_graph",),
         ("protobuf",),
     ),
-    "runtime/files": (("image_results", "save"), ("outputs",), ("plain",), ("formats",), ("readers", "placing")),
+    "runtime/files": (
+        ("image_results", "save", "made_by"),
+        ("outputs",),
+        ("plain",),
+        ("formats",),
+        ("readers", "placing"),
+    ),
     "runtime/jobs": (
         ("folders", "find_images"),
         ("slides",),

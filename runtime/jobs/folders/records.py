@@ -1,8 +1,8 @@
 """Record of the images of an output directory: ``segmented.jsonl``, with one line for each step.
 
-A line contains the settings of a run, or what runs the engines of some results, or records that an image was begun, done
-or failed; a "done" line also has the sizes of the result files. Both kinds of shared lines are written once in a run and
-referred to by a digest. Runs only append lines. Readers skip a line that a killed run left incomplete.
+A line contains the settings of a run, or what made results (``Provenance``), or records that an image was begun, done
+or failed; a "done" line also has the sizes of the result files. Lines of the first two kinds have a digest, to which the
+lines of images refer. Runs only append lines. Readers skip a line that a killed run left incomplete.
 
 If the last line of an image is "begun", its run was interrupted: its files may be in any state, and a run with the same
 settings replaces them. A failed image keeps the files that it had before.

@@ -30,7 +30,7 @@ from runtime.typed_json import convert
 from runtime.types import Extent
 from runtime.views.merge_rules import TileCells
 
-SCHEMA = 4
+SCHEMA = 5
 JOB_ENDING = "_job"
 """Ending of a job directory's name, after the name of the slide."""
 
@@ -134,15 +134,8 @@ class Job:
         Raises:
             JobError: a record is damaged.
         """
-        found: list[Provenance] = []
-        for path in (self.directory / ENGINES).glob("*.json"):
-            try:
-                found += convert(json.loads(path.read_text(encoding="utf-8")), list[Provenance])
-            except (ValueError, RecursionError) as error:
-                raise JobError(
-                    f"{path} is damaged ({error}); pass restart=True to start again.", kind="damaged"
-                ) from error
-        return distinct(found)
+        paths = (self.directory / ENGINES).glob("*.json")
+        return distinct(one for path in paths for one in _read_engines(path))
 
     def remove_scratch(self) -> None:
         """Delete the data of the second pass."""
@@ -155,6 +148,18 @@ class Job:
         # The description goes last, so that an interrupted removal leaves a valid job.
         shutil.rmtree(self.directory / "tiles", ignore_errors=True)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _read_engines(path: Path) -> list[Provenance]:
+    """Read what ``Job.record_engines`` wrote.
+
+    Raises:
+        JobError: the file is damaged.
+    """
+    try:
+        return convert(json.loads(path.read_text(encoding="utf-8")), list[Provenance])
+    except (ValueError, RecursionError) as error:
+        raise JobError(f"{path} is damaged ({error}); pass restart=True to start again.", kind="damaged") from error
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
