@@ -20,7 +20,7 @@ Levels = tuple[tuple[str, ...], ...]
 LEVELS: dict[str, Levels] = {
     "runtime": (
         ("commands",),
-        ("correction", "server", "napari", "cellpose", "spatial"),
+        ("correction", "server", "napari", "cellpose", "spatial", "triton"),
         ("jobs",),
         ("files",),
         ("segmenter",),
