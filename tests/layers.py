@@ -49,7 +49,7 @@ LEVELS: dict[str, Levels] = {
     "export": (
         ("commands",),
         ("finetune",),
-        ("exporter",),
+        ("exporter", "bioimageio"),
         ("verify_half",),
         ("onnx_file", "half_range"),
         ("engine_files", "plans"),

@@ -73,7 +73,8 @@ class ElementReader:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Data type of the pixel values."""
-        return np.dtype(self.array.dtype)
+        dtype: np.dtype[Any] = np.dtype(self.array.dtype)
+        return dtype
 
     @property
     def channels(self) -> tuple[str, ...]:

@@ -72,11 +72,10 @@ class TritonPythonModel:
             if isinstance(one, Asked):
                 asked[place] = one
             else:
-                responses[place] = self._refusal(one)
+                responses[place] = self._answer(one)
         for group in _alike(asked):
             for place, result in zip(group, self._segmented([asked[place] for place in group]), strict=True):
-                is_error = isinstance(result, SegmenterError)
-                responses[place] = self._refusal(result) if is_error else self._response(result)
+                responses[place] = self._answer(result)
         return responses
 
     def finalize(self) -> None:
@@ -101,15 +100,14 @@ class TritonPythonModel:
             _log.warning("%d requests failed together and are repeated one by one: %s", len(asked), error)
         return [result for one in asked for result in self._segmented([one])]
 
-    def _response(self, result: Segmentation) -> Any:
+    def _answer(self, result: Segmentation | SegmenterError) -> Any:
+        if isinstance(result, SegmenterError):
+            codes = self._utils.TritonError
+            code = codes.INVALID_ARG if isinstance(result, InputError | ConfigError) else codes.INTERNAL
+            return self._utils.InferenceResponse(error=self._utils.TritonError(str(result), code))
         tensors = {LABELS: result.labels, CELL_BOXES: result.boxes, SCORES: result.scores}
         outputs = [self._utils.Tensor(name, np.ascontiguousarray(array[None])) for name, array in tensors.items()]
         return self._utils.InferenceResponse(output_tensors=outputs)
-
-    def _refusal(self, error: Any) -> Any:
-        codes = self._utils.TritonError
-        code = codes.INVALID_ARG if isinstance(error, InputError | ConfigError) else codes.INTERNAL
-        return self._utils.InferenceResponse(error=self._utils.TritonError(str(error), code))
 
 
 def _pipeline(engines: Mapping[Any, BlsEngine], manifest: Manifest, limits: Mapping[str, int]) -> Pipeline:
