@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
+from PIL import Image
 
 from runtime import Segmenter, SegmenterError
 from runtime.config import SegmentConfig, with_overrides
@@ -18,10 +20,11 @@ from runtime.files.formats import open_image
 from runtime.files.plain import read_image
 from runtime.jobs.segmenter_spec import SegmenterSpec
 from runtime.spatial.elements import CellNames, add_cells, open_element, segment_element, to_spatialdata
-from runtime.spatial.methods import HarpyModel, SopaMethod
+from runtime.spatial.methods import HarpyModel, LazySlideModel, SopaMethod, SpatialMethod
 from runtime.spatial.tables import cell_table
 
 spatialdata: Any = pytest.importorskip("spatialdata")
+ROOT = Path(__file__).parents[2]
 SPEC = SegmenterSpec(backend="cpu")
 UM = 0.2125  # Xenium's pixel size
 
@@ -200,6 +203,23 @@ def test_harpy_finds_the_cells_of_the_segmenter(
     assert len(np.unique(pairs[1])) == len(result)
 
 
+def test_lazyslide_runs_the_model(image: NDArray[Any], tmp_path: Path) -> None:
+    """Runs only if LazySlide is installed, which brings PyTorch."""
+    lazyslide = pytest.importorskip("lazyslide")
+    from shapely.geometry import box
+    from wsidata import open_wsi
+    from wsidata.io import add_tissues
+
+    colour = np.tile(np.stack([255 - image] * 3, -1), (4, 4, 1))[:512, :512]
+    resolution = {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(tmp_path / "slide.tif", colour, photometric="rgb", tile=(256, 256), **resolution)
+    slide = open_wsi(str(tmp_path / "slide.tif"), store=None)
+    add_tissues(slide, key="tissues", tissues=[box(0, 0, 512, 512)])
+    lazyslide.pp.tile_tissues(slide, 256, overlap=0.25)
+    lazyslide.seg.cells(slide, model=LazySlideModel(SpatialMethod(spec=SPEC)))
+    assert len(slide["cells"]) > 10
+
+
 def test_images_of_spatial_platforms_have_their_pixel_size(image: NDArray[Any], tmp_path: Path) -> None:
     """Xenium's morphology and Visium HD's tissue image are OME-TIFF pyramids; SpatialData stores OME-Zarr."""
     metadata = {"axes": "YX", "PhysicalSizeX": UM, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": UM}
@@ -225,6 +245,16 @@ def test_an_image_in_a_store_opens_as_ome_zarr(image: NDArray[Any], tmp_path: Pa
     with open_image(tmp_path / "store.zarr" / "images" / "morphology") as reader:
         assert reader.channels == ("DAPI", "actin")
         np.testing.assert_array_equal(reader.read_all()[..., 0], image)
+
+
+def test_spatial_page(image: NDArray[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fenced Python of the page runs."""
+    Image.fromarray(image).save(tmp_path / "cells.png")
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "spatial.md").read_text(), re.DOTALL | re.MULTILINE)
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    assert scope["sdata"].tables["cells"].n_obs == len(scope["result"]) > 5
 
 
 def match(shapes: Any, result: Any) -> float:

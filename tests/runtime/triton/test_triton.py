@@ -18,6 +18,7 @@ from runtime.files.plain import read_image
 from runtime.triton.bls import BlsEngine
 from runtime.triton.repository import RepositoryOptions, write_repository
 from runtime.triton.requests import read_settings
+from tests.test_readme import ROOT, run_blocks
 from tests.triton_double import Server, python_model
 
 OPTIONS = RepositoryOptions(max_batch=2, max_boxes=24, most_requests=4)
@@ -144,6 +145,11 @@ def test_an_existing_model_stays(repository: Path, tmp_path: Path) -> None:
     names = write_repository(builtin_engine(), tmp_path, RepositoryOptions(name="other"))
     assert names == ["other_encoder", "other_cellfinder", "other_mask_decoder", "other"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def test_triton_page(tmp_path: Path) -> None:
+    assert run_blocks(ROOT / "docs" / "triton.md", tmp_path) == {"bash": 1}
+    assert (tmp_path / "repository" / "cellsam" / "1" / "model.py").is_file()
 
 
 @pytest.mark.parametrize("given", [{"name": "a/b"}, {"max_batch": 0}, {"max_boxes": 1.5}, {"most_requests": -1}])
