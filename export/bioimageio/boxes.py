@@ -24,7 +24,7 @@ class Prompts(NamedTuple):
     """(K, 2) int64, first token (row, column) of each window."""
     sides: str
     """(K,) int64, side of each window in tokens."""
-    count: str
+    number: str
     """int64 scalar, K."""
 
 

@@ -61,8 +61,8 @@ def decode_labels(
         "best": (ops("ConstantOfShape", shape, value=lowest), FLOAT, (side, side)),
         "owner": (ops("ConstantOfShape", shape, value=_zero()), INT64, (side, side)),
     }
-    _, owner = ops.loop(prompts.count, ops.constant(True, np.bool_), state, decode)
-    labels = _without_small(ops, owner, prompts.count, config.min_area_px)
+    _, owner = ops.loop(prompts.number, ops.constant(True, np.bool_), state, decode)
+    labels = _without_small(ops, owner, prompts.number, config.min_area_px)
     return _filled(ops, labels, side) if config.fill_holes else labels
 
 
@@ -119,7 +119,7 @@ def _filled(ops: Operators, labels: str, side: int) -> str:
     reached = ops.cast(ops("And", free, ops.constant(border, np.bool_)), FLOAT)
     passable = ops.cast(free, FLOAT)
 
-    def grow(inner: Operators, _: str, state: list[str]) -> tuple[str, list[str]]:
+    def grow(inner: Operators, _number: str, state: list[str]) -> tuple[str, list[str]]:
         (now,) = state
         after = now
         for _ in range(_STEPS):
@@ -141,7 +141,7 @@ def _labels_around(ops: Operators, image: str, enclosed: str, shape: tuple[int, 
     many = ops.single(1e9)
     lowest = ops("Where", ops("Equal", image, ops.single(0.0)), many, image)
 
-    def carry(inner: Operators, _: str, state: list[str]) -> tuple[str, list[str]]:
+    def carry(inner: Operators, _number: str, state: list[str]) -> tuple[str, list[str]]:
         high, low = state
         new_high, new_low = high, low
         for _ in range(_STEPS):

@@ -1,7 +1,6 @@
-"""Images out of SpatialData objects, and cells into them.
+"""Cells into SpatialData objects.
 
-SpatialData counts pixels as this package does, from the corner of the first one. Its elements lie in named coordinate
-systems; ``global`` of most readers is the image's own pixels.
+SpatialData counts pixels as this package does, from the corner of the first one.
 
 Source: scverse/spatialdata ``src/spatialdata/models/models.py`` and ``src/spatialdata/transformations``.
 """
@@ -16,19 +15,16 @@ from numpy.typing import NDArray
 
 from runtime.config import SegmentConfig
 from runtime.errors import ConfigError, InputError
-from runtime.files.formats.base import optional_package
 from runtime.files.formats.channels import choose_channels
 from runtime.files.outputs.polygons import mask_polygons
 from runtime.ops.masks import label_crops
 from runtime.results import Segmentation
 from runtime.segmenter import Segmenter
+from runtime.spatial.images import MICROMETRES, load_spatialdata, open_element
 from runtime.spatial.tables import INSTANCE_KEY, REGION_KEY, cell_table
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
-
-MICROMETRES = "um"
-"""Coordinate system in micrometres that ``to_spatialdata`` adds if the pixel size is known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,65 +50,6 @@ class CellNames:
                 kind="conflict",
                 field="names",
             )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ElementReader:
-    """``ImageReader`` for an image of a SpatialData object; only the parts that are read are loaded."""
-
-    name: str
-    array: Any
-    """(c, y, x) ``xarray.DataArray``, the largest scale of the image."""
-    pixel_size_um: float | None = None
-
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        """Height and width, pixels."""
-        return int(self.array.sizes["y"]), int(self.array.sizes["x"])
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Data type of the pixel values."""
-        dtype: np.dtype[Any] = np.dtype(self.array.dtype)
-        return dtype
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """Names of the channels."""
-        return tuple(str(name) for name in self.array.coords["c"].values)
-
-    def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.generic]:
-        """Read a part, (height, width, C)."""
-        part = self.array[:, top : top + height, left : left + width]
-        return np.moveaxis(np.asarray(part.values), 0, -1)
-
-
-def open_element(sdata: SpatialData, name: str, coordinate_system: str = MICROMETRES) -> ElementReader:
-    """Open an image of a SpatialData object.
-
-    Args:
-        sdata: the object.
-        name: name of the image.
-        coordinate_system: a coordinate system in micrometres; the pixel size is unknown if the image is not in it.
-
-    Raises:
-        InputError: there is no such image, or it has three spatial axes.
-    """
-    if name not in sdata.images:
-        raise InputError(
-            f"image {name!r} is unknown; expected one of {', '.join(sdata.images) or 'none'}. Choose another.",
-            kind="not_found",
-            field="name",
-        )
-    element = sdata.images[name]
-    array = element if hasattr(element, "dims") and "c" in element.dims else element["scale0"]["image"]
-    if tuple(array.dims) != ("c", "y", "x"):
-        raise InputError(
-            f"image {name!r} has axes {', '.join(map(str, array.dims))}; expected c, y, x. Select one plane.",
-            kind="wrong_shape",
-            field="name",
-        )
-    return ElementReader(name, array, _pixel_size_um(element, coordinate_system))
 
 
 def segment_element(
@@ -178,7 +115,7 @@ def to_spatialdata(
         pixel_size_um: side of a pixel; adds the coordinate system ``um`` beside ``global``, which is in pixels.
         names: names of the elements of the cells.
     """
-    spatialdata = _spatialdata()
+    spatialdata = load_spatialdata()
     from spatialdata.models import Image2DModel
     from spatialdata.transformations import Identity, Scale
 
@@ -217,7 +154,7 @@ def add_cells(
     Raises:
         InputError: there is no such image, or it has another size than the labels.
     """
-    _spatialdata()
+    load_spatialdata()
     from spatialdata.models import Labels2DModel, ShapesModel, TableModel
     from spatialdata.transformations import get_transformation
 
@@ -249,19 +186,3 @@ def _outlines(result: Segmentation) -> Any:
         shapes.append(parts[0] if len(parts) == 1 else MultiPolygon(parts))
     index = np.arange(1, len(shapes) + 1)
     return geopandas.GeoDataFrame({"geometry": shapes, INSTANCE_KEY: index}, index=index)
-
-
-def _pixel_size_um(element: Any, coordinate_system: str) -> float | None:
-    """Return the geometric mean of the scales along x and y; None if the element is not in the coordinate system."""
-    _spatialdata()
-    from spatialdata.transformations import get_transformation
-
-    systems = get_transformation(element, get_all=True)
-    if coordinate_system not in systems:
-        return None
-    matrix = systems[coordinate_system].to_affine_matrix(input_axes=("x", "y"), output_axes=("x", "y"))
-    return float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
-
-
-def _spatialdata() -> Any:
-    return optional_package("spatialdata", "spatialdata", "a SpatialData object", extra="spatialdata")

@@ -27,6 +27,7 @@ from runtime.triton.bls import BlsEngine
 from runtime.triton.model_config import CELL_BOXES, LABELS, SCORES
 from runtime.triton.repository import OPTIONS_NAME, network_name
 from runtime.triton.requests import Asked, read_request
+from runtime.types import Arrays
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class TritonPythonModel:
             codes = self._utils.TritonError
             code = codes.INVALID_ARG if isinstance(result, InputError | ConfigError) else codes.INTERNAL
             return self._utils.InferenceResponse(error=self._utils.TritonError(str(result), code))
-        tensors = {LABELS: result.labels, CELL_BOXES: result.boxes, SCORES: result.scores}
+        tensors: Arrays = {LABELS: result.labels, CELL_BOXES: result.boxes, SCORES: result.scores}
         outputs = [self._utils.Tensor(name, np.ascontiguousarray(array[None])) for name, array in tensors.items()]
         return self._utils.InferenceResponse(output_tensors=outputs)
 

@@ -48,15 +48,9 @@ def test_the_package_has_what_the_description_names(package: Path) -> None:
 
 
 def test_prediction_takes_other_images(package: Path) -> None:
-    from bioimageio.core import Tensor
-    from bioimageio.spec import load_description
-
-    description = load_description(str(package), perform_io_checks=False)
-    pipeline = core.create_prediction_pipeline(description)
     with zipfile.ZipFile(package) as content, content.open("test_input.npy") as file:
-        image = np.load(file)[..., ::-1, :]
-    sample = core.create_sample_for_model(description, inputs={"image": Tensor.from_numpy(image, dims=tuple("bcyx"))})
-    labels = pipeline.predict_sample_without_blocking(sample).members["labels"].data.to_numpy()
+        image = core.Tensor.from_numpy(np.load(file)[..., ::-1, :], dims=("batch", "channel", "y", "x"))
+    labels = core.predict(model=str(package), inputs={"image": image}).members["labels"].data.to_numpy()
     assert labels.shape == (1, 1, 512, 512)
     assert labels.max() > 5
 

@@ -19,7 +19,8 @@ from runtime.engines.builtin import sample_images
 from runtime.files.formats import open_image
 from runtime.files.plain import read_image
 from runtime.jobs.segmenter_spec import SegmenterSpec
-from runtime.spatial.elements import CellNames, add_cells, open_element, segment_element, to_spatialdata
+from runtime.spatial.elements import CellNames, add_cells, segment_element, to_spatialdata
+from runtime.spatial.images import open_element
 from runtime.spatial.methods import HarpyModel, LazySlideModel, SopaMethod, SpatialMethod
 from runtime.spatial.tables import cell_table
 
