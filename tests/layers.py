@@ -20,7 +20,7 @@ Levels = tuple[tuple[str, ...], ...]
 LEVELS: dict[str, Levels] = {
     "runtime": (
         ("commands",),
-        ("correction", "server", "napari", "cellpose", "spatial"),
+        ("correction", "server", "napari", "cellpose", "spatial", "triton"),
         ("jobs",),
         ("files",),
         ("segmenter",),
@@ -49,7 +49,7 @@ LEVELS: dict[str, Levels] = {
     "export": (
         ("commands",),
         ("finetune",),
-        ("exporter",),
+        ("exporter", "bioimageio"),
         ("verify_half",),
         ("onnx_file", "half_range"),
         ("engine_files", "plans"),

@@ -31,8 +31,8 @@ def warm_up(pipeline: Pipeline, config: SegmentConfig) -> None:
     Raises:
         BackendError: the backend failed.
     """
+    compile_loops(config)
     rng = np.random.default_rng(0)
-    _compile_loops(rng, config)
     manifest, settings = pipeline.manifest, replace(config, iou_threshold=_KEEP_ALL)
     side = manifest.image_size
     image = take_normalized(rng.random((side, side, 3), np.float32))
@@ -56,8 +56,13 @@ def _boxes(pipeline: Pipeline, config: SegmentConfig) -> list[F64]:
     return sets
 
 
-def _compile_loops(rng: np.random.Generator, config: SegmentConfig) -> None:
-    """Run the loops of ``runtime.ops`` on images of common types, and on labels with a hole and a small cell."""
+def compile_loops(config: SegmentConfig) -> None:
+    """Run the loops of ``runtime.ops`` on images of common types, and on labels with a hole and a small cell.
+
+    Args:
+        config: settings that calls will use.
+    """
+    rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (64, 64, 3))
     for kind in (np.uint8, np.uint16, np.float32):
         for image in (noise, noise[..., 0], noise[..., :2]):

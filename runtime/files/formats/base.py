@@ -123,8 +123,14 @@ def damage_named(path: Path) -> Iterator[None]:
         ) from error
 
 
-def optional_package(module: str, package: str, purpose: str) -> ModuleType:
+def optional_package(module: str, package: str, purpose: str, *, extra: str = "formats") -> ModuleType:
     """Import a package that the base install lacks.
+
+    Args:
+        module: name to import.
+        package: name to install.
+        purpose: what needs it, for the message.
+        extra: the extra of this package that installs it.
 
     Raises:
         InputError: the package or one of its dependencies is not installed; the message states what to install.
@@ -134,7 +140,7 @@ def optional_package(module: str, package: str, purpose: str) -> ModuleType:
     except (ImportError, OSError) as error:  # OSError: a shared library that the package loads
         raise InputError(
             f"{purpose} needs the package {package}, which cannot be imported ({error}). "
-            f"Install it: {install_command('formats')}.",
+            f"Install it: {install_command(extra)}.",
             kind="not_installed",
         ) from error
 
