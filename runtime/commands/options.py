@@ -352,7 +352,8 @@ class OutputOptions:
         list[str] | None,
         typer.Option(
             "--format",
-            help="tiff, csv (default: both), ome-tiff, ome-zarr, geojson, parquet, imagej.",
+            help="tiff, csv (default: both), ome-tiff, ome-zarr, geojson, parquet, imagej, cellpose, cellpose-tif, "
+            "cellpose-png, cellpose-txt.",
             metavar="NAME,...",
         ),
     ] = None

@@ -138,7 +138,13 @@ def write_results(result: Segmentation, image: ReadImage, stem: Path, options: F
     from runtime.files.outputs.overlay import write_overlay
 
     measured = measure_file(result.labels, image.path, options) if options.measure else None
-    output = ImageOutput(result=result, pixel_size_um=image.pixel_size_um, plane=options.plane, measured=measured)
+    output = ImageOutput(
+        result=result,
+        pixel_size_um=image.pixel_size_um,
+        plane=options.plane,
+        measured=measured,
+        image=image.path,
+    )
     with staged(stem) as directory:
         aside = directory / stem.name
         for name in options.formats:
