@@ -148,7 +148,7 @@ class _ForeignNameError(Exception):
 
 
 class _Plain:
-    """Stands for a class or function of numpy that a pickle names only as an argument."""
+    """Replacement for a class of numpy that a pickle names only as an argument."""
 
 
 @dataclass(slots=True)
@@ -224,7 +224,7 @@ _NAMES: dict[tuple[str, str], Any] = {
         )
     },
 }
-"""What a pickle may name, and what is used in its place."""
+"""Replacements for the names that a pickle may contain."""
 
 
 class _NamesOnly(pickle.Unpickler):
