@@ -44,7 +44,7 @@ LEVELS: dict[str, Levels] = {
     "runtime/jobs": (
         ("folders", "find_images"),
         ("slides",),
-        ("segmenter_spec", "cluster", "differences", "failure", "memory", "step"),
+        ("segmenter_spec", "cluster", "differences", "failure", "memory", "step", "tracking"),
     ),
     "export": (
         ("commands",),
@@ -75,6 +75,7 @@ LEVELS: dict[str, Levels] = {
             "int8",
             "kills",
             "latency",
+            "linking",
             "picture",
             "plans",
             "seams",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from runtime.commands.options import SegmentOptions
 from runtime.commands.settings import file_options, segment_config, segmenter_spec, slide_settings
+from runtime.errors import ConfigError
 from runtime.files.outputs.formats import check_packages
 from runtime.jobs.find_images import find_images, result_stems
 from runtime.jobs.folders.records import Records
@@ -46,7 +47,25 @@ def make_job(images: Sequence[Path], options: SegmentOptions) -> SegmentJob:
     targets = result_stems(find_images(images, recursive=options.read.recursive, out=out), out, files.endings)
     spec = segmenter_spec(options.model, options.machine)
     config = segment_config(spec.default_config(), options.scale, options.read, options.thresholds)
-    work = ImageWork(engines=spec, config=config, files=files, slides=slide_settings(options.slides, files))
+    kind = ImageWork if files.planes is None else _stack_work(options)
+    work = kind(engines=spec, config=config, files=files, slides=slide_settings(options.slides, files))
     return SegmentJob(
         targets=targets, work=work, records=Records(out, settings_of(work, how), files.endings), options=how
     )
+
+
+def _stack_work(options: SegmentOptions) -> type[ImageWork]:
+    """Return the work of a job on stacks.
+
+    Raises:
+        ConfigError: an option does not apply to stacks.
+    """
+    from runtime.jobs.folders.stack_work import StackWork
+
+    if options.run.dry_run:
+        raise ConfigError(
+            "dry_run=True was given with planes; expected one or the other. Leave dry_run=True out.",
+            kind="conflict",
+            field="dry_run",
+        )
+    return StackWork

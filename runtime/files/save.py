@@ -25,6 +25,7 @@ FORMAT_OF_ENDING = {
     "_cp_masks.tif": "cellpose-tif",
     "_cp_masks.png": "cellpose-png",
     "_cp_outlines.txt": "cellpose-txt",
+    "_res": "ctc",
     ".tif": "tiff",
     ".tiff": "tiff",
     ".npy": "npy",
@@ -53,6 +54,7 @@ def save(
     - ``.zarr``, ``.ome.zarr``: the label map as OME-Zarr, a directory. Needs zarr.
     - ``.npy``: the label map, int32; ``_seg.npy``: the dictionary that Cellpose's GUI and scripts read.
     - ``_cp_masks.png``: the label map, 16 bits; at most 65535 cells.
+    - ``_RES``: a directory of the Cell Tracking Challenge with one frame.
     - ``_cp_outlines.txt``: the outermost pixels of each cell, a line ``x,y,x,y,...`` for each, as in Cellpose.
     - ``.csv``, ``.parquet``: the columns of ``Segmentation.table``, with a row for each cell, then a row with label 0
       for each hidden instance. Without a pixel size, ``area_um2`` is empty. Parquet needs pyarrow.

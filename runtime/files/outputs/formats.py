@@ -15,6 +15,7 @@ from runtime.files.outputs.geojson import write_geojson
 from runtime.files.outputs.imagej import write_rois
 from runtime.files.outputs.label_images import write_ome_tiff, write_ome_zarr
 from runtime.files.outputs.parquet import write_parquet
+from runtime.files.outputs.stacks import write_tracks
 from runtime.files.outputs.tables import write_table
 from runtime.files.plain import write_labels
 from runtime.results import Segmentation
@@ -89,6 +90,7 @@ OUTPUT_FORMATS = {
     "cellpose-png": OutputFormat(
         "_cp_masks.png", lambda path, out: write_masks_png(path, out.result.labels), for_slides=False
     ),
+    "ctc": OutputFormat("_RES", lambda path, out: write_tracks(path, [out.result.labels]), for_slides=False),
     "cellpose-txt": OutputFormat("_cp_outlines.txt", lambda path, out: write_outlines(path, out.result.labels)),
 }
 
