@@ -396,6 +396,15 @@ class RunOptions:
             rich_help_panel=OUTPUT,
         ),
     ] = False
+    watch: Annotated[
+        Path | None,
+        typer.Option(
+            "--watch",
+            help="Segment the files of this folder as they arrive, until Ctrl-C.",
+            metavar="DIR",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None
     dry_run: Annotated[
         bool,
         typer.Option(
