@@ -42,7 +42,8 @@ LEVELS: dict[str, Levels] = {
     ),
     "runtime/files": (("image_results", "save"), ("outputs",), ("plain",), ("formats",), ("readers", "placing")),
     "runtime/jobs": (
-        ("folders", "find_images"),
+        ("folders",),
+        ("find_images",),
         ("slides",),
         ("segmenter_spec", "cluster", "differences", "failure", "memory", "step", "tracking"),
     ),
