@@ -42,9 +42,10 @@ LEVELS: dict[str, Levels] = {
     ),
     "runtime/files": (("image_results", "save"), ("outputs",), ("plain",), ("formats",), ("readers", "placing")),
     "runtime/jobs": (
-        ("folders", "find_images"),
+        ("folders",),
+        ("find_images",),
         ("slides",),
-        ("segmenter_spec", "cluster", "differences", "failure", "memory", "step"),
+        ("segmenter_spec", "cluster", "differences", "failure", "memory", "step", "tracking"),
     ),
     "export": (
         ("commands",),
@@ -75,6 +76,7 @@ LEVELS: dict[str, Levels] = {
             "int8",
             "kills",
             "latency",
+            "linking",
             "picture",
             "plans",
             "seams",

@@ -99,6 +99,16 @@ def test_index_and_services(with_cells: Path) -> None:
     assert run_blocks(ROOT / "docs" / "services.md", with_cells, done) == {"python": 1, "bash": 2}
 
 
+def test_cellpose_fiji_and_movies(with_cells: Path) -> None:
+    assert run_blocks(ROOT / "docs" / "cellpose.md", with_cells) == {"bash": 3, "python": 1}
+    assert {path.name for path in with_cells.glob("cells_*")} == {
+        f"cells{ending}" for ending in ("_cp_masks.tif", "_rois.zip", "_seg.npy")
+    }
+    assert run_blocks(ROOT / "docs" / "fiji.md", with_cells) == {"bash": 1}
+    assert run_blocks(ROOT / "docs" / "movies.md", with_cells) == {"bash": 1, "python": 1}
+    assert (with_cells / "found" / "movie_RES" / "res_track.txt").is_file()
+
+
 def test_backends_and_tensorrt(with_cells: Path, half_engines: Path) -> None:
     shutil.copytree(half_engines, with_cells / "engines")
     assert run_blocks(ROOT / "docs" / "backends.md", with_cells) == {"bash": 1}

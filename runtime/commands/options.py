@@ -160,6 +160,21 @@ class InputOptions:
         int | None,
         typer.Option("--z", help="Plane of a stack, from 0.", metavar="N", callback=at_least(0), rich_help_panel=INPUT),
     ] = None
+    planes: Annotated[
+        str | None,
+        typer.Option(
+            help="Planes of a stack or movie, in one result: all, or 0-9.", metavar="RANGE", rich_help_panel=INPUT
+        ),
+    ] = None
+    unlinked: Annotated[
+        bool,
+        typer.Option(
+            "--no-link",
+            help="With --planes: number the cells of each plane by themselves.",
+            metavar=NO_VALUE,
+            rich_help_panel=INPUT,
+        ),
+    ] = False
     series: Annotated[
         str | None,
         typer.Option(
@@ -352,7 +367,8 @@ class OutputOptions:
         list[str] | None,
         typer.Option(
             "--format",
-            help="tiff, csv (default: both), ome-tiff, ome-zarr, geojson, parquet, imagej.",
+            help="tiff, csv (default: both), ome-tiff, ome-zarr, geojson, parquet, imagej, cellpose, cellpose-tif, "
+            "cellpose-png, cellpose-txt, ctc.",
             metavar="NAME,...",
         ),
     ] = None
@@ -380,6 +396,15 @@ class RunOptions:
             rich_help_panel=OUTPUT,
         ),
     ] = False
+    watch: Annotated[
+        Path | None,
+        typer.Option(
+            "--watch",
+            help="Segment the files of this folder as they arrive, until Ctrl-C.",
+            metavar="DIR",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None
     dry_run: Annotated[
         bool,
         typer.Option(

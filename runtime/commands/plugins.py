@@ -29,6 +29,7 @@ OWN = {
     "doctor": "runtime.commands.doctor:doctor_command",
     "warm-up": "runtime.commands.doctor:warm_up_command",
     "export-triton": "runtime.commands.triton:export_triton_command",
+    "cellpose-shim": "runtime.commands.cellpose_shim:cellpose_shim_command",
 }
 """Commands of this package, in the order in which the help lists them."""
 

@@ -95,6 +95,8 @@ def file_options(given: SegmentOptions) -> FileOptions:
         membrane=read.membrane,
         rgb=read.rgb,
         strict=read.strict,
+        planes=read.planes,
+        unlinked=read.unlinked,
         pixel_size_um=given.scale.pixel_size_um,
         formats=parse_formats(output.formats or ()),
         overlay=output.overlay,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,11 @@ class FileReader(ABC):
         self.channels = info.channels
         self.pixel_size_um = info.pixel_size_um
         self.levels = info.levels or (info.size_hw,)
+
+    @property
+    def stack(self) -> Mapping[str, int]:
+        """Length of the axes T (time) and Z of the file that are longer than 1."""
+        return {}
 
     def read(
         self, top: int, left: int, height: int, width: int, channels: Sequence[int] | None = None
