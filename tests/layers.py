@@ -40,7 +40,20 @@ LEVELS: dict[str, Levels] = {
         ("onnx_graph",),
         ("protobuf",),
     ),
-    "runtime/files": (("image_results", "save"), ("outputs",), ("plain",), ("formats",), ("readers", "placing")),
+    "runtime/files": (
+        ("image_results", "save"),
+        ("outputs",),
+        ("plain",),
+        ("formats",),
+        ("readers", "placing", "locks", "fingerprint"),
+    ),
+    "runtime/correction": (
+        ("project",),
+        ("history", "edits"),
+        ("timeline", "snapshot", "label_map", "outcomes", "project_file", "project_lock"),
+        ("images", "journal", "difference"),
+        ("engine_record",),
+    ),
     "runtime/jobs": (
         ("folders", "find_images"),
         ("slides",),
