@@ -20,7 +20,8 @@ Levels = tuple[tuple[str, ...], ...]
 LEVELS: dict[str, Levels] = {
     "runtime": (
         ("commands",),
-        ("correction", "server", "napari", "cellpose", "spatial"),
+        ("server",),
+        ("correction", "napari", "cellpose", "spatial"),
         ("jobs",),
         ("files",),
         ("segmenter",),
@@ -58,6 +59,15 @@ LEVELS: dict[str, Levels] = {
         ("folders", "find_images"),
         ("slides",),
         ("segmenter_spec", "cluster", "differences", "failure", "memory", "step"),
+    ),
+    "runtime/server": (
+        ("run", "client"),
+        ("app",),
+        ("routes", "protocols"),
+        ("work",),
+        ("images",),
+        ("http",),
+        ("options",),
     ),
     "export": (
         ("commands",),

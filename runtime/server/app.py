@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.concurrency import run_in_threadpool
 
+from runtime.correction.project import Project
 from runtime.engines.builtin import BUILTIN_NAME
 from runtime.jobs.segmenter_spec import loaded_segmenter
 from runtime.server.http.failures import answer_errors
 from runtime.server.http.guard import Guard, Rules
 from runtime.server.http.metrics import Measured
 from runtime.server.options import ServerOptions
+from runtime.server.routes.edits import edit_router
+from runtime.server.routes.jobs import job_router
+from runtime.server.routes.labels import label_router
+from runtime.server.routes.pixels import pixel_router
+from runtime.server.routes.project import project_router
 from runtime.server.routes.segment import segment_router
 from runtime.server.routes.status import status_router
 from runtime.server.work.events import Events
+from runtime.server.work.jobs import Jobs
+from runtime.server.work.projects import ServedProject
 from runtime.server.work.service import Service
 
 PAGE = Path(__file__).parent / "page"
@@ -41,13 +50,18 @@ def create_app(options: ServerOptions) -> FastAPI:
         EngineError, BackendError: the engines cannot be loaded.
         SegmenterError: the project cannot be opened.
     """
+    project = None if options.project is None else Project.open(options.project)
     service, events = Service(loaded_segmenter(options.engines), options.limits), Events()
+    held = ExitStack()  # closed in reverse order
+    if project is not None:
+        held.callback(project.close)
+    held.callback(service.close)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         events.close()
-        service.close()
+        await run_in_threadpool(held.close)
 
     app = FastAPI(
         title="cellsam-engine",
@@ -62,6 +76,13 @@ def create_app(options: ServerOptions) -> FastAPI:
     model = model_name(options)
     app.include_router(status_router(service, options, model))
     app.include_router(segment_router(service, options))
+    if project is not None:
+        served = ServedProject(project, service, events, options)
+        jobs = Jobs(served)
+        held.callback(jobs.close)
+        for router in (project_router, pixel_router, label_router, edit_router):
+            app.include_router(router(served))
+        app.include_router(job_router(served, jobs, events, service.segmenter.config))
     _serve_page(app)
     # The last one added is the first one called.
     app.add_middleware(Guard, rules=_rules(options))

@@ -30,11 +30,14 @@ class Limits:
     """Most requests that may wait for the engines or be in work."""
     embedding_bytes: int = 512 * MIB
     """Memory for cached embeddings; the least recently used ones are dropped first."""
+    pixel_bytes: int = 512 * MIB
+    """Memory for pyramids of a project's images, likewise."""
 
     def __post_init__(self) -> None:
         for name in ("upload_bytes", "json_bytes", "pixels", "boxes", "queue"):
             check_whole(name, getattr(self, name), least=1)
-        check_whole("embedding_bytes", self.embedding_bytes, least=0)
+        for name in ("embedding_bytes", "pixel_bytes"):
+            check_whole(name, getattr(self, name), least=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,10 +11,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from runtime.correction.outcomes import ConflictError, ProjectError
 from runtime.errors import (
     BackendError,
     ConfigError,
-    EngineError,
     ErrorKind,
     InputError,
     SegmenterError,
@@ -26,6 +26,9 @@ _log = logging.getLogger(__name__)
 
 _STATUS_OF_KIND: dict[ErrorKind, int] = {"too_large": 413, "not_found": 404}
 """Statuses of bad input other than 400."""
+
+_STATUS_OF_PROJECT: dict[ErrorKind, int] = {"not_found": 404, "conflict": 409, "exists": 409, "busy": 409}
+"""Statuses of errors of a project other than 500."""
 
 _KIND_OF_STATUS: dict[int, ErrorKind] = {
     400: "invalid",
@@ -69,21 +72,6 @@ class RequestError(SegmenterError):
         self.headers = dict(headers or {})
 
 
-class StaleRevisionError(RequestError):
-    """A change to a state that is no longer the present one."""
-
-    def __init__(self, given: int, present: int) -> None:
-        """Name both revisions."""
-        super().__init__(
-            f"revision is {given}, but the present one is {present}; expected the present one. Load the image again "
-            "and repeat the change.",
-            status=409,
-            kind="conflict",
-            field="revision",
-        )
-        self.present = present
-
-
 def status_of(error: BaseException) -> int:
     """Return the status of an answer to an error: 4xx for bad requests, 5xx for failures of the server."""
     if isinstance(error, RequestError):
@@ -92,8 +80,8 @@ def status_of(error: BaseException) -> int:
         return _STATUS_OF_KIND.get(error.kind, 400)
     if isinstance(error, BackendError | MemoryError):
         return 503
-    if isinstance(error, SegmenterError) and not isinstance(error, EngineError):
-        return _STATUS_OF_KIND.get(error.kind, 409 if error.kind in ("conflict", "exists", "busy") else 400)
+    if isinstance(error, ProjectError):
+        return _STATUS_OF_PROJECT.get(error.kind, 500)
     return 507 if kind_of(error) == "disk_full" else 500
 
 
@@ -126,8 +114,8 @@ def describe_error(message: str, kind: str, field: str | None = None) -> dict[st
 def error_answer(error: BaseException) -> Response:
     """Answer an error."""
     body: dict[str, Any] = {"error": error_body(error)}
-    if isinstance(error, StaleRevisionError):
-        body["revision"] = error.present
+    if isinstance(error, ConflictError):
+        body["revision"] = error.revision
     return json_answer(body, status=status_of(error), headers=getattr(error, "headers", None))
 
 

@@ -64,17 +64,15 @@ def tile_extent(size_hw: tuple[int, int], level: int, column: int, row: int) -> 
     )
 
 
-def halve(image: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Average squares of 2 x 2 pixels of (H, W, C), in the dtype of the image; the last row or column may be alone."""
-    height, width = image.shape[:2]
-    padded = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    kind = image.dtype
-    wide: np.dtype[np.generic] = np.dtype(np.float32 if kind.itemsize <= 2 else np.float64)
-    corners = [padded[y::2, x::2].astype(wide) for y in (0, 1) for x in (0, 1)]
-    mean = (corners[0] + corners[1] + corners[2] + corners[3]) / 4  # type: ignore[operator]
+def halve(plane: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Average squares of 2 x 2 pixels of (H, W), in the plane's dtype; the last row or column may be alone."""
+    padded = np.pad(plane, [(0, length % 2) for length in plane.shape], mode="edge")
+    kind = plane.dtype
+    wide = np.float32 if kind.itemsize <= 2 else np.float64
+    mean = sum(padded[y::2, x::2].astype(wide) for y in (0, 1) for x in (0, 1)) / 4
     if kind.kind in "ui":
-        return np.rint(mean).astype(kind)
-    return (mean >= 0.5) if kind.kind == "b" else mean.astype(kind)
+        mean = np.rint(mean)
+    return np.asarray(mean >= 0.5 if kind.kind == "b" else mean).astype(kind)
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:

@@ -29,41 +29,57 @@ class Outline:
     """Outer ring, then holes, of each part; corners of pixels, xy."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Traced:
+    """The cells of one revision."""
+
+    revision: int
+    since: int
+    """Revision from which on changes are known."""
+    cells: Mapping[int, Outline]
+    """Cells by label."""
+    changed: Mapping[int, int]
+    """Labels with the revision at which their pixels were last found changed; also those of cells that are gone."""
+
+
 class Outlines:
     """Outlines of one image at its latest revision; cells that did not change are not traced again."""
 
     def __init__(self) -> None:
         """Start without cells."""
         self._lock = threading.Lock()
-        self._cells: dict[int, Outline] = {}
-        self._revision = -1
+        self._traced: Traced | None = None
 
-    def update(self, revision: int, labels: I32) -> Mapping[int, Outline]:
+    def update(self, revision: int, labels: I32) -> Traced:
         """Trace the cells of a revision.
 
         Args:
             revision: revision of the labels.
             labels: (H, W), 0 background.
-
-        Returns:
-            The cells by label.
         """
         with self._lock:
-            if revision == self._revision:
-                return self._cells
-            cells = {label: self._outline(label, crop) for label, crop in numbered_crops(labels)}
-            if revision > self._revision:
-                self._cells, self._revision = cells, revision
-            return cells
+            before = self._traced
+            if before is not None and revision <= before.revision:
+                return before
+            known = {} if before is None else before.cells
+            cells = {label: _outline(label, crop, known.get(label)) for label, crop in numbered_crops(labels)}
+            if before is None:
+                self._traced = Traced(revision, revision, cells, {})
+            else:
+                new = {label: revision for label in {*known, *cells} if known.get(label) is not cells.get(label)}
+                self._traced = Traced(revision, before.since, cells, {**before.changed, **new})
+            return self._traced
 
-    def _outline(self, label: int, crop: MaskCrop) -> Outline:
-        known = self._cells.get(label)
-        if known is not None and known.crop.offset_yx == crop.offset_yx and np.array_equal(known.crop.mask, crop.mask):
-            return known
-        (top, left), (height, width) = crop.offset_yx, crop.mask.shape
-        own = MaskCrop(crop.mask.copy(), crop.offset_yx)
-        polygons = mask_polygons(own.mask, own.offset_yx)
-        return Outline(label, (top, left, top + height, left + width), crop.area_px, own, polygons)
+
+def _outline(label: int, crop: MaskCrop, known: Outline | None) -> Outline:
+    """Trace a cell, unless it is as it was."""
+    if known is not None and known.crop.offset_yx == crop.offset_yx and np.array_equal(known.crop.mask, crop.mask):
+        return known
+    (top, left), (height, width) = crop.offset_yx, crop.mask.shape
+    own = MaskCrop(crop.mask.copy(), crop.offset_yx)  # the crop is a view of the whole map
+    return Outline(
+        label, (top, left, top + height, left + width), crop.area_px, own, mask_polygons(own.mask, own.offset_yx)
+    )
 
 
 def numbered_crops(labels: I32) -> Iterable[tuple[int, MaskCrop]]:

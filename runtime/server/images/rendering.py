@@ -51,24 +51,25 @@ class Look:
     """Range for each channel; None for the measured one."""
 
 
-def measure_contrast(image: NDArray[np.generic]) -> tuple[Contrast, ...]:
-    """Measure the contrast of each channel of (H, W, C). 8-bit colour images keep their full range."""
-    height, width, channels = image.shape
-    step = max(1, int((height * width / _SAMPLED_PX) ** 0.5))
-    found = []
-    for channel in range(channels):
-        values = image[::step, ::step, channel].astype(np.float64)
-        values = values[np.isfinite(values)]
-        if not values.size:
-            values = np.zeros(1)
-        low, high = np.percentile(values, SHOWN_PERCENTILES)
-        least, most = float(values.min()), float(values.max())
-        if image.dtype == np.uint8 and channels == MOST_CHANNELS:
-            low, high = 0.0, 255.0
-        elif high <= low:
-            low, high = least, max(most, least + 1)
-        found.append(Contrast(float(low), float(high), least, most))
-    return tuple(found)
+def measure_contrast(plane: NDArray[np.generic], *, whole_range: bool = False) -> Contrast:
+    """Measure the contrast of a channel (H, W).
+
+    Args:
+        plane: the channel.
+        whole_range: show all of 0 to 255, as in a colour picture.
+    """
+    step = max(1, int((plane.size / _SAMPLED_PX) ** 0.5))
+    values = plane[::step, ::step].astype(np.float64)
+    values = values[np.isfinite(values)]
+    if not values.size:
+        values = np.zeros(1)
+    low, high = np.percentile(values, SHOWN_PERCENTILES)
+    least, most = float(values.min()), float(values.max())
+    if whole_range:
+        low, high = 0.0, 255.0
+    elif high <= low:
+        low, high = least, max(most, least + 1)
+    return Contrast(float(low), float(high), least, most)
 
 
 def parse_look(channels: str | None, colours: str | None, contrast: str | None, count: int) -> Look:
@@ -94,23 +95,22 @@ def parse_look(channels: str | None, colours: str | None, contrast: str | None, 
     return Look(chosen, given, ranges)
 
 
-def render(pixels: NDArray[np.generic], look: Look, measured: Sequence[Contrast]) -> U8:
+def render(planes: Sequence[NDArray[np.generic]], look: Look, measured: Sequence[Contrast]) -> U8:
     """Show part of an image.
 
     Args:
-        pixels: (h, w, C), all channels.
-        look: how to show it.
-        measured: contrast of each channel of the whole image.
+        planes: (h, w) for each of the look's channels.
+        look: how to show them.
+        measured: contrast of each of them in the whole image.
 
     Returns:
         (h, w, 3); overlapping colours add up.
     """
-    picture: F32 = np.zeros((*pixels.shape[:2], 3), np.float32)
-    for channel, colour, given in zip(look.channels, look.colours, look.contrast, strict=True):
-        low, high = given or (measured[channel].low, measured[channel].high)
-        plane = pixels[..., channel].astype(np.float32)
-        plane = np.nan_to_num((plane - np.float32(low)) / np.float32(max(high - low, 1e-12)), posinf=1.0, neginf=0.0)
-        np.clip(plane, 0, 1, out=plane)
+    picture: F32 = np.zeros((*planes[0].shape, 3), np.float32)
+    for pixels, colour, given, usual in zip(planes, look.colours, look.contrast, measured, strict=True):
+        low, high = given or (usual.low, usual.high)
+        plane = (pixels.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, 1e-12))
+        plane = np.clip(np.nan_to_num(plane, posinf=1.0, neginf=0.0), 0, 1)
         for place, share in enumerate(colour):
             if share:
                 picture[..., place] += np.float32(share) * plane
