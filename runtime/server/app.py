@@ -19,6 +19,8 @@ from runtime.server.http.failures import answer_errors
 from runtime.server.http.guard import Guard, Rules
 from runtime.server.http.metrics import Measured
 from runtime.server.options import ServerOptions
+from runtime.server.protocols.open_inference import open_inference_router
+from runtime.server.protocols.samapi import samapi_router
 from runtime.server.routes.edits import edit_router
 from runtime.server.routes.jobs import job_router
 from runtime.server.routes.labels import label_router
@@ -76,6 +78,8 @@ def create_app(options: ServerOptions) -> FastAPI:
     model = model_name(options)
     app.include_router(status_router(service, options, model))
     app.include_router(segment_router(service, options))
+    app.include_router(open_inference_router(service, model))
+    app.include_router(samapi_router(service, model))
     if project is not None:
         served = ServedProject(project, service, events, options)
         jobs = Jobs(served)

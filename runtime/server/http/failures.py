@@ -111,12 +111,17 @@ def describe_error(message: str, kind: str, field: str | None = None) -> dict[st
     }
 
 
-def error_answer(error: BaseException) -> Response:
-    """Answer an error."""
-    body: dict[str, Any] = {"error": error_body(error)}
+def error_answer(error: BaseException, path: str) -> Response:
+    """Answer an error of a request to a path."""
+    body = _shaped(error_body(error), path)
     if isinstance(error, ConflictError):
         body["revision"] = error.revision
     return json_answer(body, status=status_of(error), headers=getattr(error, "headers", None))
+
+
+def _shaped(described: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return the body of an answer; in the Open Inference Protocol, an error is its message alone."""
+    return {"error": described["message"] if path.split("/")[1:2] == ["v2"] else described}
 
 
 def json_answer(body: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -134,28 +139,29 @@ def answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _answer_unexpected)
 
 
-async def _answer_own(_: Request, error: Exception) -> Response:
+async def _answer_own(request: Request, error: Exception) -> Response:
     if status_of(error) >= 500:
         _log.error("%s", error, exc_info=error)
-    return error_answer(error)
+    return error_answer(error, request.url.path)
 
 
-async def _answer_validation(_: Request, error: Exception) -> Response:
+async def _answer_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError), "registered for this class"
     problems: Sequence[Any] = error.errors()
     places = [".".join(str(part) for part in one.get("loc", ())) for one in problems]
     found = "; ".join(f"{place}: {one.get('msg', 'invalid')}" for place, one in zip(places, problems, strict=True))
     message = f"the request has another form ({found}); expected that of /openapi.json. Correct these fields."
     body = describe_error(message, "invalid", places[0] if places else None)
-    return json_answer({"error": body}, status=422)
+    return json_answer(_shaped(body, request.url.path), status=422)
 
 
-async def _answer_http(_: Request, error: Exception) -> Response:
+async def _answer_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException), "registered for this class"
     kind = _KIND_OF_STATUS.get(error.status_code, "failed")
     message = f"{error.detail}. {_ADVICE.get(error.status_code, '')}".strip()
-    return json_answer({"error": describe_error(message, kind)}, status=error.status_code, headers=error.headers)
+    body = _shaped(describe_error(message, kind), request.url.path)
+    return json_answer(body, status=error.status_code, headers=error.headers)
 
 
-async def _answer_unexpected(_: Request, error: Exception) -> Response:
-    return error_answer(error)  # the server's log has the traceback
+async def _answer_unexpected(request: Request, error: Exception) -> Response:
+    return error_answer(error, request.url.path)  # the server's log has the traceback

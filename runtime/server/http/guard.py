@@ -88,7 +88,7 @@ class Guard:
             self._check(scope, headers)
             limit = self._limit(headers)
         except RequestError as error:
-            await error_answer(error)(scope, receive, send_guarded)
+            await error_answer(error, scope["path"])(scope, receive, send_guarded)
             return
         if (answer := self._login(scope)) is not None:
             await answer(scope, receive, send_guarded)

@@ -57,23 +57,25 @@ class Service:
         """Stop the threads; waiting requests get an error."""
         self.queue.close()
 
-    def segment(self, read: Reader, config: SegmentConfig) -> Future[Answer]:
+    def segment(self, read: Reader, config: SegmentConfig, boxes: ArrayLike | None = None) -> Future[Answer]:
         """Queue an image to segment.
 
         Args:
             read: reads the image.
             config: settings of the call.
+            boxes: (K, 4) xyxy, image pixels: decode these at their own scale, instead of detecting cells.
         """
 
         def work() -> Answer:
             image = read()
             settled = config.at_pixel_size(image.pixel_size_um, "the image")
-            result = self.segmenter(image.pixels, config=settled)
+            checked = None if boxes is None else self.check_boxes(boxes, (image.pixels.shape[0], image.pixels.shape[1]))
+            result = self.segmenter(image.pixels, boxes=checked, config=settled)
             self.metrics.images.inc()
             self.metrics.cells.inc(len(result))
             return Answer(result, image.pixel_size_um)
 
-        return self.queue.run_image(work)
+        return self.queue.run_image(work) if boxes is None else self.queue.run_prompt(work)
 
     def encode(self, key: str, read: Reader, config: SegmentConfig) -> Future[Embedding]:
         """Queue an image to encode for boxes, unless it is cached.
