@@ -44,12 +44,14 @@ LEVELS: dict[str, Levels] = {
     "runtime/files": (
         ("image_results", "save"),
         ("outputs",),
+        ("label_files",),
         ("plain",),
         ("formats",),
         ("readers", "placing", "locks", "fingerprint"),
     ),
     "runtime/correction": (
-        ("project",),
+        ("export_labels", "import_labels"),
+        ("project", "label_formats"),
         ("history", "edits"),
         ("timeline", "snapshot", "label_map", "outcomes", "project_file", "project_lock"),
         ("images", "journal", "difference"),

@@ -28,6 +28,7 @@ OWN = {
     "info": "runtime.commands.info:info_command",
     "doctor": "runtime.commands.doctor:doctor_command",
     "warm-up": "runtime.commands.doctor:warm_up_command",
+    "project": "runtime.commands.project:project_app",
     "serve": "runtime.commands.serve:serve_command",
 }
 """Commands of this package, in the order in which the help lists them."""

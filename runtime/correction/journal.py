@@ -15,12 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from io import FileIO
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
 from runtime.correction.engine_record import EngineRecord
-from runtime.errors import SegmenterError
+from runtime.errors import ConfigError, SegmenterError
 from runtime.files.placing import sync_directory
 from runtime.types import Extent
 
@@ -34,6 +34,18 @@ _log = logging.getLogger(__name__)
 _Content = TypeVar("_Content")
 
 _DIGITS = 8
+
+
+def check_state(state: str) -> State:
+    """Return a state.
+
+    Raises:
+        ConfigError: it is unknown.
+    """
+    for known in get_args(State):
+        if state == known:
+            return known  # type: ignore[no-any-return]
+    raise ConfigError(f"state is {state!r}; expected one of {', '.join(get_args(State))}.", field="state")
 
 
 class ProjectError(SegmenterError):

@@ -1,4 +1,4 @@
-"""What calls of a project return and raise."""
+"""Results and errors of the calls of a project."""
 
 from __future__ import annotations
 

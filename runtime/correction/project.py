@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from runtime.correction.images import (
     name_images,
     recognise,
 )
-from runtime.correction.journal import Entry, Kind, ProjectError, State
+from runtime.correction.journal import Entry, Kind, ProjectError, State, check_state
 from runtime.correction.label_map import check_labels
 from runtime.correction.outcomes import ConflictError, EditResult, ImageStatus
 from runtime.correction.project_file import (
@@ -38,8 +38,8 @@ from runtime.correction.project_file import (
     write_project_file,
 )
 from runtime.correction.project_lock import ProjectLock
-from runtime.errors import ConfigError, InputError, SegmenterError
-from runtime.files.image_results import FileOptions, ReadImage, read_file
+from runtime.errors import InputError, SegmenterError
+from runtime.files.image_results import FileOptions, ReadImage, opened, read_file
 from runtime.files.placing import remove_leftovers
 from runtime.ops.masks import MaskCrop
 from runtime.results import Segmentation
@@ -153,6 +153,14 @@ class Project:
         """The images."""
         return tuple(self._images.values())
 
+    def image(self, name: str) -> ProjectImage:
+        """Return an image.
+
+        Raises:
+            InputError: the project has no such image.
+        """
+        return self._image(name)
+
     @property
     def folder(self) -> Path:
         """The folder of the images."""
@@ -233,6 +241,14 @@ class Project:
         """
         self.check(name)
         return read_file(self.path(name), self.files)
+
+    def pixel_size_um(self, name: str) -> float | None:
+        """Return the side of a pixel in micrometres; None if neither the settings nor a readable file declare it."""
+        try:
+            with opened(self.path(name), self.files) as chosen:
+                return self.files.pixel_size_um or chosen.pixel_size_um
+        except InputError:
+            return self.files.pixel_size_um
 
     # Labels.
 
@@ -399,18 +415,19 @@ class Project:
         """
         return self._move(name, "redo", author, expected_revision)
 
-    def mark(self, name: str, state: State, *, author: str = "", expected_revision: int | None = None) -> EditResult:
+    def mark(
+        self, name: str, state: State | str, *, author: str = "", expected_revision: int | None = None
+    ) -> EditResult:
         """Set the state of an image.
 
         Raises:
             ConfigError: the state is unknown.
             ConflictError: the image has another revision.
         """
-        if state not in get_args(State):
-            raise ConfigError(f"state is {state!r}; expected one of {', '.join(get_args(State))}.", field="state")
+        checked = check_state(state)
         with self._changing(name, expected_revision, check=False) as history:
-            if history.timeline.status.state != state:
-                history.mark(state, author)
+            if history.timeline.status.state != checked:
+                history.mark(checked, author)
             return _result(history)
 
     def _move(self, name: str, kind: Kind, author: str, expected_revision: int | None) -> EditResult:

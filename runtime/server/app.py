@@ -22,6 +22,7 @@ from runtime.server.options import ServerOptions
 from runtime.server.protocols.open_inference import open_inference_router
 from runtime.server.protocols.samapi import samapi_router
 from runtime.server.routes.edits import edit_router
+from runtime.server.routes.export import export_router
 from runtime.server.routes.jobs import job_router
 from runtime.server.routes.labels import label_router
 from runtime.server.routes.pixels import pixel_router
@@ -84,7 +85,7 @@ def create_app(options: ServerOptions) -> FastAPI:
         served = ServedProject(project, service, events, options)
         jobs = Jobs(served)
         held.callback(jobs.close)
-        for router in (project_router, pixel_router, label_router, edit_router):
+        for router in (project_router, pixel_router, label_router, edit_router, export_router):
             app.include_router(router(served))
         app.include_router(job_router(served, jobs, events, service.segmenter.config))
     _serve_page(app)
