@@ -74,7 +74,7 @@ def create_app(options: ServerOptions) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.events = events
+    app.state.events, app.state.service = events, service
     answer_errors(app)
     model = model_name(options)
     app.include_router(status_router(service, options, model))

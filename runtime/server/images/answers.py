@@ -33,6 +33,8 @@ class Answer:
     result: Segmentation
     pixel_size_um: float | None = None
     """Side of a pixel, micrometres; None if unknown."""
+    of_boxes: bool = False
+    """Whether the caller gave the boxes; the table then has the index of each cell's box."""
 
 
 def result_answer(answer: Answer, kind: ResultFormat) -> Response:
@@ -52,7 +54,7 @@ def table_of(answer: Answer) -> dict[str, Any]:
     result = answer.result
     rows = [[*map(finite, row)] for row in table_rows(result, answer.pixel_size_um)][: len(result)]
     columns = [*table_columns()]
-    if len(result) and result.prompts.min() >= 0:
+    if answer.of_boxes:
         columns.append("prompt")
         rows = [[*row, prompt] for row, prompt in zip(rows, result.prompts.tolist(), strict=True)]
     return {

@@ -71,6 +71,11 @@ class SamPrompt(SamImage):
 class SamAutoMask(SamImage):
     """A view in which all cells are wanted."""
 
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={"examples": [{"type": "vit_b", "b64img": "iVBOR...", "min_mask_region_area": 0}]},
+    )
+
     min_mask_region_area: int = Field(default=0, ge=0, le=2**53, description="Smallest cell, pixels, if above 0.")
 
 

@@ -105,7 +105,7 @@ def segment_router(service: Service, options: ServerOptions) -> APIRouter:
         config = settings_of(body.settings, embedding.config)
         with service.queue.slot():
             result = await result_of(service.decode(embedding, body.boxes, config))
-            return await run_in_threadpool(result_answer, Answer(result), format)
+            return await run_in_threadpool(result_answer, Answer(result, of_boxes=True), format)
 
     @router.delete("/embeddings/{key}", status_code=204)
     def drop(key: str) -> None:

@@ -73,7 +73,7 @@ class Service:
             result = self.segmenter(image.pixels, boxes=checked, config=settled)
             self.metrics.images.inc()
             self.metrics.cells.inc(len(result))
-            return Answer(result, image.pixel_size_um)
+            return Answer(result, image.pixel_size_um, of_boxes=boxes is not None)
 
         return self.queue.run_image(work) if boxes is None else self.queue.run_prompt(work)
 
