@@ -19,7 +19,7 @@ from runtime.server.app import create_app
 from runtime.server.options import Limits, ServerOptions
 from tests.runtime.server.conftest import ENGINES, LOCAL
 
-SHORT = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SHORT = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 VALUES = st.recursive(
     st.none()
@@ -124,18 +124,20 @@ def test_damaged_files(fuzzed: TestClient, data: st.DataObject, seed: bytes) -> 
         assert answer.status_code < 500, answer.text
 
 
+OUTLINED = "/api/project/images/0"
+READ = (
+    *("/api/segment", "/api/project/images", "/api/project/export"),
+    *(f"{OUTLINED}/{name}" for name in ("outlines", "at", "counts", "image_files/5/0_0.png")),
+)
+PARAMETERS = (
+    *("x", "y", "x0", "x1", "tolerance", "limit", "since", "channels", "contrast", "colours", "bins", "state"),
+    *("format", "diameter_px", "min_area_px", "z", "rgb", "normalize", "overlap"),
+)
+TEXTS = st.text(max_size=12) | st.floats().map(str) | st.integers().map(str)
+
+
 @SHORT
-@given(
-    path=st.sampled_from(
-        ["/api/segment", "/api/project/images", "/api/project/images/0/outlines", "/api/project/images/0/at",
-         "/api/project/images/0/image_files/5/0_0.png", "/api/project/images/0/counts", "/api/project/export"]
-    ),
-    query=st.dictionaries(
-        st.sampled_from(["x", "y", "x0", "x1", "tolerance", "limit", "since", "channels", "contrast", "colours", "bins", "state",
-                         "format", "diameter_px", "min_area_px", "z", "rgb", "normalize", "overlap"]),
-        st.text(max_size=12) | st.floats().map(str) | st.integers().map(str), max_size=4,
-    ),
-)  # fmt: skip
+@given(path=st.sampled_from(READ), query=st.dictionaries(st.sampled_from(PARAMETERS), TEXTS, max_size=4))
 def test_queries_of_any_form(fuzzed: TestClient, path: str, query: dict[str, str]) -> None:
     sent = {name: value.encode("utf-8", "replace").decode() for name, value in query.items()}
     if path == "/api/segment":

@@ -139,7 +139,7 @@ IMAGE = {"name": "image", "shape": [2, 2], "datatype": "UINT8", "data": [1, 2, 3
         {"inputs": [IMAGE], "outputs": [{"name": "labels", "parameters": {"classification": 2}}]},
         {"inputs": [IMAGE], "outputs": "labels"},
         {"inputs": [IMAGE], "id": 42},
-        {"inputs": [IMAGE], "parameters": []},
+        {"inputs": [IMAGE], "parameters": [1]},
     ],
 )
 def test_unusable_requests_are_rejected(client: TestClient, body: Any) -> None:

@@ -18,6 +18,7 @@ from fastapi.testclient import TestClient
 
 from runtime.correction.project import Project
 from runtime.files.plain import read_image
+from runtime.results import Segmentation
 from runtime.segmenter import Segmenter
 from runtime.server.app import create_app
 from runtime.server.client import Client
@@ -29,18 +30,15 @@ IMAGES = "/api/project/images"
 KEY = "1"
 """Id of part.tif."""
 
-SQUARE = {
-    "operation": "add",
-    "shape": {"polygon": [[100, 60], [120, 60], [120, 80], [100, 80]]},
-    "overlap": "overwrite",
-}
+CORNERS = [[100, 60], [120, 60], [120, 80], [100, 80]]
+SQUARE = {"operation": "add", "shape": {"polygon": CORNERS}, "overlap": "overwrite"}
 
 
 @pytest.fixture
-def segmented(project: Path, images: Path, segmenter: Segmenter) -> Iterator[TestClient]:
+def segmented(project: Path, found: Segmentation) -> Iterator[TestClient]:
     """Return a client of a project whose second image is segmented, at revision 1."""
     with Project.open(project) as opened:
-        opened.store_segmentation("part.tif", segmenter(read_image(images / "part.tif")))
+        opened.store_segmentation("part.tif", found)
     with TestClient(create_app(ServerOptions(engines=ENGINES, project=project)), base_url=LOCAL) as client:
         yield client
 
@@ -59,15 +57,15 @@ def labels_of(client: TestClient) -> np.ndarray:
     return tifffile.imread(io.BytesIO(client.get(f"{IMAGES}/{KEY}/export?format=tiff").content))
 
 
-def test_images_are_listed_with_their_state(segmented: TestClient, images: Path, segmenter: Segmenter) -> None:
-    cells = len(segmenter(read_image(images / "part.tif")))
+def test_images_are_listed_with_their_state(segmented: TestClient, found: Segmentation) -> None:
+    cells = len(found)
     listed = segmented.get(IMAGES).json()
     assert listed["total"] == 2
     assert [one["name"] for one in listed["images"]] == ["fluorescence_img.png", "part.tif"]
     one = segmented.get(f"{IMAGES}/{KEY}").json()
     assert {**listed["images"][1], "channels": ["0"], "dtype": "uint8", "pixel_size_um": None} == one
     assert (one["state"], one["cells"], one["revision"], one["size_hw"]) == ("segmented", cells, 1, [120, 160])
-    assert [found["id"] for found in segmented.get(f"{IMAGES}?state=new").json()["images"]] == ["0"]
+    assert [one["id"] for one in segmented.get(f"{IMAGES}?state=new").json()["images"]] == ["0"]
     assert segmented.get(f"{IMAGES}?offset=1&limit=1").json()["images"] == [listed["images"][1]]
     about = segmented.get("/api/project").json()
     assert (about["images"], about["cells"], about["states"]) == (2, cells, {"new": 1, "segmented": 1})
@@ -78,12 +76,8 @@ def test_edits_undo_and_redo_change_the_labels_and_the_revision(segmented: TestC
     before = labels_of(segmented)
     new = int(before.max()) + 1
     made = edit(segmented, 1, SQUARE)
-    assert (made["revision"], made["state"], made["created"], made["bbox"]) == (
-        2,
-        "corrected",
-        [new],
-        [100, 60, 120, 80],
-    )
+    assert (made["revision"], made["state"], made["created"]) == (2, "corrected", [new])
+    assert made["bbox"] == [100, 60, 120, 80]
     assert (labels_of(segmented)[60:80, 100:120] == new).all()
     assert (made["can_undo"], made["can_redo"]) == (True, False)
 
@@ -112,26 +106,20 @@ def test_a_stale_revision_is_a_conflict(segmented: TestClient, what: str) -> Non
         ({"operation": "paint"}, "operation"),
         ({}, "operation"),
         ({"operation": "merge", "labels": "all"}, "labels"),
-        ({"operation": "grow", "label": 1}, "pixels"),
-        ({"operation": "delete", "labels": [99999]}, "labels"),
-        ({"operation": "add", "shape": {"polygon": [[1, "nan"]]}}, "shape.polygon[0][1]"),
+        ({"operation": "grow", "label": 1, "pixels": "two"}, "pixels"),
+        ({"operation": "delete", "labels": [99999]}, "label"),
+        ({"operation": "add", "shape": {"polygon": [[1, "nan"]]}}, "shape"),
     ],
 )
 def test_unusable_edits_are_rejected(segmented: TestClient, made: dict[str, Any], field: str) -> None:
-    error = (
-        edit(segmented, 1, made, status=400 if made.get("operation") else 404)["error"]
-        if "operation" not in made
-        else None
-    )
     answer = segmented.post(f"{IMAGES}/{KEY}/edits", json={"revision": 1, "edit": made})
     assert 400 <= answer.status_code < 500
-    assert answer.json()["error"]["field"] is not None
-    assert error is None or error == answer.json()["error"]
+    assert answer.json()["error"]["field"].startswith(field)
     assert segmented.get(f"{IMAGES}/{KEY}").json()["revision"] == 1
 
 
 def test_there_is_nothing_to_undo_in_a_new_image(segmented: TestClient) -> None:
-    error = post(segmented, f"{IMAGES}/0/undo", {"revision": 0}, status=400)["error"]
+    error = post(segmented, f"{IMAGES}/0/undo", {"revision": 0}, status=404)["error"]
     assert "undo" in error["message"]
 
 
@@ -182,12 +170,11 @@ def wait_for(client: TestClient, key: str) -> dict[str, Any]:
     raise AssertionError("the job takes too long")
 
 
-def test_jobs_segment_as_the_segmenter_does(correcting: TestClient, segmenter: Segmenter, images: Path) -> None:
-    expected = segmenter(read_image(images / "part.tif"))
+def test_jobs_segment_as_the_segmenter_does(correcting: TestClient, found: Segmentation) -> None:
     job = post(correcting, "/api/project/segment", {"images": [KEY]}, status=202)
     done = wait_for(correcting, job["id"])
     assert (done["state"], done["done"], done["total"], done["failures"]) == ("done", 1, 1, [])
-    np.testing.assert_array_equal(labels_of(correcting), expected.labels)
+    np.testing.assert_array_equal(labels_of(correcting), found.labels)
     assert correcting.get("/api/jobs").json()["jobs"] == [done]
 
 

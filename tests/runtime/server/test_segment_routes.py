@@ -18,6 +18,7 @@ from PIL import Image
 from runtime.engines.builtin import sample_images
 from runtime.errors import InputError
 from runtime.files.plain import read_image
+from runtime.results import Segmentation
 from runtime.segmenter import Segmenter
 from runtime.server.app import create_app
 from runtime.server.images.uploads import below
@@ -45,8 +46,8 @@ def test_labels_equal_those_of_the_segmenter(client: TestClient, segmenter: Segm
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(named.content))), expected.labels)
 
 
-def test_table_and_outlines_describe_the_same_cells(client: TestClient, segmenter: Segmenter, images: Path) -> None:
-    expected = segmenter(read_image(images / "part.tif"))
+def test_table_and_outlines_describe_the_same_cells(client: TestClient, found: Segmentation) -> None:
+    expected = found
     table = client.post("/api/segment", json={"path": "part.tif"}).json()
     outlines = client.post("/api/segment?format=geojson", json={"path": "part.tif"}).json()
 
