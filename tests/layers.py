@@ -103,6 +103,7 @@ LEVELS: dict[str, Levels] = {
             "picture",
             "plans",
             "seams",
+            "serve_load",
             "slides",
             "soak",
             "tables",

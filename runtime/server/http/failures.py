@@ -11,7 +11,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from runtime.correction.outcomes import ConflictError, ProjectError
+from runtime.correction.journal import ProjectError
+from runtime.correction.outcomes import ConflictError
 from runtime.errors import (
     BackendError,
     ConfigError,

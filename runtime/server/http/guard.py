@@ -210,7 +210,8 @@ def _token_of_page(scope: Scope) -> str:
     if scope["path"] != "/" or scope["method"] != "GET":
         return ""
     try:
-        return parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=10).get("token", [""])[0]
+        given: list[str] = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=10).get("token", [""])
+        return given[0]
     except ValueError:  # more fields
         return ""
 

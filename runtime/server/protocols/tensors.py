@@ -208,7 +208,7 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
 def _json_values(array: Array) -> list[Any]:
     """List the values of an array, flat; None in place of NaN, which JSON does not know."""
     if array.dtype.kind != "f":
-        return array.reshape(-1).tolist()  # type: ignore[no-any-return]
+        return list(array.reshape(-1).tolist())
     return [value if math.isfinite(value) else None for value in array.reshape(-1).tolist()]
 
 
