@@ -3,9 +3,9 @@
     python -m benchmarks.serve_load                                 # 16 clients, 2000 requests; about 10 minutes
     python -m benchmarks.serve_load --requests 200 --settle 50 --every 25
 
-The server is a separate process, started by ``cellsam-engine serve`` with the built-in model. Most requests are boxes in
-cached embeddings; some encode an image, segment one, or are damaged. Before the load, one client measures the first box
-of an image and the ones after it.
+The server is a separate process, started by ``cellsam-engine serve`` with the built-in model. Most requests are boxes
+in cached embeddings; some encode an image, segment one, or are damaged. Before the load, one client measures the first
+box of an image and the ones after it.
 
 The run passes if every result equals the first one of its kind, damaged requests get 4xx, no request fails, and the
 server's memory grows by no more than 1 % after the settling time.
