@@ -102,7 +102,7 @@ class ImageState:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a change of an image's cells changed."""
+    """Effect of a change of an image's cells."""
 
     revision: int
     state: str

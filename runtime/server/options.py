@@ -42,7 +42,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerOptions:
-    """What a server serves, and to whom."""
+    """Engines, folders, address and limits of a server."""
 
     engines: SegmenterSpec = field(default_factory=SegmenterSpec)
     host: str = "127.0.0.1"

@@ -2,7 +2,7 @@
 
 A page of another site that the user's browser shows can reach a server on the loopback address. It can send simple
 requests without asking, and, if its own host name suddenly resolves to 127.0.0.1, it can also read the answers.
-Therefore the Host header must name this machine, the Origin header, if sent, must be this server, and a request that
+Therefore the Host header must name this machine, and the Origin header, if sent, must be this server. A request that
 changes something needs a content type that a page may not send to another site without CORS, which is off.
 
 Source: Fetch standard, "CORS-safelisted request-header" and "Origin header"; Fetch Metadata Request Headers (W3C).
