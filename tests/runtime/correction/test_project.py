@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from runtime import ConfigError, InputError, Segmentation, Segmenter
+from runtime import ConfigError, InputError
 from runtime.correction.edits.base import Edit
 from runtime.correction.edits.cells import Delete
 from runtime.correction.edits.draw import Add
@@ -31,6 +31,7 @@ from runtime.engines.builtin import builtin_engine
 from runtime.engines.sums import sums_sha256
 from runtime.files.image_results import FileOptions
 from tests.runtime.correction.made import SIZE_HW, edits, make_image, make_project, two_cells
+from tests.runtime.files.outputs.made import awkward_labels, made_result
 
 NAME = "a.png"
 
@@ -121,10 +122,10 @@ def test_undoing_everything_gives_the_original_bytes(
     project.close()
 
 
-def test_a_segmentation_of_the_built_in_model_is_stored(tmp_path: Path, image: np.ndarray) -> None:
-    Image.fromarray(image[:96, :96]).save(tmp_path / "b.png")
+def test_a_result_of_a_segmenter_is_stored(tmp_path: Path) -> None:
+    found = made_result(awkward_labels(), lost=1)
+    make_image(tmp_path / "b.png", found.labels.shape)
     with Project.create(tmp_path / "project", [tmp_path / "b.png"]) as project:
-        found: Segmentation = Segmenter(backend="cpu")(project.read("b.png").pixels)
         project.store_segmentation("b.png", found, engine=EngineRecord.of())
         np.testing.assert_array_equal(project.labels("b.png"), found.labels)
         assert project.status("b.png").cells == len(found)
