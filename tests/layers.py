@@ -96,6 +96,7 @@ LEVELS: dict[str, Levels] = {
         (
             "commands",
             "attention",
+            "edit_kills",
             "export_seeds",
             "int8",
             "kills",

@@ -16,6 +16,7 @@ from runtime.correction.label_map import LabelMap
 from runtime.correction.snapshot import read_base, read_snapshot, write_snapshot
 from runtime.correction.timeline import Step, Timeline
 from runtime.errors import InputError
+from runtime.files.placing import remove_leftovers
 from runtime.types import I32
 
 JOURNAL_NAME = "journal.jsonl"
@@ -53,6 +54,8 @@ class ImageHistory:
         self.directory = directory
         self._read_only = read_only
         path, problem = directory / SNAPSHOT_NAME, None
+        if not read_only:
+            remove_leftovers(directory, (SNAPSHOT_NAME,))
         # Before the journal, to which another process may be adding entries: it then reaches to the snapshot at least.
         try:
             found = read_snapshot(path, size_hw)
@@ -237,14 +240,14 @@ def read_timeline(directory: Path, size_hw: tuple[int, int]) -> Timeline:
         InputError: there is no journal, and the snapshot is damaged.
     """
     path = directory / SNAPSHOT_NAME
-    journal = Journal(directory / JOURNAL_NAME, size_hw, advice=_advice(path, None), read_only=True)
+    journal = Journal(directory / JOURNAL_NAME, size_hw, read_only=True)
     return Timeline(journal.base if journal.entries else read_base(path) or Base(), journal.entries)
 
 
 def _advice(snapshot: Path, base: Base | None) -> str:
     """Return what to do about a damaged journal of which there is no copy."""
     if base is None:
-        return f" Without a copy, look for labels in {snapshot}."
+        return ""
     return (
         f" Without a copy, rename the file: the project then continues from the labels of revision {base.revision} in "
         f"{snapshot}, without later edits."
