@@ -39,7 +39,11 @@ _KIND_OF_STATUS: dict[int, ErrorKind] = {
     405: "unsupported",
     413: "too_large",
     415: "unsupported",
+    429: "busy",
 }
+
+RETRY_AFTER = {"Retry-After": "1"}
+"""Header of answers to requests that may be sent again, in seconds."""
 
 _ADVICE = {
     404: "Check the path; /openapi.json lists all routes.",

@@ -181,6 +181,16 @@ def test_a_full_queue_rejects_requests(images: Path) -> None:
     assert answer.headers["retry-after"] == "1"
 
 
+def test_bodies_of_all_requests_together_are_limited(images: Path) -> None:
+    limits = Limits(held_bytes=20_000)
+    with TestClient(create_app(ServerOptions(engines=ENGINES, root=images, limits=limits)), base_url=LOCAL) as client:
+        answer = client.post("/api/segment", content=bytes(20_001), headers=PNG)
+        assert (answer.status_code, answer.json()["error"]["kind"]) == (429, "busy")
+        assert answer.headers["retry-after"] == "1"
+        for _ in range(3):
+            assert client.post("/api/segment", content=bytes(15_000), headers=PNG).status_code == 400, "given back"
+
+
 @pytest.mark.parametrize(
     "path", ["../secret.png", "/etc/passwd", "sub/../../secret.png", "link.png", "folder/secret.png", ".", "", "a\0b"]
 )
