@@ -71,9 +71,10 @@ def halve(plane: NDArray[np.generic]) -> NDArray[np.generic]:
     wide = np.float32 if kind.itemsize <= 2 else np.float64
     corners = np.stack([padded[y::2, x::2] for y in (0, 1) for x in (0, 1)])
     mean = corners.mean(axis=0, dtype=wide)
-    if kind.kind == "b":
-        return mean >= 0.5
-    return (np.rint(mean) if kind.kind in "ui" else mean).astype(kind)
+    if kind.kind in "ui":
+        mean = np.rint(mean)
+    halved: NDArray[np.generic] = (mean >= 0.5 if kind.kind == "b" else mean).astype(kind)
+    return halved
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:

@@ -127,6 +127,8 @@ IMAGE = {"name": "image", "shape": [2, 2], "datatype": "UINT8", "data": [1, 2, 3
         {"inputs": [{**IMAGE, "data": [[1, 2], [3]]}]},
         {"inputs": [{**IMAGE, "data": ["a", "b", "c", "d"]}]},
         {"inputs": [{**IMAGE, "data": [10**400, 1, 1, 1]}]},
+        {"inputs": [{**IMAGE, "datatype": "UINT64", "data": [0.5, 2**63 + 1, 1, 1]}]},
+        {"inputs": [{**IMAGE, "datatype": "UINT64", "data": [-1, 2**63 + 1, 1, 1]}]},
         {"inputs": [{**IMAGE, "datatype": "BYTES"}]},
         {"inputs": [{**IMAGE, "datatype": 8}]},
         {"inputs": [{**IMAGE, "shape": [-2, -2]}]},
