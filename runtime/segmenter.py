@@ -20,7 +20,7 @@ from runtime.pipeline.choose_views import choose_views, views_for_boxes
 from runtime.pipeline.encoded import EncodedViews
 from runtime.pipeline.load import load_pipeline
 from runtime.pipeline.ordered import in_order
-from runtime.pipeline.own_boxes import decode_boxes, segment_boxes, views_of_boxes
+from runtime.pipeline.own_boxes import decode_boxes, decode_together, segment_boxes, views_of_boxes
 from runtime.pipeline.pipeline import BoxPrompts, Pipeline
 from runtime.pipeline.prepare import PreparedImage, prepare
 from runtime.pipeline.remarks import log_appearance
@@ -304,6 +304,36 @@ class Segmenter:
         tasks = [ViewTask(image, view, BoxPrompts.of_detector(one)) for view, one in zip(views, found, strict=True)]
         (result,) = _results(segment_views(self._pipeline, tasks, config), config)
         return result
+
+    def decode_batch(
+        self, views: Sequence[EncodedViews], boxes: Sequence[ArrayLike], *, config: SegmentConfig | None = None
+    ) -> list[Segmentation]:
+        """Decode boxes of several encoded images; the boxes of all images share decoder calls.
+
+        Args:
+            views: results of ``encode``.
+            boxes: (K, 4) xyxy for each of them, in image pixels.
+            config: settings of this call, as in ``decode``.
+
+        Returns:
+            One result per image, in order, equal to those of ``decode`` with ``boxes``.
+
+        Raises:
+            InputError: the boxes cannot be used, or the numbers of images and of sets of boxes differ.
+            BackendError: as in ``__call__``.
+        """
+        config = self._settings(config)
+        for name, value in (("views", views), ("boxes", boxes)):
+            _check_sequence(name, value, f"{name}=list({name})")
+        if len(views) != len(boxes):
+            raise InputError(
+                f"boxes has {len(boxes)} entries for {len(views)} images; expected one per image. Give an empty list "
+                "for an image without boxes."
+            )
+        for one in views:
+            _check_views(one)
+        prompts = [BoxPrompts.of_caller(given, one.size_hw) for one, given in zip(views, boxes, strict=True)]
+        return decode_together(self._pipeline, list(zip(views, prompts, strict=True)), config)
 
     def warm_up(self, *, config: SegmentConfig | None = None) -> None:
         """Do the work that slows down a first call: compile loops, and run every engine at the shapes of calls.

@@ -20,7 +20,8 @@ Levels = tuple[tuple[str, ...], ...]
 LEVELS: dict[str, Levels] = {
     "runtime": (
         ("commands",),
-        ("correction", "server", "napari", "cellpose", "spatial", "triton"),
+        ("server",),
+        ("correction", "napari", "cellpose", "spatial", "triton"),
         ("jobs",),
         ("files",),
         ("segmenter",),
@@ -40,12 +41,36 @@ LEVELS: dict[str, Levels] = {
         ("onnx_graph",),
         ("protobuf",),
     ),
-    "runtime/files": (("image_results", "save"), ("outputs",), ("plain",), ("formats",), ("readers", "placing")),
+    "runtime/files": (
+        ("image_results", "save"),
+        ("outputs",),
+        ("label_files",),
+        ("plain",),
+        ("formats",),
+        ("readers", "placing", "locks", "fingerprint"),
+    ),
+    "runtime/correction": (
+        ("export_labels", "import_labels"),
+        ("project", "label_formats"),
+        ("history", "edits"),
+        ("timeline", "snapshot", "label_map", "outcomes", "project_file", "project_lock"),
+        ("images", "journal", "difference"),
+        ("engine_record",),
+    ),
     "runtime/jobs": (
         ("folders",),
         ("find_images",),
         ("slides",),
         ("segmenter_spec", "cluster", "differences", "failure", "memory", "step", "tracking"),
+    ),
+    "runtime/server": (
+        ("run", "client"),
+        ("app",),
+        ("routes", "protocols"),
+        ("work",),
+        ("images",),
+        ("http",),
+        ("options",),
     ),
     "export": (
         ("commands",),
@@ -72,6 +97,7 @@ LEVELS: dict[str, Levels] = {
         (
             "commands",
             "attention",
+            "edit_kills",
             "export_seeds",
             "int8",
             "kills",
@@ -80,6 +106,7 @@ LEVELS: dict[str, Levels] = {
             "picture",
             "plans",
             "seams",
+            "serve_load",
             "slides",
             "soak",
             "tables",

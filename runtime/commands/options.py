@@ -125,18 +125,14 @@ Polarity = Literal["yes", "no", "auto"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class InputOptions:
-    """How image files are read."""
+class ReadingOptions:
+    """How image files are found and read."""
 
     nuclear: Annotated[
         str | None, typer.Option(help="Channel of the nuclei: name or number from 0.", metavar="CHANNEL")
     ] = None
     membrane: Annotated[
         str | None, typer.Option(help="Channel of the cells: name or number from 0.", metavar="CHANNEL")
-    ] = None
-    invert: Annotated[
-        Polarity | None,
-        typer.Option(help="Dark cells, bright background: yes, no, auto.", metavar="WORD"),
     ] = None
     strict: Annotated[
         bool,
@@ -180,6 +176,16 @@ class InputOptions:
         typer.Option(
             help="Image in a file with several: name or number from 0.", metavar="IMAGE", rich_help_panel=INPUT
         ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputOptions(ReadingOptions):
+    """How image files are read, and how the model sees them."""
+
+    invert: Annotated[
+        Polarity | None,
+        typer.Option(help="Dark cells, bright background: yes, no, auto.", metavar="WORD"),
     ] = None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -65,6 +66,18 @@ class BoxPrompts:
         if values.shape != (count,):
             raise InputError(f"scores have shape {values.shape}; expected ({count},). Give one score per box.")
         return cls(checked, values, np.arange(count))
+
+
+class BoxesInView(NamedTuple):
+    """A view of an image and the boxes to decode in it."""
+
+    assembly: Assembly
+    """Collects the masks of the image."""
+    view: EncodedView
+    rows: I64
+    """(K,), indices of the boxes among those of the image."""
+    boxes: F64
+    """(K, 4) xyxy, image pixels."""
 
 
 class Pipeline:
@@ -213,25 +226,20 @@ class Pipeline:
             assemblies[view].add(masks)
         return [a.finish(p.boxes, p.scores, p.numbers) for a, p in zip(assemblies, prompts, strict=True)]
 
-    def decode_into(
-        self, assembly: Assembly, views: Sequence[tuple[EncodedView, I64, F64]], config: SegmentConfig
-    ) -> None:
-        """Decode boxes of several views of one image in shared calls, and add the masks to the image's assembly.
+    def decode_into(self, parts: Sequence[BoxesInView], config: SegmentConfig) -> None:
+        """Decode boxes of several views, of one image or more, in shared calls, and add the masks to their assemblies.
 
         Args:
-            assembly: collects the masks of the image.
-            views: each view with the indices (K,) of its boxes among those of the image, and the boxes (K, 4) xyxy,
-                image pixels.
+            parts: the views with their boxes.
             config: only ``mask_window`` matters here.
 
         Raises:
             BackendError: the backend failed.
         """
-        boxes = [boxes - np.tile(view.origin_yx[::-1], 2) for view, _, boxes in views]
-        encoded = [view for view, _, _ in views]
-        for place, masks in self.calls.decode(encoded, boxes, full=config.mask_window == "full"):
-            view, rows, _ = views[place]
-            assembly.add_of_view(masks.renumbered(rows[masks.index]), view)
+        boxes = [part.boxes - np.tile(part.view.origin_yx[::-1], 2) for part in parts]
+        for place, masks in self.calls.decode([p.view for p in parts], boxes, full=config.mask_window == "full"):
+            part = parts[place]
+            part.assembly.add_of_view(masks.renumbered(part.rows[masks.index]), part.view)
 
     def decode_logits(self, view: EncodedView, boxes: ArrayLike, config: SegmentConfig) -> list[MaskLogits]:
         """Return the decoder's mask logits, before they are resized, cut or assembled.

@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
+from runtime.files.fingerprint import file_mark
 from runtime.jobs.differences import differences
 from runtime.jobs.failure import Failure
 from runtime.jobs.folders.work import ImageDone, Target
@@ -148,7 +149,7 @@ class Records:
             self._add({**line, "failed": str(done.failure)})
             return
         sizes = {ending: _bytes(Path(f"{done.target[1]}{ending}")) for ending in self._endings}
-        line |= {"done": done.cells, "of": size_and_time(done.target[0]), "bytes": sizes, "size_hw": done.size_hw}
+        line |= {"done": done.cells, "of": file_mark(done.target[0]), "bytes": sizes, "size_hw": done.size_hw}
         line |= {"appearance": asdict(done.appearance)}
         if done.slide is not None:
             line |= {"slide": dict(done.slide.settings), "failed_tiles": len(done.slide.failed)}
@@ -161,7 +162,7 @@ class Records:
         if other is not None:
             return other
         # A slide with failed tiles may have been repaired; its job compares the pixels.
-        if done.of != size_and_time(target[0]) and not done.failed_tiles:
+        if done.of != file_mark(target[0]) and not done.failed_tiles:
             return "has changed since it was segmented, and has results"
         return f"has results that were altered after they were written, {' and '.join(altered)}" if altered else None
 
@@ -234,16 +235,5 @@ def _line(text: str) -> _Line | None:
 
 def _bytes(path: Path) -> int | None:
     """Return the size of a file, or of all files of a directory; None if neither exists."""
-    mark = size_and_time(path)
+    mark = file_mark(path)
     return None if mark is None else mark["bytes"]
-
-
-def size_and_time(path: Path) -> dict[str, int] | None:
-    """Return size and modification time of a file, or of the files in a directory; None if neither exists."""
-    if not path.exists():
-        return None
-    files = [path]
-    if path.is_dir():
-        files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
-    stats = [file.stat() for file in files]
-    return {"bytes": sum(s.st_size for s in stats), "mtime_ns": max((s.st_mtime_ns for s in stats), default=0)}

@@ -12,7 +12,8 @@ from runtime.files.formats.stack import find_stack
 from runtime.files.image_results import opened
 from runtime.jobs.failure import Failure
 from runtime.jobs.find_images import ImageFile, find_images, result_stems
-from runtime.jobs.folders.records import Records, size_and_time
+from runtime.files.fingerprint import file_mark
+from runtime.jobs.folders.records import Records
 from runtime.jobs.folders.run import FolderOptions, segment_folder, settings_of
 from runtime.jobs.folders.work import ImageDone, ImageWork, Target
 from runtime.jobs.step import Step, no_step
@@ -71,7 +72,7 @@ class Watch:
         failed: list[ImageDone] = []
         for image in self._images():
             seen = self._files.setdefault(image.path, _Seen())
-            mark = size_and_time(image.path)
+            mark = file_mark(image.path)
             if mark != seen.mark:
                 seen.mark, seen.since, seen.finished = mark, now, False
             if seen.finished or mark is None or not self._is_complete(image.path, now - seen.since):
