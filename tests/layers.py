@@ -52,7 +52,7 @@ LEVELS: dict[str, Levels] = {
     "runtime/correction": (
         ("export_labels", "import_labels"),
         ("project", "label_formats"),
-        ("history", "edits"),
+        ("project_images", "history", "edits"),
         ("timeline", "snapshot", "label_map", "outcomes", "project_file", "project_lock"),
         ("images", "journal", "difference"),
         ("engine_record",),

@@ -142,6 +142,12 @@ def test_slides_page(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "all").iterdir()} == {*names, "segmented.jsonl"}
 
 
+def test_correction_page(tmp_path: Path) -> None:
+    assert run_blocks(ROOT / "docs" / "correction.md", tmp_path) == {"bash": 11, "python": 1}
+    assert (tmp_path / "data" / "dataset.json").is_file()
+    assert {path.suffix for path in (tmp_path / "shared").iterdir()} == {".tif", ".geojson", ".zip", ".json"}
+
+
 def test_folders_page(tmp_path: Path) -> None:
     assert run_blocks(ROOT / "docs" / "folders.md", tmp_path) == {"python": 1, "bash": 5}
     names = {f"field{number}{ending}" for number in range(3) for ending in ("_labels.tif", "_cells.csv")}

@@ -66,7 +66,7 @@ class ImageHistory:
         labels, base = self._start(path, found, problem)
         self.timeline = Timeline(self.journal.base, self.journal.entries)
         self._saved = base.revision
-        self._saved_bytes = self.journal.bytes if base.revision else 0
+        self._saved_bytes = self.journal.size_bytes if base.revision else 0
         for entry in self.journal.entries:
             if entry.revision > base.revision:
                 self._replay(entry, labels)
@@ -214,7 +214,7 @@ class ImageHistory:
 
     def _due(self, entries: int, size: int) -> bool:
         since = self.timeline.revision - self._saved
-        return since >= entries or (since > 0 and self.journal.bytes - self._saved_bytes >= size)
+        return since >= entries or (since > 0 and self.journal.size_bytes - self._saved_bytes >= size)
 
     def save(self) -> None:
         """Write a snapshot; a failure is logged, since the journal has everything."""
@@ -223,7 +223,7 @@ class ImageHistory:
         except OSError as error:
             _log.warning("%s: the snapshot cannot be written (%s)", self.directory, error)
             return
-        self._saved, self._saved_bytes = self.timeline.revision, self.journal.bytes
+        self._saved, self._saved_bytes = self.timeline.revision, self.journal.size_bytes
 
     def close(self) -> None:
         """Write a snapshot if reading the entries since the last one would take long, and close the journal."""

@@ -177,7 +177,7 @@ class Journal:
             self._file = None
 
     @property
-    def bytes(self) -> int:
+    def size_bytes(self) -> int:
         """Size of the file."""
         return self._end
 
