@@ -63,6 +63,8 @@ class Segmenter:
             backend: ``auto`` uses the fastest backend that can run here, and logs which. ``cpu`` is onnxruntime.
                 ``openvino`` also runs on the CPU, in bfloat16 if supported. ``cuda`` is onnxruntime on an NVIDIA GPU.
                 ``tensorrt`` needs an NVIDIA GPU and plans built by ``cellsam-engine build`` on this machine.
+                ``tensorrt-rtx`` needs an NVIDIA RTX GPU and plans built by ``cellsam-engine build --backend
+                tensorrt-rtx`` on any machine.
                 ``tensorrt-ort`` is onnxruntime's TensorRT provider; it takes minutes to load an engine for the first
                 time, and ``auto`` never uses it.
             config: settings for calls without a ``config``; default, those of the manifest.

@@ -79,9 +79,9 @@ LEVELS: dict[str, Levels] = {
         ("verify_half",),
         ("onnx_file", "half_range"),
         ("engine_files", "plans"),
-        ("graphs", "verify", "placing", "quantised"),
+        ("graphs", "verify", "saved_data", "placing", "quantised"),
         ("references",),
-        ("gates", "rounding", "sample_image", "errors"),
+        ("gates", "rounding", "sample_image", "polygraphy_log", "errors"),
     ),
     "training": (
         ("commands",),

@@ -59,7 +59,7 @@ ModelOption = Annotated[
 BackendOption = Annotated[
     BackendName,
     typer.Option(
-        help="cpu, openvino, cuda, tensorrt, tensorrt-ort, or auto (the fastest).",
+        help="cpu, openvino, cuda, tensorrt, tensorrt-rtx, tensorrt-ort, or auto (the fastest).",
         metavar="NAME",
         rich_help_panel=MODEL,
     ),
@@ -90,7 +90,7 @@ class ModelOptions:
         bool,
         typer.Option(
             "--cuda-graphs",
-            help="For cuda: replay CUDA graphs for recurring sizes.",
+            help="For cuda and tensorrt-rtx: replay CUDA graphs for recurring sizes.",
             metavar=NO_VALUE,
             rich_help_panel=MODEL,
         ),
