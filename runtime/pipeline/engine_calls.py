@@ -15,7 +15,7 @@ from runtime.engines.backends.input_shapes import BOXES_ON_GPU, IMAGES_ON_GPU
 from runtime.engines.manifest import EngineName, Manifest
 from runtime.errors import BackendError, OutOfMemoryError
 from runtime.ops.boxes import LOGITS_PER_TOKEN, scale_xyxy, token_windows
-from runtime.ops.preprocess import BranchInputs
+from runtime.ops.model_input import BranchInputs
 from runtime.pipeline.encoded import Candidates, EncodedBatch, EncodedView
 from runtime.types import F32, F64, I64, Tensor, Tensors
 
@@ -116,36 +116,36 @@ class EngineCalls:
 
     def encode(
         self,
-        inputs: Sequence[BranchInputs],
+        inputs: BranchInputs,
         sizes_hw: Sequence[tuple[int, int]],
         frames_hw: Sequence[tuple[int, int]] | None = None,
     ) -> list[EncodedView]:
         """Encode views, several per call.
 
         Args:
-            inputs: model inputs of the views; all or none have an input for the box branch.
+            inputs: model inputs of B views, (B, 3, S, S) each.
             sizes_hw: sizes of the views.
             frames_hw: see ``EncodedView``; default, the sizes.
         """
-        rows = list(zip(inputs, sizes_hw, frames_hw or sizes_hw, strict=True))
-        groups = [rows[i : i + self.images_per_call] for i in range(0, len(rows), self.images_per_call)]
-        return [encoded for group in groups for encoded in _halved(self._encode_together, group)]
+        frames = frames_hw or sizes_hw
 
-    def _encode_together(
-        self, group: Sequence[tuple[BranchInputs, tuple[int, int], tuple[int, int]]]
-    ) -> list[EncodedView]:
-        mask = np.stack([inputs.mask for inputs, *_ in group])
-        outputs = self._engine("encoder").run({"pixel_values": mask}, keep=("image_embedding", "patch_features"))
-        features: Tensor | None = None
-        if group[0][0].box is not None:
-            name: EngineName = "detector_encoder" if self._manifest.trunk == "separate" else "encoder"
-            if name == "encoder" and all(inputs.box is inputs.mask for inputs, *_ in group):
-                features = outputs["patch_features"]
-            else:
-                box = np.stack([inputs.box for inputs, *_ in group])  # type: ignore[misc]
-                features = self._engine(name).run({"pixel_values": box}, keep=("patch_features",))["patch_features"]
-        batch = EncodedBatch(outputs["image_embedding"], features)
-        return [EncodedView(batch, index, size, frame) for index, (_, size, frame) in enumerate(group)]
+        def run(members: Sequence[int]) -> list[EncodedView]:
+            batch = self._encode_together(inputs.part(slice(members[0], members[-1] + 1)))
+            return [EncodedView(batch, index, sizes_hw[i], frames[i]) for index, i in enumerate(members)]
+
+        step = self.images_per_call
+        groups = [range(i, min(i + step, len(sizes_hw))) for i in range(0, len(sizes_hw), step)]
+        return [encoded for group in groups for encoded in _halved(run, group)]
+
+    def _encode_together(self, inputs: BranchInputs) -> EncodedBatch:
+        outputs = self._engine("encoder").run({"pixel_values": inputs.mask}, keep=("image_embedding", "patch_features"))
+        embedding = outputs["image_embedding"]
+        if inputs.box is None:
+            return EncodedBatch(embedding, None)
+        name: EngineName = "detector_encoder" if self._manifest.trunk == "separate" else "encoder"
+        if name == "detector_encoder" or inputs.box is not inputs.mask:
+            outputs = self._engine(name).run({"pixel_values": inputs.box}, keep=("patch_features",))
+        return EncodedBatch(embedding, outputs["patch_features"])
 
     def detect(self, views: Sequence[EncodedView]) -> list[Candidates]:
         """Run the detector on all views; views that were encoded together share a call."""
