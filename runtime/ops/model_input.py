@@ -28,6 +28,9 @@ MIN_MAX_EPS = np.float32(1e-6)  # kornia.enhance.normalize_min_max
 _STEP = 8
 """Every so many pixels per axis, one is sampled to guess a percentile."""
 
+_Step = tuple[np.float32, np.float32]
+"""A value to subtract, and a divisor of the difference."""
+
 _NO_STEP = np.float32(0), np.float32(1)
 
 SizeHW = tuple[int, int]
@@ -223,36 +226,49 @@ def _write_mask(planes: Sequence[_Plane], out: F32, renormalize: bool) -> None:
 
 def _write_box(planes: Sequence[_Plane], out: F32, renormalize: bool) -> None:
     """Write the input of the box branch, (3, S, S); the resized channels may be parts of it."""
-    dark = []
-    for channel, plane in enumerate(planes):
-        steps = [(SAM_MEAN[channel], SAM_STD[channel])]
-        ends = np.floor(np.array([plane.low, plane.high]) * np.float32(255))  # to 8 bits
-        if renormalize:
-            steps.append((IMAGENET_MEAN[channel], IMAGENET_STD[channel]))
-            steps.append(_min_max(*_after(ends, steps)))
-        lowest, highest = _after(ends, steps)
-        dark.append(highest == 0)
-        if plane.values is None:
-            out[channel] = lowest
-        else:
-            steps += [_NO_STEP] * (3 - len(steps))
-            quantize_values(plane.values, np.array(steps, np.float32), out[channel])
+    chains = [_box_steps(channel, plane, renormalize) for channel, plane in enumerate(planes)]
+    sources = [0, 1, 2]
     if renormalize:
         # With a single stain, both the nuclear and the whole-cell channel show it.
-        if dark[1]:
-            out[1] = out[2]
-        elif dark[2]:
-            out[2] = out[1]
+        dark = [
+            not _after(_in_8_bits(np.array([plane.high])), steps).any()
+            for plane, steps in zip(planes, chains, strict=True)
+        ]
+        sources = [0, 2, 2] if dark[1] else [0, 1, 1] if dark[2] else sources
+    for channel in set(sources):
+        values, steps = planes[channel].values, chains[channel]
+        if values is None:
+            out[channel] = _after(np.zeros(1, np.float32), steps)
+        else:
+            steps += [_NO_STEP] * (3 - len(steps))
+            quantize_values(values, np.array(steps, np.float32), out[channel])
+    for channel, source in enumerate(sources):
+        if channel != source:
+            out[channel] = out[source]
 
 
-def _after(values: F32, steps: Sequence[tuple[np.float32, np.float32]]) -> F32:
+def _box_steps(channel: int, plane: _Plane, renormalize: bool) -> list[_Step]:
+    """Return the steps of the box branch after values are in 8 bits."""
+    steps = [(SAM_MEAN[channel], SAM_STD[channel])]
+    if renormalize:
+        steps.append((IMAGENET_MEAN[channel], IMAGENET_STD[channel]))
+        steps.append(_min_max(*_after(_in_8_bits(np.array([plane.low, plane.high])), steps)))
+    return steps
+
+
+def _in_8_bits(values: F32) -> F32:
+    out: F32 = np.floor(values * np.float32(255))
+    return out
+
+
+def _after(values: F32, steps: Sequence[_Step]) -> F32:
     """Subtract and divide step by step, in float32."""
     for subtracted, divisor in steps:
         values = (values - subtracted) / divisor
     return values
 
 
-def _min_max(low: np.float32, high: np.float32) -> tuple[np.float32, np.float32]:
+def _min_max(low: np.float32, high: np.float32) -> _Step:
     """Return the step that rescales a channel to [0, 1]; a constant channel becomes 0."""
     return low, high - low + MIN_MAX_EPS
 

@@ -218,6 +218,11 @@ def channel_targets(count: int) -> range:
     return range(3 - count, 3)
 
 
+def channels_used(image: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return (C,) whether each channel of an (H, W, C) image has a value other than 0."""
+    return np.array([image[..., channel].any() for channel in range(image.shape[2])], np.bool_)
+
+
 def take_normalized(image: ArrayLike) -> F32:
     """Arrange the channels of an image whose contrast is already normalised.
 

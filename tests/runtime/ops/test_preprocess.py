@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from runtime import InputError
 from runtime.ops.model_input import box_branch_input, mask_branch_input
-from runtime.ops.preprocess import check_image, normalize_contrast, take_normalized
+from runtime.ops.preprocess import channels_used, check_image, normalize_contrast, take_normalized
 from tests.golden.cases import NAMES, assert_close, load_arrays
 
 
@@ -125,3 +125,12 @@ def test_constant_images_become_zero(value: int) -> None:
 def test_contrast_does_not_depend_on_the_intensity_unit(scale: float, offset: float) -> None:
     image = np.random.default_rng(1).random((32, 24))
     np.testing.assert_allclose(normalize_contrast(image * scale + offset), normalize_contrast(image), atol=2e-3)
+
+
+@pytest.mark.parametrize("channels", [(), (0,), (2,), (0, 1, 2)])
+def test_channels_used(channels: tuple[int, ...]) -> None:
+    image = np.zeros((5, 7, 3), np.float32)
+    for channel in channels:
+        image[channel, 6, channel] = -0.5
+    assert tuple(np.flatnonzero(channels_used(image))) == channels
+    assert not channels_used(np.zeros((0, 4, 3), np.float32)).any()
