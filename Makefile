@@ -78,7 +78,7 @@ JOBS ?= 2
 PARALLEL := -n $(JOBS)
 
 pytest: $(VENV)/installed
-	$(BIN)/python -m pytest --durations 20
+	$(BIN)/python -m pytest $(PARALLEL) --durations 20
 
 test-fast: $(VENV)/installed
 	$(BIN)/python -m pytest $(PARALLEL) -m "not gpu and not slow"
