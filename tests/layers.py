@@ -99,6 +99,7 @@ LEVELS: dict[str, Levels] = {
             "attention",
             "edit_kills",
             "export_seeds",
+            "host_work",
             "int8",
             "kills",
             "latency",
@@ -114,7 +115,7 @@ LEVELS: dict[str, Levels] = {
         ),
         ("synthetic", "synthetic_sheets", "evaluation_tables", "soak_phases", "kill_cases"),
         ("agreement", "baselines", "made_slide", "plots"),
-        ("measure", "arithmetic", "seeded_weights", "resident"),
+        ("measure", "arithmetic", "seeded_weights", "resident", "host_work_parts"),
     ),
 }
 """Levels of each folder from top to bottom: names of its modules and folders, some of which do not exist yet."""

@@ -30,7 +30,8 @@ from runtime.engines.builtin import BUILTIN_NAME, sample_images
 from runtime.errors import ConfigError, SegmenterError
 from runtime.files.plain import read_image
 from runtime.ops.boxes import LOGITS_PER_TOKEN, select_boxes
-from runtime.ops.preprocess import branch_inputs, normalize_contrast
+from runtime.ops.model_input import batch_inputs
+from runtime.ops.preprocess import normalize_contrast
 from runtime.pipeline.assembly import Assembly
 from runtime.pipeline.encoded import EncodedView
 from runtime.pipeline.pipeline import Pipeline
@@ -106,9 +107,9 @@ def time_steps(segmenter: Segmenter, case: Case) -> StepTimes:
     calls, detector = segmenter.pipeline.calls, segmenter.manifest.has_detector
     normalized = normalize_contrast(image)
     done("contrast")
-    inputs = branch_inputs(normalized, segmenter.manifest, detector=detector)
+    inputs = batch_inputs([normalized], segmenter.manifest, detector=detector)
     done("input")
-    (encoded,) = calls.encode([inputs], [(case.side, case.side)])
+    (encoded,) = calls.encode(inputs, [(case.side, case.side)])
     done("encode")
     candidates = calls.detect([encoded]) if detector else []
     done("detect")

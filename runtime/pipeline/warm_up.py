@@ -10,7 +10,8 @@ import numpy as np
 from runtime.config import SegmentConfig
 from runtime.ops.boxes import token_window_sides
 from runtime.ops.masks import finish_labels, relabel
-from runtime.ops.preprocess import normalize_contrast, resize_channels, take_normalized
+from runtime.ops.model_input import paper_input
+from runtime.ops.preprocess import normalize_contrast, take_normalized
 from runtime.pipeline.pipeline import BoxPrompts, Pipeline
 from runtime.types import F64
 
@@ -68,7 +69,7 @@ def compile_loops(config: SegmentConfig) -> None:
         for image in (noise, noise[..., 0], noise[..., :2]):
             inverted = config.invert is True
             normalized = normalize_contrast(np.ascontiguousarray(image).astype(kind), invert=inverted)
-    resize_channels(normalized[:, :30], np.empty((3, 8, 8), np.float32))  # a tile, whose rows are not contiguous
+    paper_input(normalized[:, :30], 8)  # a tile, whose rows are not contiguous
     owner = np.zeros((32, 32), np.int32)
     owner[2:20, 2:20], owner[8:12, 8:12], owner[28:30, 28:30] = 1, 0, 2
     finish_labels(owner, 2, replace(config, fill_holes=True, min_area_px=9))
