@@ -21,7 +21,8 @@ from export.errors import ExportError
 from runtime.config import SegmentConfig
 from runtime.engines.engine_source import EngineSource
 from runtime.engines.manifest import Manifest, read_manifest
-from runtime.ops.preprocess import CLAHE_KERNEL_PX, SAM_MEAN, SAM_STD, channel_targets
+from runtime.ops.model_input import SAM_MEAN, SAM_STD
+from runtime.ops.preprocess import CLAHE_KERNEL_PX, channel_targets
 from runtime.pipeline.prepare import lacks_pairs
 
 IMAGE, LABELS = "image", "labels"

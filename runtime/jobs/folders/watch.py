@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtime.errors import RECOVERABLE_ERRORS, InputError
+from runtime.files.fingerprint import file_mark
 from runtime.files.formats.stack import find_stack
 from runtime.files.image_results import opened
 from runtime.jobs.failure import Failure
 from runtime.jobs.find_images import ImageFile, find_images, result_stems
-from runtime.files.fingerprint import file_mark
 from runtime.jobs.folders.records import Records
 from runtime.jobs.folders.run import FolderOptions, segment_folder, settings_of
 from runtime.jobs.folders.work import ImageDone, ImageWork, Target
