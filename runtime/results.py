@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import NoReturn
 
 import numpy as np
@@ -193,24 +193,17 @@ class Segmentation(Instances):
     """What made the result: the engines, and the devices that ran them. None if no ``Segmenter`` made it."""
 
     @classmethod
-    def of(
-        cls,
-        labels: I32,
-        cells: Instances,
-        hidden: Instances,
-        appearance: Appearance | None = None,
-        provenance: Provenance | None = None,
-    ) -> Segmentation:
+    def of(cls, labels: I32, cells: Instances, hidden: Instances, appearance: Appearance | None = None) -> Segmentation:
         """Build a result from a label map and its cells, which are in the order of their labels."""
         arrays = {one.name: getattr(cells, one.name) for one in fields(Instances)}
-        return cls(labels=labels, hidden=hidden, appearance=appearance or Appearance(), provenance=provenance, **arrays)
+        return cls(labels=labels, hidden=hidden, appearance=appearance or Appearance(), **arrays)
 
     def __getitem__(self, rows: Rows) -> Segmentation:
         chosen = checked_rows(rows, len(self))
         numbers = np.zeros(len(self) + 1, np.int32)
         numbers[chosen + 1] = np.arange(1, len(chosen) + 1)
         labels, cells = looked_up(self.labels, numbers), Instances.__getitem__(self, chosen)
-        return Segmentation.of(labels, cells, self.hidden, self.appearance, self.provenance)
+        return replace(Segmentation.of(labels, cells, self.hidden, self.appearance), provenance=self.provenance)
 
     def table(
         self,

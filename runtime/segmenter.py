@@ -12,15 +12,15 @@ from typing import TypeVar
 from numpy.typing import ArrayLike
 
 from runtime.config import SegmentConfig, check_type, check_whole
-from runtime.engines.backends.base import BackendOptions
+from runtime.engines.backends.base import ON_GPU, BackendOptions
 from runtime.engines.backends.freed import FREED
 from runtime.engines.manifest import Manifest
 from runtime.errors import InputError
 from runtime.pipeline.choose_views import choose_views, views_for_boxes
 from runtime.pipeline.encoded import EncodedViews
 from runtime.pipeline.load import load_pipeline
-from runtime.pipeline.ordered import in_order
-from runtime.pipeline.own_boxes import decode_boxes, segment_boxes, views_of_boxes
+from runtime.pipeline.ordered import in_order, worker_threads
+from runtime.pipeline.own_boxes import decode_boxes, decode_together, segment_boxes, views_of_boxes
 from runtime.pipeline.pipeline import BoxPrompts, Pipeline
 from runtime.pipeline.prepare import PreparedImage, prepare
 from runtime.pipeline.remarks import log_appearance
@@ -64,6 +64,8 @@ class Segmenter:
             backend: ``auto`` uses the fastest backend that can run here, and logs which. ``cpu`` is onnxruntime.
                 ``openvino`` also runs on the CPU, in bfloat16 if supported. ``cuda`` is onnxruntime on an NVIDIA GPU.
                 ``tensorrt`` needs an NVIDIA GPU and plans built by ``cellsam-engine build`` on this machine.
+                ``tensorrt-rtx`` needs an NVIDIA RTX GPU and plans built by ``cellsam-engine build --backend
+                tensorrt-rtx`` on any machine.
                 ``tensorrt-ort`` is onnxruntime's TensorRT provider; it takes minutes to load an engine for the first
                 time, and ``auto`` never uses it.
             config: settings for calls without a ``config``; default, those of the manifest.
@@ -183,9 +185,9 @@ class Segmenter:
                 "for an image without boxes."
             )
         if boxes is not None and config.view_diameter_px is not None:
-            return [self._decoded(image, one, config) for image, one in zip(images, boxes, strict=True)]
+            return self._signed(self._decoded(image, one, config) for image, one in zip(images, boxes, strict=True))
         tasks = self._view_tasks(images, boxes, config)
-        results = list(_results(segment_views(self._pipeline, tasks, config), config))
+        results = self._signed(_results(segment_views(self._pipeline, tasks, config), config))
         for place, result in enumerate(results):
             log_appearance(result.appearance, place)
         return results
@@ -195,7 +197,7 @@ class Segmenter:
         images: Iterable[ArrayLike | Callable[[], ArrayLike]],
         *,
         config: SegmentConfig | None = None,
-        workers: int = 2,
+        workers: int | None = None,
         images_together: int = 4,
     ) -> Iterator[Segmentation]:
         """Segment images as they arrive and yield results in order; reading overlaps with the work of the engines.
@@ -204,13 +206,16 @@ class Segmenter:
             images: as in ``__call__``, or functions that read an image; worker threads call them.
             config: settings for all images.
             workers: number of groups of images in work at a time, each in its own thread. At most twice as many
-                groups are in memory.
+                groups are in memory. Default: 2 on a CPU, whose cores the engines share; on a GPU, the number of cores
+                that the process may use, from 2 to 8, because they prepare and assemble images meanwhile.
             images_together: images per group; their boxes share decoder calls.
 
         Raises:
             InputError, BackendError: an image fails; raised when its group is due.
             ConfigError: ``workers`` or ``images_together`` is below 1.
         """
+        if workers is None:
+            workers = worker_threads(on_gpu=self.backend in ON_GPU)
         check_whole("workers", workers, least=1)
         check_whole("images_together", images_together, least=1)
         settings = self._settings(config)
@@ -303,7 +308,8 @@ class Segmenter:
             assert boxes is not None, "either is given"
             prompts, of_image = BoxPrompts.of_caller(boxes, views.size_hw, scores), views.appearance
             shared = views_of_boxes(views.views, prompts)
-            return decode_boxes(self._pipeline, shared, prompts, views.size_hw, appearance=of_image, config=config)
+            made = decode_boxes(self._pipeline, shared, prompts, views.size_hw, appearance=of_image, config=config)
+            return self._signed([made])[0]
         if len(found) != len(views):
             raise InputError(
                 f"found has entries for {len(found)} views; expected {len(views)}, one per view. Pass the result of "
@@ -311,8 +317,38 @@ class Segmenter:
             )
         image = ShownImage(0, views.size_hw, views.stitched, views.appearance)
         tasks = [ViewTask(image, view, BoxPrompts.of_detector(one)) for view, one in zip(views, found, strict=True)]
-        (result,) = _results(segment_views(self._pipeline, tasks, config), config)
+        (result,) = self._signed(_results(segment_views(self._pipeline, tasks, config), config))
         return result
+
+    def decode_batch(
+        self, views: Sequence[EncodedViews], boxes: Sequence[ArrayLike], *, config: SegmentConfig | None = None
+    ) -> list[Segmentation]:
+        """Decode boxes of several encoded images; the boxes of all images share decoder calls.
+
+        Args:
+            views: results of ``encode``.
+            boxes: (K, 4) xyxy for each of them, in image pixels.
+            config: settings of this call, as in ``decode``.
+
+        Returns:
+            One result per image, in order, equal to those of ``decode`` with ``boxes``.
+
+        Raises:
+            InputError: the boxes cannot be used, or the numbers of images and of sets of boxes differ.
+            BackendError: as in ``__call__``.
+        """
+        config = self._settings(config)
+        for name, value in (("views", views), ("boxes", boxes)):
+            _check_sequence(name, value, f"{name}=list({name})")
+        if len(views) != len(boxes):
+            raise InputError(
+                f"boxes has {len(boxes)} entries for {len(views)} images; expected one per image. Give an empty list "
+                "for an image without boxes."
+            )
+        for one in views:
+            _check_views(one)
+        prompts = [BoxPrompts.of_caller(given, one.size_hw) for one, given in zip(views, boxes, strict=True)]
+        return self._signed(decode_together(self._pipeline, list(zip(views, prompts, strict=True)), config))
 
     def warm_up(self, *, config: SegmentConfig | None = None) -> None:
         """Do the work that slows down a first call: compile loops, and run every engine at the shapes of calls.
@@ -366,6 +402,10 @@ class Segmenter:
         """Segment the caller's boxes, each decoded at its own scale."""
         prepared = self._prepared(image, config)
         return segment_boxes(self._pipeline, prepared, BoxPrompts.of_caller(boxes, prepared.size_hw), config)
+
+    def _signed(self, results: Iterable[Segmentation]) -> list[Segmentation]:
+        """Add what made them to results of the pipeline."""
+        return [replace(one, provenance=self.provenance) for one in results]
 
     def _prepared(self, image: ArrayLike, config: SegmentConfig) -> PreparedImage:
         return prepare(image, config, self.manifest.trained_channels)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from runtime.ops.preprocess import paper_input
+from runtime.ops.model_input import paper_input
 from runtime.types import F32, I32
 from training.data.format import Sample, TileSet
 from training.data.synthetic import MadeSamples

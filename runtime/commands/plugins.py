@@ -29,8 +29,15 @@ OWN = {
     "made-by": "runtime.commands.made_by:made_by_command",
     "doctor": "runtime.commands.doctor:doctor_command",
     "warm-up": "runtime.commands.doctor:warm_up_command",
+    "export-triton": "runtime.commands.triton:export_triton_command",
+    "cellpose-shim": "runtime.commands.cellpose_shim:cellpose_shim_command",
+    "project": "runtime.commands.project:project_app",
+    "serve": "runtime.commands.serve:serve_command",
 }
 """Commands of this package, in the order in which the help lists them."""
+
+OWN_EXTRAS = {"serve": "serve"}
+"""Extras that commands of this package need."""
 
 _log = logging.getLogger(__name__)
 
@@ -85,12 +92,12 @@ def _description(entry: EntryPoint) -> str:
 
 @contextmanager
 def missing_packages_named() -> Iterator[None]:
-    """If another package's command lacks a dependency, print how to install it and exit with code 1."""
+    """If a command lacks a package that an extra brings, print how to install it and exit with code 1."""
     try:
         yield
     except ModuleNotFoundError as error:
         name = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
-        extras = {entry.name: entry.value.split(".")[0] for entry in entry_points(group=COMMANDS)}
+        extras = OWN_EXTRAS | {entry.name: entry.value.split(".")[0] for entry in entry_points(group=COMMANDS)}
         if name not in extras:
             raise
         errors.print(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.commands.options import MachineOptions, ModelOptions, SegmentOptions, SlideOptions
+from runtime.commands.options import MachineOptions, ModelOptions, ReadingOptions, SegmentOptions, SlideOptions
 from runtime.config import SegmentConfig, with_overrides
 from runtime.engines.backends.base import BackendOptions
 from runtime.engines.builtin import BUILTIN_NAME, builtin_engine
@@ -76,17 +76,15 @@ def slide_settings(slides: SlideOptions, files: FileOptions) -> SlideSettings:
     return SlideSettings(**given, formats=files.formats, overlay=files.overlay, measure=files.measure)
 
 
-def file_options(given: SegmentOptions) -> FileOptions:
-    """Build the options for reading images and writing results.
+def reading_options(read: ReadingOptions, pixel_size_um: float | None) -> FileOptions:
+    """Build the options for reading images.
 
     Raises:
-        ConfigError: as ``FileOptions`` and ``parse_formats``.
+        ConfigError: as ``FileOptions``.
     """
     from runtime.files.formats import Plane
     from runtime.files.image_results import FileOptions
-    from runtime.files.outputs.formats import parse_formats
 
-    read, output, slides = given.read, given.output, given.slides
     pages_are_channels = read.nuclear is not None or read.membrane is not None
     return FileOptions(
         series=read.series,
@@ -95,7 +93,23 @@ def file_options(given: SegmentOptions) -> FileOptions:
         membrane=read.membrane,
         rgb=read.rgb,
         strict=read.strict,
-        pixel_size_um=given.scale.pixel_size_um,
+        planes=read.planes,
+        unlinked=read.unlinked,
+        pixel_size_um=pixel_size_um,
+    )
+
+
+def file_options(given: SegmentOptions) -> FileOptions:
+    """Build the options for reading images and writing results.
+
+    Raises:
+        ConfigError: as ``FileOptions`` and ``parse_formats``.
+    """
+    from runtime.files.outputs.formats import parse_formats
+
+    output, slides = given.output, given.slides
+    return replace(
+        reading_options(given.read, given.scale.pixel_size_um),
         formats=parse_formats(output.formats or ()),
         overlay=output.overlay,
         measure=output.measure,

@@ -35,7 +35,7 @@ def read_provenance(path: str | Path) -> tuple[Provenance, ...]:
     read = _READERS.get(path.suffix.lower())
     if read is None:
         raise InputError(
-            f"{path} has type {path.suffix or 'none'!r}; expected one of {', '.join(_READERS)}. CSV and npy files cannot "
+            f"{path} has type {path.suffix or 'none'!r}; expected one of {', '.join(_READERS)}. Other files do not "
             "say what made them; look at segmented.jsonl in their folder.",
             kind="wrong_type",
         )

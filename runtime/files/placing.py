@@ -16,22 +16,40 @@ PARTIAL = ".partial"
 """Suffix of files during writing; a leftover one belongs to a killed process."""
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object], *, sync: bool = False) -> None:
     """Write a file or directory atomically: under a temporary name, then rename it.
 
     Args:
         path: the file or directory; an existing one is replaced.
         write: writes to the path that it receives.
+        sync: wait until the disk has the file, so that it survives a power failure; not for directories.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         write(temporary)
+        if sync:
+            with temporary.open("r+b") as file:
+                os.fsync(file.fileno())
         move_into_place(temporary, path)
+        if sync:
+            sync_directory(path.parent)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def sync_directory(directory: Path) -> None:
+    """Wait until the disk has the names of new or renamed files of a directory."""
+    if os.name == "nt":  # Windows cannot open directories
+        return
+    number = os.open(directory, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without this operation
+            os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def move_into_place(new: Path, path: Path) -> None:

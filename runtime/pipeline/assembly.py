@@ -11,7 +11,6 @@ from runtime.errors import InputError
 from runtime.ops.masks import Axes, LabelCanvas, MaskCrop, finish_labels, resize_axis, upsample_window
 from runtime.pipeline.encoded import EncodedView
 from runtime.pipeline.engine_calls import DecodedMasks
-from runtime.provenance import Provenance
 from runtime.results import Appearance, Instances, Segmentation
 from runtime.types import F32, F64, I64
 
@@ -124,14 +123,7 @@ class Assembly:
         down, across = (resize_axis(*self._sides, *lengths) for lengths in zip(frame_hw, size_hw, strict=True))
         return down, across
 
-    def finish(
-        self,
-        boxes: F64,
-        scores: F32,
-        prompts: I64,
-        appearance: Appearance | None = None,
-        provenance: Provenance | None = None,
-    ) -> Segmentation:
+    def finish(self, boxes: F64, scores: F32, prompts: I64, appearance: Appearance | None = None) -> Segmentation:
         """Return the label map and the instances that passed the IoU cut.
 
         Args:
@@ -139,7 +131,6 @@ class Assembly:
             scores: (K,).
             prompts: (K,), see ``Instances``.
             appearance: how the model saw the image.
-            provenance: what made the result.
         """
         labels, ids = finish_labels(self._canvas.owner, len(boxes), self._config)
         passed = np.array(sorted(self._crops), np.int64)
@@ -153,4 +144,4 @@ class Assembly:
         )
         # Labels follow the order of the boxes, so the rows of the cells follow the order of the labels.
         shown = ids[passed] > 0
-        return Segmentation.of(labels, instances[shown], instances[~shown], appearance, provenance)
+        return Segmentation.of(labels, instances[shown], instances[~shown], appearance)

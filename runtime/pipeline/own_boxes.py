@@ -9,8 +9,8 @@ from typing import NamedTuple
 from runtime.config import SegmentConfig
 from runtime.pipeline.assembly import Assembly
 from runtime.pipeline.choose_views import encode_tiles
-from runtime.pipeline.encoded import EncodedView
-from runtime.pipeline.pipeline import BoxPrompts, Pipeline
+from runtime.pipeline.encoded import EncodedView, EncodedViews
+from runtime.pipeline.pipeline import BoxesInView, BoxPrompts, Pipeline
 from runtime.pipeline.prepare import PreparedImage
 from runtime.pipeline.view_tasks import VIEWS_TOGETHER
 from runtime.results import Appearance, Segmentation
@@ -89,5 +89,37 @@ def decode_boxes(
     assembly = Assembly(size_hw, size_hw, pipeline.sides, len(prompts.boxes), config)
     waiting = iter(views)
     while group := list(islice(waiting, max(VIEWS_TOGETHER, pipeline.images_per_call))):
-        pipeline.decode_into(assembly, [(one.view, one.rows, prompts.boxes[one.rows]) for one in group], config)
-    return assembly.finish(prompts.boxes, prompts.scores, prompts.numbers, appearance, pipeline.provenance)
+        pipeline.decode_into([BoxesInView(assembly, *one, prompts.boxes[one.rows]) for one in group], config)
+    return assembly.finish(prompts.boxes, prompts.scores, prompts.numbers, appearance)
+
+
+def decode_together(
+    pipeline: Pipeline, images: Sequence[tuple[EncodedViews, BoxPrompts]], config: SegmentConfig
+) -> list[Segmentation]:
+    """Decode the boxes of several encoded images; all of them share decoder calls.
+
+    Args:
+        pipeline: decodes.
+        images: the views of each image, and its boxes in image pixels.
+        config: thresholds and the rule for overlaps.
+
+    Returns:
+        One result per image, in order.
+
+    Raises:
+        InputError: the masks take too much memory.
+        BackendError: the backend failed.
+    """
+    assemblies = [
+        Assembly(views.size_hw, views.size_hw, pipeline.sides, len(prompts.boxes), config) for views, prompts in images
+    ]
+    parts = [
+        BoxesInView(assembly, *one, prompts.boxes[one.rows])
+        for assembly, (views, prompts) in zip(assemblies, images, strict=True)
+        for one in views_of_boxes(views.views, prompts)
+    ]
+    pipeline.decode_into(parts, config)
+    return [
+        assembly.finish(prompts.boxes, prompts.scores, prompts.numbers, views.appearance)
+        for assembly, (views, prompts) in zip(assemblies, images, strict=True)
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,11 +16,12 @@ from runtime.engines.manifest import EngineName, Manifest
 from runtime.errors import InputError
 from runtime.ops.arrays import as_numbers
 from runtime.ops.boxes import LOGITS_PER_TOKEN, check_boxes, scale_xyxy, select_boxes
-from runtime.ops.preprocess import branch_inputs
+from runtime.ops.model_input import batch_inputs
 from runtime.pipeline.assembly import Assembly, MaskBudget
 from runtime.pipeline.channel_check import ChannelCheck
 from runtime.pipeline.encoded import Candidates, EncodedView
 from runtime.pipeline.engine_calls import EngineCalls, per_call
+from runtime.pipeline.pixel_buffers import PixelBuffers
 from runtime.provenance import Provenance
 from runtime.results import DETECTED, Detections, MaskLogits, Segmentation
 from runtime.types import F32, F64, I64
@@ -68,6 +70,18 @@ class BoxPrompts:
         return cls(checked, values, np.arange(count))
 
 
+class BoxesInView(NamedTuple):
+    """A view of an image and the boxes to decode in it."""
+
+    assembly: Assembly
+    """Collects the masks of the image."""
+    view: EncodedView
+    rows: I64
+    """(K,), indices of the boxes among those of the image."""
+    boxes: F64
+    """(K, 4) xyxy, image pixels."""
+
+
 class Pipeline:
     """Loaded engines and the steps that run views through them. Use ``load_pipeline`` to load engines.
 
@@ -92,11 +106,12 @@ class Pipeline:
             backend: name of the backend that runs them; sets the defaults of the other arguments.
             images_per_call: the most views encoded together. Default: 1, or 4 on a GPU.
             boxes_per_call: the most boxes decoded together. Default: 16, or 64 on a GPU.
-            provenance: description of the engines, kept with every result; see ``describe_engines``.
+            provenance: description of the engines; see ``describe_engines``.
         """
         images, boxes = per_call(backend, images_per_call, boxes_per_call)
         self.calls = EngineCalls(engines, manifest, images_per_call=images, boxes_per_call=boxes)
         self.manifest, self.backend, self.provenance = manifest, backend, provenance
+        self._buffers = PixelBuffers()
         self._check_channels = ChannelCheck(manifest.trained_channels)
 
     @property
@@ -151,11 +166,13 @@ class Pipeline:
             self._check_channels(image)
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         frames = frames_hw or sizes
-        inputs = [
-            branch_inputs(image, self.manifest, frame_hw=frame, detector=detector)
-            for image, frame in zip(images, frames, strict=True)
-        ]
-        views = self.calls.encode(inputs, sizes, frames)
+        views: list[EncodedView] = []
+        for start in range(0, len(images), self.images_per_call):
+            part = slice(start, start + self.images_per_call)
+            inputs = batch_inputs(
+                images[part], self.manifest, frames_hw=frames[part], detector=detector, make=self._buffers.take
+            )
+            views += self.calls.encode(inputs, sizes[part], frames[part])
         if origins is None:
             return views
         return [replace(view, origin_yx=origin) for view, origin in zip(views, origins, strict=True)]
@@ -214,30 +231,22 @@ class Pipeline:
         ]
         for view, masks in self.calls.decode(views, [p.boxes for p in prompts], full=config.mask_window == "full"):
             assemblies[view].add(masks)
-        return [
-            a.finish(p.boxes, p.scores, p.numbers, provenance=self.provenance)
-            for a, p in zip(assemblies, prompts, strict=True)
-        ]
+        return [a.finish(p.boxes, p.scores, p.numbers) for a, p in zip(assemblies, prompts, strict=True)]
 
-    def decode_into(
-        self, assembly: Assembly, views: Sequence[tuple[EncodedView, I64, F64]], config: SegmentConfig
-    ) -> None:
-        """Decode boxes of several views of one image in shared calls, and add the masks to the image's assembly.
+    def decode_into(self, parts: Sequence[BoxesInView], config: SegmentConfig) -> None:
+        """Decode boxes of several views, of one image or more, in shared calls, and add the masks to their assemblies.
 
         Args:
-            assembly: collects the masks of the image.
-            views: each view with the indices (K,) of its boxes among those of the image, and the boxes (K, 4) xyxy,
-                image pixels.
+            parts: the views with their boxes.
             config: only ``mask_window`` matters here.
 
         Raises:
             BackendError: the backend failed.
         """
-        boxes = [boxes - np.tile(view.origin_yx[::-1], 2) for view, _, boxes in views]
-        encoded = [view for view, _, _ in views]
-        for place, masks in self.calls.decode(encoded, boxes, full=config.mask_window == "full"):
-            view, rows, _ = views[place]
-            assembly.add_of_view(masks.renumbered(rows[masks.index]), view)
+        boxes = [part.boxes - np.tile(part.view.origin_yx[::-1], 2) for part in parts]
+        for place, masks in self.calls.decode([p.view for p in parts], boxes, full=config.mask_window == "full"):
+            part = parts[place]
+            part.assembly.add_of_view(masks.renumbered(part.rows[masks.index]), part.view)
 
     def decode_logits(self, view: EncodedView, boxes: ArrayLike, config: SegmentConfig) -> list[MaskLogits]:
         """Return the decoder's mask logits, before they are resized, cut or assembled.

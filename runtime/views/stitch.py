@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from runtime.ops.masks import MaskCrop, join_masks, relabel
-from runtime.provenance import Provenance
 from runtime.results import Appearance, Instances, Segmentation
 from runtime.types import F64, I64, Bool, Extent
 from runtime.views.merge_rules import EDGE_PX, Group, JoinedCells, TileCells, edge_margins, group_box, paint
@@ -32,8 +31,6 @@ class ViewCells:
     """(N,), see ``Instances``."""
     hidden: Instances
     """Instances without a pixel in the tile's label map, in image coordinates."""
-    provenance: Provenance | None = None
-    """What made the cells."""
 
 
 def tile_cells(result: Segmentation, origin_yx: tuple[int, int], size_hw: tuple[int, int]) -> TileCells:
@@ -62,7 +59,6 @@ def view_cells(result: Segmentation, origin_yx: tuple[int, int], size_hw: tuple[
             masks=tuple(mask.in_image(origin_yx, size_hw) for mask in hidden.masks),
             prompts=hidden.prompts,
         ),
-        provenance=result.provenance,
     )
 
 
@@ -101,8 +97,7 @@ def stitch(
     Returns:
         The cells, ordered by the first row and column of their extent. The mask of a cell that was joined from several
         tiles is the union of its parts. An instance that is hidden in its tile stays hidden, unless another tile shows
-        its place farther from an edge, or its mask reaches the tile's edge; it is then dropped. The provenance is that
-        of the tiles, which the same engines have made.
+        its place farther from an edge, or its mask reaches the tile's edge; it is then dropped.
     """
     views = sorted(views, key=lambda view: view.tile.extent)
     tiles = [view.tile for view in views]
@@ -124,8 +119,7 @@ def stitch(
         instances[~shown_rows],
         *(view.hidden[_own_hidden(place, views, size_hw)] for place, view in enumerate(views)),
     ]
-    provenance = next((view.provenance for view in views), None)
-    return Segmentation.of(labels, instances[shown_rows], Instances.joined(apart), appearance, provenance)
+    return Segmentation.of(labels, instances[shown_rows], Instances.joined(apart), appearance)
 
 
 def _instances(groups: Sequence[Group], views: Sequence[ViewCells]) -> Instances:

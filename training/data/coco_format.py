@@ -1,23 +1,16 @@
-"""Label maps as COCO annotations: boxes, areas, run-length encoded masks.
+"""Splits of a built dataset as COCO JSON.
 
-Sources: cocodataset.org, "Data format"; for compressed run lengths pycocotools ``common/maskApi.c`` (``rleEncode``,
-``rleToString``), whose output the tests contain as golden strings.
+Source: cocodataset.org, "Data format".
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from runtime.files.outputs.coco import CATEGORY, annotations_of, dump
 from runtime.types import I32
 from training.data.records import TileRecord
-
-CATEGORY = {"id": 1, "name": "cell", "supercategory": "cell"}
 
 
 def write_coco(path: Path, records: Sequence[TileRecord], read_labels: Callable[[str], I32], *, size_px: int) -> None:
@@ -33,86 +26,16 @@ def write_coco(path: Path, records: Sequence[TileRecord], read_labels: Callable[
     """
     with path.open("w", encoding="utf-8") as file:
         file.write('{"info":{"description":"cellsam-engine tiles"},"licenses":[],\n"categories":')
-        file.write(_dump([CATEGORY]) + ',\n"images":[')
+        file.write(dump([CATEGORY]) + ',\n"images":[')
         for number, record in enumerate(records, start=1):
             file.write(",\n" if number > 1 else "\n")
             image = {"id": number, "file_name": f"images/{record.tile_id}.npy", "width": size_px, "height": size_px}
-            file.write(_dump(image))
+            file.write(dump(image))
         file.write('\n],\n"annotations":[')
         annotation_id = 0
         for number, record in enumerate(records, start=1):
             for annotation in annotations_of(read_labels(record.tile_id)):
                 annotation_id += 1
                 file.write(",\n" if annotation_id > 1 else "\n")
-                file.write(_dump({"id": annotation_id, "image_id": number, **annotation}))
+                file.write(dump({"id": annotation_id, "image_id": number, **annotation}))
         file.write("\n]}\n")
-
-
-def annotations_of(labels: I32) -> Iterator[dict[str, Any]]:
-    """Yield the COCO annotations of a label map, in the order of the ids.
-
-    Args:
-        labels: (H, W) int32, 0 background, 1..n.
-
-    Yields:
-        ``bbox`` [x, y, width, height] and ``area`` in pixels, ``segmentation`` as compressed run
-        lengths, ``iscrowd`` 0.
-    """
-    from scipy.ndimage import find_objects
-
-    for index, box in enumerate(find_objects(labels), start=1):
-        if box is None:
-            continue
-        rows, columns = box
-        mask = labels[box] == index
-        size = (rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start)
-        yield {
-            "category_id": CATEGORY["id"],
-            "iscrowd": 0,
-            "bbox": [size[1], size[0], size[3], size[2]],
-            "area": int(mask.sum()),
-            "segmentation": {
-                "size": [labels.shape[0], labels.shape[1]],
-                "counts": compress_counts(run_lengths(mask, (size[0], size[1]), (labels.shape[0], labels.shape[1]))),
-            },
-        }
-
-
-def run_lengths(mask: NDArray[np.bool_], offset_yx: tuple[int, int], size_hw: tuple[int, int]) -> list[int]:
-    """Return the lengths of the runs of a mask in column order, starting with zeros, as in COCO.
-
-    Args:
-        mask: (h, w) window of the mask with at least one true pixel.
-        offset_yx: upper left corner of the window in the image.
-        size_hw: image size (height, width) in pixels.
-    """
-    x, y = np.nonzero(mask.T)
-    position = (x + offset_yx[1]) * size_hw[0] + y + offset_yx[0]
-    breaks = np.flatnonzero(np.diff(position) != 1)
-    starts = position[np.concatenate(([0], breaks + 1))]
-    stops = position[np.concatenate((breaks, [len(position) - 1]))] + 1
-    edges = np.concatenate(([0], np.stack((starts, stops), axis=1).ravel(), [size_hw[0] * size_hw[1]]))
-    lengths: list[int] = np.diff(edges).tolist()
-    return lengths if lengths[-1] else lengths[:-1]
-
-
-def compress_counts(counts: Sequence[int]) -> str:
-    """Encode run lengths in COCO's printable form.
-
-    From the fourth on, a length is stored as its difference from the one two before. Each character carries 5 bits, low
-    bits first, with bit 6 set if more follow, plus 48.
-    """
-    out = []
-    for index, count in enumerate(counts):
-        value = count - counts[index - 2] if index > 2 else count
-        while True:
-            bits, value = value & 31, value >> 5
-            more = value != (-1 if bits & 16 else 0)
-            out.append(chr(48 + (bits | 32 if more else bits)))
-            if not more:
-                break
-    return "".join(out)
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))

@@ -94,26 +94,41 @@ def read_picture(path: Path) -> Array:
     return _read_pillow(path) if colours == _PALETTE else _read_png(path, depth, colours)
 
 
+def picture_size(path: Path) -> tuple[int, int]:
+    """Read the size (height, width) that a PNG or JPEG file declares, in pixels, without decoding it.
+
+    Raises:
+        InputError: the file is not a picture, or it declares more than it can contain.
+    """
+    with damage_named(path), path.open("rb") as file:
+        head = file.read(_PNG_HEAD)
+        return _declared_size(path, head)
+
+
 def _check_claim(path: Path, head: bytes) -> None:
     """Check the size that a picture declares."""
-    if head.startswith(_PNG_SIGNATURE) and len(head) == _PNG_HEAD:
-        width, height, depth, colours = struct.unpack(">IIBB", head[16:26])
-        stored = width * height * depth * _PNG_SAMPLES.get(colours, 1) // 8
-        if stored > _DEFLATE_MOST * path.stat().st_size:
-            raise InputError(
-                f"{path} declares {width} x {height} pixels, more than a PNG of {path.stat().st_size} bytes can "
-                "contain; it is damaged. Copy it again.",
-                kind="damaged",
-            )
-    else:
-        with _open_pillow(path) as picture:  # reads only the header
-            width, height = picture.size
+    height, width = _declared_size(path, head)
     if width * height > LARGEST_PICTURE_PX:
         raise InputError(
             f"{path} has {width} x {height} pixels; expected at most {LARGEST_PICTURE_PX / 1e6:g} million, as PNG and "
             "JPEG are decoded as a whole. Save it as a tiled TIFF, which is read in parts.",
             kind="too_large",
         )
+
+
+def _declared_size(path: Path, head: bytes) -> tuple[int, int]:
+    if not (head.startswith(_PNG_SIGNATURE) and len(head) == _PNG_HEAD):
+        with _open_pillow(path) as picture:  # reads only the header
+            return picture.height, picture.width
+    width, height, depth, colours = struct.unpack(">IIBB", head[16:26])
+    stored = width * height * depth * _PNG_SAMPLES.get(colours, 1) // 8
+    if stored > _DEFLATE_MOST * path.stat().st_size:
+        raise InputError(
+            f"{path} declares {width} x {height} pixels, more than a PNG of {path.stat().st_size} bytes can "
+            "contain; it is damaged. Copy it again.",
+            kind="damaged",
+        )
+    return height, width
 
 
 def _read_png(path: Path, depth: int, colours: int) -> Array:

@@ -24,7 +24,7 @@ from runtime.types import F32
 _MOVE_TO, _LINE_TO, _CLOSE = 0.0, 1.0, 4.0
 """Segment types of a composite ROI, numbered as in ``java.awt.geom.PathIterator``."""
 
-_EARLIEST = (1980, 1, 1, 0, 0, 0)
+EARLIEST = (1980, 1, 1, 0, 0, 0)
 """Date of every entry, the earliest in zip files. A fixed date makes files reproducible."""
 
 
@@ -69,7 +69,7 @@ def write_roi_entries(
     optional_package("roifile", "roifile", "ImageJ ROIs")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         for label, crop in cells:
-            entry = zipfile.ZipInfo(f"{label}.roi", _EARLIEST)
+            entry = zipfile.ZipInfo(f"{label}.roi", EARLIEST)
             file.writestr(entry, cell_roi(label, crop, plane).tobytes(), zipfile.ZIP_DEFLATED)
         if provenance:
             file.comment = to_json(provenance).encode()

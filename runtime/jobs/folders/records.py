@@ -1,8 +1,8 @@
 """Record of the images of an output directory: ``segmented.jsonl``, with one line for each step.
 
 A line contains the settings of a run, or what made results (``Provenance``), or records that an image was begun, done
-or failed; a "done" line also has the sizes of the result files. Lines of the first two kinds have a digest, to which the
-lines of images refer. Runs only append lines. Readers skip a line that a killed run left incomplete.
+or failed; a "done" line also has the sizes of the result files. Lines of the first two kinds have a digest, to which
+the lines of images refer. Runs only append lines. Readers skip a line that a killed run left incomplete.
 
 If the last line of an image is "begun", its run was interrupted: its files may be in any state, and a run with the same
 settings replaces them. A failed image keeps the files that it had before.
@@ -22,6 +22,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
+from runtime.files.fingerprint import file_mark
 from runtime.jobs.differences import differences
 from runtime.jobs.failure import Failure
 from runtime.jobs.folders.work import ImageDone, Target
@@ -50,7 +51,7 @@ class _Line:
     """A line of the record; a line has some of the fields."""
 
     digest: str = ""
-    """Digest of the settings."""
+    """Digest of the settings, or of the provenance."""
     settings: dict[str, Any] | None = None
     provenance: Provenance | None = None
     """What made results of this run; ``made_by`` of other lines refers to its digest."""
@@ -158,7 +159,7 @@ class Records:
             self._add({**line, "failed": str(done.failure)})
             return
         sizes = {ending: _bytes(Path(f"{done.target[1]}{ending}")) for ending in self._endings}
-        line |= {"done": done.cells, "of": _mark(done.target[0]), "bytes": sizes, "size_hw": done.size_hw}
+        line |= {"done": done.cells, "of": file_mark(done.target[0]), "bytes": sizes, "size_hw": done.size_hw}
         line |= {"appearance": asdict(done.appearance), "made_by": [self._add_provenance(p) for p in done.provenance]}
         if done.slide is not None:
             line |= {"slide": dict(done.slide.settings), "failed_tiles": len(done.slide.failed)}
@@ -171,7 +172,7 @@ class Records:
         if other is not None:
             return other
         # A slide with failed tiles may have been repaired; its job compares the pixels.
-        if done.of != _mark(target[0]) and not done.failed_tiles:
+        if done.of != file_mark(target[0]) and not done.failed_tiles:
             return "has changed since it was segmented, and has results"
         return f"has results that were altered after they were written, {' and '.join(altered)}" if altered else None
 
@@ -262,16 +263,5 @@ def _digest(text: str) -> str:
 
 def _bytes(path: Path) -> int | None:
     """Return the size of a file, or of all files of a directory; None if neither exists."""
-    mark = _mark(path)
+    mark = file_mark(path)
     return None if mark is None else mark["bytes"]
-
-
-def _mark(path: Path) -> dict[str, int] | None:
-    """Return size and modification time of a file, or of the files in a directory; None if neither exists."""
-    if not path.exists():
-        return None
-    files = [path]
-    if path.is_dir():
-        files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
-    stats = [file.stat() for file in files]
-    return {"bytes": sum(s.st_size for s in stats), "mtime_ns": max((s.st_mtime_ns for s in stats), default=0)}

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from runtime.config import SegmentConfig
 from runtime.errors import InputError, JobError, kind_of
+from runtime.files.locks import lock_file
 from runtime.files.placing import PARTIAL, write_whole
 from runtime.files.readers import ImageReader
 from runtime.jobs.differences import differences
@@ -299,7 +300,7 @@ def _locked_file(directory: Path) -> IO[bytes]:
         directory.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b")
         try:
-            _lock(file)
+            lock_file(file)
         except OSError as error:
             file.close()
             raise JobError(
@@ -318,18 +319,6 @@ def _remove_empty(directory: Path) -> None:
         if [path.name for path in directory.iterdir()] == [LOCK_NAME]:
             (directory / LOCK_NAME).unlink()
             directory.rmdir()
-
-
-def _lock(file: IO[bytes]) -> None:
-    if os.name == "nt":
-        import msvcrt
-
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager

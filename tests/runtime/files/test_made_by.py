@@ -1,4 +1,4 @@
-"""Every format but CSV says what made a file. Each is read back by a library of its own, then by ``read_provenance``."""
+"""Files say what made them: each format is read back by a library of its own, then by ``read_provenance``."""
 
 from __future__ import annotations
 

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.files.label_files.label_image import connected_parts
 from training.data.builders.nifti import read_nifti_plane
 from training.data.builders.pairs import Pattern, find_pairs, relative, skip_unpaired
-from training.data.builders.reading import check_labels, connected_parts
+from training.data.builders.reading import check_labels
 from training.data.errors import DataError
 from training.data.records import Field, Skipped, SourceDataset, Split
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from runtime.errors import InputError
+from runtime.files.label_files.label_image import check_label_image
 from runtime.files.plain import read_image
 from training.data.errors import DataError
 
@@ -61,34 +62,7 @@ def check_labels(labels: NDArray[Any], name: str) -> NDArray[Any]:
     Raises:
         DataError: the array has colours, negative or fractional values, or is a mask of foreground and background only.
     """
-    if labels.ndim == 3 and is_gray(labels):
-        labels = labels[..., 0]
-    if labels.ndim != 2:
-        raise DataError(
-            f"{name} has shape {labels.shape}; expected a label map (H, W). Save one id per object.", kind="wrong_shape"
-        )
-    if labels.dtype.kind == "f" and np.isfinite(labels).all() and not (labels % 1).any():
-        labels = labels.astype(np.int64)
-    if labels.dtype.kind not in "bui" or labels.min(initial=0) < 0:
-        raise DataError(
-            f"{name} contains {labels.dtype} from {labels.min()} to {labels.max()}; expected whole numbers from 0. "
-            "Save one id per object.",
-            kind="wrong_type",
-        )
-    labels = labels.astype(np.uint8) if labels.dtype.kind == "b" else labels
-    if labels.any() and labels.max() == labels[labels > 0].min():
-        parts = connected_parts(labels > 0).max()
-        if parts > 1:
-            raise DataError(
-                f"{name} contains one value, {labels.max()}, in {parts} separate parts; expected one id per object. "
-                "Label the objects of the mask first."
-            )
-    return labels
-
-
-def connected_parts(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Number the connected parts of (H, W) 1..n; parts that touch at a corner count as one."""
-    from skimage.measure import label
-
-    parts: NDArray[np.int32] = label(mask, connectivity=2).astype(np.int32)  # type: ignore[no-untyped-call]
-    return parts
+    try:
+        return check_label_image(labels, name)
+    except InputError as error:
+        raise DataError(str(error), kind=error.kind) from error

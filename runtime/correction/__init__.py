@@ -1,0 +1,1 @@
+"""Correction of segmentations: projects of images whose labels people edit, with a journal of every edit."""

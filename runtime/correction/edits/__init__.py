@@ -1,0 +1,1 @@
+"""Edit operations: frozen dataclasses that compute a difference of labels without changing them."""

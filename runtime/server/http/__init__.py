@@ -1,0 +1,1 @@
+"""Rules and answers that concern HTTP alone: who may call, errors, metrics."""

@@ -1,0 +1,1 @@
+"""Images as requests send them, and results, tiles and outlines as answers contain them."""

@@ -1,0 +1,1 @@
+"""Published protocols on the same server: Open Inference Protocol and samapi."""
