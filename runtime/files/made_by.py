@@ -1,4 +1,4 @@
-"""Read what made a result file: the provenance that every format except CSV and npy keeps."""
+"""Read what made a result file: the provenance that most formats keep."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 from runtime.errors import InputError
 from runtime.files.formats.base import damage_named, optional_package
 from runtime.files.outputs.label_images import LABEL_NAME
+from runtime.files.outputs.read_cellpose import SEG_ENDING, read_seg
 from runtime.provenance import METADATA_KEY, Provenance, from_pairs
 from runtime.typed_json import convert
 
@@ -20,8 +21,8 @@ def read_provenance(path: str | Path) -> tuple[Provenance, ...]:
     """Read what made a result file.
 
     Args:
-        path: a label image (TIFF, OME-TIFF, OME-Zarr directory), GeoJSON, Parquet, a zip file of ImageJ ROIs, or the
-            picture of a segmentation (PNG).
+        path: a label image (TIFF, OME-TIFF, PNG, OME-Zarr directory), GeoJSON, Parquet, a zip file of ImageJ ROIs,
+            Cellpose's ``_seg.npy``, or the picture of a segmentation (PNG).
 
     Returns:
         One record; several if processes with different engines, devices or versions made parts of a slide. Empty if the
@@ -32,7 +33,8 @@ def read_provenance(path: str | Path) -> tuple[Provenance, ...]:
             needed and not installed.
     """
     path = Path(path)
-    read = _READERS.get(path.suffix.lower())
+    name = path.name.lower()
+    read = next((reader for ending, reader in _READERS.items() if name.endswith(ending)), None)
     if read is None:
         raise InputError(
             f"{path} has type {path.suffix or 'none'!r}; expected one of {', '.join(_READERS)}. Other files do not "
@@ -95,6 +97,10 @@ def _from_png(path: Path) -> object:
         return _parsed(picture.info.get(METADATA_KEY))
 
 
+def _from_seg(path: Path) -> object:
+    return _parsed(read_seg(path).made_by)
+
+
 def _parsed(text: str | bytes | None) -> object:
     return json.loads(text) if text else []
 
@@ -111,5 +117,6 @@ _READERS: Mapping[str, Callable[[Path], object]] = {
     ".parquet": _from_parquet,
     ".zip": _from_zip,
     ".png": _from_png,
+    SEG_ENDING: _from_seg,
 }
-"""Readers by suffix."""
+"""Readers by the ending of the name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,10 @@ from runtime.files.formats.base import damage_named
 from runtime.files.formats.pictures import read_picture
 from runtime.files.formats.tiff import TiffReader
 from runtime.files.placing import write_whole
-from runtime.provenance import METADATA_KEY, Provenance, to_jsonable
+from runtime.provenance import METADATA_KEY, Provenance, to_json, to_jsonable
+
+if TYPE_CHECKING:
+    from PIL import PngImagePlugin
 
 _UM_PER_CM = 1e4
 
@@ -85,9 +88,19 @@ def write_labels(
     )
 
 
-def tiff_description(provenance: Sequence[Provenance]) -> dict[str, Any]:
+def tiff_description(provenance: Sequence[Provenance], axes: str = "YX") -> dict[str, Any]:
     """Return the content of the JSON that tifffile writes as the description of a label image."""
-    return {"axes": "YX", **({METADATA_KEY: to_jsonable(provenance)} if provenance else {})}
+    return {"axes": axes, **({METADATA_KEY: to_jsonable(provenance)} if provenance else {})}
+
+
+def png_text(provenance: Sequence[Provenance]) -> PngImagePlugin.PngInfo:
+    """Return the text that Pillow writes into a PNG."""
+    from PIL import PngImagePlugin
+
+    text = PngImagePlugin.PngInfo()
+    if provenance:
+        text.add_text(METADATA_KEY, to_json(provenance))
+    return text
 
 
 def resolution_tags(pixel_size_um: float | None) -> dict[str, Any]:

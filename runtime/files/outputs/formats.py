@@ -94,14 +94,18 @@ OUTPUT_FORMATS = {
     ),
     "cellpose": OutputFormat(
         "_seg.npy",
-        lambda path, out: write_seg(path, out.result.labels, _image_name(path, out), out.result.appearance.diameter_px),
+        lambda path, out: write_seg(
+            path, out.result.labels, _image_name(path, out), out.result.appearance.diameter_px, out.provenance
+        ),
         for_slides=False,
     ),
     "cellpose-tif": OutputFormat(
-        "_cp_masks.tif", lambda path, out: write_labels(path, out.result.labels, out.pixel_size_um)
+        "_cp_masks.tif", lambda path, out: write_labels(path, out.result.labels, out.pixel_size_um, out.provenance)
     ),
     "cellpose-png": OutputFormat(
-        "_cp_masks.png", lambda path, out: write_masks_png(path, out.result.labels), for_slides=False
+        "_cp_masks.png",
+        lambda path, out: write_masks_png(path, out.result.labels, out.provenance),
+        for_slides=False,
     ),
     "ctc": OutputFormat("_RES", lambda path, out: write_tracks(path, [out.result.labels]), for_slides=False),
     "cellpose-txt": OutputFormat("_cp_outlines.txt", lambda path, out: write_outlines(path, out.result.labels)),

@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from runtime.errors import InputError
 from runtime.files.outputs.shrink import shrink_factor, shrunk
 from runtime.files.placing import write_whole
+from runtime.files.plain import png_text
 from runtime.ops.preprocess import check_image
-from runtime.provenance import METADATA_KEY, Provenance, to_json
+from runtime.provenance import Provenance
 from runtime.types import F32, U8, Extent
 
 SHOWN_PERCENTILES = (0.5, 99.8)
@@ -69,11 +70,9 @@ def write_overlay(
     path: Path, image: ArrayLike, labels: NDArray[np.integer], provenance: Sequence[Provenance] = ()
 ) -> None:
     """Write ``draw_overlay`` as PNG, atomically, with the provenance of the labels as text."""
-    from PIL import Image, PngImagePlugin
+    from PIL import Image
 
-    drawn, text = Image.fromarray(draw_overlay(image, labels)), PngImagePlugin.PngInfo()
-    if provenance:
-        text.add_text(METADATA_KEY, to_json(provenance))
+    drawn, text = Image.fromarray(draw_overlay(image, labels)), png_text(provenance)
     write_whole(path, lambda temporary: drawn.save(temporary, format="PNG", optimize=True, pnginfo=text))
 
 
