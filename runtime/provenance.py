@@ -77,7 +77,7 @@ def to_pairs(provenance: Provenance) -> dict[str, str]:
 
 def from_pairs(pairs: Mapping[str, str]) -> dict[str, Any]:
     """Return the nested content of ``to_pairs``, as parsed from JSON."""
-    content: dict[str, Any] = {"model_sha256": None}
+    content: dict[str, Any] = {"model_sha256": None, "engines": {}, "libraries": {}}
     for name, value in pairs.items():
         *groups, last = name.split(".")
         place = content

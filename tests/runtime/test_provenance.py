@@ -21,8 +21,8 @@ RECORDS = st.builds(
     model=TEXTS,
     model_sha256=st.none() | TEXTS,
     backend=TEXTS,
-    engines=st.dictionaries(NAMES, RUNS, min_size=1, max_size=4),
-    libraries=st.dictionaries(NAMES, TEXTS, min_size=1, max_size=3),
+    engines=st.dictionaries(NAMES, RUNS, max_size=4),
+    libraries=st.dictionaries(NAMES, TEXTS, max_size=3),
 )
 
 
