@@ -128,7 +128,7 @@ class Segmenter:
 
     @property
     def provenance(self) -> Provenance | None:
-        """What makes the results: the engines and the devices that run them, as the loaded engines report it.
+        """Origin of the results: the engines and the devices that run them, as the loaded engines report it.
 
         None if a pipeline without a description of its engines was passed to ``from_pipeline``.
         """
