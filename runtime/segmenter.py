@@ -214,9 +214,6 @@ class Segmenter:
             InputError, BackendError: an image fails; raised when its group is due.
             ConfigError: ``workers`` or ``images_together`` is below 1.
         """
-        if workers is None:
-            workers = worker_threads(on_gpu=self.backend in ON_GPU)
-        check_whole("workers", workers, least=1)
         check_whole("images_together", images_together, least=1)
         settings = self._settings(config)
         if not isinstance(images, Iterable):
@@ -226,6 +223,9 @@ class Segmenter:
                 kind="wrong_type",
                 field="images",
             )
+
+        workers = worker_threads(on_gpu=self.backend in ON_GPU) if workers is None else workers
+        check_whole("workers", workers, least=1)
 
         def work(group: list[ArrayLike | Callable[[], ArrayLike]]) -> list[Segmentation]:
             return self.batch([image() if callable(image) else image for image in group], config=settings)

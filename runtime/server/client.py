@@ -40,7 +40,7 @@ class ServerError(SegmenterError):
         self,
         message: str,
         *,
-        status: int,
+        status: int = 500,
         revision: int | None = None,
         kind: ErrorKind | None = None,
         field: str | None = None,
