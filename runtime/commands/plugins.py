@@ -28,12 +28,13 @@ OWN = {
     "info": "runtime.commands.info:info_command",
     "doctor": "runtime.commands.doctor:doctor_command",
     "warm-up": "runtime.commands.doctor:warm_up_command",
+    "label": "runtime.commands.label:label_command",
     "project": "runtime.commands.project:project_app",
     "serve": "runtime.commands.serve:serve_command",
 }
 """Commands of this package, in the order in which the help lists them."""
 
-OWN_EXTRAS = {"serve": "serve"}
+OWN_EXTRAS = {"label": "serve", "serve": "serve"}
 """Extras that commands of this package need."""
 
 _log = logging.getLogger(__name__)
