@@ -48,7 +48,7 @@ export class ImageList {
     this.rows = known;
     const fresh = store.images.filter((image) => image.state === "new").length;
     byId("segment-new").disabled = !fresh || this.busy;
-    byId("segment-new").textContent = fresh ? `All new (${fresh})` : "All new";
+    byId("segment-new").textContent = fresh ? `New (${fresh})` : "New";
     byId("segment-all").disabled = !store.images.length || this.busy;
     byId("segment-one").disabled = !store.image || this.busy;
   }

@@ -36,6 +36,8 @@ export class View extends EventTarget {
       gestureSettingsPen: TOUCH,
       gestureSettingsTouch: { ...TOUCH, pinchToZoom: true },
     });
+    this.viewer.canvas.setAttribute("role", "application");
+    this.viewer.canvas.setAttribute("aria-label", "Image with the outlines of its cells");
     // The page has keys of its own.
     this.viewer.innerTracker.keyHandler = null;
     this.viewer.innerTracker.keyDownHandler = null;
