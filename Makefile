@@ -78,7 +78,7 @@ JOBS ?= 2
 PARALLEL := -n $(JOBS)
 
 pytest: $(VENV)/installed
-	$(BIN)/python -m pytest --durations 20
+	$(BIN)/python -m pytest $(PARALLEL) --durations 20
 
 test-fast: $(VENV)/installed
 	$(BIN)/python -m pytest $(PARALLEL) -m "not gpu and not slow"
@@ -90,7 +90,7 @@ hosts: $(HOSTS_VENV)/installed
 $(HOSTS_VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(HOSTS_VENV)
 	$(HOSTS_VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(HOSTS_VENV)/bin/python -m pip install --quiet -e . --group hosts
+	$(HOSTS_VENV)/bin/python -m pip install --quiet -e '.[bioimageio,serve,spatialdata]' --group hosts
 	touch $@
 
 docs: $(DOCS_VENV)/installed
@@ -119,6 +119,7 @@ GPU_RUNS := --warmup 5 --runs 30
 bench-gpu:
 	python -m pytest -m gpu tests
 	cellsam-engine bench --model $(ENGINES) --backend cuda --cuda-graphs $(if $(PLANS),--backend tensorrt) \
+	  $(if $(wildcard $(ENGINES)/tensorrt-rtx),--backend tensorrt-rtx) \
 	  $(if $(BY_ORT),--backend tensorrt-ort) --batch 4 --batch 16 $(GPU_RUNS) --images 64 --out benchmarks/results
 	python -m benchmarks.attention $(GPU_RUNS)
 	python -m benchmarks.latency --checkpoint $(CHECKPOINT) --model $(ENGINES) --device cuda --compile $(GPU_RUNS) \

@@ -39,6 +39,7 @@ from export.graphs import EncoderGraph, Form
 from export.graphs.fused import aligned
 from export.graphs.half import halve
 from export.onnx_file import write_onnx
+from runtime.engines.backends.openvino import shared_core
 from runtime.engines.backends.ort import CUDA, DTYPES, OnDevice, cuda_provider
 from runtime.errors import BackendError
 from runtime.types import F32
@@ -268,9 +269,7 @@ def openvino_runner(precision: str) -> Load:
     """Return a loader for OpenVINO on the CPU."""
 
     def load(model: bytes, feeds: Feeds) -> Run:
-        import openvino
-
-        core = openvino.Core()
+        core = shared_core()
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
         request = core.compile_model(core.read_model(model), "CPU", settings).create_infer_request()
 

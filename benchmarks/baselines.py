@@ -21,7 +21,8 @@ from runtime import SegmentConfig
 from runtime.engines.manifest import read_manifest
 from runtime.ops.boxes import scale_xyxy, select_boxes
 from runtime.ops.masks import LabelCanvas, finish_labels
-from runtime.ops.preprocess import branch_inputs, normalize_contrast
+from runtime.ops.model_input import branch_inputs
+from runtime.ops.preprocess import normalize_contrast
 from training.checkpoint import load_checkpoint
 
 TOGETHER = 32

@@ -190,7 +190,7 @@ def _build_case() -> Case:
             arguments=lambda inputs, out: ["build", str(out / "engines"), "--optimization-level", "0"],
             passed_over=("engines/tensorrt/*/*", "engines/tensorrt/*.timing"),
         )
-    report = ["--report"] if importlib.util.find_spec("tensorrt_rtx_bindings") else []
+    report = ["--report"] if importlib.util.find_spec("tensorrt_rtx") else []
     return Case(
         prepare=_engines,
         start=copy,

@@ -18,8 +18,8 @@ from typing import Any
 
 from benchmarks.measure import write_record
 from export.plans.report import ReportOptions, report_engine
-from export.plans.rtx import CAPABILITIES
 from runtime.engines.backends.input_shapes import BOXES_ON_GPU, IMAGES_ON_GPU
+from runtime.engines.backends.tensorrt_rtx import CAPABILITIES
 from runtime.engines.manifest import read_manifest
 
 

@@ -19,6 +19,7 @@ from export.half_range import RangeCheck
 from export.onnx_file import write_onnx
 from export.placing import check_target, place_engines, remove_leftovers_of
 from export.quantised import quantise_encoders
+from export.saved_data import save_data
 from export.verify import OutputCheck, Tolerance, verify_engines
 from export.verify_half import verify_half_engines
 from runtime.config import SegmentConfig
@@ -196,6 +197,7 @@ def verify_directory(
     *,
     image: NDArray[np.generic] | None = None,
     backend: str = "cpu",
+    data: Path | None = None,
     progress: Progress = lambda message: None,
 ) -> Checks:
     """Verify an engine directory against its checkpoint.
@@ -206,6 +208,8 @@ def verify_directory(
         image: as in ``export_engines``.
         backend: name of the backend that runs the engines, as in ``Segmenter``. Only float32 engines on ``cpu`` are
             compared element by element; all others must pass the gates of half precision.
+        data: directory for inputs and PyTorch's outputs of each engine, as files of Polygraphy (``save_data``); they
+            are written before the engines are compared, so that they exist if an engine differs.
         progress: called with one line before each step, and with warnings.
 
     Raises:
@@ -228,6 +232,9 @@ def verify_directory(
             kind="mismatch",
             field="checkpoint",
         )
+    if data is not None:
+        progress(f"writing inputs and outputs of each engine to {data}")
+        save_data(data, manifest, loaded.model, image)
     return _verified(directory, manifest, loaded, image, progress, backend=backend)
 
 

@@ -1,6 +1,7 @@
 """Gates for engines that cannot match PyTorch bit for bit: limits on differences that a user would notice.
 
-They apply to engines in half precision or integers, and to TensorRT plans.
+They apply to engines in half precision or integers, and to TensorRT plans. Polygraphy compares outputs element by
+element or by a norm that it does not relate to the values; it knows neither boxes nor masks.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from export.errors import ExportError
-from runtime.engines.backends.plan_record import BUILT_BY_ORT, PLANS
+from runtime.engines.backends.plan_record import BUILT_BY_ORT, PLANS, RTX_PLANS
 from runtime.engines.manifest import MANIFEST_NAME, read_manifest
 from runtime.engines.sums import SUMS_NAME
 from runtime.errors import EngineError
@@ -47,7 +47,14 @@ def check_target(out: Path, *, force: bool) -> None:
             field="out",
         ) from error
     # Plans were built from these engines and are removed with them.
-    own = {MANIFEST_NAME, SUMS_NAME, PLANS, BUILT_BY_ORT, *(engine.file for engine in manifest.engines.values())}
+    own = {
+        MANIFEST_NAME,
+        SUMS_NAME,
+        PLANS,
+        RTX_PLANS,
+        BUILT_BY_ORT,
+        *(engine.file for engine in manifest.engines.values()),
+    }
     others = sorted(path.name for path in out.iterdir() if path.name not in own)
     if others:
         raise ExportError(

@@ -13,7 +13,7 @@ from export.rounding import OtherRounding, double_precision
 from export.sample_image import FIXED_BOXES, FIXED_IMAGES
 from runtime.engines.manifest import EngineName, Manifest
 from runtime.ops.boxes import LOGITS_PER_TOKEN
-from runtime.ops.preprocess import branch_inputs
+from runtime.ops.model_input import branch_inputs
 from runtime.types import F32, F64, Arrays
 from training.model import CellSAM, ModelConfig
 from training.model.windowed import Windows

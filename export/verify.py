@@ -10,6 +10,10 @@ computations draw them from the same wide distribution, and PyTorch's draw may b
 small model, the largest error of a reduced graph was up to 57 times that of one PyTorch run. It was at most 2.3 times
 the worst of nine runs with changes in the last place of inputs and weights, which change every rounding. A factor of 4
 leaves room above that and still finds small faults (``benchmarks/results/export_seeds_*.json``).
+
+Polygraphy's comparisons use one absolute and one relative tolerance per output. They have no reference in float64 and
+no limit that follows from rounding, so they would reject such weights or accept faults. ``export.saved_data`` writes
+the same inputs and outputs for Polygraphy, whose strength is the search for the layer that differs.
 """
 
 from __future__ import annotations

@@ -12,14 +12,14 @@ from typing import TypeVar
 from numpy.typing import ArrayLike
 
 from runtime.config import SegmentConfig, check_type, check_whole
-from runtime.engines.backends.base import BackendOptions
+from runtime.engines.backends.base import ON_GPU, BackendOptions
 from runtime.engines.backends.freed import FREED
 from runtime.engines.manifest import Manifest
 from runtime.errors import InputError
 from runtime.pipeline.choose_views import choose_views, views_for_boxes
 from runtime.pipeline.encoded import EncodedViews
 from runtime.pipeline.load import load_pipeline
-from runtime.pipeline.ordered import in_order
+from runtime.pipeline.ordered import in_order, worker_threads
 from runtime.pipeline.own_boxes import decode_boxes, decode_together, segment_boxes, views_of_boxes
 from runtime.pipeline.pipeline import BoxPrompts, Pipeline
 from runtime.pipeline.prepare import PreparedImage, prepare
@@ -63,6 +63,8 @@ class Segmenter:
             backend: ``auto`` uses the fastest backend that can run here, and logs which. ``cpu`` is onnxruntime.
                 ``openvino`` also runs on the CPU, in bfloat16 if supported. ``cuda`` is onnxruntime on an NVIDIA GPU.
                 ``tensorrt`` needs an NVIDIA GPU and plans built by ``cellsam-engine build`` on this machine.
+                ``tensorrt-rtx`` needs an NVIDIA RTX GPU and plans built by ``cellsam-engine build --backend
+                tensorrt-rtx`` on any machine.
                 ``tensorrt-ort`` is onnxruntime's TensorRT provider; it takes minutes to load an engine for the first
                 time, and ``auto`` never uses it.
             config: settings for calls without a ``config``; default, those of the manifest.
@@ -186,7 +188,7 @@ class Segmenter:
         images: Iterable[ArrayLike | Callable[[], ArrayLike]],
         *,
         config: SegmentConfig | None = None,
-        workers: int = 2,
+        workers: int | None = None,
         images_together: int = 4,
     ) -> Iterator[Segmentation]:
         """Segment images as they arrive and yield results in order; reading overlaps with the work of the engines.
@@ -195,13 +197,16 @@ class Segmenter:
             images: as in ``__call__``, or functions that read an image; worker threads call them.
             config: settings for all images.
             workers: number of groups of images in work at a time, each in its own thread. At most twice as many
-                groups are in memory.
+                groups are in memory. Default: 2 on a CPU, whose cores the engines share; on a GPU, the number of cores
+                that the process may use, from 2 to 8, because they prepare and assemble images meanwhile.
             images_together: images per group; their boxes share decoder calls.
 
         Raises:
             InputError, BackendError: an image fails; raised when its group is due.
             ConfigError: ``workers`` or ``images_together`` is below 1.
         """
+        if workers is None:
+            workers = worker_threads(on_gpu=self.backend in ON_GPU)
         check_whole("workers", workers, least=1)
         check_whole("images_together", images_together, least=1)
         settings = self._settings(config)

@@ -40,4 +40,4 @@ Extent = tuple[int, int, int, int]
 """Top, left, bottom, right in image pixels; bottom and right are exclusive."""
 
 Profile = Literal["paper", "cellsam-1.2"]
-"""How an image is turned into model input; see ``runtime.ops.preprocess``."""
+"""How an image is turned into model input; see ``runtime.ops.model_input``."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 import runtime.jobs.segmenter_spec
-from export.exporter import ExportConfig, export_engines
+from export.exporter import ExportConfig, export_engines, write_engines
 from export.sample_image import verification_image
 from runtime import Segmentation, Segmenter
 from runtime.results import Appearance
@@ -26,6 +26,7 @@ from tests.runtime.files.outputs.made import made_result
 from tests.sharing import GroupScheduling, is_slow, longest_groups_first, made_once
 from tests.small import SMALL, calm_model, save_small
 from training.checkpoint import save_checkpoint
+from training.weights import load_weights
 
 os.environ["CELLSAM_BACKEND"] = "cpu"  # exact, and the same on every machine; inherited by processes that tests start
 
@@ -94,11 +95,20 @@ def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def golden_engines(golden: GoldenCase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Full-size engines of a golden case, verified by the export; they exist only during the tests of the case."""
-    directory = tmp_path_factory.mktemp("full-size")
-    export_engines(golden.checkpoint, directory / golden.name)
-    yield directory / golden.name
-    shutil.rmtree(directory)
+    """Full-size engines of a golden case; they exist only during the tests of the case.
+
+    The export verifies those of the shared trunk, which takes minutes. The tests themselves compare both cases with the
+    released code.
+    """
+    directory = tmp_path_factory.mktemp("full-size") / golden.name
+    if golden.trunk == "shared":
+        export_engines(golden.checkpoint, directory)
+    else:
+        directory.mkdir()
+        loaded = load_weights(golden.checkpoint)
+        write_engines(loaded, loaded.sha256, directory, ExportConfig()).write(directory)
+    yield directory
+    shutil.rmtree(directory.parent)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ LEVELS: dict[str, Levels] = {
     "runtime": (
         ("commands",),
         ("server",),
-        ("correction", "napari", "cellpose", "spatial"),
+        ("correction", "napari", "cellpose", "spatial", "triton"),
         ("jobs",),
         ("files",),
         ("segmenter",),
@@ -52,15 +52,16 @@ LEVELS: dict[str, Levels] = {
     "runtime/correction": (
         ("export_labels", "import_labels"),
         ("project", "label_formats"),
-        ("history", "edits"),
+        ("project_images", "history", "edits"),
         ("timeline", "snapshot", "label_map", "outcomes", "project_file", "project_lock"),
         ("images", "journal", "difference"),
         ("engine_record",),
     ),
     "runtime/jobs": (
-        ("folders", "find_images"),
+        ("folders",),
+        ("find_images",),
         ("slides",),
-        ("segmenter_spec", "cluster", "differences", "failure", "memory", "step"),
+        ("segmenter_spec", "cluster", "differences", "failure", "memory", "step", "tracking"),
     ),
     "runtime/server": (
         ("run", "client"),
@@ -74,13 +75,13 @@ LEVELS: dict[str, Levels] = {
     "export": (
         ("commands",),
         ("finetune",),
-        ("exporter",),
+        ("exporter", "bioimageio"),
         ("verify_half",),
         ("onnx_file", "half_range"),
         ("engine_files", "plans"),
-        ("graphs", "verify", "placing", "quantised"),
+        ("graphs", "verify", "saved_data", "placing", "quantised"),
         ("references",),
-        ("gates", "rounding", "sample_image", "errors"),
+        ("gates", "rounding", "sample_image", "polygraphy_log", "errors"),
     ),
     "training": (
         ("commands",),
@@ -96,13 +97,17 @@ LEVELS: dict[str, Levels] = {
         (
             "commands",
             "attention",
+            "edit_kills",
             "export_seeds",
+            "host_work",
             "int8",
             "kills",
             "latency",
+            "linking",
             "picture",
             "plans",
             "seams",
+            "serve_load",
             "slides",
             "soak",
             "tables",
@@ -110,7 +115,7 @@ LEVELS: dict[str, Levels] = {
         ),
         ("synthetic", "synthetic_sheets", "evaluation_tables", "soak_phases", "kill_cases"),
         ("agreement", "baselines", "made_slide", "plots"),
-        ("measure", "arithmetic", "seeded_weights", "resident"),
+        ("measure", "arithmetic", "seeded_weights", "resident", "host_work_parts"),
     ),
 }
 """Levels of each folder from top to bottom: names of its modules and folders, some of which do not exist yet."""

@@ -43,8 +43,8 @@ def files(tmp_path: Path, image: Any) -> Path:
 
 def test_formats_page(files: Path) -> None:
     ran = run_blocks(ROOT / "docs" / "formats.md", files)
-    assert ran["bash"] >= 11
-    assert ran["python"] == 2
+    assert ran["bash"] >= 12
+    assert ran["python"] == 3
     assert (files / "found" / "well2" / "b_labels.tif").is_file()
     assert {path.name for path in (files / "all").glob("multiplex*")} == {
         f"multiplex{ending}"

@@ -99,6 +99,16 @@ def test_index_and_services(with_cells: Path) -> None:
     assert run_blocks(ROOT / "docs" / "services.md", with_cells, done) == {"python": 1, "bash": 2}
 
 
+def test_cellpose_fiji_and_movies(with_cells: Path) -> None:
+    assert run_blocks(ROOT / "docs" / "cellpose.md", with_cells) == {"bash": 3, "python": 1}
+    assert {path.name for path in with_cells.glob("cells_*")} == {
+        f"cells{ending}" for ending in ("_cp_masks.tif", "_rois.zip", "_seg.npy")
+    }
+    assert run_blocks(ROOT / "docs" / "fiji.md", with_cells) == {"bash": 1}
+    assert run_blocks(ROOT / "docs" / "movies.md", with_cells) == {"bash": 1, "python": 1}
+    assert (with_cells / "found" / "movie_RES" / "res_track.txt").is_file()
+
+
 def test_backends_and_tensorrt(with_cells: Path, half_engines: Path) -> None:
     shutil.copytree(half_engines, with_cells / "engines")
     assert run_blocks(ROOT / "docs" / "backends.md", with_cells) == {"bash": 1}
@@ -130,6 +140,12 @@ def test_slides_page(tmp_path: Path) -> None:
     endings = ("_labels.tif", "_cells.csv", "_cells.geojson", "_labels.ome.tif", ".zarr", "_overlay.png")
     names = {f"slide{ending}" for ending in endings}
     assert {path.name for path in (tmp_path / "all").iterdir()} == {*names, "segmented.jsonl"}
+
+
+def test_correction_page(tmp_path: Path) -> None:
+    assert run_blocks(ROOT / "docs" / "correction.md", tmp_path) == {"bash": 11, "python": 1}
+    assert (tmp_path / "data" / "dataset.json").is_file()
+    assert {path.suffix for path in (tmp_path / "shared").iterdir()} == {".tif", ".geojson", ".zip", ".json"}
 
 
 def test_folders_page(tmp_path: Path) -> None:

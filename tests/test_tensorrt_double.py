@@ -14,17 +14,21 @@ import pytest
 
 from tests.tensorrt_double import Gpu, install
 from tests.tensorrt_double.gpu import make_runtime
-from tests.tensorrt_double.strict import API, VERSIONS
+from tests.tensorrt_double.strict import API, MODULE_VERSIONS, RTX, VERSIONS
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_members_and_arguments_are_documented(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def install_library(monkeypatch: pytest.MonkeyPatch, version: str) -> Any:
+    """Install a double, and return its module of TensorRT or of TensorRT for RTX."""
     install(monkeypatch, version)
-    import tensorrt
+    return sys.modules["tensorrt_rtx" if version == RTX else "tensorrt"]
 
+
+@pytest.mark.parametrize("version", MODULE_VERSIONS)
+def test_members_and_arguments_are_documented(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = install_library(monkeypatch, version)
     documented = API[version]["classes"]
     checked = 0
-    for name, cls in vars(tensorrt).items():
+    for name, cls in vars(library).items():
         if name not in documented:
             continue
         for member, value in vars(cls).items():
@@ -42,23 +46,30 @@ def test_members_and_arguments_are_documented(version: str, monkeypatch: pytest.
 
 
 @pytest.fixture(params=["tensorrt_rtx_bindings", "tensorrt_bindings"])
-def bindings(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Load NVIDIA's bindings: those of TensorRT for RTX, and those of TensorRT 11 without its library."""
-    if importlib.util.find_spec(request.param) is None:
-        pytest.skip(f"{request.param} has wheels for Linux and x86-64 alone")
-    if request.param == "tensorrt_bindings" and shutil.which("cc") is None:
+def module(request: pytest.FixtureRequest) -> str:
+    """Name the modules of NVIDIA's bindings: those of TensorRT for RTX, and those of TensorRT 11."""
+    name: str = request.param
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} has wheels for Linux and x86-64 alone")
+    if name == "tensorrt_bindings" and shutil.which("cc") is None:
         pytest.skip("no C compiler for the stubs of TensorRT's library")
-    read = [sys.executable, "-m", "tests.tensorrt_double.real_api", request.param]
+    return name
+
+
+@pytest.fixture
+def bindings(module: str) -> dict[str, Any]:
+    """Describe the bindings; those of TensorRT 11 without its library."""
+    read = [sys.executable, "-m", "tests.tensorrt_double.real_api", module]
     described: dict[str, Any] = json.loads(subprocess.run(read, capture_output=True, text=True, check=True).stdout)
     return described
 
 
-def test_the_double_has_what_the_real_bindings_have(bindings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, "11.1")
-    import tensorrt
-
+def test_the_double_has_what_the_real_bindings_have(
+    module: str, bindings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = install_library(monkeypatch, RTX if module == "tensorrt_rtx_bindings" else "11.1")
     checked = 0
-    for name, cls in vars(tensorrt).items():
+    for name, cls in vars(library).items():
         if name in bindings["enums"]:
             assert {member.name for member in cls} <= {*bindings["enums"][name]}, name
             checked += 1

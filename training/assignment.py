@@ -42,7 +42,8 @@ def match_cost(boxes: Tensor, logits: Tensor, targets: Tensor, config: Detection
     negative = -(1 - alpha) * probability**gamma * (1 - probability + 1e-8).log()
     l1 = torch.cdist(boxes.float(), targets, p=1)
     giou = generalized_box_iou(box_convert(boxes.float(), "cxcywh", "xyxy"), box_convert(targets, "cxcywh", "xyxy"))
-    return config.class_cost * (positive - negative)[:, None] + config.l1_cost * l1 - config.giou_cost * giou
+    cost: Tensor = config.class_cost * (positive - negative)[:, None] + config.l1_cost * l1 - config.giou_cost * giou
+    return cost
 
 
 def one_to_one(cost: Tensor) -> Match:

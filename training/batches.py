@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from runtime.ops.preprocess import paper_input
+from runtime.ops.model_input import paper_input
 from runtime.types import F32, I32
 from training.data.format import Sample, TileSet
 from training.data.synthetic import MadeSamples
@@ -203,8 +203,8 @@ def augment(sample: Sample, size: int, config: AugmentConfig, rng: np.random.Gen
         light = np.exp(np.float32(rng.random() * config.shading) * _smooth(1, size, size // 3, rng)[0])
         planes = [plane * light for plane in planes]
     if config.sharpening:
-        share, width = np.float32(rng.random() * config.sharpening), rng.uniform(1, 4)
-        planes = [plane + share * (plane - ndimage.gaussian_filter(plane, width)) for plane in planes]
+        share, blur_px = np.float32(rng.random() * config.sharpening), rng.uniform(1, 4)
+        planes = [plane + share * (plane - ndimage.gaussian_filter(plane, blur_px)) for plane in planes]
     if config.shading or config.sharpening:
         planes = [np.clip(plane, 0, 1) for plane in planes]
     image = np.zeros((size, size, 3), np.float32)

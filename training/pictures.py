@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torchvision.ops import box_convert
 
-from runtime.ops.preprocess import paper_input
+from runtime.ops.model_input import paper_input
 from training.batches import plain
 from training.data.format import TileSet
 from training.recipe import Recipe

@@ -333,7 +333,7 @@ def load_recipe(source: str | Path) -> Recipe:
 def _merged(value: Any, changes: Mapping[str, Any], place: str = "") -> dict[str, Any]:
     """Return the fields of a dataclass with changes, which may be nested."""
     refuse_unknown(changes, type(value), place)
-    merged = {one.name: getattr(value, one.name) for one in fields(value)} | changes
+    merged: dict[str, Any] = {one.name: getattr(value, one.name) for one in fields(value)} | dict(changes)
     for name in changes:
         if is_dataclass(current := getattr(value, name)) and isinstance(changes[name], Mapping):
             merged[name] = _merged(current, changes[name], f"{place}.{name}".lstrip("."))

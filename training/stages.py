@@ -146,7 +146,9 @@ class Stage(pl.LightningModule):
         noise = torch.as_tensor(rng.normal(size=tuple(boxes.shape)), dtype=boxes.dtype, device=boxes.device)
         sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
         max_shift = 20 * size / 1024
-        return boxes + (noise * self.recipe.masks.box_jitter * sides).clamp(-max_shift, max_shift)
+        shift: Tensor = (noise * self.recipe.masks.box_jitter * sides).clamp(-max_shift, max_shift)
+        noisy: Tensor = boxes + shift
+        return noisy
 
 
 class DetectorStage(Stage):

@@ -25,12 +25,13 @@ from runtime import BackendOptions, SegmentConfig, Segmenter
 from runtime.commands.console import fail
 from runtime.commands.options import CpuPrecisionOption, ModelOption, ThreadsOption
 from runtime.commands.settings import engine_directory
-from runtime.engines.backends.base import BACKENDS, ON_GPU
+from runtime.engines.backends.base import BACKENDS, ON_GPU, WITH_GRAPHS
 from runtime.engines.builtin import BUILTIN_NAME, sample_images
 from runtime.errors import ConfigError, SegmenterError
 from runtime.files.plain import read_image
 from runtime.ops.boxes import LOGITS_PER_TOKEN, select_boxes
-from runtime.ops.preprocess import branch_inputs, normalize_contrast
+from runtime.ops.model_input import batch_inputs
+from runtime.ops.preprocess import normalize_contrast
 from runtime.pipeline.assembly import Assembly
 from runtime.pipeline.encoded import EncodedView
 from runtime.pipeline.pipeline import Pipeline
@@ -106,9 +107,9 @@ def time_steps(segmenter: Segmenter, case: Case) -> StepTimes:
     calls, detector = segmenter.pipeline.calls, segmenter.manifest.has_detector
     normalized = normalize_contrast(image)
     done("contrast")
-    inputs = branch_inputs(normalized, segmenter.manifest, detector=detector)
+    inputs = batch_inputs([normalized], segmenter.manifest, detector=detector)
     done("input")
-    (encoded,) = calls.encode([inputs], [(case.side, case.side)])
+    (encoded,) = calls.encode(inputs, [(case.side, case.side)])
     done("encode")
     candidates = calls.detect([encoded]) if detector else []
     done("detect")
@@ -173,7 +174,7 @@ def bench_command(
     ] = None,
     cpu_precision: CpuPrecisionOption = "auto",
     cuda_graphs: Annotated[
-        bool, typer.Option("--cuda-graphs", help="Also measure the backend 'cuda' with CUDA graphs.")
+        bool, typer.Option("--cuda-graphs", help="Also measure 'cuda' and 'tensorrt-rtx' with CUDA graphs.")
     ] = False,
     threads: ThreadsOption = None,
     size: Annotated[
@@ -240,21 +241,21 @@ def load(engine: Path | None, names: list[str], options: BackendOptions, *, cuda
         engine: the engine directory; None for the built-in model.
         names: names of the backends.
         options: options of all backends.
-        cuda_graphs: also load the backend ``cuda`` with CUDA graphs.
+        cuda_graphs: also load the backends ``WITH_GRAPHS`` with CUDA graphs.
 
     Raises:
-        ConfigError: ``cuda_graphs`` is set without that backend.
+        ConfigError: ``cuda_graphs`` is set without such a backend.
     """
     found = {}
     for name in names:
         found[name] = Segmenter(engine, backend=name, options=options)
-        if cuda_graphs and found[name].backend == "cuda":
+        if cuda_graphs and found[name].backend in WITH_GRAPHS:
             with_graphs = replace(options, cuda_graphs=True)
-            found[f"{name}, CUDA graphs"] = Segmenter(engine, backend="cuda", options=with_graphs)
+            found[f"{name}, CUDA graphs"] = Segmenter(engine, backend=found[name].backend, options=with_graphs)
     if cuda_graphs and len(found) == len(set(names)):
         measured = ", ".join(map(repr, found))
         raise ConfigError(
-            f"cuda_graphs needs the backend 'cuda'; got {measured}. Add it, or leave cuda_graphs out.",
+            f"cuda_graphs needs the backend 'cuda' or 'tensorrt-rtx'; got {measured}. Add one, or omit cuda_graphs.",
             kind="conflict",
             field="cuda_graphs",
         )

@@ -161,6 +161,14 @@ def verify_command(
             "element; others must pass gates. PyTorch runs on the CPU."
         ),
     ] = "cpu",
+    save_data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write each engine's inputs and PyTorch's outputs there, as files of Polygraphy, which finds the "
+            "layer that differs.",
+            metavar="DIR",
+        ),
+    ] = None,
 ) -> None:
     """Compare each engine of a directory with PyTorch: names, shapes, values. Every image must pass.
 
@@ -174,11 +182,13 @@ def verify_command(
     failed = []
     try:
         given = {str(path): read_given(path) for path in image or []}  # before the checks, which take minutes
+        if save_data is not None and len(given) > 1:
+            raise ConfigError("--save-data writes the data of one image; got several. Give --image once.")
         for name, pixels in (given or {"the built-in image": None}).items():
             typer.echo(name)
             try:
                 checks = verify_directory(
-                    directory, weights_file(checkpoint), image=pixels, backend=backend, progress=say
+                    directory, weights_file(checkpoint), image=pixels, backend=backend, data=save_data, progress=say
                 )
                 for check in checks:
                     typer.echo(check)
@@ -186,6 +196,8 @@ def verify_command(
                 failed.append(f"{name}: {error}")
         if failed:
             raise VerificationError("\n".join(failed))
+    except ConfigError as error:
+        fail(error, code=2, flags=FLAGS)
     except (SegmenterError, OSError) as error:
         fail(error, flags=FLAGS)
 

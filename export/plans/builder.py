@@ -1,22 +1,37 @@
-"""Build of one TensorRT plan from one ONNX file.
+"""Build of one TensorRT plan from one ONNX file, through NVIDIA's Polygraphy.
 
 Networks are strongly typed: TensorRT computes in the types of the file. TensorRT 10.x needs the flag ``STRONGLY_TYPED``
 for this; 11.x always does it, and accepts the flag.
+
+Polygraphy parses the file, makes the profile and the configuration, and builds. Two things stay here. The logger is
+that of the runtime, because TensorRT has one per process, and exceptions need its errors. The timing cache is loaded
+and returned here, because Polygraphy ignores a cache of another GPU without a word, and writes its file in place.
+
+Polygraphy serves either TensorRT or TensorRT for RTX. It decides when it is first imported, from an environment
+variable, so ``export.plans.rtx`` builds in a process of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from export.errors import ExportError
+from export.polygraphy_log import POLYGRAPHY_LOG, quiet_polygraphy
 from runtime.config import check_whole
 from runtime.engines.backends.input_shapes import BOXES_ON_GPU, IMAGES_ON_GPU
 from runtime.engines.backends.plan_record import Ranges
 from runtime.engines.backends.tensorrt import load_tensorrt, message_log, pop_errors
-from runtime.errors import ConfigError
+from runtime.errors import BackendError, ConfigError
+from runtime.extras import install_command
+
+RTX_SWITCH = "POLYGRAPHY_USE_TENSORRT_RTX"
+"""Environment variable by which Polygraphy uses TensorRT for RTX."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,66 +82,121 @@ def build_plan(
         The plan, and the timing cache extended by this build's measurements.
 
     Raises:
-        BackendError: TensorRT is missing.
+        BackendError: TensorRT or Polygraphy is missing.
         ExportError: the parser or the builder failed; the message contains all their errors.
     """
     rt = load_tensorrt()
     log = message_log(rt)
-    builder = rt.Builder(log)
-    network, _parser = parse_network(rt, builder, log, path)  # the parser owns the weights until the plan is built
-    config = make_config(rt, builder, options)
-    config.progress_monitor = _monitor(rt, path.stem, progress)
-    add_profile(builder, config, ranges, path)
-    _use_cache(config, cache, progress)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise ExportError(f"TensorRT {rt.__version__} cannot build {path}: {pop_errors(log)}")
-    return bytes(plan), bytes(config.get_timing_cache().serialize())
+    trt = load_polygraphy(log, rtx=False)
+    configure = trt.PostprocessConfig(
+        trt.CreateConfig(
+            profiles=[make_profile(trt, ranges)],
+            progress_monitor=_monitor(rt, path.stem, progress),
+            **config_arguments(rt, options),
+        ),
+        lambda _builder, _network, config: _use_cache(config, cache, progress),
+    )
+    plan, config = build_network(trt, path, configure, log)
+    return plan, bytes(config.get_timing_cache().serialize())
 
 
-def parse_network(rt: Any, builder: Any, log: Any, path: Path) -> tuple[Any, Any]:
-    """Parse an ONNX file into a strongly typed network; also return the parser, which owns its weights.
-
-    The parser must live as long as the network.
+def load_polygraphy(log: Any, *, rtx: bool) -> Any:
+    """Import ``polygraphy.backend.trt``, and give it a logger.
 
     Args:
-        rt: the module ``tensorrt``, or that of TensorRT for RTX.
-        builder, log: a ``Builder`` of this module, and its logger.
-        path: the file.
+        log: TensorRT's logger of this process.
+        rtx: whether the module must use TensorRT for RTX.
 
     Raises:
-        ExportError: the parser failed; the message contains all its errors.
+        BackendError: Polygraphy is missing, or the process already uses it with the other library.
     """
-    network = builder.create_network(1 << int(rt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = rt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(path)):
-        errors = "\n  ".join(str(parser.get_error(index)) for index in range(parser.num_errors)) or pop_errors(log)
-        raise ExportError(f"TensorRT {rt.__version__} cannot parse {path}:\n  {errors}", kind="unsupported")
-    return network, parser
+    if rtx:
+        os.environ[RTX_SWITCH] = "1"
+    try:
+        from polygraphy import config
+        from polygraphy.backend import trt
+        from polygraphy.backend.trt import util
+    except ImportError as error:
+        install = install_command("rtx" if rtx else "tensorrt")
+        raise BackendError(f"plans are built with Polygraphy ({error}): {install}.", kind="not_installed") from error
+    if rtx != config.USE_TENSORRT_RTX:
+        raise BackendError(
+            f"Polygraphy uses {'TensorRT for RTX' if config.USE_TENSORRT_RTX else 'TensorRT'} in this process; "
+            f"expected the other library. Unset the environment variable {RTX_SWITCH}, and build in a new process.",
+            kind="conflict",
+        )
+    quiet_polygraphy()
+    util.TRT_LOGGER = log
+    return trt
 
 
-def make_config(rt: Any, builder: Any, options: BuildOptions) -> Any:
-    """Create a builder's configuration: effort, workspace, no TF32, and detailed information about layers."""
-    config = builder.create_builder_config()
-    config.builder_optimization_level = options.optimization_level
-    config.profiling_verbosity = rt.ProfilingVerbosity.DETAILED  # the gate on layer types reads it
-    config.clear_flag(rt.BuilderFlag.TF32)  # float32 in the file must stay float32
-    if options.workspace_mib is not None:
-        config.set_memory_pool_limit(rt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
-    return config
-
-
-def add_profile(builder: Any, config: Any, ranges: Ranges, path: Path) -> None:
-    """Add the shapes that the plan is for to a configuration.
-
-    Raises:
-        ExportError: TensorRT rejects the shapes.
-    """
-    profile = builder.create_optimization_profile()
+def make_profile(trt: Any, ranges: Ranges) -> Any:
+    """Create the profile of a plan's shapes. Args: trt: Polygraphy's module. ranges: the shapes by input."""
+    profile = trt.Profile()
     for name, (least, best, most) in ranges.items():
-        profile.set_shape(name, least, best, most)
-    if not profile or config.add_optimization_profile(profile) < 0:
-        raise ExportError(f"TensorRT rejects the shapes {dict(ranges)} for {path}.", kind="unsupported")
+        profile.add(name, least, best, most)
+    return profile
+
+
+def config_arguments(rt: Any, options: BuildOptions) -> dict[str, Any]:
+    """Return the arguments of Polygraphy's ``CreateConfig`` for both libraries: effort, workspace, details."""
+    limit = None if options.workspace_mib is None else {rt.MemoryPoolType.WORKSPACE: options.workspace_mib << 20}
+    return {
+        "builder_optimization_level": options.optimization_level,
+        "profiling_verbosity": rt.ProfilingVerbosity.DETAILED,  # the gate on layer types reads it
+        "memory_pool_limits": limit,
+    }
+
+
+def build_network(trt: Any, path: Path, configure: Callable[[Any, Any], Any], log: Any) -> tuple[bytes, Any]:
+    """Parse and build one file.
+
+    Args:
+        trt: Polygraphy's module.
+        path: the file.
+        configure: creates the configuration from builder and network.
+        log: TensorRT's logger of this process.
+
+    Returns:
+        The plan, and the configuration that it was built with.
+
+    Raises:
+        ExportError: the parser or the builder failed, or TensorRT rejects the profile; the message contains all errors.
+    """
+    from polygraphy.exception import PolygraphyException
+
+    library = f"{trt.util.trt.__name__} {trt.util.trt.__version__}"
+    with _polygraphy_errors() as errors:
+        try:
+            parsed = trt.NetworkFromOnnxPath(str(path), strongly_typed=True)()
+        except PolygraphyException as error:
+            raise ExportError(
+                f"{library} cannot parse {path}:\n  " + "\n  ".join(errors or [str(error)]), kind="unsupported"
+            ) from error
+        builder, network, _parser = parsed  # the parser owns the weights until the plan is built
+        try:
+            config = configure(builder, network)
+            plan = trt.EngineBytesFromNetwork(parsed, config=config)()
+        except PolygraphyException as error:
+            raise ExportError(f"{library} cannot build {path}: {pop_errors(log)} ({error})") from error
+    return bytes(plan), config
+
+
+@contextmanager
+def _polygraphy_errors() -> Iterator[list[str]]:
+    """Collect what Polygraphy logs as errors; its other messages go to ``logging``."""
+    found: list[str] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.levelno == logging.ERROR:
+            found.append(record.getMessage().removeprefix("[E] "))
+        return record.levelno < logging.WARNING
+
+    POLYGRAPHY_LOG.addFilter(keep)
+    try:
+        yield found
+    finally:
+        POLYGRAPHY_LOG.removeFilter(keep)
 
 
 def _use_cache(config: Any, cache: bytes, progress: Callable[[str], None]) -> None:

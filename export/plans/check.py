@@ -14,7 +14,8 @@ from runtime.engines.backends.base import BackendOptions, Engine
 from runtime.engines.backends.load import load_engine
 from runtime.engines.manifest import EngineName, Manifest
 from runtime.ops.boxes import select_boxes, token_windows
-from runtime.ops.preprocess import branch_inputs, normalize_contrast
+from runtime.ops.model_input import branch_inputs
+from runtime.ops.preprocess import normalize_contrast
 from runtime.types import F32, Arrays
 
 

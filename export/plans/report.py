@@ -98,7 +98,8 @@ def report_engine(directory: Path, manifest: Manifest, name: EngineName, options
     """Report on one engine, as ``report_engines`` does, but accept attentions that are not fused."""
     spec = manifest.engines[name]
     path = directory / spec.file
-    built = build_without_gpu(path, call_shapes(spec, manifest.grid_size, options), options.capability)
+    shapes = call_shapes(spec, manifest.grid_size, options)
+    built = build_without_gpu(path, {name: (shape,) * 3 for name, shape in shapes.items()}, [options.capability])
     types = layer_types(built.layers, float32_nodes(path))
     if manifest.precision == "fp16":
         check_half(name, types, half_products(path))
@@ -112,7 +113,7 @@ def report_engine(directory: Path, manifest: Manifest, name: EngineName, options
         moved_bytes=sum(kernel.moved_bytes for kernel in built.kernels),
         per=f"{options.boxes} boxes" if boxes else f"{options.images} images",
         scratch_bytes=built.scratch_bytes,
-        plan_bytes=built.plan_bytes,
+        plan_bytes=len(built.content),
         build_s=round(built.build_s, 1),
     )
 

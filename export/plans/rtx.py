@@ -3,56 +3,44 @@
 It shares the API, parser and compiler of TensorRT, for the GPUs of ``CAPABILITIES``. So any machine can show what the
 parser accepts, which attentions become one kernel, and how much memory a plan moves and needs. Nothing is run. For
 other GPUs, including compute capabilities 8.0 and 9.0, TensorRT itself may choose other kernels.
+
+Each build runs in a process of its own, because Polygraphy serves one library per process (``export.plans.builder``).
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from export.errors import ExportError
-from export.plans.builder import BuildOptions, add_profile, make_config, parse_network
+from export.plans.builder import BuildOptions, build_network, config_arguments, load_polygraphy, make_profile
 from export.plans.kernels import Kernel, parse_layers, read_kernels
-from runtime.engines.backends.plan_record import Shape
-from runtime.engines.backends.tensorrt import message_log, pop_errors
+from runtime.engines.backends.plan_record import Ranges
+from runtime.engines.backends.tensorrt import message_log
+from runtime.engines.backends.tensorrt_rtx import CAPABILITIES, load_rtx
 from runtime.errors import ConfigError
-from runtime.extras import install_command
-
-CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-"""Compute capabilities that it can build for."""
-
-INSTALL = install_command("rtx")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RtxPlan:
-    """Results of one build; the plan itself is not kept."""
+    """Results of one build."""
 
+    content: bytes
+    """The plan."""
     layers: tuple[dict[str, Any], ...]
-    """Layers in the form of ``EngineInspector``."""
+    """Layers in the form of ``EngineInspector``, for the first of the compute capabilities."""
     kernels: tuple[Kernel, ...]
     scratch_bytes: int
     """GPU memory for intermediate tensors, in bytes."""
-    plan_bytes: int
     build_s: float
-
-
-def load_rtx() -> Any:
-    """Import the module of TensorRT for RTX.
-
-    Raises:
-        ExportError: it is not installed.
-    """
-    try:
-        import tensorrt_rtx_bindings
-    except Exception as error:  # missing libraries raise other errors than ImportError
-        raise ExportError(f"the report needs TensorRT for RTX ({error}). Install it with: {INSTALL}.") from error
-    return tensorrt_rtx_bindings
 
 
 def check_capability(capability: str) -> str:
@@ -66,31 +54,48 @@ def check_capability(capability: str) -> str:
     return capability
 
 
-def build_without_gpu(path: Path, shapes: Mapping[str, Shape], capability: str = "8.6") -> RtxPlan:
-    """Build an ONNX file for GPUs of a compute capability.
+def build_without_gpu(
+    path: Path, ranges: Ranges, capabilities: Sequence[str] = ("8.6",), options: BuildOptions | None = None
+) -> RtxPlan:
+    """Build an ONNX file for GPUs of some compute capabilities.
 
     Args:
         path: the file, as exported.
-        shapes: shape of each input. The plan is for these shapes only, so the sizes of all its tensors are known.
-        capability: one of ``CAPABILITIES``.
+        ranges: the optimisation profile. If the three shapes of each input are equal, all tensors have known sizes.
+        capabilities: some of ``CAPABILITIES``.
+        options: effort and workspace.
 
     Raises:
-        ConfigError: the capability is not supported.
-        ExportError: TensorRT for RTX is missing, or its parser or builder failed; the message contains all errors.
+        ConfigError: a capability is not supported.
+        BackendError: TensorRT for RTX or Polygraphy is missing.
+        ExportError: the parser or the builder failed; the message contains all errors.
     """
-    rt, name = load_rtx(), f"SM{check_capability(capability).replace('.', '')}"
+    for capability in capabilities:
+        check_capability(capability)
+    load_rtx()  # raise the error here, and not in the other process
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        try:
+            return process.submit(_build, path, dict(ranges), tuple(capabilities), options).result()
+        except BrokenProcessPool as error:
+            raise ExportError(f"TensorRT for RTX ended its process while it built {path}.") from error
+
+
+def _build(path: Path, ranges: Ranges, capabilities: tuple[str, ...], options: BuildOptions | None) -> RtxPlan:
+    rt = load_rtx()
     log = _layer_log(rt)
-    log.verbose.clear()
-    builder = rt.Builder(log)
-    network, _parser = parse_network(rt, builder, log, path)  # the parser owns the weights until the plan is built
-    config = make_config(rt, builder, BuildOptions())
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(getattr(rt.ComputeCapability, name), 0)
-    add_profile(builder, config, {key: (shape,) * 3 for key, shape in shapes.items()}, path)
+    trt = load_polygraphy(log, rtx=True)
+    from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
+
+    configure = trt.PostprocessConfig(
+        CreateConfigRTX(
+            compute_capabilities=[tuple(map(int, capability.split("."))) for capability in capabilities],
+            profiles=[make_profile(trt, ranges)],
+            **config_arguments(rt, options or BuildOptions()),
+        ),
+        lambda _builder, _network, config: config.clear_flag(rt.BuilderFlag.TF32),  # float32 must stay float32
+    )
     started = time.perf_counter()
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise ExportError(f"TensorRT for RTX {rt.__version__} cannot build {path} for {capability}: {pop_errors(log)}")
+    plan, _ = build_network(trt, path, configure, log)
     layers = parse_layers(next(log.containing("LayerType: "), ""))
     scratch = re.search(r"Max Scratch Memory: (\d+)", next(log.containing("Max Scratch Memory: "), ""))
     if not layers or scratch is None:
@@ -99,10 +104,10 @@ def build_without_gpu(path: Path, shapes: Mapping[str, Shape], capability: str =
             "Install version 1.7."
         )
     return RtxPlan(
+        content=plan,
         layers=tuple(layers),
         kernels=tuple(read_kernels(layers)),
         scratch_bytes=int(scratch[1]),
-        plan_bytes=plan.nbytes,
         build_s=time.perf_counter() - started,
     )
 

@@ -29,7 +29,7 @@ from runtime.errors import SegmenterError
 
 PACKAGES = (
     *("numpy", "numba", "scikit-image", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-cu12"),
-    *("tensorrt-cu13", "torch", "imagecodecs", "zarr", "distributed"),
+    *("tensorrt-cu13", "tensorrt-rtx-cu13", "polygraphy", "torch", "imagecodecs", "zarr", "distributed"),
 )
 """Distributions whose versions are reported."""
 

@@ -6,17 +6,19 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from runtime.commands.console import fail, say
 from runtime.commands.settings import model_directory
+from runtime.engines.backends.plan_keys import PlanBackend
+from runtime.engines.backends.plan_record import plan_directories, read_record
 from runtime.engines.builtin import BUILTIN_NAME
 from runtime.engines.engine_source import check_files
 from runtime.engines.manifest import EngineFile, Manifest, describe_check, read_manifest
 from runtime.engines.sums import SUMS_NAME, sums_sha256
-from runtime.errors import SegmenterError
+from runtime.errors import BackendError, SegmenterError
 
 _MODEL = f"{BUILTIN_NAME}|DIR"
 
@@ -59,6 +61,9 @@ def describe(directory: Path, manifest: Manifest, *, checked: bool) -> Iterator[
     for engine_name, spec in manifest.engines.items():
         size = (directory / spec.file).stat().st_size / 1e6
         yield f"{engine_name:<14} {spec.file}, {size:.1f} MB{_traits(spec)}{', unaltered' if checked else ''}"
+    for backend in get_args(PlanBackend):
+        for place in plan_directories(directory, backend):
+            yield f"{'plans':<14} {_plans(place)}"
     for line in _verification(manifest.verification.get("outputs")):
         yield f"{'verified':<14} {line}"
 
@@ -88,6 +93,16 @@ def _rows(directory: Path, manifest: Manifest) -> dict[str, str]:
         "created": manifest.created,
         "sha256": sums_sha256(directory) or f"none: there is no {SUMS_NAME}",
     }
+
+
+def _plans(place: Path) -> str:
+    """Describe a set of plans, or its problem."""
+    try:
+        record = read_record(place)
+    except BackendError as error:
+        return str(error)
+    compared = "compared with onnxruntime" if record.verification else "not compared, as no GPU was there"
+    return f"{record.key.backend}, {record.precision}, for {record.key}; {compared}"
 
 
 def _traits(spec: EngineFile) -> str:

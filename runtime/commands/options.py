@@ -59,7 +59,7 @@ ModelOption = Annotated[
 BackendOption = Annotated[
     BackendName,
     typer.Option(
-        help="cpu, openvino, cuda, tensorrt, tensorrt-ort, or auto (the fastest).",
+        help="cpu, openvino, cuda, tensorrt, tensorrt-rtx, tensorrt-ort, or auto (the fastest).",
         metavar="NAME",
         rich_help_panel=MODEL,
     ),
@@ -90,7 +90,7 @@ class ModelOptions:
         bool,
         typer.Option(
             "--cuda-graphs",
-            help="For cuda: replay CUDA graphs for recurring sizes.",
+            help="For cuda and tensorrt-rtx: replay CUDA graphs for recurring sizes.",
             metavar=NO_VALUE,
             rich_help_panel=MODEL,
         ),
@@ -156,6 +156,21 @@ class ReadingOptions:
         int | None,
         typer.Option("--z", help="Plane of a stack, from 0.", metavar="N", callback=at_least(0), rich_help_panel=INPUT),
     ] = None
+    planes: Annotated[
+        str | None,
+        typer.Option(
+            help="Planes of a stack or movie, in one result: all, or 0-9.", metavar="RANGE", rich_help_panel=INPUT
+        ),
+    ] = None
+    unlinked: Annotated[
+        bool,
+        typer.Option(
+            "--no-link",
+            help="With --planes: number the cells of each plane by themselves.",
+            metavar=NO_VALUE,
+            rich_help_panel=INPUT,
+        ),
+    ] = False
     series: Annotated[
         str | None,
         typer.Option(
@@ -358,7 +373,8 @@ class OutputOptions:
         list[str] | None,
         typer.Option(
             "--format",
-            help="tiff, csv (default: both), ome-tiff, ome-zarr, geojson, parquet, imagej.",
+            help="tiff, csv (default: both), ome-tiff, ome-zarr, geojson, parquet, imagej, cellpose, cellpose-tif, "
+            "cellpose-png, cellpose-txt, ctc.",
             metavar="NAME,...",
         ),
     ] = None
@@ -386,6 +402,15 @@ class RunOptions:
             rich_help_panel=OUTPUT,
         ),
     ] = False
+    watch: Annotated[
+        Path | None,
+        typer.Option(
+            "--watch",
+            help="Segment the files of this folder as they arrive, until Ctrl-C.",
+            metavar="DIR",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None
     dry_run: Annotated[
         bool,
         typer.Option(

@@ -29,6 +29,8 @@ OWN = {
     "doctor": "runtime.commands.doctor:doctor_command",
     "warm-up": "runtime.commands.doctor:warm_up_command",
     "label": "runtime.commands.label:label_command",
+    "export-triton": "runtime.commands.triton:export_triton_command",
+    "cellpose-shim": "runtime.commands.cellpose_shim:cellpose_shim_command",
     "project": "runtime.commands.project:project_app",
     "serve": "runtime.commands.serve:serve_command",
 }

@@ -30,16 +30,17 @@ COMPILE_SECONDS = 20
 class Report:
     """Reporter that prints what a job does."""
 
-    def __init__(self, count: int, out: Path, files: FileOptions, *, as_json: bool) -> None:
+    def __init__(self, count: int | None, out: Path, files: FileOptions, *, as_json: bool) -> None:
         """Report nothing yet.
 
         Args:
-            count: number of images in the job.
+            count: number of images in the job; None for a watched folder, whose failures are printed at once.
             out: folder of the results.
             files: the result files of each image.
             as_json: print a line of JSON for each image instead of text.
         """
-        self._count, self._out, self._files, self._as_json = count, out, files, as_json
+        self._count, self._watching = count or 0, count is None
+        self._out, self._files, self._as_json = out, files, as_json
         self._cells = self._segmented = self._already = self._without_cells = 0
         self._failed: list[ImageDone] = []
         self._incomplete: list[ImageDone] = []
@@ -63,6 +64,9 @@ class Report:
 
                 for done in job(step):
                     self._count_in(done)
+                    if self._watching:
+                        self._count += 1
+                        self._print_failures([done] if done.failure is not None else [])
                     line = self._line(done)
                     if line is not None:
                         progress.say(line)
@@ -110,8 +114,7 @@ class Report:
                 errors.print(f"  {line}", markup=False)
         if self._failed:
             errors.print(f"{len(self._failed)} of {self._count} images failed:", style="bold red")
-        for done in self._failed:
-            errors.print(f"  {named_failure(done.target[0], str(done.failure))}", markup=False)
+        self._print_failures([] if self._watching else self._failed)
         if any(one.failure is not None and one.failure.kind == "disk_full" for one in self._failed):
             errors.print("The disk is full. Finished results are kept: free space, then run the same command again.")
         if self._without_cells:
@@ -119,6 +122,10 @@ class Report:
                 f"{self._without_cells} of {self._count} images have no cells; if you expected some, check "
                 "--diameter, --nuclear and --invert, and whether the model was trained on such images"
             )
+
+    def _print_failures(self, failed: list[ImageDone]) -> None:
+        for done in failed:
+            errors.print(f"  {named_failure(done.target[0], str(done.failure))}", markup=False)
 
     def _print_summary(self) -> None:
         if self._already:

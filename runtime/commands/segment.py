@@ -16,15 +16,15 @@ from runtime.errors import ConfigError, SegmenterError
 
 @with_groups
 def segment_command(
+    options: SegmentOptions,
     images: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             help="Images and slides of any size, folders, patterns ('*.tif').",
             metavar="IMAGE",
             readable=False,
         ),
-    ],
-    options: SegmentOptions,
+    ] = None,
 ) -> None:
     """Segment every cell of images, folders of images and whole slides.
 
@@ -36,15 +36,19 @@ def segment_command(
     Exit code 0: done, 1: something failed, 2: wrong usage.
     """
     from runtime.commands.dry_run import show_forecast
-    from runtime.commands.job import make_job
+    from runtime.commands.job import make_job, watch_options
     from runtime.commands.report import Report
     from runtime.jobs.cluster import check_cluster
     from runtime.jobs.folders.run import segment_folder
+    from runtime.jobs.folders.watch import watch_folder
     from runtime.jobs.segmenter_spec import loaded_segmenter
 
+    if (options.run.watch is None) == (not images):
+        given = "Missing argument 'IMAGE...'" if not images else "IMAGE and --watch exclude each other"
+        raise typer.BadParameter(f"{given}; expected images, or a folder to --watch.")
     output = options.output
     try:
-        job = make_job(images, options)
+        job = make_job(images or (), options)
         if options.run.dry_run:
             show_forecast(job, as_json=options.run.as_json)
             return
@@ -57,6 +61,10 @@ def segment_command(
         fail(error, code=2)
     except (SegmenterError, OSError) as error:
         fail(error)
+    if (watch := watch_options(options)) is not None:
+        report = Report(None, output.out, job.work.files, as_json=options.run.as_json)
+        report.show(partial(watch_folder, watch, job.work, job.options))
+        return
     with job.records:
         report = Report(len(job.targets), output.out, job.work.files, as_json=options.run.as_json)
         report.show(partial(segment_folder, job.targets, job.work, job.records, job.options))

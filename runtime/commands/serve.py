@@ -21,7 +21,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServeOptions:
-    """What to serve, and to whom."""
+    """Addresses, folders and token of the server."""
 
     project: Annotated[
         Path | None, typer.Option(help="Correction project to serve.", metavar="DIR", show_default=False)
@@ -51,7 +51,7 @@ class ServeOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LimitOptions:
-    """What requests may occupy."""
+    """Limits on requests."""
 
     max_upload: Annotated[
         int,

@@ -93,6 +93,8 @@ def reading_options(read: ReadingOptions, pixel_size_um: float | None) -> FileOp
         membrane=read.membrane,
         rgb=read.rgb,
         strict=read.strict,
+        planes=read.planes,
+        unlinked=read.unlinked,
         pixel_size_um=pixel_size_um,
     )
 

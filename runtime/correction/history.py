@@ -16,6 +16,7 @@ from runtime.correction.label_map import LabelMap
 from runtime.correction.snapshot import read_base, read_snapshot, write_snapshot
 from runtime.correction.timeline import Step, Timeline
 from runtime.errors import InputError
+from runtime.files.placing import remove_leftovers
 from runtime.types import I32
 
 JOURNAL_NAME = "journal.jsonl"
@@ -53,6 +54,8 @@ class ImageHistory:
         self.directory = directory
         self._read_only = read_only
         path, problem = directory / SNAPSHOT_NAME, None
+        if not read_only:
+            remove_leftovers(directory, (SNAPSHOT_NAME,))
         # Before the journal, to which another process may be adding entries: it then reaches to the snapshot at least.
         try:
             found = read_snapshot(path, size_hw)
@@ -63,7 +66,7 @@ class ImageHistory:
         labels, base = self._start(path, found, problem)
         self.timeline = Timeline(self.journal.base, self.journal.entries)
         self._saved = base.revision
-        self._saved_bytes = self.journal.bytes if base.revision else 0
+        self._saved_bytes = self.journal.size_bytes if base.revision else 0
         for entry in self.journal.entries:
             if entry.revision > base.revision:
                 self._replay(entry, labels)
@@ -211,7 +214,7 @@ class ImageHistory:
 
     def _due(self, entries: int, size: int) -> bool:
         since = self.timeline.revision - self._saved
-        return since >= entries or (since > 0 and self.journal.bytes - self._saved_bytes >= size)
+        return since >= entries or (since > 0 and self.journal.size_bytes - self._saved_bytes >= size)
 
     def save(self) -> None:
         """Write a snapshot; a failure is logged, since the journal has everything."""
@@ -220,7 +223,7 @@ class ImageHistory:
         except OSError as error:
             _log.warning("%s: the snapshot cannot be written (%s)", self.directory, error)
             return
-        self._saved, self._saved_bytes = self.timeline.revision, self.journal.bytes
+        self._saved, self._saved_bytes = self.timeline.revision, self.journal.size_bytes
 
     def close(self) -> None:
         """Write a snapshot if reading the entries since the last one would take long, and close the journal."""
@@ -237,14 +240,14 @@ def read_timeline(directory: Path, size_hw: tuple[int, int]) -> Timeline:
         InputError: there is no journal, and the snapshot is damaged.
     """
     path = directory / SNAPSHOT_NAME
-    journal = Journal(directory / JOURNAL_NAME, size_hw, advice=_advice(path, None), read_only=True)
+    journal = Journal(directory / JOURNAL_NAME, size_hw, read_only=True)
     return Timeline(journal.base if journal.entries else read_base(path) or Base(), journal.entries)
 
 
 def _advice(snapshot: Path, base: Base | None) -> str:
     """Return what to do about a damaged journal of which there is no copy."""
     if base is None:
-        return f" Without a copy, look for labels in {snapshot}."
+        return ""
     return (
         f" Without a copy, rename the file: the project then continues from the labels of revision {base.revision} in "
         f"{snapshot}, without later edits."

@@ -177,7 +177,7 @@ class Journal:
             self._file = None
 
     @property
-    def bytes(self) -> int:
+    def size_bytes(self) -> int:
         """Size of the file."""
         return self._end
 
@@ -225,9 +225,10 @@ class Journal:
             raise self._damage(start, f"{error}") from error
 
     def _damage(self, start: int, reason: str) -> ProjectError:
+        line = len(self.entries) + 1 + bool(self._end)
         return ProjectError(
-            f"{self.path} is damaged: line {len(self.entries) + 2}, at byte {start}, cannot be read ({reason}); "
-            f"expected the line that cellsam-engine wrote. Restore the file from a copy.{self._advice}",
+            f"{self.path} is damaged: line {line}, at byte {start}, cannot be read ({reason}); expected the line that "
+            f"cellsam-engine wrote. Restore the file from a copy.{self._advice}",
             kind="damaged",
         )
 

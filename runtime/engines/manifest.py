@@ -68,7 +68,7 @@ class Manifest:
     profile: Profile
     """How images are turned into model inputs."""
     renormalize: bool
-    """``cellsam-1.2`` only: whether to normalise a second time (see ``preprocess.mask_branch_input``)."""
+    """``cellsam-1.2`` only: whether to normalise a second time (see ``model_input.mask_branch_input``)."""
     trunk: Trunk
     """``separate``: the box branch has its own encoder."""
     precision: Precision

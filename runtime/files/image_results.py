@@ -18,6 +18,7 @@ from runtime.files.formats import Plane, choose_channels, open_image, without_co
 from runtime.files.formats.base import RGB, FileReader, distinct_names
 from runtime.files.formats.channels import ChosenChannels
 from runtime.files.formats.slides import SLIDE_SUFFIXES
+from runtime.files.formats.stack import parse_planes
 from runtime.files.outputs.formats import DEFAULT_FORMATS, OUTPUT_FORMATS, ImageOutput, check_measure, output_path
 from runtime.files.placing import move_into_place, remove_leftovers, staged
 from runtime.files.readers import ImageReader
@@ -57,6 +58,10 @@ class FileOptions:
     """Also write perimeter, eccentricity and the intensities of each channel to the tables."""
     strict: bool = False
     """Reject Zarr images with missing chunks; otherwise missing chunks count as background, with a warning."""
+    planes: str | None = None
+    """Planes to segment as one stack or movie; see ``runtime.files.formats.stack.parse_planes``. None segments one."""
+    unlinked: bool = False
+    """Number the cells of each plane by themselves, instead of giving a cell one label in all planes."""
     largest_px: int = LARGEST_IMAGE_PX
     """Maximum number of pixels of an image that is segmented whole; larger images and whole-slide files are slides."""
 
@@ -69,7 +74,21 @@ class FileOptions:
                 field="rgb",
             )
         check_pixel_size(self.pixel_size_um)
+        if self.planes is not None:
+            self._check_planes(self.planes)
         check_measure(self.measure, self.formats)
+
+    def _check_planes(self, planes: str) -> None:
+        from runtime.files.outputs.stacks import check_stack_formats
+
+        parse_planes(planes)
+        check_stack_formats(self.formats)
+        if self.overlay:
+            raise ConfigError(
+                "overlay=True was given with planes; expected one or the other. Leave overlay=True out.",
+                kind="conflict",
+                field="overlay",
+            )
 
     @property
     def endings(self) -> tuple[str, ...]:
@@ -138,7 +157,13 @@ def write_results(result: Segmentation, image: ReadImage, stem: Path, options: F
     from runtime.files.outputs.overlay import write_overlay
 
     measured = measure_file(result.labels, image.path, options) if options.measure else None
-    output = ImageOutput(result=result, pixel_size_um=image.pixel_size_um, plane=options.plane, measured=measured)
+    output = ImageOutput(
+        result=result,
+        pixel_size_um=image.pixel_size_um,
+        plane=options.plane,
+        measured=measured,
+        image=image.path,
+    )
     with staged(stem) as directory:
         aside = directory / stem.name
         for name in options.formats:

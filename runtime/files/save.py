@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 FORMAT_OF_ENDING = {
     ".ome.tif": "ome-tiff",
     ".ome.tiff": "ome-tiff",
+    "_seg.npy": "cellpose",
+    "_cp_masks.tif": "cellpose-tif",
+    "_cp_masks.png": "cellpose-png",
+    "_cp_outlines.txt": "cellpose-txt",
+    "_res": "ctc",
     ".tif": "tiff",
     ".tiff": "tiff",
     ".npy": "npy",
@@ -47,7 +52,10 @@ def save(
     - ``.tif``, ``.tiff``: the label map, 16 bits if the labels fit, else 32.
     - ``.ome.tif``, ``.ome.tiff``: the label map as OME-TIFF.
     - ``.zarr``, ``.ome.zarr``: the label map as OME-Zarr, a directory. Needs zarr.
-    - ``.npy``: the label map, int32.
+    - ``.npy``: the label map, int32; ``_seg.npy``: the dictionary that Cellpose's GUI and scripts read.
+    - ``_cp_masks.png``: the label map, 16 bits; at most 65535 cells.
+    - ``_RES``: a directory of the Cell Tracking Challenge with one frame.
+    - ``_cp_outlines.txt``: the outermost pixels of each cell, a line ``x,y,x,y,...`` for each, as in Cellpose.
     - ``.csv``, ``.parquet``: the columns of ``Segmentation.table``, with a row for each cell, then a row with label 0
       for each hidden instance. Without a pixel size, ``area_um2`` is empty. Parquet needs pyarrow.
     - ``.geojson``: an outline for each cell, with its measurements, for QuPath.

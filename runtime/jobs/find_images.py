@@ -55,7 +55,9 @@ class ImageFile:
         return self.folder / result_name(self.path)
 
 
-def find_images(arguments: Iterable[Path], *, recursive: bool = False, out: Path | None = None) -> list[ImageFile]:
+def find_images(
+    arguments: Iterable[Path], *, recursive: bool = False, out: Path | None = None, silent: bool = False
+) -> list[ImageFile]:
     """Find the images that the arguments name, in order; images of a directory are sorted by name.
 
     Directories and patterns skip files named like the result of another image, and ``NAME_mask`` if ``NAME_img``
@@ -65,6 +67,7 @@ def find_images(arguments: Iterable[Path], *, recursive: bool = False, out: Path
         arguments: image files, OME-Zarr directories, directories of images, or patterns (``*.tif``, ``**/*.tif``).
         recursive: also search subdirectories.
         out: the output directory, which is not searched unless it is itself an argument.
+        silent: log no warning.
 
     Raises:
         InputError: a directory has no images, or a pattern has no matches.
@@ -78,7 +81,8 @@ def find_images(arguments: Iterable[Path], *, recursive: bool = False, out: Path
             else:
                 images += _fitting(argument, left_out)
     finally:
-        _log_left_out(left_out)
+        if not silent:
+            _log_left_out(left_out)
     return images
 
 

@@ -16,6 +16,7 @@ from runtime.engines.builtin import builtin_engine
 from runtime.engines.manifest import MANIFEST_NAME, read_manifest
 from runtime.errors import ConfigError, EngineError
 from runtime.pipeline.engine_calls import per_call
+from runtime.pipeline.ordered import worker_threads
 from runtime.segmenter import Segmenter
 
 Spec = TypeVar("Spec", bound="SegmenterSpec")
@@ -33,7 +34,7 @@ class Resolved(NamedTuple):
     @property
     def threads(self) -> int:
         """Images that a process reads, prepares and writes at a time, so that the engines do not have to wait."""
-        return 8 if self.on_gpu else 2
+        return worker_threads(on_gpu=self.on_gpu)
 
     @property
     def batches_at_once(self) -> int:

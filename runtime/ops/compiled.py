@@ -59,16 +59,3 @@ def looked_up(values: NDArray[Any], table: NDArray[Entry]) -> NDArray[Entry]:
         for x in range(values.shape[1]):
             out[y, x] = table[values[y, x]]
     return out
-
-
-@compiled
-def channels_used(image: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return (C,) whether each channel of an (H, W, C) image has a value other than 0."""
-    found = np.zeros(image.shape[2], np.bool_)
-    for c in range(image.shape[2]):
-        for y in range(image.shape[0]):
-            if found[c]:
-                break
-            for x in range(image.shape[1]):
-                found[c] |= image[y, x, c] != 0
-    return found

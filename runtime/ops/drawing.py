@@ -1,6 +1,7 @@
 """Filling of polygons and strokes with pixels. Pure functions on arrays.
 
-Coordinates are x, y pixels, and 0 is the corner of the first pixel. A pixel belongs to a shape if its centre does.
+Coordinates are x, y pixels, and 0 is the corner of the first pixel. A pixel belongs to a shape if its centre does; a
+centre on the edge counts.
 """
 
 from __future__ import annotations

@@ -1,18 +1,12 @@
-"""Conversion of the caller's array to model input: checks, contrast normalisation, inputs of both branches.
-
-Pure functions on arrays. The engine's manifest selects one of two profiles:
-
-``paper``        one input for both branches: the contrast-normalised image, resized, with SAM's mean and std.
-``cellsam-1.2``  the two inputs of the released inference code, reproduced step by step.
-"""
+"""Checks of the caller's array and normalisation of its contrast, before it is cut into views. Pure functions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,19 +15,10 @@ from runtime.errors import InputError
 from runtime.ops.arrays import as_array
 from runtime.ops.clahe import equalize, gray_bins
 from runtime.ops.compiled import compiled, looked_up
-from runtime.ops.resize import resize_plane
-from runtime.types import F32, Profile
-
-IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
-# SAM's statistics of 8-bit images (segment_anything.modeling.Sam).
-SAM_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
-SAM_STD = np.array([58.395, 57.12, 57.375], np.float32)
+from runtime.types import F32
 
 CLAHE_KERNEL_PX = 128  # paper, Appendix A
 CLIP_PERCENTILE = 99.9  # per channel, to suppress single bright pixels
-STRETCH_PERCENTILE = 99.5  # mask branch of the released code, all channels together
-MIN_MAX_EPS = 1e-6  # kornia.enhance.normalize_min_max
 
 
 def check_image(image: ArrayLike, name: str = "image") -> NDArray[np.generic]:
@@ -233,6 +218,11 @@ def channel_targets(count: int) -> range:
     return range(3 - count, 3)
 
 
+def channels_used(image: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return (C,) whether each channel of an (H, W, C) image has a value other than 0."""
+    return np.array([image[..., channel].any() for channel in range(image.shape[2])], np.bool_)
+
+
 def take_normalized(image: ArrayLike) -> F32:
     """Arrange the channels of an image whose contrast is already normalised.
 
@@ -257,160 +247,3 @@ def take_normalized(image: ArrayLike) -> F32:
     out = blank_channels(checked.shape[0], checked.shape[1])
     out[..., list(channel_targets(checked.shape[2]))] = checked
     return out
-
-
-def resize_channels(image: F32, out: F32, frame_hw: tuple[int, int] | None = None) -> list[F32]:
-    """Resize each channel bilinearly, antialiased if it shrinks; the aspect ratio is not kept.
-
-    Args:
-        image: (H, W, 3) float32.
-        out: (3, S, S) float32, overwritten.
-        frame_hw: size of the frame that becomes (S, S), at least that of the image; the image is its upper left part,
-            and the rest is 0. Default: the image.
-
-    Returns:
-        The channels as parts of ``out``. A blank channel is (1, 1), and its part of ``out`` is not written.
-    """
-    planes = []
-    for c in range(3):
-        plane = image[..., c]
-        if plane.any():
-            resize_plane(plane, frame_hw or (image.shape[0], image.shape[1]), out[c])
-            planes.append(out[c])
-        else:
-            planes.append(np.zeros((1, 1), np.float32))
-    return planes
-
-
-def _fill(out: F32, planes: Sequence[F32]) -> F32:
-    """Write the blank channels of ``resize_channels``, too."""
-    for whole, plane in zip(out, planes, strict=True):
-        if plane.shape != whole.shape:
-            whole[:] = plane
-    return out
-
-
-class PreprocessSpec(Protocol):
-    """Settings of the manifest for preprocessing."""
-
-    @property
-    def image_size(self) -> int:
-        """Side of the model input, in pixels."""
-
-    @property
-    def profile(self) -> Profile:
-        """Name of the sequence of steps."""
-
-    @property
-    def renormalize(self) -> bool:
-        """See ``mask_branch_input``."""
-
-
-class BranchInputs(NamedTuple):
-    """Model inputs of one image, (3, S, S) float32 each; a single array if it serves both branches."""
-
-    mask: F32
-    box: F32 | None
-
-
-def branch_inputs(
-    normalized: F32, spec: PreprocessSpec, *, frame_hw: tuple[int, int] | None = None, detector: bool = True
-) -> BranchInputs:
-    """Compute the input of the mask branch and, unless ``detector`` is False, that of the box branch.
-
-    Args:
-        normalized: (H, W, 3) float32 in [0, 1], from ``normalize_contrast``.
-        spec: the manifest.
-        frame_hw: size of the frame, see ``resize_channels``.
-        detector: whether to compute the input of the box branch.
-    """
-    size, renormalize = spec.image_size, spec.renormalize
-    if spec.profile == "paper":
-        both = paper_input(normalized, size, frame_hw)
-        return BranchInputs(both, both if detector else None)
-    mask = mask_branch_input(normalized, size, frame_hw, renormalize=renormalize)
-    if not detector:
-        return BranchInputs(mask, None)
-    return BranchInputs(mask, box_branch_input(normalized, size, frame_hw, renormalize=renormalize))
-
-
-def paper_input(normalized: F32, size: int, frame_hw: tuple[int, int] | None = None) -> F32:
-    """Compute the input of both branches in the ``paper`` profile.
-
-    Args:
-        normalized: (H, W, 3) float32 in [0, 1], from ``normalize_contrast``.
-        size: side of the model input, in pixels.
-        frame_hw: size of the frame, see ``resize_channels``.
-
-    Returns:
-        (3, size, size) float32.
-    """
-    out = np.empty((3, size, size), np.float32)
-    planes = resize_channels(normalized, out, frame_hw)
-    for plane, mean, std in zip(planes, SAM_MEAN, SAM_STD, strict=True):
-        plane *= np.float32(255)
-        _standardize(plane, mean, std)
-    return _fill(out, planes)
-
-
-def mask_branch_input(
-    normalized: F32, size: int, frame_hw: tuple[int, int] | None = None, *, renormalize: bool = True
-) -> F32:
-    """Compute the input of the mask branch in the ``cellsam-1.2`` profile; other arguments as in ``paper_input``.
-
-    Args:
-        renormalize: apply ImageNet statistics and a min-max scaling before SAM's statistics, as the released code does
-            for weights that contain ``model_cp``.
-    """
-    out = np.empty((3, size, size), np.float32)
-    planes = resize_channels(normalized, out, frame_hw)
-    values = np.concatenate([plane[plane != 0] for plane in planes])
-    if values.size:
-        low, high = (np.float32(p) for p in np.percentile(values, [0.0, STRETCH_PERCENTILE]))
-        for plane in planes:
-            np.clip(plane, low, high, out=plane)
-            if high > low:
-                plane -= low
-                plane /= high - low
-    for plane, *imagenet, mean, std in zip(planes, IMAGENET_MEAN, IMAGENET_STD, SAM_MEAN, SAM_STD, strict=True):
-        if renormalize:
-            _standardize(plane, *imagenet)
-            _min_max(plane)
-        _standardize(plane, mean / 255, std / 255)
-    return _fill(out, planes)
-
-
-def box_branch_input(
-    normalized: F32, size: int, frame_hw: tuple[int, int] | None = None, *, renormalize: bool = True
-) -> F32:
-    """Compute the input of the box branch in the ``cellsam-1.2`` profile; arguments as in ``mask_branch_input``."""
-    out = np.empty((3, size, size), np.float32)
-    planes = resize_channels(normalized, out, frame_hw)
-    for plane, *imagenet, mean, std in zip(planes, IMAGENET_MEAN, IMAGENET_STD, SAM_MEAN, SAM_STD, strict=True):
-        plane *= np.float32(255)
-        np.floor(plane, out=plane)  # to 8 bits
-        _standardize(plane, mean, std)
-        if renormalize:
-            _standardize(plane, *imagenet)
-            _min_max(plane)
-    _fill(out, planes)
-    if renormalize:
-        # With a single stain, both the nuclear and the whole-cell channel show it.
-        if planes[1].max() == 0:
-            out[1] = out[2]
-        elif planes[2].max() == 0:
-            out[2] = out[1]
-    return out
-
-
-def _standardize(plane: F32, mean: np.float32, std: np.float32) -> None:
-    """Subtract the mean and divide by the standard deviation, in place."""
-    plane -= mean
-    plane /= std
-
-
-def _min_max(plane: F32) -> None:
-    """Rescale to [0, 1], in place; a constant channel becomes 0."""
-    low, high = plane.min(), plane.max()
-    plane -= low
-    plane /= high - low + np.float32(MIN_MAX_EPS)

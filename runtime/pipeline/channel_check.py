@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from runtime.ops.compiled import channels_used
-from runtime.ops.preprocess import channel_targets
+from runtime.ops.preprocess import channel_targets, channels_used
 from runtime.types import F32
 
 _log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from runtime.engines.backends.input_shapes import BOXES_ON_GPU, IMAGES_ON_GPU
 from runtime.engines.manifest import EngineName, Manifest
 from runtime.errors import BackendError, OutOfMemoryError
 from runtime.ops.boxes import LOGITS_PER_TOKEN, scale_xyxy, token_windows
-from runtime.ops.preprocess import BranchInputs
+from runtime.ops.model_input import BranchInputs
 from runtime.pipeline.encoded import Candidates, EncodedBatch, EncodedView
 from runtime.types import F32, F64, I64, Tensor, Tensors
 
@@ -116,36 +116,36 @@ class EngineCalls:
 
     def encode(
         self,
-        inputs: Sequence[BranchInputs],
+        inputs: BranchInputs,
         sizes_hw: Sequence[tuple[int, int]],
         frames_hw: Sequence[tuple[int, int]] | None = None,
     ) -> list[EncodedView]:
         """Encode views, several per call.
 
         Args:
-            inputs: model inputs of the views; all or none have an input for the box branch.
+            inputs: model inputs of B views, (B, 3, S, S) each.
             sizes_hw: sizes of the views.
             frames_hw: see ``EncodedView``; default, the sizes.
         """
-        rows = list(zip(inputs, sizes_hw, frames_hw or sizes_hw, strict=True))
-        groups = [rows[i : i + self.images_per_call] for i in range(0, len(rows), self.images_per_call)]
-        return [encoded for group in groups for encoded in _halved(self._encode_together, group)]
+        frames = frames_hw or sizes_hw
 
-    def _encode_together(
-        self, group: Sequence[tuple[BranchInputs, tuple[int, int], tuple[int, int]]]
-    ) -> list[EncodedView]:
-        mask = np.stack([inputs.mask for inputs, *_ in group])
-        outputs = self._engine("encoder").run({"pixel_values": mask}, keep=("image_embedding", "patch_features"))
-        features: Tensor | None = None
-        if group[0][0].box is not None:
-            name: EngineName = "detector_encoder" if self._manifest.trunk == "separate" else "encoder"
-            if name == "encoder" and all(inputs.box is inputs.mask for inputs, *_ in group):
-                features = outputs["patch_features"]
-            else:
-                box = np.stack([inputs.box for inputs, *_ in group])  # type: ignore[misc]
-                features = self._engine(name).run({"pixel_values": box}, keep=("patch_features",))["patch_features"]
-        batch = EncodedBatch(outputs["image_embedding"], features)
-        return [EncodedView(batch, index, size, frame) for index, (_, size, frame) in enumerate(group)]
+        def run(members: Sequence[int]) -> list[EncodedView]:
+            batch = self._encode_together(inputs.part(slice(members[0], members[-1] + 1)))
+            return [EncodedView(batch, index, sizes_hw[i], frames[i]) for index, i in enumerate(members)]
+
+        step = self.images_per_call
+        groups = [range(i, min(i + step, len(sizes_hw))) for i in range(0, len(sizes_hw), step)]
+        return [encoded for group in groups for encoded in _halved(run, group)]
+
+    def _encode_together(self, inputs: BranchInputs) -> EncodedBatch:
+        outputs = self._engine("encoder").run({"pixel_values": inputs.mask}, keep=("image_embedding", "patch_features"))
+        embedding = outputs["image_embedding"]
+        if inputs.box is None:
+            return EncodedBatch(embedding, None)
+        name: EngineName = "detector_encoder" if self._manifest.trunk == "separate" else "encoder"
+        if name == "detector_encoder" or inputs.box is not inputs.mask:
+            outputs = self._engine(name).run({"pixel_values": inputs.box}, keep=("patch_features",))
+        return EncodedBatch(embedding, outputs["patch_features"])
 
     def detect(self, views: Sequence[EncodedView]) -> list[Candidates]:
         """Run the detector on all views; views that were encoded together share a call."""
@@ -181,15 +181,16 @@ class EngineCalls:
         ]
         windows = [token_windows(b, size, grid, full=full) for b in in_model]
 
+        embeddings = _Embeddings(views)
         for chunk in self._chunks(windows, views):
-            run = partial(self._decode_part, chunk, views, in_model)
+            run = partial(self._decode_part, chunk, embeddings, in_model)
             yield from _halved(run, range(len(chunk.index)))
 
     def _decode_part(
-        self, chunk: _Chunk, views: Sequence[EncodedView], in_model: list[F32], members: Sequence[int]
+        self, chunk: _Chunk, embeddings: _Embeddings, in_model: list[F32], members: Sequence[int]
     ) -> list[tuple[int, DecodedMasks]]:
         part = chunk.part(slice(members[0], members[-1] + 1))
-        return list(self._decode_together(part, views, in_model))
+        return list(self._decode_together(part, embeddings, in_model))
 
     def _chunks(self, windows: list[tuple[I64, I64]], views: Sequence[EncodedView]) -> Iterator[_Chunk]:
         """Group the boxes of all views by window size into calls of at most ``boxes_per_call``.
@@ -211,22 +212,16 @@ class EngineCalls:
                 yield _Chunk(view[part], index[part], origin[part], side)
 
     def _decode_together(
-        self, chunk: _Chunk, views: Sequence[EncodedView], in_model: list[F32]
+        self, chunk: _Chunk, embeddings: _Embeddings, in_model: list[F32]
     ) -> Iterator[tuple[int, DecodedMasks]]:
         """Run the mask decoder once; each embedding it needs is sent once."""
         needed, place = np.unique(chunk.view, return_inverse=True)
-        chosen = [views[i] for i in needed.tolist()]
-        batches = {view.batch for view in chosen}
-        if len(batches) == 1:  # encoded together, or one view
-            embedding = batches.pop().image_embedding
-            place = np.array([view.index for view in chosen])[place]
-        else:
-            embedding = np.concatenate([np.asarray(view.batch.image_embedding)[[view.index]] for view in chosen])
+        embedding, rows = embeddings.of(needed)
         tokens = np.arange(chunk.side)
         outputs = self._checked(
             {
                 "image_embedding": embedding,
-                "image_index": place.astype(np.int64),
+                "image_index": rows[place],
                 "boxes_xyxy_model": np.stack([in_model[i][j] for i, j in zip(chunk.view, chunk.index, strict=True)]),
                 "window_rows": chunk.origin[:, :1] + tokens,
                 "window_cols": chunk.origin[:, 1:] + tokens,
@@ -246,6 +241,34 @@ class EngineCalls:
                 "not suit these weights: run 'cellsam-engine verify', or 'cellsam-engine export --precision fp32'."
             )
         return outputs
+
+
+class _Embeddings:
+    """The embeddings of several views, for calls of the mask decoder that need some of them."""
+
+    def __init__(self, views: Sequence[EncodedView]) -> None:
+        self._views = views
+        self._stacked: NDArray[Any] | None = None
+
+    def of(self, needed: I64) -> tuple[Tensor, I64]:
+        """Return a tensor with the embeddings of some views, and the index of each in it.
+
+        Args:
+            needed: (V,) indices of views, in ascending order.
+        """
+        chosen = [self._views[i] for i in needed.tolist()]
+        batches = {view.batch for view in chosen}
+        if len(batches) == 1:  # encoded together, or one view
+            return batches.pop().image_embedding, np.array([view.index for view in chosen], np.int64)
+        if self._stacked is None:
+            # Copied once for all calls, most of which need neighbouring views.
+            self._stacked = np.concatenate(
+                [np.asarray(view.batch.image_embedding)[view.index : view.index + 1] for view in self._views]
+            )
+        first, last = int(needed[0]), int(needed[-1])
+        if last - first < len(needed):
+            return self._stacked[first : last + 1], needed - first
+        return self._stacked[needed], np.arange(len(needed))
 
 
 def _halved(run: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]) -> list[Result]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +11,20 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def worker_threads(*, on_gpu: bool) -> int:
+    """Return the number of threads that keep the engines of a process busy.
+
+    Each thread reads, prepares and assembles images between its calls of the engines. On a GPU that work is most of an
+    image's time, so every core has a thread, up to 8; at least 2, so that one can wait for the GPU. Engines on the CPU
+    use all cores themselves: 2 threads, so that one reads while the other computes.
+
+    Args:
+        on_gpu: whether the engines run on a GPU.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, max(2, cores)) if on_gpu else 2
 
 
 def in_order(

@@ -16,11 +16,12 @@ from runtime.engines.manifest import EngineName, Manifest
 from runtime.errors import InputError
 from runtime.ops.arrays import as_numbers
 from runtime.ops.boxes import LOGITS_PER_TOKEN, check_boxes, scale_xyxy, select_boxes
-from runtime.ops.preprocess import branch_inputs
+from runtime.ops.model_input import batch_inputs
 from runtime.pipeline.assembly import Assembly, MaskBudget
 from runtime.pipeline.channel_check import ChannelCheck
 from runtime.pipeline.encoded import Candidates, EncodedView
 from runtime.pipeline.engine_calls import EngineCalls, per_call
+from runtime.pipeline.pixel_buffers import PixelBuffers
 from runtime.results import DETECTED, Detections, MaskLogits, Segmentation
 from runtime.types import F32, F64, I64
 from runtime.views.scale import CellSizes
@@ -107,6 +108,7 @@ class Pipeline:
         images, boxes = per_call(backend, images_per_call, boxes_per_call)
         self.calls = EngineCalls(engines, manifest, images_per_call=images, boxes_per_call=boxes)
         self.manifest, self.backend = manifest, backend
+        self._buffers = PixelBuffers()
         self._check_channels = ChannelCheck(manifest.trained_channels)
 
     @property
@@ -161,11 +163,13 @@ class Pipeline:
             self._check_channels(image)
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         frames = frames_hw or sizes
-        inputs = [
-            branch_inputs(image, self.manifest, frame_hw=frame, detector=detector)
-            for image, frame in zip(images, frames, strict=True)
-        ]
-        views = self.calls.encode(inputs, sizes, frames)
+        views: list[EncodedView] = []
+        for start in range(0, len(images), self.images_per_call):
+            part = slice(start, start + self.images_per_call)
+            inputs = batch_inputs(
+                images[part], self.manifest, frames_hw=frames[part], detector=detector, make=self._buffers.take
+            )
+            views += self.calls.encode(inputs, sizes[part], frames[part])
         if origins is None:
             return views
         return [replace(view, origin_yx=origin) for view, origin in zip(views, origins, strict=True)]

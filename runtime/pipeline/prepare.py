@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from runtime.config import SegmentConfig
-from runtime.ops.compiled import channels_used
-from runtime.ops.preprocess import check_image, normalize_contrast, take_normalized
+from runtime.ops.preprocess import channels_used, check_image, normalize_contrast, take_normalized
 from runtime.results import Appearance
 from runtime.types import F32
 

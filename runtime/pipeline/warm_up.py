@@ -10,7 +10,8 @@ import numpy as np
 from runtime.config import SegmentConfig
 from runtime.ops.boxes import token_window_sides
 from runtime.ops.masks import finish_labels, relabel
-from runtime.ops.preprocess import normalize_contrast, resize_channels, take_normalized
+from runtime.ops.model_input import paper_input
+from runtime.ops.preprocess import normalize_contrast, take_normalized
 from runtime.pipeline.pipeline import BoxPrompts, Pipeline
 from runtime.types import F64
 
@@ -31,8 +32,8 @@ def warm_up(pipeline: Pipeline, config: SegmentConfig) -> None:
     Raises:
         BackendError: the backend failed.
     """
+    compile_loops(config)
     rng = np.random.default_rng(0)
-    _compile_loops(rng, config)
     manifest, settings = pipeline.manifest, replace(config, iou_threshold=_KEEP_ALL)
     side = manifest.image_size
     image = take_normalized(rng.random((side, side, 3), np.float32))
@@ -56,14 +57,19 @@ def _boxes(pipeline: Pipeline, config: SegmentConfig) -> list[F64]:
     return sets
 
 
-def _compile_loops(rng: np.random.Generator, config: SegmentConfig) -> None:
-    """Run the loops of ``runtime.ops`` on images of common types, and on labels with a hole and a small cell."""
+def compile_loops(config: SegmentConfig) -> None:
+    """Run the loops of ``runtime.ops`` on images of common types, and on labels with a hole and a small cell.
+
+    Args:
+        config: settings that calls will use.
+    """
+    rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (64, 64, 3))
     for kind in (np.uint8, np.uint16, np.float32):
         for image in (noise, noise[..., 0], noise[..., :2]):
             inverted = config.invert is True
             normalized = normalize_contrast(np.ascontiguousarray(image).astype(kind), invert=inverted)
-    resize_channels(normalized[:, :30], np.empty((3, 8, 8), np.float32))  # a tile, whose rows are not contiguous
+    paper_input(normalized[:, :30], 8)  # a tile, whose rows are not contiguous
     owner = np.zeros((32, 32), np.int32)
     owner[2:20, 2:20], owner[8:12, 8:12], owner[28:30, 28:30] = 1, 0, 2
     finish_labels(owner, 2, replace(config, fill_holes=True, min_area_px=9))

@@ -102,7 +102,7 @@ class ImageState:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a change of an image's cells changed."""
+    """Effect of a change of an image's cells."""
 
     revision: int
     state: str
@@ -146,7 +146,8 @@ class Client:
 
     def health(self) -> Mapping[str, Any]:
         """Describe the server."""
-        return self._json("GET", "/health")
+        found: Mapping[str, Any] = self._json("GET", "/health")
+        return found
 
     def labels(self, image: ImageSource, **settings: Any) -> I32:
         """Segment an image; return its label map (H, W) int32, 0 background.
@@ -244,7 +245,8 @@ class Client:
 
     def job(self, key: str) -> Mapping[str, Any]:
         """Describe a job."""
-        return self._json("GET", f"/api/jobs/{key}")
+        found: Mapping[str, Any] = self._json("GET", f"/api/jobs/{key}")
+        return found
 
     def events(self) -> Iterator[Event]:
         """Yield events until the server or the caller stops."""

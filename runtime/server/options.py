@@ -22,6 +22,8 @@ class Limits:
     """Largest file or binary tensor in a request."""
     json_bytes: int = 64 * MIB
     """Largest JSON body; parsed, it takes several times as much memory."""
+    held_bytes: int = 1024 * MIB
+    """Bodies of all requests in progress together."""
     pixels: int = LARGEST_IMAGE_PX
     """Largest image, pixels."""
     boxes: int = 10_000
@@ -34,7 +36,7 @@ class Limits:
     """Memory for pyramids of a project's images, likewise."""
 
     def __post_init__(self) -> None:
-        for name in ("upload_bytes", "json_bytes", "pixels", "boxes", "queue"):
+        for name in ("upload_bytes", "json_bytes", "held_bytes", "pixels", "boxes", "queue"):
             check_whole(name, getattr(self, name), least=1)
         for name in ("embedding_bytes", "pixel_bytes"):
             check_whole(name, getattr(self, name), least=0)
@@ -42,7 +44,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerOptions:
-    """What a server serves, and to whom."""
+    """Engines, folders, address and limits of a server."""
 
     engines: SegmenterSpec = field(default_factory=SegmenterSpec)
     host: str = "127.0.0.1"

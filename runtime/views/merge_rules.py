@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
-from scipy import ndimage
 
+from runtime.ops.mask_kernels import areas_of, extents
 from runtime.types import F32, F64, I32, Extent
+from runtime.views.merge_kernels import joint_areas, paint_label
 
 SAME_CELL_IOU = 0.5
 """Two labels are the same cell if their IoU within the area that both tiles show exceeds this value. From 0.5 on, a
@@ -71,11 +72,18 @@ class _Recent(Generic[K, V]):
         self._items: dict[K, V] = {}
 
     def get(self, key: K, make: Callable[[K], V]) -> V:
+        if self._limit is None:
+            if key not in self._items:
+                self._items[key] = make(key)
+            return self._items[key]
         value = self._items.pop(key) if key in self._items else make(key)
+        self.put(key, value)
+        return value
+
+    def put(self, key: K, value: V) -> None:
         self._items[key] = value
         if self._limit is not None and len(self._items) > self._limit:
             del self._items[next(iter(self._items))]
-        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +152,7 @@ class JoinedCells:
         self._links = _Recent[int, Links](remembered)
         self._pairs = _Recent[tuple[int, int], Pairs](remembered and 8 * remembered)
         self._kept = _Recent[Group, bool](remembered and 64 * remembered)
+        self._groups = _Recent[Key, Group](remembered and 64 * remembered)
         self._many: dict[Key, Group] = {}
 
     def cells(self, place: int) -> tuple[Cell, ...]:
@@ -165,8 +174,9 @@ class JoinedCells:
 
     def group(self, key: Key) -> Group:
         """Join the labels of one cell; the part farthest inside its tile represents the cell."""
-        if key in self._many:
-            return self._many[key]
+        return self._many[key] if key in self._many else self._groups.get(key, self._join)
+
+    def _join(self, key: Key) -> Group:
         found, waiting = {key}, [key]
         while waiting:
             place, n = waiting.pop()
@@ -175,6 +185,8 @@ class JoinedCells:
             waiting += others
         parts = sorted((self.cells(p)[n] for p, n in found), key=lambda cell: (-cell.margin, cell.key))
         group = Group((parts[0],) if not parts[0].cut else tuple(parts))
+        for part in found:
+            self._groups.put(part, group)
         if len(found) > _MANY_PARTS:
             self._many.update(dict.fromkeys(found, group))
         return group
@@ -213,13 +225,14 @@ class JoinedCells:
         top, left = tile.extent[:2]
         if not len(tile.scores):
             return ()
-        areas = np.bincount(tile.labels.ravel())
-        cells = []
-        for n, (y, x) in enumerate(ndimage.find_objects(tile.labels)):
-            extent = (top + y.start, left + x.start, top + y.stop, left + x.stop)
-            margins = edge_margins(extent, tile.extent, self._size_hw)
-            cells.append(Cell((place, n), int(areas[n + 1]), extent, min(margins)))
-        return tuple(cells)
+        count = len(tile.scores)
+        areas = areas_of(tile.labels, count)[1:].tolist()
+        boxes = extents(tile.labels, count)[1:] + np.array([top, top, left, left])
+        found = ((y, x, y_end, x_end) for y, y_end, x, x_end in boxes.tolist())
+        return tuple(
+            Cell((place, n), area, extent, min(edge_margins(extent, tile.extent, self._size_hw)))
+            for n, (area, extent) in enumerate(zip(areas, found, strict=True))
+        )
 
     def _find_links(self, place: int) -> Links:
         """Collect, for each label of a tile, labels of other tiles that are the same cell or that overlap too much."""
@@ -245,9 +258,7 @@ class JoinedCells:
         low, high = np.maximum(self._extents[a], self._extents[b]), np.minimum(self._extents[a], self._extents[b])
         shared: Extent = (int(low[0]), int(low[1]), int(high[2]), int(high[3]))
         one, other = view(self.tile(a), shared), view(self.tile(b), shared)
-        shape = len(cells_a) + 1, len(cells_b) + 1
-        joint = np.bincount((one.astype(np.int64) * shape[1] + other).ravel(), minlength=shape[0] * shape[1])
-        joint = joint.reshape(shape)
+        joint = joint_areas(one, other, len(cells_a), len(cells_b))
         areas_a, areas_b = joint.sum(axis=1), joint.sum(axis=0)
         for i, j in zip(*(axis.tolist() for axis in np.nonzero(joint[1:, 1:])), strict=True):
             pixels = int(joint[i + 1, j + 1])
@@ -278,6 +289,10 @@ def view(tile: TileCells, extent: Extent) -> I32:
 
 def group_box(group: Group, tile: Callable[[int], TileCells]) -> F64:
     """Return the bounding box (4,) of all parts' boxes, xyxy, image pixels."""
+    if len(group.parts) == 1:
+        place, n = group.key
+        alone: F64 = tile(place).boxes[n]
+        return alone
     boxes = np.array([tile(place).boxes[n] for place, n in (part.key for part in group.parts)])
     around: F64 = np.concatenate((boxes[:, :2].min(0), boxes[:, 2:].max(0)))
     return around
@@ -300,5 +315,5 @@ def paint(extent: Extent, claims: Iterable[tuple[Rank, int, Cell, TileCells]]) -
         inside = max(first_y, top), max(first_x, left), min(last_y, bottom), min(last_x, right)
         if inside[0] < inside[2] and inside[1] < inside[3]:
             region = labels[inside[0] - top : inside[2] - top, inside[1] - left : inside[3] - left]
-            region[(view(tile, inside) == cell.key[1] + 1) & (region == 0)] = number
+            paint_label(region, view(tile, inside), cell.key[1] + 1, number)
     return labels

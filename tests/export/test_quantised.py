@@ -34,7 +34,8 @@ from runtime.engines.engine_source import check_files
 from runtime.engines.manifest import Manifest, read_manifest
 from runtime.errors import EngineError
 from runtime.files.plain import read_image
-from runtime.ops.preprocess import branch_inputs, normalize_contrast
+from runtime.ops.model_input import branch_inputs
+from runtime.ops.preprocess import normalize_contrast
 from runtime.types import F32
 from tests.small import CALM, SMALL, calm_model
 from training.checkpoint import save_checkpoint

@@ -12,18 +12,27 @@ from types import ModuleType
 import pytest
 
 from tests.tensorrt_double.gpu import Gpu, make_runtime
+from tests.tensorrt_double.strict import RTX
 from tests.tensorrt_double.trt import Double, make_tensorrt
 
-__all__ = ["Double", "Gpu", "install"]
+__all__ = ["RTX", "Double", "Gpu", "install"]
 
 
 def install(monkeypatch: pytest.MonkeyPatch, version: str) -> Double:
-    """Replace the modules that ``import tensorrt`` and ``from cuda.bindings import runtime`` load by doubles."""
+    """Replace the modules that ``import tensorrt`` and ``from cuda.bindings import runtime`` load by doubles.
+
+    With the version ``RTX``, ``import tensorrt_rtx`` loads the double, and ``import tensorrt`` is left alone.
+    """
     double = Double(version, Gpu())
     cuda, bindings, runtime = ModuleType("cuda"), ModuleType("cuda.bindings"), make_runtime(double.gpu)
     bindings.runtime = runtime  # type: ignore[attr-defined]
     cuda.bindings = bindings  # type: ignore[attr-defined]
     modules = {"cuda": cuda, "cuda.bindings": bindings, "cuda.bindings.runtime": runtime}
-    for name, module in {**modules, "tensorrt": make_tensorrt(double)}.items():
+    library = "tensorrt_rtx" if version == RTX else "tensorrt"
+    for name, module in {**modules, library: make_tensorrt(double)}.items():
         monkeypatch.setitem(sys.modules, name, module)
+    for module in [module for name, module in sys.modules.items() if name.startswith("polygraphy.")]:
+        lazy = vars(module).get("trt")
+        if type(lazy).__name__ == "LazyModule":  # it keeps the module that it loaded first
+            object.__setattr__(lazy, "module", None)
     return double

@@ -1,7 +1,7 @@
-"""A double of ``cuda.bindings.runtime``: memory in a dictionary, and streams that work only when synchronised.
+"""A double of ``cuda.bindings.runtime``: memory in a dictionary, and streams that work only when waited for.
 
-Work on a stream is done when the stream is synchronised, not earlier. So a test fails if code reads a result too soon,
-frees memory too soon, or does not wait at all.
+Work on a stream is done when the stream, or an event behind the work, is waited for, not earlier. So a test fails if
+code reads a result too soon, reuses memory too soon, or does not wait at all. ``cudaFree`` waits for all streams.
 """
 
 from __future__ import annotations
@@ -54,6 +54,14 @@ class Handle:
 
 
 @dataclass
+class Recorded:
+    """The state of an event: a place in the work of a stream."""
+
+    stream: int
+    done: bool = False
+
+
+@dataclass
 class Gpu:
     """The GPUs of the machine; tests change the fields."""
 
@@ -68,6 +76,11 @@ class Gpu:
     streams: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
     host_copies: list[tuple[str, int]] = field(default_factory=list)
     """Kind and size in bytes of each copy to or from the host."""
+    events: dict[int, Recorded | None] = field(default_factory=dict)
+    pinned: dict[int, Any] = field(default_factory=dict)
+    """Page-locked blocks of host memory by address."""
+    synchronizations: int = 0
+    """Number of times that a thread waited for a stream."""
     free_bytes: int = 1 << 34
     """Limit for all memory allocated at a time."""
     devices: dict[int, int] = field(default_factory=dict)
@@ -109,6 +122,16 @@ class Gpu:
         assert size_bytes <= block.size, f"{size_bytes} bytes of a block of {block.size}"
         return block[:size_bytes]
 
+    def drain(self, stream: int, event: Recorded | None = None) -> None:
+        """Do the work of a stream, all of it or up to an event."""
+        with self._lock:
+            waiting = self.streams.get(stream, [])
+            while waiting and not (event and event.done):
+                waiting.pop(0)()
+
+    def is_pinned(self, address: int) -> bool:
+        return any(start <= address < start + len(block) for start, block in self.pinned.items())
+
     def enqueue(self, stream: int, work: Callable[[], None]) -> None:
         assert stream in self.streams, f"{stream} is not a stream, or was destroyed"
         self.streams[stream].append(work)
@@ -143,7 +166,44 @@ def make_runtime(gpu: Gpu) -> ModuleType:
 
     def cudaFree(devPtr: int) -> Any:
         gpu.allocations += 1
+        for stream in list(gpu.streams):
+            gpu.drain(stream)
         return (OK if gpu.memory.pop(devPtr, None) is not None else INVALID,)
+
+    def cudaHostAlloc(size: int, flags: int) -> Any:
+        block = ctypes.create_string_buffer(size)
+        gpu.pinned[ctypes.addressof(block)] = block
+        return OK, ctypes.addressof(block)
+
+    def cudaFreeHost(ptr: int) -> Any:
+        return (OK if gpu.pinned.pop(ptr, None) is not None else INVALID,)
+
+    def cudaEventCreateWithFlags(flags: int) -> Any:
+        assert flags == 2, "events with times are slower"
+        with gpu._lock:
+            number = next(gpu._next)
+        gpu.events[number] = None
+        return OK, Handle(number)
+
+    def cudaEventRecord(event: Any, stream: Any) -> Any:
+        recorded = gpu.events[int(event)] = Recorded(int(stream))
+        gpu.enqueue(int(stream), lambda: setattr(recorded, "done", True))
+        return (OK,)
+
+    def cudaEventSynchronize(event: Any) -> Any:
+        recorded = gpu.events[int(event)]
+        if recorded is not None:
+            gpu.drain(recorded.stream, recorded)
+        return (OK,)
+
+    def cudaEventDestroy(event: Any) -> Any:
+        return (OK if gpu.events.pop(int(event), INVALID) is not INVALID else INVALID,)
+
+    def cudaStreamWaitEvent(stream: Any, event: Any, flags: int) -> Any:
+        recorded = gpu.events[int(event)]
+        if recorded is not None:
+            gpu.enqueue(int(stream), lambda: gpu.drain(recorded.stream, recorded))
+        return (OK,)
 
     def cudaStreamCreateWithFlags(flags: int) -> Any:
         assert flags == 1
@@ -154,25 +214,26 @@ def make_runtime(gpu: Gpu) -> ModuleType:
         return OK, Handle(number)
 
     def cudaStreamSynchronize(stream: Any) -> Any:
-        waiting = gpu.streams[int(stream)]
+        gpu.synchronizations += 1
         if gpu.synchronize_fails:
-            waiting.clear()
+            gpu.streams[int(stream)].clear()
             return (cudaError_t.cudaErrorIllegalAddress,)
-        while waiting:
-            waiting.pop(0)()
+        gpu.drain(int(stream))
         return (OK,)
 
     def cudaStreamDestroy(stream: Any) -> Any:
+        gpu.drain(int(stream))  # CUDA keeps a destroyed stream until its work is done
         return (OK if gpu.streams.pop(int(stream), None) is not None else INVALID,)
 
     def cudaMemcpyAsync(dst: int, src: int, count: int, kind: cudaMemcpyKind, stream: Any) -> Any:
         gpu.host_copies.append((kind.name, count))
         if kind == cudaMemcpyKind.cudaMemcpyHostToDevice:
             target = gpu.block(dst, count)
-            content = np.frombuffer(ctypes.string_at(src, count), np.uint8)  # pageable memory is read immediately
+            content = None if gpu.is_pinned(src) else ctypes.string_at(src, count)  # pageable memory is read now
 
             def work() -> None:
-                target[:] = content
+                assert dst in gpu.memory, "freed before the copy"
+                target[:] = np.frombuffer(ctypes.string_at(src, count) if content is None else content, np.uint8)
         else:
             assert kind == cudaMemcpyKind.cudaMemcpyDeviceToHost
 
@@ -189,4 +250,5 @@ def make_runtime(gpu: Gpu) -> ModuleType:
             setattr(module, function.__name__, function)
     module.cudaError_t, module.cudaMemcpyKind = cudaError_t, cudaMemcpyKind  # type: ignore[attr-defined]
     module.cudaStreamNonBlocking = 1  # type: ignore[attr-defined]
+    module.cudaEventDisableTiming = 2  # type: ignore[attr-defined]
     return module

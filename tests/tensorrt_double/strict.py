@@ -12,10 +12,17 @@ API: dict[str, Any] = json.loads((Path(__file__).parent / "api.json").read_text(
 VERSIONS = {"10.3.0": "10.3.0", "11.1": "11.1.0.106"}
 """Documented versions, and their ``tensorrt.__version__``."""
 
+RTX = "rtx-1.7.1"
+"""TensorRT for RTX, as its own bindings describe it."""
+MODULE_VERSIONS = {**VERSIONS, RTX: "1.7.1.116"}
+
 ENUM_VALUES = {
     # NvInfer.h: in 11.x it has the former value of EXPLICIT_BATCH.
     ("10.3.0", "NetworkDefinitionCreationFlag"): {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1},
     ("11.1", "NetworkDefinitionCreationFlag"): {"STRONGLY_TYPED": 0},
+    (RTX, "EngineInvalidityDiagnostics"): {
+        name: 1 << place for place, name in enumerate(API[RTX]["enums"]["EngineInvalidityDiagnostics"])
+    },
 }
 
 

@@ -20,7 +20,7 @@ import onnxruntime
 
 from tests.tensorrt_double.gpu import Gpu
 from tests.tensorrt_double.inspector import engine_information
-from tests.tensorrt_double.strict import API, VERSIONS, Strict, make_enum
+from tests.tensorrt_double.strict import API, MODULE_VERSIONS, RTX, Strict, make_enum
 
 MAGIC = b"double of a plan\n"
 CACHE = b"double of a timing cache\n"
@@ -46,6 +46,12 @@ class Double:
     """GPU memory of each execution context."""
     execute_fails: str = ""
     """Error with which execution fails, if any."""
+    invalidity: str = ""
+    """Reason for which TensorRT for RTX calls plans invalid, if any."""
+    compiled: bytes = b""
+    """Kernels in the runtime cache of TensorRT for RTX that was last loaded."""
+    configured: dict[str, Any] = field(default_factory=dict)
+    """Last runtime configuration that a context was created with."""
     calls: list[str] = field(default_factory=list)
     caches: list[bytes] = field(default_factory=list)
     """Contents of the timing caches at the start of builds."""
@@ -54,7 +60,7 @@ class Double:
 def make_tensorrt(double: Double) -> ModuleType:
     """Create the module."""
     rt = ModuleType("tensorrt")
-    rt.__version__ = VERSIONS[double.version]  # type: ignore[attr-defined]
+    rt.__version__ = MODULE_VERSIONS[double.version]  # type: ignore[attr-defined]
     enums = {name: make_enum(double.version, name) for name in API[double.version]["enums"]}
     severity = enums.pop("Severity")
     for name, enum in enums.items():
@@ -67,6 +73,7 @@ def make_tensorrt(double: Double) -> ModuleType:
         types.INT32: np.int32,
         types.BOOL: np.bool_,
     }
+    rt.init_libnvinfer_plugins = lambda logger, namespace: True  # type: ignore[attr-defined]
     rt.nptype = lambda trt_type: numpy_of[trt_type]  # type: ignore[attr-defined]
     modes, location = enums["TensorIOMode"], enums["TensorLocation"]
 
@@ -155,6 +162,18 @@ def make_tensorrt(double: Double) -> ModuleType:
             self.builder_optimization_level = 3
             self.profiling_verbosity = enums["ProfilingVerbosity"].LAYER_NAMES_ONLY
             self.progress_monitor: Any = None
+            self.DLA_core = -1
+            self.default_device_type = enums["DeviceType"].GPU
+
+        @property
+        def num_optimization_profiles(self) -> int:
+            return len(self._profiles)
+
+        def get_flag(self, flag: Any) -> bool:
+            return flag in self._flags
+
+        def get_memory_pool_limit(self, pool: Any) -> int:
+            return self._limits.get(pool, double.gpu.free_bytes)
 
         def clear_flag(self, flag: Any) -> None:
             self._flags.discard(enums["BuilderFlag"](flag))
@@ -185,12 +204,46 @@ def make_tensorrt(double: Double) -> ModuleType:
         def get_timing_cache(self) -> ITimingCache | None:
             return self._cache
 
+    class ITensor(Base):
+        documented = "ITensor"
+
+        def __init__(self, value: onnx.ValueInfoProto) -> None:
+            self._value = value
+
+        @property
+        def name(self) -> str:
+            return self._value.name
+
+        @property
+        def dtype(self) -> Any:
+            return types[_NUMPY[self._value.type.tensor_type.elem_type]]
+
+        @property
+        def shape(self) -> tuple[int, ...]:
+            return tuple(_dims(self._value))
+
+        @property
+        def is_shape_tensor(self) -> bool:
+            return False
+
     class INetworkDefinition(Base):
         documented = "INetworkDefinition"
 
         def __init__(self, strongly_typed: bool) -> None:
             self._strongly_typed = strongly_typed
             self._model: onnx.ModelProto | None = None
+
+        def __getitem__(self, index: int) -> Any:
+            raise IndexError("the double has no layers")
+
+        @property
+        def num_inputs(self) -> int:
+            assert self._model is not None, "asked before it was parsed"
+            return len(self._model.graph.input)
+
+        def get_input(self, index: int) -> ITensor:
+            assert self._model is not None, "asked before it was parsed"
+            return ITensor(self._model.graph.input[index])
 
     class ParserError(Base):
         documented = "ParserError"
@@ -271,7 +324,7 @@ def make_tensorrt(double: Double) -> ModuleType:
             entries = config._cache._content or CACHE + double.gpu.name.encode()
             config._cache._content = entries + b"\nentry"
             header = {
-                "version": VERSIONS[double.version],
+                "version": MODULE_VERSIONS[double.version],
                 "sm": double.gpu.current_sm,
                 "profile": profile,
                 "detailed": config.profiling_verbosity == enums["ProfilingVerbosity"].DETAILED,
@@ -302,7 +355,7 @@ def make_tensorrt(double: Double) -> ModuleType:
             self._addresses: dict[str, int] = {}
 
         def _check_thread(self) -> None:
-            """Check that one thread uses the context from its first call until its work on the stream is done."""
+            """Check that one thread uses the context from its first call until its work is on the stream."""
             self._thread = self._thread or threading.get_ident()
             assert threading.get_ident() == self._thread, "a context was used by two threads at once"
             assert double.gpu.current == self._engine._device, "another GPU is current than the engine's"
@@ -365,10 +418,10 @@ def make_tensorrt(double: Double) -> ModuleType:
                 for name, array in zip(outputs, self._engine._session.run(outputs, feeds), strict=True):
                     changed = array * array.dtype.type(1 + double.noise) if array.dtype.kind == "f" else array
                     blocks[name][:] = np.frombuffer(np.ascontiguousarray(changed).tobytes(), np.uint8)
-                self._thread = None
 
             double.gpu.enqueue(int(stream_handle), work)
             double.calls.append("execute")
+            self._thread = None
             return True
 
     class Dims(Base):
@@ -417,7 +470,14 @@ def make_tensorrt(double: Double) -> ModuleType:
         def get_tensor_shape(self, name: str) -> Dims:
             return Dims(_dims(self._tensors[name]))
 
+        def create_runtime_config(self) -> IRuntimeConfig:
+            return IRuntimeConfig()
+
         def create_execution_context(self, strategy: Any = None) -> IExecutionContext | None:
+            if isinstance(strategy, IRuntimeConfig):
+                double.configured = dict(vars(strategy))
+                if strategy._cache is not None:
+                    strategy._cache._content = CACHE + double.gpu.name.encode() + b"\nkernels"
             assert double.gpu.current == self._device, "another GPU is current than the engine's"
             memory = double.gpu.allocate(double.context_bytes)
             if memory is None:
@@ -431,11 +491,50 @@ def make_tensorrt(double: Double) -> ModuleType:
         def create_engine_inspector(self) -> EngineInspector:
             return EngineInspector(self)
 
+    class IRuntimeCache(Base):
+        documented = "IRuntimeCache"
+
+        def __init__(self) -> None:
+            self._content = b""
+
+        def serialize(self) -> IHostMemory:
+            return IHostMemory(self._content)
+
+        def deserialize(self, blob: bytes) -> bool:
+            fits = blob.startswith(CACHE + double.gpu.name.encode())
+            self._content = double.compiled = bytes(blob) if fits else b""
+            return fits
+
+    class IRuntimeConfig(Base):
+        documented = "IRuntimeConfig"
+
+        def __init__(self) -> None:
+            self._cache: IRuntimeCache | None = None
+
+        def create_runtime_cache(self) -> IRuntimeCache:
+            return IRuntimeCache()
+
+        def set_runtime_cache(self, cache: IRuntimeCache) -> bool:
+            self._cache = cache
+            return True
+
     class Runtime(Base):
         documented = "Runtime"
 
         def __init__(self, logger: ILogger) -> None:
+            assert double.gpu.count, "without a driver, the library ends the process"
             self._logger = the_logger(self, logger)
+
+        @property
+        def engine_header_size(self) -> int:
+            return 64
+
+        def get_engine_validity(self, buffer: bytes) -> tuple[Any, int]:
+            double.calls.append("validity")
+            assert len(buffer) <= self.engine_header_size, "the header is enough"
+            if double.invalidity:
+                return enums["EngineValidity"].INVALID, int(enums["EngineInvalidityDiagnostics"][double.invalidity])
+            return enums["EngineValidity"].VALID, 0
 
         def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
             double.calls.append("deserialize")
@@ -444,12 +543,19 @@ def make_tensorrt(double: Double) -> ModuleType:
                 return None
             header, content = serialized_engine[len(MAGIC) :].split(b"\n", 1)
             described = json.loads(header)
-            if described["version"] != VERSIONS[double.version] or tuple(described["sm"]) != double.gpu.current_sm:
+            if described["version"] != MODULE_VERSIONS[double.version] or double.gpu.current_sm not in {
+                tuple(sm) for sm in described.get("capabilities", [described["sm"]])
+            }:
                 self._logger.log(severity.ERROR, "Serialization assertion stdVersionRead == kVERSION failed.")
                 return None
             return ICudaEngine(described, content, self._logger)
 
+    if double.version != RTX:
+        del ICudaEngine.create_runtime_config, Runtime.engine_header_size, Runtime.get_engine_validity
+    only_rtx = () if double.version == RTX else (IRuntimeCache, IRuntimeConfig)
     for value in list(locals().values()):
+        if value in only_rtx:
+            continue
         if isinstance(value, type) and value not in (Base, ILogger) and value.__name__[0].isupper():
             setattr(rt, value.__name__, value)
     rt.ILogger = ILogger  # type: ignore[attr-defined]
@@ -464,3 +570,15 @@ def plan_header(plan: Path) -> dict[str, Any]:
     """Return the header of a doubled plan, which records how it was built."""
     header: dict[str, Any] = json.loads(plan.read_bytes()[len(MAGIC) :].split(b"\n", 1)[0])
     return header
+
+
+def rtx_plan(path: Path, ranges: Any, capabilities: Any) -> bytes:
+    """Return a doubled plan of TensorRT for RTX, as its builder would make it from an ONNX file."""
+    header = {
+        "version": MODULE_VERSIONS[RTX],
+        "sm": None,
+        "capabilities": [tuple(map(int, capability.split("."))) for capability in capabilities],
+        "profile": dict(ranges),
+        "detailed": True,
+    }
+    return MAGIC + json.dumps(header).encode() + b"\n" + path.read_bytes()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from runtime.ops.preprocess import box_branch_input, mask_branch_input, normalize_contrast
+from runtime.ops.model_input import box_branch_input, mask_branch_input
+from runtime.ops.preprocess import normalize_contrast
 from tests.golden.cases import LOGITS_ATOL, GoldenCase, assert_close
 from tests.small import SMALL, small_model
 from training.checkpoint import load_checkpoint

@@ -22,7 +22,7 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from export.exporter import export_engines
 from runtime import Segmenter
-from runtime.ops.preprocess import paper_input
+from runtime.ops.model_input import paper_input
 from tests.small import SMALL
 from tests.training.made_data import disc_tile, make_dataset
 from training.assignment import match_cost, one_to_many, one_to_one

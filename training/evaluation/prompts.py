@@ -14,7 +14,8 @@ from torch import Tensor
 from runtime.config import SegmentConfig
 from runtime.errors import ConfigError
 from runtime.ops.masks import LabelCanvas, MaskCrop, finish_labels, resize_axis, upsample_window
-from runtime.ops.preprocess import branch_inputs, normalize_contrast
+from runtime.ops.model_input import branch_inputs
+from runtime.ops.preprocess import normalize_contrast
 from runtime.types import F32, F64, I32, Profile
 from training.evaluation.dataset import Sample, read_sample
 from training.evaluation.evaluate import PER_IMAGE_ERRORS, Evaluation, Prediction, Scored, collect, score_image
@@ -46,7 +47,7 @@ class TruePrompts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelInput:
-    """Preprocessing of a checkpoint's mask branch, for ``runtime.ops.preprocess.branch_inputs``."""
+    """Preprocessing of a checkpoint's mask branch, for ``runtime.ops.model_input.branch_inputs``."""
 
     image_size: int
     profile: Profile

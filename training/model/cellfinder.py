@@ -55,7 +55,8 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., D) to (..., D)."""
         hidden = self.dropout(torch.relu(self.linear1(x)))
-        return self.norm2(x + self.dropout(self.linear2(hidden)))
+        out: Tensor = self.norm2(x + self.dropout(self.linear2(hidden)))
+        return out
 
 
 class SpatialEncoderLayer(nn.Module):
@@ -73,7 +74,8 @@ class SpatialEncoderLayer(nn.Module):
         with_row = memory + positions.row
         with_col = memory + positions.col[:, None]
         attended = self.self_attn(with_row.flatten(1, 2), with_col.flatten(1, 2), with_row, with_col, memory)
-        return self.ffn(self.norm1(memory + self.dropout(attended.view_as(memory))))
+        out: Tensor = self.ffn(self.norm1(memory + self.dropout(attended.view_as(memory))))
+        return out
 
 
 class DecoderLayer(nn.Module):
@@ -101,7 +103,8 @@ class DecoderLayer(nn.Module):
             memory + positions.col[:, None],
             memory,
         )
-        return self.ffn(self.norm1(target + self.dropout(attended)))
+        out: Tensor = self.ffn(self.norm1(target + self.dropout(attended)))
+        return out
 
 
 class BoxHead(nn.Module):
@@ -111,20 +114,22 @@ class BoxHead(nn.Module):
         """Args: dim: channels. offset_scale: factor on the two offsets (``ModelConfig.offset_scale``)."""
         super().__init__()
         self.offset_scale = offset_scale
-        self.layers = nn.ModuleList([nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, 4)])
-        nn.init.zeros_(self.layers[-1].weight)
+        linears = [nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, 4)]
+        self.layers = nn.ModuleList(linears)
+        last = linears[-1]
+        nn.init.zeros_(last.weight)
         with torch.no_grad():
-            self.layers[-1].bias.copy_(torch.tensor([0.0, 0.0, -2.0, -2.0]))
+            last.bias.copy_(torch.tensor([0.0, 0.0, -2.0, -2.0]))
 
     def forward(self, query: Tensor) -> Tensor:
         """Map (..., D) to (..., 4): logit offsets of the centre from its anchor, and logits of width and height."""
         x = query
         for layer in self.layers[:-1]:
             x = torch.relu(layer(x))
-        out = self.layers[-1](x)
+        out: Tensor = self.layers[-1](x)
         if self.offset_scale == 1.0:
             return out
-        offset_xy, size_wh = out.split(2, dim=-1)
+        offset_xy, size_wh = out.split(2, dim=-1)  # type: ignore[no-untyped-call]
         return torch.cat((offset_xy * self.offset_scale, size_wh), dim=-1)
 
 
@@ -140,9 +145,8 @@ class CellFinder(nn.Module):
         self.grid_size = config.grid_size
         self.position_cycles = config.position_cycles
         self.queries_know_features = config.queries == "features"
-        self.input_proj = nn.Sequential(
-            nn.Conv2d(config.encoder_dim, dim, kernel_size=1), nn.GroupNorm(config.finder_groups, dim)
-        )
+        projection = nn.Conv2d(config.encoder_dim, dim, kernel_size=1)
+        self.input_proj = nn.Sequential(projection, nn.GroupNorm(config.finder_groups, dim))
         self.adapt_pos1d = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
         self.adapt_pos2d = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
         self.anchor_points = nn.Parameter(torch.rand(config.anchors, 2))
@@ -151,8 +155,9 @@ class CellFinder(nn.Module):
         self.decoder_layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.finder_decoder_layers))
         self.class_embed = nn.Linear(dim, config.classes)
         self.bbox_embed = BoxHead(dim, config.offset_scale)
-        nn.init.xavier_uniform_(self.input_proj[0].weight)
-        nn.init.zeros_(self.input_proj[0].bias)
+        nn.init.xavier_uniform_(projection.weight)
+        if projection.bias is not None:
+            nn.init.zeros_(projection.bias)
         # For a stable start of the focal loss, every query predicts "object" with probability 0.01 (Lin et al. 2017,
         # 4.1).
         nn.init.constant_(self.class_embed.bias, -math.log(99.0))
@@ -173,6 +178,8 @@ class CellFinder(nn.Module):
         self.anchor_points.copy_(grid[:count])
         half = dim // 2
         first, _, last = self.adapt_pos1d
+        assert isinstance(first, nn.Linear)
+        assert isinstance(last, nn.Linear)
         nn.init.zeros_(first.bias)
         first.weight[:half] = torch.eye(half, dim)
         first.weight[half:] = -torch.eye(half, dim)
@@ -180,6 +187,7 @@ class CellFinder(nn.Module):
         last.bias[:half] = 0.0
         for layer in (*self.encoder_layers, *self.decoder_layers):
             attention = layer.self_attn if isinstance(layer, SpatialEncoderLayer) else layer.cross_attn
+            assert isinstance(attention, RowColumnAttention)
             attention.init_local()
 
     def positions(self) -> Positions:

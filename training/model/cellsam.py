@@ -73,7 +73,8 @@ class CellSAM(nn.Module):
 
     def encode(self, pixel_values: Tensor) -> EncoderOutput:
         """Return the features and the embedding of the mask branch's trunk for (B, 3, S, S) model input."""
-        return self.encoder(pixel_values)
+        out: EncoderOutput = self.encoder(pixel_values)
+        return out
 
     def detector_features(self, pixel_values: Tensor) -> Tensor:
         """Return the features that CellFinder reads, (B, encoder_dim, G, G), for (B, 3, S, S) model input."""
@@ -87,7 +88,8 @@ class CellSAM(nn.Module):
         """
         if self.cellfinder is None:
             raise ValueError("these weights have no CellFinder; pass boxes as prompts instead.")
-        return self.cellfinder(patch_features, auxiliary=auxiliary)
+        out: CellFinderOutput = self.cellfinder(patch_features, auxiliary=auxiliary)
+        return out
 
     def decode(
         self,

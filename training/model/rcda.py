@@ -40,7 +40,8 @@ class RowColumnAttention(nn.Module):
 
     def _split_heads(self, x: Tensor) -> Tensor:
         """Reshape (B, N, D) to (B, heads, N, D / heads)."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        heads: Tensor = x.unflatten(-1, (self.heads, -1))  # type: ignore[no-untyped-call]
+        return heads.transpose(1, 2)
 
     def forward(self, query_row: Tensor, query_col: Tensor, key_row: Tensor, key_col: Tensor, value: Tensor) -> Tensor:
         """Attend from Q queries to an (H, W) map.
@@ -64,6 +65,8 @@ class RowColumnAttention(nn.Module):
         row = self.dropout((q_row * scale @ k_row.transpose(-1, -2)).softmax(-1))  # (B, heads, Q, W)
         col = self.dropout((q_col * scale @ k_col.transpose(-1, -2)).softmax(-1))  # (B, heads, Q, H)
         height, width = value.shape[1:3]
-        per_column = (col @ v.unflatten(2, (height, width)).flatten(3)).unflatten(-1, (width, -1))
+        values: Tensor = v.unflatten(2, (height, width))  # type: ignore[no-untyped-call]
+        per_column: Tensor = (col @ values.flatten(3)).unflatten(-1, (width, -1))
         out = (row.unsqueeze(-2) @ per_column).squeeze(-2)  # (B, heads, Q, D / heads)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        projected: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
+        return projected

@@ -31,6 +31,7 @@ def backend_problems(directory: Path, device: int = 0) -> dict[str, str | None]:
         "openvino": None if find_spec("openvino") else "OpenVINO is not installed; the extra 'openvino' adds it",
         "cuda": gpu or _missing(CUDA, INSTALL_GPU),
         "tensorrt": gpu or plans_problem(directory, device),
+        "tensorrt-rtx": gpu or plans_problem(directory, device, "tensorrt-rtx"),
         "tensorrt-ort": gpu or _missing(TENSORRT, INSTALL),
     }
 

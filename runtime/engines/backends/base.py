@@ -13,12 +13,16 @@ from runtime.engines.manifest import TensorSpec
 from runtime.errors import ConfigError
 from runtime.types import Arrays, Tensor, Tensors
 
-BackendName = Literal["auto", "cpu", "openvino", "cuda", "tensorrt", "tensorrt-ort"]
+BackendName = Literal["auto", "cpu", "openvino", "cuda", "tensorrt", "tensorrt-rtx", "tensorrt-ort"]
 BACKENDS = get_args(BackendName)
-ON_GPU = ("cuda", "tensorrt", "tensorrt-ort")
+ON_GPU = ("cuda", "tensorrt", "tensorrt-rtx", "tensorrt-ort")
 """Backends that keep tensors on the GPU between engines."""
 
+WITH_GRAPHS = ("cuda", "tensorrt-rtx")
+"""Backends that can replay CUDA graphs."""
+
 CpuPrecision = Literal["auto", "fp32", "bf16"]
+ShapeKernels = Literal["lazy", "eager", "none"]
 
 
 class Engine(Protocol):
@@ -73,15 +77,21 @@ class BackendOptions:
     GPU."""
 
     cuda_graphs: bool = False
-    """``cuda`` only: replay CUDA graphs for repeated shapes; see ``runtime.engines.backends.ort_graphs``."""
+    """Replay CUDA graphs for repeated shapes: ``cuda`` (see ``runtime.engines.backends.ort_graphs``) and
+    ``tensorrt-rtx``, whose library captures them."""
+
+    shape_kernels: ShapeKernels = "lazy"
+    """``tensorrt-rtx`` only: kernels for input shapes that are new. ``lazy`` uses general kernels until those for the
+    shape are compiled in the background, ``eager`` waits for them, ``none`` always uses general kernels. Two kinds of
+    kernels may round differently, so results are the same in every run only with ``eager`` and ``none``."""
 
     def __post_init__(self) -> None:
         check_whole("device", self.device, least=0)
-        if self.cpu_precision not in get_args(CpuPrecision):
-            raise ConfigError(
-                f"cpu_precision is {self.cpu_precision!r}; expected one of "
-                f"{', '.join(map(repr, get_args(CpuPrecision)))}.",
-                field="cpu_precision",
-            )
+        for name, kind in (("cpu_precision", CpuPrecision), ("shape_kernels", ShapeKernels)):
+            if getattr(self, name) not in get_args(kind):
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r}; expected one of {', '.join(map(repr, get_args(kind)))}.",
+                    field=name,
+                )
         if self.threads is not None:
             check_whole("threads", self.threads, least=1)

@@ -7,8 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from runtime.engines.backends.gpus import count_gpus
-from runtime.engines.backends.plan_record import PLANS
-from runtime.engines.backends.tensorrt import check_usable
+from runtime.engines.backends.plan_keys import LIBRARIES, PlanBackend
+from runtime.engines.backends.tensorrt import TensorRtEngine
+from runtime.engines.backends.tensorrt_rtx import RtxEngine
 from runtime.engines.manifest import MANIFEST_NAME, read_manifest
 from runtime.errors import BackendError
 
@@ -29,8 +30,8 @@ class BackendChoice:
 def choose_backend(directory: Path, device: int = 0) -> BackendChoice:
     """Choose the fastest backend that can run on this machine.
 
-    TensorRT is chosen only if every engine has a plan that fits this machine. ``tensorrt-ort`` is never chosen, because
-    building its engines takes minutes.
+    TensorRT is chosen only if every engine has a plan that fits this machine; plans that were measured on this GPU come
+    before those of TensorRT for RTX. ``tensorrt-ort`` is never chosen, because building its engines takes minutes.
 
     Args:
         directory: the engine directory.
@@ -43,11 +44,12 @@ def choose_backend(directory: Path, device: int = 0) -> BackendChoice:
     unused: tuple[str, ...] = ()
     if gpus and _in_integers(directory):
         gpus, unused = 0, ("the GPU is not used: engines with 8-bit integers are for CPUs",)
-    if gpus and (directory / PLANS).is_dir():
-        problem = plans_problem(directory, device)
-        if problem is None:
-            return BackendChoice("tensorrt", "found a GPU, TensorRT and plans")
-        unused = (f"TensorRT is not used: {problem}",)
+    for backend, library in LIBRARIES.items():
+        if gpus and (directory / backend).is_dir():
+            problem = plans_problem(directory, device, backend)
+            if problem is None:
+                return BackendChoice(backend, f"found a GPU, {library} and plans")
+            unused = (*unused, f"{library} is not used: {problem}")
     if gpus and "CUDAExecutionProvider" in onnxruntime_providers():
         return BackendChoice("cuda", "found a GPU and onnxruntime's CUDA provider", unused)
     if gpus:
@@ -65,10 +67,11 @@ def _in_integers(directory: Path) -> bool:
     return any(spec.integers for spec in read_manifest(directory).engines.values())
 
 
-def plans_problem(directory: Path, device: int) -> str | None:
+def plans_problem(directory: Path, device: int, backend: PlanBackend = "tensorrt") -> str | None:
     """Return why the plans of a directory cannot be used on this machine; None if they can."""
+    engine = TensorRtEngine if backend == "tensorrt" else RtxEngine
     try:
-        check_usable(directory, read_manifest(directory).engines.values(), device)
+        engine.check_usable(directory, read_manifest(directory).engines.values(), device)
     except BackendError as error:
         return str(error)
     return None

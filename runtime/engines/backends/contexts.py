@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from numpy.typing import NDArray
+
 from runtime.engines.backends import cuda
 from runtime.errors import BackendError, OutOfMemoryError
 
@@ -29,6 +31,7 @@ class Lane:
         """True after TensorRT or CUDA failed in this context, whose further results are undefined."""
         self._device = device
         self._blocks: dict[str, cuda.DeviceMemory] = {}
+        self._staging: dict[str, cuda.StagingRing] = {}
 
     def block(self, name: str, size_bytes: int) -> cuda.DeviceMemory:
         """Return memory for a tensor that lives only during the run; the next run reuses it."""
@@ -37,6 +40,12 @@ class Lane:
             block = None
             self._blocks.pop(name, None)  # free it first: both may not fit
             block = self._blocks[name] = cuda.DeviceMemory(size_bytes, self._device)
+        return block
+
+    def send(self, name: str, array: NDArray[Any]) -> cuda.DeviceMemory:
+        """Copy an input to the GPU on the stream, and return its memory, which the next run reuses."""
+        block = self.block(name, array.nbytes)
+        self._staging.setdefault(name, cuda.StagingRing()).send(array, block, self.stream)
         return block
 
     def settle(self) -> None:
@@ -61,7 +70,7 @@ class Lanes:
 
     @contextmanager
     def borrowed(self) -> Iterator[Lane]:
-        """Lend a context for one run, which must wait for its own work before it ends.
+        """Lend a context for one run. Work of the run may still be on its stream when it ends.
 
         If there is no memory for another context, wait until one is returned.
 

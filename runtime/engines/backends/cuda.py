@@ -1,4 +1,4 @@
-"""CUDA runtime calls that the TensorRT backend needs: GPU properties, memory, streams and copies.
+"""CUDA runtime calls that the TensorRT backends need: GPU properties, memory, streams, events and copies.
 
 They go through ``cuda.bindings.runtime`` (package cuda-bindings, part of NVIDIA's cuda-python), not through
 ``polygraphy.cuda``, for three reasons:
@@ -16,10 +16,12 @@ CUDA keeps a current GPU for each thread. Call ``use_device`` before allocating,
 
 from __future__ import annotations
 
+import ctypes
 import math
 import threading
 import weakref
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -128,50 +130,72 @@ class Stream:
         """Wait for all work on the stream."""
         call("cudaStreamSynchronize", self._stream)
 
+    def wait(self, events: Iterable[Event]) -> None:
+        """Let later work on the stream start only after these events; the calling thread does not wait."""
+        for event in events:
+            call("cudaStreamWaitEvent", self._stream, event.handle, 0)
+
     def __del__(self) -> None:
         _release("cudaStreamDestroy", getattr(self, "_stream", None))
 
 
+class Event:
+    """The point that a stream's work has reached; destroyed with this object."""
+
+    def __init__(self, stream: Stream) -> None:
+        """Record the event behind all work so far on the stream."""
+        cuda = bindings()
+        self.handle = call("cudaEventCreateWithFlags", cuda.cudaEventDisableTiming)
+        call("cudaEventRecord", self.handle, stream.handle)
+
+    def synchronize(self) -> None:
+        """Wait for the work before the event."""
+        call("cudaEventSynchronize", self.handle)
+
+    def __del__(self) -> None:
+        _release("cudaEventDestroy", getattr(self, "handle", None))
+
+
 class FreeList:
-    """Unused memory blocks of one GPU, kept by size for reuse.
+    """Unused memory blocks of one GPU, kept by size class for reuse.
 
     ``cudaMalloc`` and ``cudaFree`` make the GPU wait for the work of all streams (CUDA programming guide,
     "Stream-Ordered Memory Allocator"). Blocks that are needed repeatedly are therefore kept. They are freed with this
-    object, or when memory runs out.
+    object, or when memory runs out. The GPU may still use a block when it comes back; its events say until when.
 
     Destructors return blocks, and may run in any thread and in the middle of any of these methods. The class therefore
     takes no lock and uses only atomic operations: ``append`` and ``pop`` of a deque, ``setdefault`` of a dictionary.
     """
 
     def __init__(self) -> None:
-        self._addresses: dict[int, deque[int]] = {}
+        self._blocks: dict[int, deque[tuple[int, tuple[Event, ...]]]] = {}
         self._closed = False
         with _free_lists_lock:
             _free_lists.add(self)
 
-    def take(self, size_bytes: int) -> int | None:
-        """Remove a block of exactly this size and return its address; None if there is none."""
+    def take(self, size_bytes: int) -> tuple[int, tuple[Event, ...]] | None:
+        """Remove a block of this size class and return its address and events; None if there is none."""
         try:
-            return self._addresses[size_bytes].pop()
+            return self._blocks[size_bytes].pop()
         except (KeyError, IndexError):
             return None
 
-    def give_back(self, address: int, size_bytes: int) -> None:
-        """Keep a block that the GPU no longer uses."""
+    def give_back(self, address: int, size_bytes: int, events: tuple[Event, ...]) -> None:
+        """Keep a block. Args: events: those after which the GPU no longer uses it."""
         if self._closed:  # list and block were both garbage, and the list was finalised first
             _release("cudaFree", address)
         else:
-            self._addresses.setdefault(size_bytes, deque()).append(address)
+            self._blocks.setdefault(size_bytes, deque()).append((address, events))
 
     def empty(self) -> None:
         """Free all blocks."""
-        for addresses in list(self._addresses.values()):
-            while addresses:
+        for blocks in list(self._blocks.values()):
+            while blocks:
                 try:
-                    address = addresses.pop()
+                    address, _ = blocks.pop()
                 except IndexError:  # another thread took the last one
                     break
-                _release("cudaFree", address)
+                _release("cudaFree", address)  # waits for all work of the GPU
 
     def __del__(self) -> None:
         self._closed = True
@@ -190,24 +214,37 @@ def empty_free_lists() -> None:
         free.empty()
 
 
+def size_class(size_bytes: int) -> int:
+    """Return the size of the block that is allocated for a tensor, at most an eighth larger.
+
+    Calls of nearly the same size, such as 61 and 64 boxes, then share blocks. Four significant bits are kept, rounded
+    up, and at least 256 bytes.
+    """
+    step = 1 << max(8, (size_bytes - 1).bit_length() - 4)
+    return max(1, -(-size_bytes // step)) * step
+
+
 class DeviceMemory:
     """A block of GPU memory, freed or returned to its free list with this object."""
 
+    events: tuple[Event, ...]
+    """Events that a stream must wait for before it uses the block: of work in other streams that writes or reads it."""
+
     def __init__(self, size_bytes: int, device: int, free: FreeList | None = None) -> None:
-        """Allocate at least one byte, aligned as TensorRT requires (cudaMalloc aligns to 256 bytes).
+        """Allocate a block, aligned as TensorRT requires (cudaMalloc aligns to 256 bytes).
 
         Args:
-            size_bytes: requested size; 0 allocates one byte.
+            size_bytes: requested size, rounded up to its size class.
             device: the GPU, which must be current in this thread.
-            free: list to reuse a block of this size from, and to return the block to while the list exists.
+            free: list to reuse a block of this class from, and to return the block to while the list exists.
 
         Raises:
             OutOfMemoryError: the GPU's memory is full, even after all free lists were emptied.
         """
-        self.size_bytes, self.device = max(1, size_bytes), device
+        self.size_bytes, self.device = size_class(size_bytes), device
         self._free = None if free is None else weakref.ref(free)
-        address = None if free is None else free.take(self.size_bytes)
-        self.address = _allocate(self.size_bytes) if address is None else address
+        found = None if free is None else free.take(self.size_bytes)
+        self.address, self.events = (_allocate(self.size_bytes), ()) if found is None else found
 
     def __del__(self) -> None:
         if not hasattr(self, "address"):
@@ -216,7 +253,50 @@ class DeviceMemory:
         if free is None:
             _release("cudaFree", self.address)
         else:
-            free.give_back(self.address, self.size_bytes)
+            free.give_back(self.address, self.size_bytes, self.events)
+
+
+class StagingRing:
+    """Page-locked host memory through which arrays reach the GPU.
+
+    Without it, CUDA copies through a buffer of its own, and the calling thread waits for the stream first (CUDA runtime
+    API, "API synchronization behavior"). Two slots take turns, so that a copy to the GPU and the filling of the next
+    slot overlap. After ``send`` returns, the caller may change its array.
+    """
+
+    SLOTS = 2
+
+    def __init__(self) -> None:
+        self._slots: list[tuple[int, int, Event | None]] = [(0, 0, None)] * self.SLOTS
+        """Address, size and last event of each slot."""
+        self._next = 0
+
+    def send(self, array: NDArray[Any], memory: DeviceMemory, stream: Stream) -> None:
+        """Copy a C-ordered array to a block that is at least as large.
+
+        Raises:
+            OutOfMemoryError: page-locked memory has run out.
+        """
+        address, size, event = self._slots[self._next]
+        if event is not None:
+            event.synchronize()  # the copy before the last one may still read the slot
+        if size < array.nbytes:
+            self._slots[self._next] = (0, 0, None)
+            _release("cudaFreeHost", address or None)
+            size = size_class(array.nbytes)
+            address = int(call("cudaHostAlloc", size, 0))
+            self._slots[self._next] = (address, size, None)
+        ctypes.memmove(address, array.ctypes.data, array.nbytes)
+        kind = bindings().cudaMemcpyKind.cudaMemcpyHostToDevice
+        call("cudaMemcpyAsync", memory.address, address, array.nbytes, kind, stream.handle)
+        self._slots[self._next] = (address, size, Event(stream))
+        self._next = (self._next + 1) % self.SLOTS
+
+    def __del__(self) -> None:
+        for address, _, event in getattr(self, "_slots", ()):
+            if event is not None:
+                _release("cudaEventSynchronize", event.handle)
+            _release("cudaFreeHost", address or None)
 
 
 def _allocate(size_bytes: int) -> int:
@@ -259,15 +339,10 @@ class CudaTensor:
             raise ValueError("a tensor on the GPU cannot become an array without a copy")
         use_device(self.memory.device)
         stream = Stream()
+        stream.wait(self.memory.events)
         array = to_host(self.memory, self._shape, self.dtype, stream)
         stream.synchronize()
         return array if dtype is None else array.astype(dtype, copy=False)
-
-
-def to_device(array: NDArray[Any], memory: DeviceMemory, stream: Stream) -> None:
-    """Copy a C-ordered array to a block at least as large; keep the array until the stream is synchronised."""
-    kind = bindings().cudaMemcpyKind.cudaMemcpyHostToDevice
-    call("cudaMemcpyAsync", memory.address, array.ctypes.data, array.nbytes, kind, stream.handle)
 
 
 def to_host(memory: DeviceMemory, shape: tuple[int, ...], dtype: np.dtype[Any], stream: Stream) -> NDArray[Any]:

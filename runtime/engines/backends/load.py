@@ -6,7 +6,7 @@ import logging
 import os
 from pathlib import Path
 
-from runtime.engines.backends.base import BACKENDS, ON_GPU, BackendOptions, Engine
+from runtime.engines.backends.base import BACKENDS, ON_GPU, WITH_GRAPHS, BackendOptions, Engine
 from runtime.engines.backends.choice import choose_backend
 from runtime.engines.engine_source import EngineSource
 from runtime.engines.manifest import EngineFile, TensorSpec
@@ -57,7 +57,7 @@ def load_engine(path: Path, spec: EngineFile, *, backend: str, options: BackendO
 
     Raises:
         BackendError: the backend cannot load the file, or is a GPU backend and the file uses 8-bit integers.
-        ConfigError: ``cuda_graphs`` is set for a backend other than ``cuda``.
+        ConfigError: ``cuda_graphs`` is set for a backend other than ``cuda`` and ``tensorrt-rtx``.
         EngineError: the file is missing, unreadable or altered, or its inputs or outputs are not those the manifest
             lists.
     """
@@ -83,10 +83,10 @@ def load_engine(path: Path, spec: EngineFile, *, backend: str, options: BackendO
 
 
 def _load_fused(source: EngineSource, backend: str, options: BackendOptions) -> Engine:
-    """Load a file that uses operators specific to onnxruntime; other backends raise ``BackendError`` with advice."""
+    """Load a file that uses operators specific to onnxruntime; backends without them raise ``BackendError``."""
     fused = f"{source.path.name} has fused attention, an operator specific to onnxruntime"
-    again = "Use the backend 'cuda' or 'cpu', or export again: cellsam-engine export --attention plain."
-    if backend.startswith("tensorrt"):  # onnxruntime would split the graph and run attention on CUDA
+    again = "Use the backend 'cuda', 'tensorrt-rtx' or 'cpu', or export again: cellsam-engine export --attention plain."
+    if backend in ("tensorrt", "tensorrt-ort"):  # onnxruntime would split the graph and run attention on CUDA
         raise BackendError(f"{fused}, which TensorRT does not support. {again}", kind="unsupported", field="attention")
     try:
         return _load(source, backend, options)
@@ -101,10 +101,10 @@ def _load_fused(source: EngineSource, backend: str, options: BackendOptions) -> 
 
 
 def _load(source: EngineSource, backend: str, options: BackendOptions) -> Engine:
-    if options.cuda_graphs and backend != "cuda":
+    if options.cuda_graphs and backend not in WITH_GRAPHS:
         raise ConfigError(
-            f"cuda_graphs needs the backend 'cuda'; the backend is {backend!r}. Pass backend='cuda', or leave "
-            "cuda_graphs out.",
+            f"cuda_graphs needs the backend 'cuda' or 'tensorrt-rtx'; the backend is {backend!r}. Pass "
+            "backend='cuda', or leave cuda_graphs out.",
             kind="conflict",
             field="cuda_graphs",
         )
@@ -116,6 +116,10 @@ def _load(source: EngineSource, backend: str, options: BackendOptions) -> Engine
         from runtime.engines.backends.tensorrt import TensorRtEngine
 
         return TensorRtEngine(source, options)
+    if backend == "tensorrt-rtx":
+        from runtime.engines.backends.tensorrt_rtx import RtxEngine
+
+        return RtxEngine(source, options)
     if backend == "tensorrt-ort":
         from runtime.engines.backends.ort_tensorrt import OrtTensorRtEngine
 

@@ -6,6 +6,7 @@ cells with ``cellsam-engine bench``.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -44,7 +45,7 @@ class OpenVinoEngine(Engine):
             settings["INFERENCE_NUM_THREADS"] = options.threads
         content = source.read()
         try:
-            core = openvino.Core()
+            core = shared_core()
             model = core.read_model(content)
             # In the compiled model, a tensor may have the name of a neighbouring cast.
             self.inputs = tuple(_spec(port) for port in model.inputs)
@@ -80,6 +81,28 @@ class OpenVinoEngine(Engine):
         """See ``Engine``."""
         self._requests = threading.local()
         self._model = None
+
+
+_core_lock = threading.Lock()
+
+
+def shared_core() -> Any:
+    """Return the OpenVINO core of this process.
+
+    On processors with AMX, every core replaces the stack on which the calling thread handles signals, and restores the
+    previous one when it is destroyed. Cores destroyed in any order but the reverse of their creation leave the thread
+    with a stack that is no longer mapped, and the next signal ends the process. One core that lives as long as the
+    process avoids this.
+    """
+    with _core_lock:
+        return _made_core()
+
+
+@functools.cache
+def _made_core() -> Any:
+    import openvino
+
+    return openvino.Core()
 
 
 def _spec(port: Any) -> TensorSpec:

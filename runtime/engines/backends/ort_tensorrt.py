@@ -38,7 +38,8 @@ from runtime.engines.backends import cuda
 from runtime.engines.backends.base import BackendOptions
 from runtime.engines.backends.input_shapes import profile_ranges, within
 from runtime.engines.backends.ort import CUDA, OrtCudaEngine, cuda_provider, load_cuda, open_session
-from runtime.engines.backends.plan_record import BUILT_BY_ORT, PlanKey, Ranges
+from runtime.engines.backends.plan_keys import PlanKey
+from runtime.engines.backends.plan_record import BUILT_BY_ORT, Ranges
 from runtime.engines.backends.tensorrt import machine_key
 from runtime.engines.engine_source import EngineSource
 from runtime.engines.manifest import EngineFile, read_manifest

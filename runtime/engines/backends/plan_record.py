@@ -2,29 +2,32 @@
 
     engines/tensorrt/<key>/plans.json, encoder.plan, cellfinder.plan, mask_decoder.plan
     engines/tensorrt/<key>.timing, the timing cache of builds
+    engines/tensorrt-rtx/<key>/, the same for TensorRT for RTX, with its runtime caches
     engines/tensorrt-ort/<key>/, engines built through onnxruntime (``runtime.engines.backends.ort_tensorrt``)
 
-A plan runs only on the GPU model and the versions that it was built with. Each set of plans therefore has its own
-directory, and a record with a key that the runtime compares with the machine.
+A plan runs only on the GPUs and the versions that it was built for. Each set of plans therefore has its own directory,
+and a record with a key (``plan_keys``) that the runtime compares with the machine.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runtime.engines.backends.plan_keys import KEYS, LIBRARIES, Key, PlanBackend, PlanKey, RtxKey, build_command
 from runtime.engines.manifest import EngineName, Precision, TensorSpec, is_plain_name
 from runtime.errors import BackendError
 from runtime.typed_json import FieldError, convert, refuse_unknown
 
 SCHEMA = 1
-PLANS = "tensorrt"
+PLANS: PlanBackend = "tensorrt"
 """Subdirectory of an engine directory with TensorRT plans."""
+RTX_PLANS: PlanBackend = "tensorrt-rtx"
+"""Subdirectory with plans of TensorRT for RTX."""
 BUILT_BY_ORT = "tensorrt-ort"
 """Subdirectory for the backend ``tensorrt-ort``; not inside ``PLANS``, whose presence means that there are plans."""
 RECORD_NAME = "plans.json"
@@ -32,37 +35,6 @@ RECORD_NAME = "plans.json"
 Shape = tuple[int, ...]
 Ranges = Mapping[str, tuple[Shape, Shape, Shape]]
 """Minimum, optimum and maximum shape of every input."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlanKey:
-    """The GPU and the versions that plans are bound to."""
-
-    gpu: str
-    """Name of the GPU."""
-    sm: str
-    """Compute capability of the GPU, such as "9.0"."""
-    driver: str
-    """Newest CUDA version that the driver supports, as the CUDA runtime reports it."""
-    tensorrt: str
-    cuda: str
-    """Major version of the CUDA runtime."""
-
-    def __str__(self) -> str:
-        built_with = f"TensorRT {self.tensorrt}, CUDA {self.cuda}, driver for CUDA up to {self.driver}"
-        return f"{self.gpu} (SM {self.sm}), {built_with}"
-
-    def directory_name(self, more: str) -> str:
-        """Return the directory name of builds for this key. Args: more: further part of the name."""
-        parts = (
-            self.gpu,
-            f"sm{self.sm}",
-            f"trt{self.tensorrt}",
-            f"cuda{self.cuda}",
-            f"driver{self.driver}",
-            more,
-        )
-        return "+".join(re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-") for part in parts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +58,7 @@ class PlanFile:
 class PlanRecord:
     """Content of ``plans.json``: a complete set of plans that passed its checks."""
 
-    key: PlanKey
+    key: Key
     precision: Precision
     plans: Mapping[EngineName, PlanFile]
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -102,19 +74,15 @@ class PlanRecord:
         (directory / RECORD_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def build_command(directory: Path, device: int = 0) -> str:
-    """Return the command that builds the plans of an engine directory on a GPU of this machine."""
-    return f"cellsam-engine build {directory} --device {device}" if device else f"cellsam-engine build {directory}"
-
-
 def read_record(directory: Path) -> PlanRecord:
-    """Read the record of one set of plans.
+    """Read the record of one set of plans; the directory above names its backend.
 
     Raises:
         BackendError: the record is unreadable or damaged, or has another schema.
     """
     path = directory / RECORD_NAME
-    again = f"Build the plans again: {build_command(directory.parent.parent)}"
+    backend: PlanBackend = RTX_PLANS if directory.parent.name == RTX_PLANS else PLANS
+    again = f"Build the plans again: {build_command(directory.parent.parent, backend=backend)}"
     try:
         content = convert(json.loads(path.read_text(encoding="utf-8")), dict[str, Any])
         if "schema" not in content:
@@ -124,7 +92,7 @@ def read_record(directory: Path) -> PlanRecord:
             raise BackendError(
                 f"{path} has schema {schema!r}; this version reads {SCHEMA}. {again}", kind="wrong_version"
             )
-        return _parse(content)
+        return _parse(content, KEYS[backend])
     except OSError as error:
         raise BackendError(f"{path} cannot be read: {error}.", kind="unreadable") from error
     except (ValueError, RecursionError) as error:
@@ -132,19 +100,22 @@ def read_record(directory: Path) -> PlanRecord:
         raise BackendError(f"{path} is damaged ({error}). {again}", kind="damaged", field=field) from error
 
 
-def read_plan(path: Path, onnx_sha256: str, key: PlanKey, device: int = 0) -> tuple[bytes, PlanFile]:
+def read_plan(path: Path, onnx_sha256: str, key: Key, device: int = 0) -> tuple[bytes, PlanFile, Path]:
     """Read the plan that was built from an ONNX file for this machine.
 
     Args:
-        path: the ONNX file; its plans lie in ``tensorrt/`` beside it.
+        path: the ONNX file; its plans lie in the subdirectory of their backend beside it.
         onnx_sha256: checksum of the ONNX file.
-        key: the key that plans must have.
+        key: the key of the machine.
         device: index of the GPU that the key describes, for the command in messages.
+
+    Returns:
+        The plan's content, its record, and the directory of both.
 
     Raises:
         BackendError: the plan is missing, unreadable or altered; the message contains the build command.
     """
-    again = f"Build the plans again: {build_command(path.parent, device)}"
+    again = f"Build the plans again: {build_command(path.parent, device, key.backend)}"
     found = [
         (directory / plan.file, plan)
         for directory, record in find_plans(path.parent, key, device)
@@ -153,7 +124,8 @@ def read_plan(path: Path, onnx_sha256: str, key: PlanKey, device: int = 0) -> tu
     ]
     if not found:
         raise BackendError(
-            f"no TensorRT plan for this machine was built from this version of {path}. {again}", kind="mismatch"
+            f"no {LIBRARIES[key.backend]} plan for this machine was built from this version of {path}. {again}",
+            kind="mismatch",
         )
     file, plan = found[0]
     try:
@@ -162,10 +134,15 @@ def read_plan(path: Path, onnx_sha256: str, key: PlanKey, device: int = 0) -> tu
         raise BackendError(f"{file} cannot be read: {error}. {again}", kind="unreadable") from error
     if hashlib.sha256(content).hexdigest() != plan.sha256:
         raise BackendError(f"{file} was altered after it was built. {again}", kind="damaged")
-    return content, plan
+    return content, plan, file.parent
 
 
-def find_plans(engine_dir: Path, key: PlanKey, device: int = 0) -> list[tuple[Path, PlanRecord]]:
+def plan_directories(engine_dir: Path, backend: PlanBackend) -> list[Path]:
+    """List the sets of plans of a backend that have a record, for any machine."""
+    return sorted(path.parent for path in (engine_dir / backend).glob(f"[!.]*/{RECORD_NAME}"))
+
+
+def find_plans(engine_dir: Path, key: Key, device: int = 0) -> list[tuple[Path, PlanRecord]]:
     """Find the sets of plans in an engine directory that were built for this machine, each with its directory.
 
     There may be several, for other precisions or for earlier engines. Directories without a record are ignored: a
@@ -174,32 +151,32 @@ def find_plans(engine_dir: Path, key: PlanKey, device: int = 0) -> list[tuple[Pa
     Raises:
         BackendError: none fits; the message lists the existing plans, this machine and the build command.
     """
-    command = build_command(engine_dir, device)
-    found = sorted(path.parent for path in (engine_dir / PLANS).glob(f"[!.]*/{RECORD_NAME}"))
+    command = build_command(engine_dir, device, key.backend)
+    found = plan_directories(engine_dir, key.backend)
     if not found:
         raise BackendError(
-            f"{engine_dir} has no TensorRT plans. Build them on this machine: {command}", kind="not_found"
+            f"{engine_dir} has no {LIBRARIES[key.backend]} plans. Build them on this machine: {command}",
+            kind="not_found",
         )
     sets = [(directory, read_record(directory)) for directory in found]
-    matching = [(directory, record) for directory, record in sets if record.key == key]
+    matching = [(directory, record) for directory, record in sets if not record.key.differences(key)]
     if matching:
         return matching
-    others = [f"  {record.key} (differs in {', '.join(_differences(record.key, key))})" for _, record in sets]
+    others = [f"  {record.key} (differs in {', '.join(record.key.differences(key))})" for _, record in sets]
     raise BackendError(
-        f"{engine_dir} has TensorRT plans built for\n"
+        f"{engine_dir} has {LIBRARIES[key.backend]} plans built for\n"
         + "\n".join(others)
-        + f"\nbut this machine is\n  {key}\nPlans fit only the GPU model and versions they were built for. "
+        + f"\nbut this machine is\n  {key}\nPlans fit only the GPUs and versions they were built for. "
         f"Build them for this machine: {command}",
         kind="mismatch",
     )
 
 
-def _differences(built_for: PlanKey, here: PlanKey) -> list[str]:
-    return [f.name for f in fields(PlanKey) if getattr(built_for, f.name) != getattr(here, f.name)]
-
-
-def _parse(content: dict[str, Any]) -> PlanRecord:
+def _parse(content: dict[str, Any], key_type: type[PlanKey] | type[RtxKey]) -> PlanRecord:
     refuse_unknown(content, PlanRecord)
+    if "key" in content:
+        refuse_unknown(convert(content["key"], dict[str, Any]), key_type, "key")
+        content["key"] = convert(content["key"], key_type)
     record = convert(content, PlanRecord)
     for name, plan in record.plans.items():
         place = f"plans.{name}"

@@ -6,9 +6,9 @@ the choice of CUDA bindings.
 - A plan built for another GPU or version raises ``BackendError``. The message names the GPU and versions it was built
   for, those of this machine, and the build command. Plans are never rebuilt automatically.
 - Every run has its own execution context and stream, as TensorRT requires (``contexts``).
-- Outputs that the caller keeps stay in GPU memory, where the next engine reads them. ``run`` waits for its stream
-  before it returns, so any thread and stream can read its results. For the same reason, the memory of a kept output
-  can be reused as soon as nothing refers to it.
+- Outputs that the caller keeps stay in GPU memory, where the next engine reads them. If all outputs stay there, ``run``
+  returns while the GPU still computes. An event marks the end of its work; whatever reads, writes or reuses this memory
+  makes its own stream wait for that event, so any thread and stream can read the results.
 """
 
 from __future__ import annotations
@@ -16,24 +16,27 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from runtime.engines.backends import cuda
 from runtime.engines.backends.base import BackendOptions, Engine
 from runtime.engines.backends.contexts import Lane, Lanes
 from runtime.engines.backends.input_shapes import within
-from runtime.engines.backends.plan_record import PlanFile, PlanKey, build_command, read_plan
+from runtime.engines.backends.plan_keys import LIBRARIES, Key, PlanBackend, PlanKey, build_command
+from runtime.engines.backends.plan_record import PlanFile, read_plan
 from runtime.engines.engine_source import EngineSource
 from runtime.engines.manifest import EngineFile, TensorSpec
 from runtime.errors import BackendError, OutOfMemoryError
 from runtime.types import Tensor, Tensors
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _log = logging.getLogger(__name__)
 
@@ -85,18 +88,6 @@ def machine_key(device: int) -> PlanKey:
     )
 
 
-def check_usable(directory: Path, engines: Iterable[EngineFile], device: int) -> None:
-    """Check that every engine of a directory has an intact plan for this machine.
-
-    Raises:
-        BackendError: TensorRT, the driver or the GPU is missing, or plans are missing, altered or for another machine.
-            For plans, the message names the difference and the build command.
-    """
-    key = machine_key(device)
-    for engine in engines:
-        read_plan(directory / engine.file, engine.sha256, key, device)
-
-
 @cache
 def message_log(tensorrt: Any) -> Any:
     """Return the process's TensorRT logger, which forwards to ``logging`` and keeps errors for exceptions.
@@ -143,40 +134,72 @@ def pop_errors(log: Any) -> str:
 
 
 class TensorRtEngine(Engine):
-    """One TensorRT plan."""
+    """One TensorRT plan. ``tensorrt_rtx`` overrides what differs for TensorRT for RTX."""
+
+    backend: ClassVar[PlanBackend] = "tensorrt"
 
     def __init__(self, source: EngineSource, options: BackendOptions) -> None:
         """Load the plan of an ONNX file.
 
         Args:
-            source: the ONNX file, which is only checked; its plans lie in ``tensorrt/`` beside it.
-            options: the backend options; only ``device`` is used.
+            source: the ONNX file, which is only checked; its plans lie beside it.
+            options: the backend options; only those of this backend are used.
 
         Raises:
             BackendError: TensorRT, the driver or the GPU is missing, there is no plan for this machine, or TensorRT
                 cannot load it.
             EngineError: the ONNX file is missing, unreadable or altered.
         """
-        key = machine_key(options.device)
+        key = self.machine_key(options.device)
         source.read()
-        content, plan = read_plan(source.path, source.sha256, key, options.device)
-        self._load(content, plan, source.path.parent, options.device)
+        content, plan, place = read_plan(source.path, source.sha256, key, options.device)
+        self._load(content, plan, source.path.parent, options, place)
 
     @classmethod
-    def from_plan(cls, content: bytes, plan: PlanFile, engine_dir: Path, device: int) -> TensorRtEngine:
+    def from_plan(cls, content: bytes, plan: PlanFile, engine_dir: Path, options: BackendOptions) -> Self:
         """Create an engine from a plan that is not yet in its final directory.
 
         Raises:
             BackendError: TensorRT is missing or cannot load the plan.
         """
         engine = cls.__new__(cls)
-        engine._load(content, plan, engine_dir, device)
+        engine._load(content, plan, engine_dir, options, None)
         return engine
 
-    def _load(self, content: bytes, plan: PlanFile, engine_dir: Path, device: int) -> None:
-        self._tensorrt = load_tensorrt()
+    @staticmethod
+    def load_library() -> Any:
+        """Import the library's module; see ``load_tensorrt``."""
+        return load_tensorrt()
+
+    @staticmethod
+    def machine_key(device: int) -> Key:
+        """Return the key that plans must fit; see ``machine_key``."""
+        return machine_key(device)
+
+    @classmethod
+    def check_usable(cls, directory: Path, engines: Iterable[EngineFile], device: int) -> None:
+        """Check that every engine of a directory has an intact plan for this machine.
+
+        Raises:
+            BackendError: the library, the driver or the GPU is missing, or plans are missing, altered or for another
+                machine. For plans, the message names the difference and the build command.
+        """
+        key = cls.machine_key(device)
+        for engine in engines:
+            read_plan(directory / engine.file, engine.sha256, key, device)
+
+    def _contexts(self, options: BackendOptions, place: Path | None) -> Callable[[], Any]:
+        """Return what creates an execution context. Args: place: the plan's directory, if it is in its final one."""
+        create: Callable[[], Any] = self._engine.create_execution_context
+        return create
+
+    def _load(
+        self, content: bytes, plan: PlanFile, engine_dir: Path, options: BackendOptions, place: Path | None
+    ) -> None:
+        self._tensorrt, device = self.load_library(), options.device
         self._name, self._plan, self._device = plan.file, plan, device
-        self._build_command = build_command(engine_dir, device)
+        self._library = f"{LIBRARIES[self.backend]} {self._tensorrt.__version__}"
+        self._build_command = build_command(engine_dir, device, self.backend)
         self._log = message_log(self._tensorrt)
         cuda.use_device(device)  # an engine belongs to the GPU that is current when it is loaded
         # A runtime must outlive its engine, and an engine its contexts.
@@ -185,13 +208,13 @@ class TensorRtEngine(Engine):
         if self._engine is None:
             reason = pop_errors(self._log)
             if _is_memory(reason):
-                raise OutOfMemoryError(f"TensorRT cannot load {plan.file}: {reason}. Is the GPU's memory full?")
+                raise OutOfMemoryError(f"{self._library} cannot load {plan.file}: {reason}. Is the GPU's memory full?")
             raise BackendError(
-                f"TensorRT {self._tensorrt.__version__} cannot load {plan.file}: {reason}. "
-                f"Build the plans again: {self._build_command}",
+                f"{self._library} cannot load {plan.file}: {reason}. Build the plans again: {self._build_command}",
                 kind="mismatch",
             )
-        self._free, self._lanes = cuda.FreeList(), Lanes(partial(_new_lane, self._engine, plan.file, self._log, device))
+        contexts = self._contexts(options, place)
+        self._free, self._lanes = cuda.FreeList(), Lanes(partial(_new_lane, contexts, plan.file, self._log, device))
         self.inputs, self.outputs = plan.inputs, plan.outputs
         self._check_tensors()
 
@@ -255,8 +278,10 @@ class TensorRtEngine(Engine):
             self.__dict__.pop(name, None)
 
     def _run(self, lane: Lane, feeds: Mapping[str, Tensor], keep: Collection[str]) -> Tensors:
-        waiting = self._set_inputs(lane, feeds)
+        given = self._set_inputs(lane, feeds)
         tensors = {}
+        for tensor in given:
+            lane.stream.wait(tensor.memory.events)
         for spec in self.outputs:
             shape = tuple(int(dim) for dim in lane.context.get_tensor_shape(spec.name))
             if any(dim < 0 for dim in shape):
@@ -267,6 +292,7 @@ class TensorRtEngine(Engine):
             size = cuda.size_bytes(shape, dtype)
             kept = spec.name in keep
             block = cuda.DeviceMemory(size, self._device, self._free) if kept else lane.block(spec.name, size)
+            lane.stream.wait(block.events)
             self._check(lane.context.set_tensor_address(spec.name, block.address), feeds)
             tensors[spec.name] = cuda.CudaTensor(block, shape, dtype)
         done = lane.context.execute_async_v3(lane.stream.handle)
@@ -276,17 +302,25 @@ class TensorRtEngine(Engine):
             name: tensor if name in keep else cuda.to_host(tensor.memory, tensor.shape, tensor.dtype, lane.stream)
             for name, tensor in tensors.items()
         }
-        lane.stream.synchronize()
-        del waiting  # copies may read these arrays until here
+        if keep and {*tensors} <= {*keep}:
+            done_at = cuda.Event(lane.stream)
+            for written in tensors.values():
+                written.memory.events = (done_at,)
+            for read in given:
+                read.memory.events += (done_at,)
+        else:
+            lane.stream.synchronize()
+            for written in tensors.values():
+                written.memory.events = ()
         return outputs
 
-    def _set_inputs(self, lane: Lane, feeds: Mapping[str, Tensor]) -> list[Tensor]:
-        """Set all input shapes and addresses, copy arrays to the GPU, and return what must live until then."""
+    def _set_inputs(self, lane: Lane, feeds: Mapping[str, Tensor]) -> list[cuda.CudaTensor]:
+        """Set all input shapes and addresses, copy arrays to the GPU, and return the tensors that were there."""
         if feeds.keys() != {spec.name for spec in self.inputs}:
             raise BackendError(
                 f"{self._name} got {sorted(feeds)}; expected {[spec.name for spec in self.inputs]}.", kind="wrong_shape"
             )
-        waiting: list[Tensor] = []
+        given: list[cuda.CudaTensor] = []
         for spec in self.inputs:
             tensor = feeds[spec.name]
             if not isinstance(tensor, cuda.CudaTensor):
@@ -303,18 +337,13 @@ class TensorRtEngine(Engine):
                 )
             self._check_range(spec.name, tensor.shape)
             self._check(lane.context.set_input_shape(spec.name, tensor.shape), feeds)
-            address = self._address(lane, spec.name, tensor)
-            self._check(lane.context.set_tensor_address(spec.name, address), feeds)
-            waiting.append(tensor)
-        return waiting
-
-    @staticmethod
-    def _address(lane: Lane, name: str, tensor: cuda.CudaTensor | NDArray[Any]) -> int:
-        if isinstance(tensor, cuda.CudaTensor):
-            return tensor.memory.address
-        block = lane.block(name, tensor.nbytes)
-        cuda.to_device(tensor, block, lane.stream)
-        return block.address
+            if isinstance(tensor, cuda.CudaTensor):
+                given.append(tensor)
+                block = tensor.memory
+            else:
+                block = lane.send(spec.name, tensor)
+            self._check(lane.context.set_tensor_address(spec.name, block.address), feeds)
+        return given
 
     def _check_range(self, name: str, shape: tuple[int, ...]) -> None:
         least, _, most = self._plan.ranges[name]
@@ -330,20 +359,20 @@ class TensorRtEngine(Engine):
         if not done:
             reason = pop_errors(self._log)
             kind = OutOfMemoryError if _is_memory(reason) else BackendError
-            raise kind(f"TensorRT failed in {self._name} with {_shapes(feeds)}: {reason}.")
+            raise kind(f"{LIBRARIES[self.backend]} failed in {self._name} with {_shapes(feeds)}: {reason}.")
 
 
-def _new_lane(engine: Any, name: str, log: Any, device: int) -> Lane:
-    """Create an execution context of an engine, with its stream and memory.
+def _new_lane(create: Callable[[], Any], name: str, log: Any, device: int) -> Lane:
+    """Create an execution context, with its stream and memory.
 
     Raises:
         OutOfMemoryError: TensorRT cannot create one, even after unused memory of all engines was freed.
     """
-    context = engine.create_execution_context()
+    context = create()
     if context is None:
         first = pop_errors(log)
         cuda.empty_free_lists()
-        context = engine.create_execution_context()
+        context = create()
         if context is None:
             raise OutOfMemoryError(
                 f"{name}: no execution context; it needs memory for the plan's largest shapes: {first}."

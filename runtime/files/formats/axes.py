@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -46,6 +46,8 @@ class PlaneAxes:
     """The axis of the channels, which are pages or samples of a pixel; None if there is one channel."""
     fixed: dict[int, int]
     """The index along each of the other axes."""
+    stack: dict[str, int] = field(default_factory=dict)
+    """Length of the axes T and Z that are longer than 1."""
 
     def index(self, rows: slice, columns: slice, channel: int) -> tuple[slice | int, ...]:
         """Return the array index of a part of one channel."""
@@ -119,7 +121,8 @@ def find_plane(axes: str, shape: Sequence[int], plane: Plane, name: str) -> Plan
                 kind="not_found",
                 field=_FIELDS[letter],
             )
-    return PlaneAxes(axes.index("Y"), axes.index("X"), channel, fixed)
+    stack = {letter: size for letter, size in zip(meaning, shape, strict=True) if letter in _FIELDS and size > 1}
+    return PlaneAxes(axes.index("Y"), axes.index("X"), channel, fixed, stack)
 
 
 _FIELDS = {"T": "time", "Z": "z"}

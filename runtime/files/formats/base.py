@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,11 @@ class FileReader(ABC):
         self.channels = info.channels
         self.pixel_size_um = info.pixel_size_um
         self.levels = info.levels or (info.size_hw,)
+
+    @property
+    def stack(self) -> Mapping[str, int]:
+        """Length of the axes T (time) and Z of the file that are longer than 1."""
+        return {}
 
     def read(
         self, top: int, left: int, height: int, width: int, channels: Sequence[int] | None = None
@@ -123,8 +128,14 @@ def damage_named(path: Path) -> Iterator[None]:
         ) from error
 
 
-def optional_package(module: str, package: str, purpose: str) -> ModuleType:
+def optional_package(module: str, package: str, purpose: str, *, extra: str = "formats") -> ModuleType:
     """Import a package that the base install lacks.
+
+    Args:
+        module: name to import.
+        package: name to install.
+        purpose: what needs it, for the message.
+        extra: the extra of this package that installs it.
 
     Raises:
         InputError: the package or one of its dependencies is not installed; the message states what to install.
@@ -134,7 +145,7 @@ def optional_package(module: str, package: str, purpose: str) -> ModuleType:
     except (ImportError, OSError) as error:  # OSError: a shared library that the package loads
         raise InputError(
             f"{purpose} needs the package {package}, which cannot be imported ({error}). "
-            f"Install it: {install_command('formats')}.",
+            f"Install it: {install_command(extra)}.",
             kind="not_installed",
         ) from error
 

@@ -64,6 +64,11 @@ class NgffReader(FileReader):
             )
         super().__init__(path, info)
 
+    @property
+    def stack(self) -> Mapping[str, int]:
+        """Length of the axes T (time) and Z of the image that are longer than 1."""
+        return self._axes.stack
+
     def absent_chunks(self) -> tuple[int, int]:
         """Count the chunks of the plane without a file, and all checked chunks: all, or an evenly spread sample."""
         array, fixed = self._array, self._axes.fixed

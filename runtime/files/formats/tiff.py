@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,11 @@ class TiffReader(FileReader):
         names = self._keyframe.photometric.name if hasattr(self._keyframe.photometric, "name") else ""
         is_samples = self._axes.channel is not None and self.axes[self._axes.channel] == "S"
         return self._colour_map is not None or (stored == 3 and is_samples and names in ("RGB", "YCBCR"))
+
+    @property
+    def stack(self) -> Mapping[str, int]:
+        """Length of the axes T (time) and Z of the file that are longer than 1."""
+        return self._axes.stack
 
     @property
     def _leading(self) -> tuple[int, ...]:

@@ -63,7 +63,7 @@ class CocoImage:
 
 
 def read_coco(path: str | Path) -> tuple[CocoImage, ...]:
-    """Read the images of a COCO file, in its order. Crowds, which are no single cells, are left out.
+    """Read the images of a COCO file, in its order. Crowds, which are groups of cells, are left out.
 
     Raises:
         InputError: the file cannot be read, or is not COCO.

@@ -44,7 +44,7 @@ def paint_cells(cells: Iterable[FoundCell], size_hw: tuple[int, int], name: str)
         (y, x), (height, width) = cell.crop.offset_yx, cell.crop.mask.shape
         window = labels[y : y + height, x : x + width]
         free = cell.crop.mask & (window == 0)
-        window[free] = cell.label if keep else number
+        window[free] = cell.label if keep and cell.label is not None else number
         count = int(np.count_nonzero(free))
         overlapping += 0 < count < cell.crop.area_px
         lost += not count

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, InputError
 from runtime.files.formats.axes import Plane
 from runtime.files.formats.base import optional_package
+from runtime.files.outputs.cellpose import write_masks_png, write_outlines, write_seg
 from runtime.files.outputs.geojson import write_geojson
 from runtime.files.outputs.imagej import write_rois
 from runtime.files.outputs.label_images import write_ome_tiff, write_ome_zarr
 from runtime.files.outputs.parquet import write_parquet
+from runtime.files.outputs.stacks import write_tracks
 from runtime.files.outputs.tables import write_table
 from runtime.files.plain import write_labels
 from runtime.results import Segmentation
@@ -30,6 +33,8 @@ class ImageOutput:
     """The plane of the stack that was segmented."""
     measured: Arrays | None = None
     """Further table columns, (n,) each, in the order of the labels; see ``table_rows``."""
+    image: Path | None = None
+    """The image file; None if the image did not come from one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,8 @@ class OutputFormat:
     """Module and package that the format needs beyond the base install."""
     has_table: bool = False
     """True if files contain the columns of the table, including measurements."""
+    for_slides: bool = True
+    """False if a file is written from the whole label map in memory, which a slide does not have."""
 
 
 OUTPUT_FORMATS = {
@@ -72,6 +79,19 @@ OUTPUT_FORMATS = {
     "imagej": OutputFormat(
         "_rois.zip", lambda path, out: write_rois(path, out.result.labels, out.plane), ("roifile", "roifile")
     ),
+    "cellpose": OutputFormat(
+        "_seg.npy",
+        lambda path, out: write_seg(path, out.result.labels, _image_name(path, out), out.result.appearance.diameter_px),
+        for_slides=False,
+    ),
+    "cellpose-tif": OutputFormat(
+        "_cp_masks.tif", lambda path, out: write_labels(path, out.result.labels, out.pixel_size_um)
+    ),
+    "cellpose-png": OutputFormat(
+        "_cp_masks.png", lambda path, out: write_masks_png(path, out.result.labels), for_slides=False
+    ),
+    "ctc": OutputFormat("_RES", lambda path, out: write_tracks(path, [out.result.labels]), for_slides=False),
+    "cellpose-txt": OutputFormat("_cp_outlines.txt", lambda path, out: write_outlines(path, out.result.labels)),
 }
 
 DEFAULT_FORMATS = ("tiff", "csv")
@@ -118,6 +138,25 @@ def check_measure(measure: bool, formats: Iterable[str]) -> None:
             kind="conflict",
             field="measure",
         )
+
+
+def check_slide_formats(formats: Iterable[str]) -> None:
+    """Raise an ``InputError`` if slides cannot be written in a format."""
+    wrong = [name for name in formats if not OUTPUT_FORMATS[name].for_slides]
+    if wrong:
+        possible = ", ".join(name for name, kind in OUTPUT_FORMATS.items() if kind.for_slides)
+        raise InputError(
+            f"a slide cannot be written as {', '.join(wrong)}; expected formats among {possible}. Leave the others "
+            "out.",
+            kind="unsupported",
+            field="formats",
+        )
+
+
+def _image_name(path: Path, output: ImageOutput) -> str:
+    """Return the path of the image for a result at ``path``, without which Cellpose would not find it."""
+    stem = str(path).removesuffix(OUTPUT_FORMATS["cellpose"].ending)
+    return stem if output.image is None else os.path.abspath(output.image)
 
 
 def output_path(stem: Path, name: str) -> Path:

@@ -38,10 +38,11 @@ def settings_of(work: ImageWork, options: FolderOptions) -> Settings:
     # This process does not know which backend 'auto' chooses on other machines.
     backend = {"backend": work.engines.backend} if options.remote else {}
     files = ("series", "plane", "nuclear", "membrane", "rgb", "pixel_size_um", "measure")
+    of_stacks = () if work.files.planes is None else ("planes", "unlinked")
     shared = {
         "engines": work.engines.identity() | backend,
         "config": asdict(work.config),
-        "files": {name: value for name, value in asdict(work.files).items() if name in files},
+        "files": {name: value for name, value in asdict(work.files).items() if name in files + of_stacks},
     }
     goes_as_slide = partial(is_slide, largest_px=work.files.largest_px)
     return Settings(shared=shared, slides=work.slides.of_tiles(), is_slide=goes_as_slide)

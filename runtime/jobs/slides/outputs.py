@@ -11,6 +11,7 @@ import numpy as np
 
 from runtime.files.formats.axes import Plane
 from runtime.files.image_results import OVERLAY_ENDING
+from runtime.files.outputs.cellpose import write_outline_lines
 from runtime.files.outputs.formats import OUTPUT_FORMATS, output_path
 from runtime.files.outputs.geojson import cell_feature, write_features
 from runtime.files.outputs.imagej import write_roi_entries
@@ -142,6 +143,10 @@ def _write_imagej(path: Path, output: SlideOutput) -> None:
     write_roi_entries(path, cells, output.plane)
 
 
+def _write_outlines(path: Path, output: SlideOutput) -> None:
+    write_outline_lines(path, (MaskCrop(mask, offset_yx) for _, mask, offset_yx in output.join.outlined()))
+
+
 _WRITERS: dict[str, Callable[[Path, SlideOutput], None]] = {
     "tiff": _write_tiff,
     "csv": lambda path, output: write_rows(path, output.rows(), output.columns),
@@ -150,6 +155,8 @@ _WRITERS: dict[str, Callable[[Path, SlideOutput], None]] = {
     "geojson": _write_geojson,
     "parquet": lambda path, output: write_parquet_rows(path, output.rows(), output.columns),
     "imagej": _write_imagej,
+    "cellpose-tif": _write_tiff,
+    "cellpose-txt": _write_outlines,
     OVERLAY: lambda path, output: write_overview(path, output.reader, output.join.blocks),
 }
-"""Writers by the names of ``OUTPUT_FORMATS``."""
+"""Writers by the names of ``OUTPUT_FORMATS``, without formats that are not for slides."""

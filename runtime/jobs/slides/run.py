@@ -12,7 +12,7 @@ from runtime.config import SegmentConfig
 from runtime.errors import InputError, JobError
 from runtime.files.formats.axes import Plane
 from runtime.files.image_results import result_name
-from runtime.files.outputs.formats import check_packages
+from runtime.files.outputs.formats import check_packages, check_slide_formats
 from runtime.files.readers import ImageReader
 from runtime.jobs.cluster import ClusterOptions, run_on_cluster
 from runtime.jobs.failure import Failure
@@ -120,6 +120,7 @@ def segment_slide(
     engines, settings, options = engines or EngineSpec(), settings or SlideSettings(), options or RunOptions()
     config = (config or engines.default_config()).at_pixel_size(reader.pixel_size_um, reader.name)
     check_packages(settings.formats)
+    check_slide_formats(settings.formats)
     out = Path(os.path.abspath(out)) if options.remote else Path(out)
     stem = name or result_name(Path(reader.name))
     directory = out / f"{stem}{JOB_ENDING}"

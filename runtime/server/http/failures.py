@@ -11,7 +11,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from runtime.correction.outcomes import ConflictError, ProjectError
+from runtime.correction.journal import ProjectError
+from runtime.correction.outcomes import ConflictError
 from runtime.errors import (
     BackendError,
     ConfigError,
@@ -38,7 +39,11 @@ _KIND_OF_STATUS: dict[int, ErrorKind] = {
     405: "unsupported",
     413: "too_large",
     415: "unsupported",
+    429: "busy",
 }
+
+RETRY_AFTER = {"Retry-After": "1"}
+"""Header of answers to requests that may be sent again, in seconds."""
 
 _ADVICE = {
     404: "Check the path; /openapi.json lists all routes.",

@@ -2,7 +2,7 @@
 
 A page of another site that the user's browser shows can reach a server on the loopback address. It can send simple
 requests without asking, and, if its own host name suddenly resolves to 127.0.0.1, it can also read the answers.
-Therefore the Host header must name this machine, the Origin header, if sent, must be this server, and a request that
+Therefore the Host header must name this machine, and the Origin header, if sent, must be this server. A request that
 changes something needs a content type that a page may not send to another site without CORS, which is off.
 
 Source: Fetch standard, "CORS-safelisted request-header" and "Origin header"; Fetch Metadata Request Headers (W3C).
@@ -11,6 +11,7 @@ Source: Fetch standard, "CORS-safelisted request-header" and "Origin header"; Fe
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, urlsplit
@@ -20,7 +21,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from runtime.server.http.failures import RequestError, error_answer
+from runtime.server.http.failures import RETRY_AFTER, RequestError, error_answer
 from runtime.server.options import Limits
 
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -68,6 +69,7 @@ class Guard:
         """Wrap an application."""
         self._app = app
         self._rules = rules
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check a request, then hand it to the application."""
@@ -93,7 +95,26 @@ class Guard:
         if (answer := self._login(scope)) is not None:
             await answer(scope, receive, send_guarded)
             return
-        await self._app(scope, _counted(receive, limit), send_guarded)
+        body = _Body(receive, limit, self._room)
+        try:
+            await self._app(scope, body.receive, send_guarded)
+        finally:
+            self._held -= body.held
+
+    def _room(self, more: int) -> None:
+        """Make room for a part of a body.
+
+        Raises:
+            HTTPException: the bodies of all requests in progress would take too much memory or disk space.
+        """
+        if self._held + more > self._rules.limits.held_bytes:
+            raise HTTPException(
+                429,
+                f"the bodies of all requests have {self._held + more} bytes; expected at most "
+                f"{self._rules.limits.held_bytes}. Try again in a moment",
+                headers=RETRY_AFTER,
+            )
+        self._held += more
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         if self._rules.on_loopback:
@@ -210,28 +231,33 @@ def _token_of_page(scope: Scope) -> str:
     if scope["path"] != "/" or scope["method"] != "GET":
         return ""
     try:
-        return parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=10).get("token", [""])[0]
+        given: list[str] = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=10).get("token", [""])
+        return given[0]
     except ValueError:  # more fields
         return ""
 
 
-def _counted(receive: Receive, limit: int) -> Receive:
-    """Count the bytes of a body as they arrive.
+class _Body:
+    """Body of a request, whose bytes are counted as they arrive."""
 
-    Raises:
-        HTTPException: there are more than ``limit``.
-    """
-    total = 0
+    def __init__(self, receive: Receive, limit: int, room: Callable[[int], None]) -> None:
+        self._receive, self._limit, self._room = receive, limit, room
+        self.held = 0
 
-    async def receive_counted() -> Message:
-        nonlocal total
-        message = await receive()
-        total += len(message.get("body", b""))
-        if total > limit:
-            raise HTTPException(413, _too_large(f"more than {limit} bytes", limit).removesuffix("."))
+    async def receive(self) -> Message:
+        """Receive the next part.
+
+        Raises:
+            HTTPException: the body is larger than the limit, or there is no room for it.
+        """
+        message = await self._receive()
+        more = len(message.get("body", b""))
+        if self.held + more > self._limit:
+            too_large = _too_large(f"more than {self._limit} bytes", self._limit)
+            raise HTTPException(413, too_large.removesuffix("."))
+        self._room(more)
+        self.held += more
         return message
-
-    return receive_counted
 
 
 def _too_large(came: str, limit: int) -> str:

@@ -69,10 +69,12 @@ def halve(plane: NDArray[np.generic]) -> NDArray[np.generic]:
     padded = np.pad(plane, [(0, length % 2) for length in plane.shape], mode="edge")
     kind = plane.dtype
     wide = np.float32 if kind.itemsize <= 2 else np.float64
-    mean = sum(padded[y::2, x::2].astype(wide) for y in (0, 1) for x in (0, 1)) / 4
+    corners = np.stack([padded[y::2, x::2] for y in (0, 1) for x in (0, 1)])
+    mean = corners.mean(axis=0, dtype=wide)
     if kind.kind in "ui":
         mean = np.rint(mean)
-    return np.asarray(mean >= 0.5 if kind.kind == "b" else mean).astype(kind)
+    halved: NDArray[np.generic] = (mean >= 0.5 if kind.kind == "b" else mean).astype(kind)
+    return halved
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:

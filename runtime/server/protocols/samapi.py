@@ -44,7 +44,7 @@ Point = tuple[int, int]
 
 
 class SamImage(BaseModel):
-    """What every request has; further fields are ignored, since versions of the extension differ."""
+    """Fields of every request; further ones are ignored, since versions of the extension differ."""
 
     model_config = ConfigDict(extra="ignore")
 

@@ -139,8 +139,14 @@ def _parse_tensor(entry: Mapping[str, Any], rest: memoryview, values_limit: int)
 
 def _from_json(data: Any, dtype: np.dtype[Any], count: int, name: str) -> Array:
     """Convert nested or flat JSON values to a flat array."""
+    data = _of_kind(data, list, f"data of {name}", "a list")
     try:
-        values = np.array(_of_kind(data, list, f"data of {name}", "a list")).reshape(-1)
+        values = np.array(data).reshape(-1)
+        if dtype == DTYPES["UINT64"] and values.dtype.kind == "f":  # numpy has no common type for numbers beyond int64
+            whole = np.array(data, object).reshape(-1)
+            values = whole.astype(dtype) if all(type(value) is int for value in whole) else whole
+    except OverflowError:
+        _reject(f"data of {name} has values that {dtype} cannot hold", "values of its datatype", name)
     except ValueError as error:  # sequences of several lengths
         raise InputError(f"data of {name} is ragged ({error}); expected rows of equal length.", field=name) from error
     if values.size == 0:
@@ -208,7 +214,7 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
 def _json_values(array: Array) -> list[Any]:
     """List the values of an array, flat; None in place of NaN, which JSON does not know."""
     if array.dtype.kind != "f":
-        return array.reshape(-1).tolist()  # type: ignore[no-any-return]
+        return list(array.reshape(-1).tolist())
     return [value if math.isfinite(value) else None for value in array.reshape(-1).tolist()]
 
 

@@ -16,7 +16,7 @@ from runtime.errors import RECOVERABLE_ERRORS
 from runtime.pipeline.encoded import EncodedViews
 from runtime.results import Segmentation
 from runtime.segmenter import Segmenter
-from runtime.server.http.failures import RequestError
+from runtime.server.http.failures import RETRY_AFTER, RequestError
 from runtime.server.http.metrics import Metrics
 from runtime.types import F64
 
@@ -24,8 +24,6 @@ T = TypeVar("T")
 
 BOXES_TOGETHER = 256
 """Most boxes that are decoded together, unless one request has more."""
-
-RETRY_AFTER_S = 1
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +105,7 @@ class EngineQueue:
                     "in a moment.",
                     status=429,
                     kind="busy",
-                    headers={"Retry-After": str(RETRY_AFTER_S)},
+                    headers=RETRY_AFTER,
                 )
             self._taken += 1
         try:

@@ -89,7 +89,7 @@ def test_graphs_are_measured_beside_runs_without(monkeypatch: pytest.MonkeyPatch
     assert list(found) == ["auto", "auto, CUDA graphs", "tensorrt"]
     assert asked == [("auto", False), ("cuda", True), ("tensorrt", False)]
     assert list(bench.load(None, ["cuda"], BackendOptions(), cuda_graphs=False)) == ["cuda"]
-    with pytest.raises(ConfigError, match="cuda_graphs needs the backend 'cuda'; got 'cpu'"):
+    with pytest.raises(ConfigError, match="cuda_graphs needs the backend 'cuda' or 'tensorrt-rtx'; got 'cpu'"):
         bench.load(None, ["cpu"], BackendOptions(), cuda_graphs=True)
 
 

@@ -89,7 +89,7 @@ def test_the_timing_cache_is_used_again(engines: Path, double: Double) -> None:
     first = next(engines.glob("tensorrt/*.timing")).read_bytes()
     build_plans(engines, FEW)
     assert double.caches[0] == b""
-    assert double.caches[3] == first
+    assert first in double.caches
     next(engines.glob("tensorrt/*.timing")).write_bytes(b"a cache of something else")
     messages: list[str] = []
     build_plans(engines, FEW, progress=messages.append)

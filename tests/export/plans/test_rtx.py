@@ -18,6 +18,7 @@ from export.commands.build import build_command
 from export.errors import ExportError, VerificationError
 from export.exporter import ExportConfig, export_engines
 from export.plans import report
+from export.plans.build_rtx import build_rtx_plans
 from export.plans.kernels import parse_layers, read_kernels
 from export.plans.layers import LEAST_HALF_SHARE
 from export.plans.report import EngineReport, ReportOptions, report_engines, report_table
@@ -27,7 +28,7 @@ from runtime.engines.builtin import builtin_engine
 from runtime.engines.manifest import read_manifest
 from training.weights import weights_file
 
-pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX has wheels for Linux and x86-64 alone")
+pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX has wheels for Linux and x86-64 alone")
 
 MOST = {"encoder": (0.75, 71), "cellfinder": (0.51, 74), "mask_decoder": (0.61, 78)}
 """Limits for the half-precision engines of the built-in model: GB moved per call of 4 images or 64 boxes, and MB of
@@ -97,7 +98,7 @@ def test_parser_errors_are_reported(tmp_path: Path) -> None:
     )
     onnx.save(helper.make_model(helper.make_graph([node], "g", [x], [y])), path)
     with pytest.raises(ExportError, match=r"cannot parse .*wrong\.onnx:\n.*Det"):
-        build_without_gpu(path, {"x": (2, 3, 3)})
+        build_without_gpu(path, {"x": ((2, 3, 3),) * 3})
 
 
 def test_other_gpus_are_rejected() -> None:
@@ -147,17 +148,20 @@ def test_bytes_are_those_of_all_tensors() -> None:
     assert (add.is_fused_attention, attention.is_fused_attention) == (False, True)
 
 
-def test_without_a_driver_the_gpu_is_asked_for_before_a_plan_is_loaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("module", "name"), [("tensorrt", "TensorRtEngine"), ("tensorrt_rtx", "RtxEngine")], ids=["tensorrt", "rtx"]
+)
+def test_without_a_driver_the_gpu_is_asked_for_before_a_plan_is_loaded(module: str, name: str) -> None:
     """Without a driver, loading a plan would end the process, so ``check_gpu`` must come first."""
     code = (
-        "import tensorrt_rtx_bindings as real, sys; from pathlib import Path\n"
-        "real.__version__ = '11.0'; sys.modules['tensorrt'] = real\n"
+        "import tensorrt_rtx as real, sys; from pathlib import Path\n"
+        f"real.__version__ = '11.0'; sys.modules['{module}'] = real\n"
         "from runtime.engines.backends.base import BackendOptions\n"
-        "from runtime.engines.backends.tensorrt import TensorRtEngine\n"
+        f"from runtime.engines.backends.{module} import {name} as Engine\n"
         "from runtime.errors import BackendError\n"
         "def loading(*_): raise SystemExit('a plan was to be loaded')\n"
         "real.Runtime = loading\n"
-        "try: TensorRtEngine(Path(sys.argv[1]), BackendOptions())\n"
+        "try: Engine(Path(sys.argv[1]), BackendOptions())\n"
         "except BackendError as error: print(error)\n"
     )
     done = subprocess.run(
@@ -168,3 +172,22 @@ def test_without_a_driver_the_gpu_is_asked_for_before_a_plan_is_loaded(tmp_path:
     )
     assert done.returncode == 0, done.stderr
     assert "GPU" in done.stdout or "driver" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def nano_fused(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export the built-in model in half precision with onnxruntime's operator for attention."""
+    out = tmp_path_factory.mktemp("rtx") / "fused"
+    export_engines(weights_file("nano"), out, ExportConfig(precision="fp16", attention="fused"))
+    return out
+
+
+def test_the_real_builder_takes_fused_attention(nano_fused: Path) -> None:
+    messages: list[str] = []
+    place, record = build_rtx_plans(nano_fused, capabilities=["8.6", "12.0"], progress=messages.append)
+    assert place.parent == nano_fused / "tensorrt-rtx"
+    assert {plan.layers["half_share"] >= LEAST_HALF_SHARE for plan in record.plans.values()} == {True}
+    assert record.verification == (), "there is no GPU to run them"
+    assert all((place / plan.file).stat().st_size > 1e6 for plan in record.plans.values())
+    with pytest.raises(ExportError, match="fused attention"):
+        list(report_engines(nano_fused))

@@ -37,7 +37,7 @@ def test_the_report_is_a_line_for_each_finding() -> None:
     assert done.exit_code == 0, done.output
     names = [line[:14].strip() for line in done.stdout.splitlines()]
     assert names[:3] == ["cellsam-engine", "engines", "packages"]
-    assert names[-6:] == ["cpu", "openvino", "cuda", "tensorrt", "tensorrt-ort", "auto"]
+    assert names[-7:] == ["cpu", "openvino", "cuda", "tensorrt", "tensorrt-rtx", "tensorrt-ort", "auto"]
 
 
 def test_a_clash_of_packages_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,14 +57,16 @@ def test_reasons_of_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(availability, "count_gpus", lambda: 0)
     without = backend_problems(builtin_engine())
     assert without["cpu"] is None
-    assert without["cuda"] == without["tensorrt"] == without["tensorrt-ort"] == NO_GPU
+    assert without["cuda"] == without["tensorrt"] == without["tensorrt-rtx"] == without["tensorrt-ort"] == NO_GPU
     monkeypatch.setattr(availability, "count_gpus", lambda: 1)
-    monkeypatch.setattr(availability, "plans_problem", lambda directory, device: "no plans")
+    monkeypatch.setattr(
+        availability, "plans_problem", lambda directory, device, backend="": f"no plans {backend}".strip()
+    )
     monkeypatch.setattr(availability, "onnxruntime_providers", lambda: ("CUDAExecutionProvider",))
     monkeypatch.setattr(availability, "find_spec", lambda name: None)
     found = backend_problems(builtin_engine())
     assert found["cuda"] is None
-    assert found["tensorrt"] == "no plans"
+    assert (found["tensorrt"], found["tensorrt-rtx"]) == ("no plans", "no plans tensorrt-rtx")
     assert "onnxruntime-gpu[cuda,cudnn]" in str(found["tensorrt-ort"])
     assert "not installed" in str(found["openvino"])
 

@@ -125,7 +125,7 @@ def test_imagej(tmp_path: Path) -> None:
 def test_every_format_has_a_suffix() -> None:
     assert set(FORMAT_OF_ENDING.values()) == {*OUTPUT_FORMATS, "npy"}
     for name, kind in OUTPUT_FORMATS.items():
-        assert next(found for ending, found in FORMAT_OF_ENDING.items() if kind.ending.endswith(ending)) == name
+        assert next(found for ending, found in FORMAT_OF_ENDING.items() if kind.ending.lower().endswith(ending)) == name
 
 
 @pytest.mark.parametrize("name", ["a.png", "a", ".tif", "a.tif.gz"])

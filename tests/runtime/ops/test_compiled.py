@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from runtime import SegmentConfig
-from runtime.ops.compiled import channels_used
 from runtime.ops.masks import LabelCanvas, relabel, resize_axis, upsample_window
 
 ROOT = Path(__file__).parents[3]
@@ -52,12 +51,3 @@ def test_a_window_beyond_the_map_is_rejected(origin: tuple[int, int]) -> None:
     axis = resize_axis(10, 40, 20)
     with pytest.raises(ValueError, match="beyond the whole map"):
         upsample_window(np.ones((4, 4), np.float32), origin, (axis, axis))
-
-
-@pytest.mark.parametrize("channels", [(), (0,), (2,), (0, 1, 2)])
-def test_channels_used(channels: tuple[int, ...]) -> None:
-    image = np.zeros((5, 7, 3), np.float32)
-    for channel in channels:
-        image[channel, 6, channel] = -0.5
-    assert tuple(np.flatnonzero(channels_used(image))) == channels
-    assert not channels_used(np.zeros((0, 4, 3), np.float32)).any()

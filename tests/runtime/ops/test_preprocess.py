@@ -8,19 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from runtime import InputError
-from runtime.ops.preprocess import (
-    box_branch_input,
-    branch_inputs,
-    check_image,
-    mask_branch_input,
-    normalize_contrast,
-    paper_input,
-    resize_channels,
-    take_normalized,
-)
+from runtime.ops.model_input import box_branch_input, mask_branch_input
+from runtime.ops.preprocess import channels_used, check_image, normalize_contrast, take_normalized
 from tests.golden.cases import NAMES, assert_close, load_arrays
 
 
@@ -136,47 +127,10 @@ def test_contrast_does_not_depend_on_the_intensity_unit(scale: float, offset: fl
     np.testing.assert_allclose(normalize_contrast(image * scale + offset), normalize_contrast(image), atol=2e-3)
 
 
-@given(
-    image=hnp.arrays(
-        np.float32, st.tuples(st.integers(1, 40), st.integers(1, 40), st.just(3)), elements=st.floats(0, 1, width=32)
-    ),
-    size=st.integers(1, 64),
-)
-def test_resize_stays_within_the_range_of_its_input(image: Any, size: int) -> None:
-    for channel, plane in enumerate(resize_channels(image, np.zeros((3, size, size), np.float32))):
-        given = image[..., channel]
-        assert plane.shape == ((size, size) if given.any() else (1, 1))
-        assert given.min() - 1e-5 <= plane.min()
-        assert plane.max() <= given.max() + 1e-5
-
-
-@pytest.mark.parametrize("profile", ["paper", "cellsam-1.2"])
-@pytest.mark.parametrize("renormalize", [True, False])
-def test_black_images_give_finite_inputs(profile: Any, renormalize: bool) -> None:
-    class Spec:
-        image_size = 32
-
-    Spec.profile, Spec.renormalize = profile, renormalize  # type: ignore[attr-defined]
-    mask, box = branch_inputs(np.zeros((9, 9, 3), np.float32), Spec())  # type: ignore[arg-type]
-    assert box is not None
-    assert np.isfinite(mask).all()
-    assert np.isfinite(box).all()
-
-
-def test_paper_profile_feeds_both_branches_with_one_array() -> None:
-    class Spec:
-        image_size, profile, renormalize = 16, "paper", True
-
-    image = np.random.default_rng(0).random((8, 8, 3), np.float32)
-    inputs = branch_inputs(image, Spec())  # type: ignore[arg-type]
-    assert inputs.box is inputs.mask
-    np.testing.assert_array_equal(inputs.mask, paper_input(image, 16))
-    assert branch_inputs(image, Spec(), detector=False).box is None  # type: ignore[arg-type]
-
-
-def test_a_single_stain_fills_both_channels_of_the_box_branch() -> None:
-    image = np.zeros((20, 20, 3), np.float32)
-    image[5:9, 5:9, 2] = 1.0
-    pixels = box_branch_input(image, 20)
-    np.testing.assert_array_equal(pixels[1], pixels[2])
-    assert pixels[2].max() > 0
+@pytest.mark.parametrize("channels", [(), (0,), (2,), (0, 1, 2)])
+def test_channels_used(channels: tuple[int, ...]) -> None:
+    image = np.zeros((5, 7, 3), np.float32)
+    for channel in channels:
+        image[channel, 6, channel] = -0.5
+    assert tuple(np.flatnonzero(channels_used(image))) == channels
+    assert not channels_used(np.zeros((0, 4, 3), np.float32)).any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -17,7 +18,8 @@ from runtime import InputError, Segmenter
 from runtime.engines.backends.base import Engine
 from runtime.errors import OutOfMemoryError
 from runtime.ops.preprocess import normalize_contrast
-from runtime.pipeline.ordered import in_order
+from runtime.pipeline.engine_calls import DecodedMasks
+from runtime.pipeline.ordered import in_order, worker_threads
 from runtime.pipeline.pipeline import Pipeline
 from runtime.types import Tensor, Tensors
 from tests.runtime.test_segmenter import BOXES, OPEN, assert_same, every
@@ -143,6 +145,13 @@ def test_a_stream_raises_at_the_group_that_fails(segmenter: Segmenter, image: An
         next(results)
 
 
+@pytest.mark.parametrize(("cores", "expected"), [(1, 2), (4, 4), (64, 8)])
+def test_threads_follow_cores_and_backend(cores: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert worker_threads(on_gpu=True) == expected
+    assert worker_threads(on_gpu=False) == 2
+
+
 @given(count=st.integers(0, 40), together=st.integers(1, 5), workers=st.integers(1, 4))
 def test_order_and_bound(count: int, together: int, workers: int) -> None:
     taken, given_back, most = 0, 0, 0
@@ -170,3 +179,23 @@ def test_nothing_is_begun_after_the_caller_stops() -> None:
     assert next(results) == 0
     results.close()  # type: ignore[attr-defined]
     assert len(begun) <= 3
+
+
+def test_boxes_of_several_views_get_the_embeddings_of_their_views(segmenter: Segmenter, image: Any) -> None:
+    """Calls need neighbouring views, views apart, or a single one; each box gets what it gets alone."""
+    images = [image, image[::-1], image[:, ::-1], image[:300]]
+    views = [view for one in images for view in segmenter.encode(one, detector=False, config=OPEN)]
+    calls, boxes = segmenter.pipeline.calls, np.asarray(BOXES, np.float64)
+    for counts in ((1, 1, 1, 1), (1, 0, 0, 2), (2, 0, 1, 0), (0, 0, 0, 2)):
+        given = [boxes[:count] for count in counts]
+        together = {(view, n): m for view, masks in calls.decode(views, given, full=True) for n, m in rows(masks)}
+        for place, alone in enumerate(given):
+            for _, masks in calls.decode([views[place]], [alone], full=True):
+                for n, mask in rows(masks):
+                    np.testing.assert_allclose(together[place, n], mask, atol=1e-4)
+        assert len(together) == sum(len(one) for one in given)
+
+
+def rows(masks: DecodedMasks) -> list[tuple[int, Any]]:
+    """Return the index of each box and its logits."""
+    return list(zip(masks.index.tolist(), masks.logits, strict=True))

@@ -16,6 +16,7 @@ from runtime.correction.project import Project
 from runtime.engines.builtin import sample_images
 from runtime.files.plain import read_image
 from runtime.jobs.segmenter_spec import SegmenterSpec, loaded_segmenter
+from runtime.results import Segmentation
 from runtime.segmenter import Segmenter
 from runtime.server.app import create_app
 from runtime.server.client import Client
@@ -42,6 +43,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     tifffile.imwrite(folder / "part.tif", read_image(folder / "fluorescence_img.png")[:120, :160])
     return folder
+
+
+@pytest.fixture(scope="session")
+def found(segmenter: Segmenter, images: Path) -> Segmentation:
+    """Return the cells of ``part.tif``."""
+    return segmenter(read_image(images / "part.tif"))
 
 
 @pytest.fixture(scope="module")

@@ -178,21 +178,21 @@ def test_the_least_recently_used_embeddings_are_dropped(segmenter: Segmenter, vi
     assert not cache.drop("large")
 
 
-def test_sixteen_users_at_once_get_the_results_of_one(live: Client, segmenter: Segmenter, images: Path) -> None:
-    image = read_image(images / "part.tif")
-    shown = segmenter.encode(image, detector=False)
-    expected = segmenter(image).labels
+def test_sixteen_users_at_once_get_the_results_of_one(
+    live: Client, segmenter: Segmenter, images: Path, found: Segmentation
+) -> None:
+    shown = segmenter.encode(read_image(images / "part.tif"), detector=False)
 
     def use(seed: int) -> None:
         boxes = made_boxes(1 + seed % 4, seed, shown.size_hw)
         alone = segmenter.decode(shown, boxes=boxes)
         for _ in range(3):
-            found = live.boxes(live.encode(images / "part.tif"), boxes)
-            assert found.column("prompt") == alone.prompts.tolist()
-            np.testing.assert_allclose(found.column("iou_prediction"), alone.iou_predictions, rtol=1e-5)
-            assert found.column("label_area_px") == np.bincount(alone.labels.ravel())[1:].tolist()
+            cells = live.boxes(live.encode(images / "part.tif"), boxes)
+            assert cells.column("prompt") == alone.prompts.tolist()
+            np.testing.assert_allclose(cells.column("iou_prediction"), alone.iou_predictions, rtol=1e-5)
+            assert cells.column("label_area_px") == np.bincount(alone.labels.ravel())[1:].tolist()
         if seed % 4 == 0:
-            np.testing.assert_array_equal(live.labels(images / "part.tif"), expected)
+            np.testing.assert_array_equal(live.labels(images / "part.tif"), found.labels)
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(use, range(16)))
@@ -208,9 +208,8 @@ def test_client_names_the_errors_of_the_server(live: Client, images: Path) -> No
     assert caught.value.status == 404
 
 
-def test_client_sends_files_bytes_and_arrays(live: Client, segmenter: Segmenter, images: Path) -> None:
+def test_client_sends_files_bytes_and_arrays(live: Client, images: Path, found: Segmentation) -> None:
     path = images / "part.tif"
-    expected = segmenter(read_image(path))
-    for image in (str(path), path.read_bytes(), read_image(path)):
-        np.testing.assert_array_equal(live.labels(image), expected.labels)
-    assert len(live.cells(path)) == len(expected) == len(live.geojson(path)["features"])
+    np.testing.assert_array_equal(live.labels(str(path)), found.labels)
+    assert len(live.cells(path.read_bytes())) == len(found)
+    assert len(live.geojson(read_image(path))["features"]) == len(found)

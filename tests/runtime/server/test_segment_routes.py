@@ -18,6 +18,7 @@ from PIL import Image
 from runtime.engines.builtin import sample_images
 from runtime.errors import InputError
 from runtime.files.plain import read_image
+from runtime.results import Segmentation
 from runtime.segmenter import Segmenter
 from runtime.server.app import create_app
 from runtime.server.images.uploads import below
@@ -45,8 +46,8 @@ def test_labels_equal_those_of_the_segmenter(client: TestClient, segmenter: Segm
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(named.content))), expected.labels)
 
 
-def test_table_and_outlines_describe_the_same_cells(client: TestClient, segmenter: Segmenter, images: Path) -> None:
-    expected = segmenter(read_image(images / "part.tif"))
+def test_table_and_outlines_describe_the_same_cells(client: TestClient, found: Segmentation) -> None:
+    expected = found
     table = client.post("/api/segment", json={"path": "part.tif"}).json()
     outlines = client.post("/api/segment?format=geojson", json={"path": "part.tif"}).json()
 
@@ -178,6 +179,16 @@ def test_a_full_queue_rejects_requests(images: Path) -> None:
         answer = client.post("/api/segment", json={"path": NAME})
     assert (answer.status_code, answer.json()["error"]["kind"]) == (429, "busy")
     assert answer.headers["retry-after"] == "1"
+
+
+def test_bodies_of_all_requests_together_are_limited(images: Path) -> None:
+    limits = Limits(held_bytes=20_000)
+    with TestClient(create_app(ServerOptions(engines=ENGINES, root=images, limits=limits)), base_url=LOCAL) as client:
+        answer = client.post("/api/segment", content=bytes(20_001), headers=PNG)
+        assert (answer.status_code, answer.json()["error"]["kind"]) == (429, "busy")
+        assert answer.headers["retry-after"] == "1"
+        for _ in range(3):
+            assert client.post("/api/segment", content=bytes(15_000), headers=PNG).status_code == 400, "given back"
 
 
 @pytest.mark.parametrize(

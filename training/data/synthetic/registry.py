@@ -146,6 +146,8 @@ _ALL = (
     SyntheticGroup("empty_brightfield", _NOTHING, partial(_BRIGHT_FIELD, body=_CELL), "whole-cell", "mixed"),
     SyntheticGroup("empty_stained", _NOTHING, stained.haematoxylin_eosin, "rgb", "mixed"),
     SyntheticGroup("empty_photograph", _NOTHING, empty.photograph, "rgb", "mixed"),
+    SyntheticGroup("empty_text", _NOTHING, empty.text, "rgb", "mixed"),
+    SyntheticGroup("empty_surface", _NOTHING, empty.surface, "rgb", "mixed"),
 )
 
 PREFIX = "synthetic/"

@@ -37,7 +37,7 @@ def test_choice(
 ) -> None:
     if plans is not False:
         (tmp_path / "tensorrt").mkdir()
-    monkeypatch.setattr(choice, "plans_problem", lambda directory, device: plans)
+    monkeypatch.setattr(choice, "plans_problem", lambda directory, device, backend: plans)
     monkeypatch.setattr(choice, "count_gpus", lambda: gpus)
     monkeypatch.setattr(choice, "find_spec", lambda name: name if name in packages else None)
     monkeypatch.setattr(choice, "onnxruntime_providers", lambda: ("CUDAExecutionProvider",) if cuda else ())
@@ -45,6 +45,18 @@ def test_choice(
     assert chosen.backend == expected
     assert re.search(reason, str(chosen))
     assert bool(chosen.left_unused) == ("not used" in reason)
+
+
+def test_plans_of_tensorrt_come_before_those_for_rtx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    problems = {"tensorrt": None, "tensorrt-rtx": None}
+    for backend in problems:
+        (tmp_path / backend).mkdir()
+    monkeypatch.setattr(choice, "plans_problem", lambda directory, device, backend: problems[backend])
+    monkeypatch.setattr(choice, "count_gpus", lambda: 1)
+    assert choice.choose_backend(tmp_path).backend == "tensorrt"
+    problems["tensorrt"] = "of another GPU"
+    chosen = choice.choose_backend(tmp_path)
+    assert (chosen.backend, str(chosen)) == ("tensorrt-rtx", "found a GPU, TensorRT for RTX and plans")
 
 
 def test_the_environment_says_what_auto_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,26 @@ def test_threads_may_share_one(openvino: Segmenter, samples: list[Any]) -> None:
         together = list(pool.map(lambda image: openvino(image).labels, samples * 3))
     for labels, expected in zip(together, alone * 3, strict=True):
         np.testing.assert_array_equal(labels, expected)
+
+
+CLOSE_AND_SIGNAL = """
+import faulthandler, gc, os, signal
+from runtime import Segmenter
+faulthandler.enable()  # gives the main thread a stack for signals, as pytest does
+received = []
+signal.signal(signal.SIGCHLD, lambda *_: received.append(1))
+segmenters = [Segmenter(backend="openvino") for _ in range(2)]
+while segmenters:
+    segmenters.pop(0).close()
+    gc.collect()
+os.kill(os.getpid(), signal.SIGCHLD)
+assert received
+"""
+
+
+def test_a_process_survives_signals_after_segmenters_are_closed() -> None:
+    done = subprocess.run([sys.executable, "-c", CLOSE_AND_SIGNAL], capture_output=True, text=True)
+    assert done.returncode == 0, (done.returncode, done.stderr)
 
 
 def test_results_outlive_the_next_call(openvino: Segmenter, samples: list[Any]) -> None:

@@ -303,7 +303,9 @@ def test_the_version_is_checked(monkeypatch: pytest.MonkeyPatch, version: str, f
 
 @pytest.mark.parametrize("backend", ["cpu", "openvino", "tensorrt", "tensorrt-ort"])
 def test_graphs_are_for_one_backend(small_engines: Path, backend: str) -> None:
-    with pytest.raises(ConfigError, match=f"cuda_graphs needs the backend 'cuda'; the backend is '{backend}'"):
+    with pytest.raises(
+        ConfigError, match=f"cuda_graphs needs the backend 'cuda' or 'tensorrt-rtx'; the backend is '{backend}'"
+    ):
         Segmenter(small_engines, backend=backend, options=BackendOptions(cuda_graphs=True))
 
 
