@@ -1,64 +1,17 @@
-"""A server of a project and a browser that shows its page, for tests."""
+"""The page in a browser, used as a user would, for tests."""
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-"""An installed Chromium; tests download none."""
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 
 WAIT_S = 90.0
 """Longest wait for an effect: other programs may occupy the machine."""
 
 Point = tuple[float, float]
-
-
-class Server:
-    """``cellsam-engine label`` in a process."""
-
-    address: str
-    port: int
-
-    def start(self, folder: Path, port: int = 0) -> None:
-        """Start it, and wait until it answers."""
-        command = [sys.executable, "-m", "runtime", "label", str(folder), "--no-browser", "--backend", "cpu"]
-        self._process = subprocess.Popen(
-            [*command, "--port", str(port)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if found := re.search(r"ready at (http://[\d.]+:(\d+))/", line):
-                self.address, self.port = found[1], int(found[2])
-                return
-        raise AssertionError(f"the server ended with {self._process.wait()}.")
-
-    def stop(self) -> None:
-        """Stop it as Ctrl-C does."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
-            self._process.wait(30)
-
-
-@contextmanager
-def browser() -> Iterator[Browser]:
-    """Run a browser."""
-    options = ["--no-sandbox"] if os.name == "posix" and os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield running
-        running.close()
 
 
 class PageDriver:

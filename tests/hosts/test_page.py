@@ -14,13 +14,15 @@ from PIL import Image
 pytest.importorskip("playwright", reason="the page is driven with Playwright")
 from playwright.sync_api import Browser
 
+from benchmarks.page_frames import LIMIT_MS, measure
+from benchmarks.server_process import CHROMIUM, ServerProcess, browser
 from runtime.server.client import Client
-from tests.hosts.page_driver import CHROMIUM, PageDriver, Server, browser
+from tests.hosts.page_driver import PageDriver
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 SAMPLE = Path(__file__).parents[2] / "runtime" / "samples" / "fluorescence_img.png"
-IMAGES = ("segment", "box", "draw", "cells", "undo", "conflict", "gone", "unfinished", "export")
+IMAGES = ("segment", "box", "draw", "cells", "undo", "conflict", "gone", "unfinished", "export", "fit", "display")
 """Names of the images; each test changes one of its own."""
 
 Square = tuple[int, int, int]
@@ -37,11 +39,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[Server]:
-    running = Server()
-    running.start(folder)
-    yield running
-    running.stop()
+def server(folder: Path) -> Iterator[ServerProcess]:
+    with ServerProcess("label", str(folder), "--no-browser", "--backend", "cpu") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +51,13 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def api(server: Server) -> Iterator[Client]:
+def api(server: ServerProcess) -> Iterator[Client]:
     with Client(server.address) as client:
         yield client
 
 
 @pytest.fixture
-def show(server: Server, chromium: Browser, api: Client) -> Iterator[Callable[[str], tuple[PageDriver, str]]]:
+def show(server: ServerProcess, chromium: Browser, api: Client) -> Iterator[Callable[[str], tuple[PageDriver, str]]]:
     """Open the page at an image by name; return the page and the id of the image."""
     opened: list[PageDriver] = []
 
@@ -181,6 +181,16 @@ def test_cells_are_edited_by_keys(show: Show, api: Client) -> None:
     assert api.image(key).state == "done"
     assert page.areas == areas(api, key)
 
+    last, undone = areas(api, key), 0
+    while page.page.is_enabled("#command-undo"):
+        page.press("Control+z")
+        undone += 1
+    assert undone >= 3 + 7  # the squares, and the edits above
+    assert page.areas == areas(api, key) == {}
+    while page.page.is_enabled("#command-redo"):
+        page.press("Control+Shift+z")
+    assert page.areas == areas(api, key) == last
+
 
 def test_undo_and_redo_have_no_limit_and_survive_reloading(show: Show, api: Client) -> None:
     page, key = show("undo")
@@ -226,7 +236,7 @@ def test_a_change_by_another_is_shown_and_a_conflict_keeps_the_drawing(show: Sho
     assert sorted(areas(api, key)) == sorted(page.areas) == [1, 2, 3]
 
 
-def test_changes_wait_for_a_server_that_is_gone(show: Show, api: Client, server: Server, folder: Path) -> None:
+def test_changes_wait_for_a_server_that_is_gone(show: Show, api: Client, server: ServerProcess) -> None:
     page, key = show("gone")
     server.stop()
     page.until("!document.getElementById('banner').hidden")
@@ -234,7 +244,7 @@ def test_changes_wait_for_a_server_that_is_gone(show: Show, api: Client, server:
     page.page.keyboard.press("b")
     page.drag([(30, 30), (60, 30)])
     page.until(lambda: "waiting for the server" in page.text("#saved"))
-    server.start(folder, server.port)
+    server.start(server.port)
     page.saved()
     page.until("document.getElementById('banner').hidden")
     assert sorted(areas(api, key)) == sorted(page.areas) == [1]
@@ -253,6 +263,58 @@ def test_an_unfinished_outline_is_not_lost(show: Show, api: Client) -> None:
     assert areas(api, key)[1] == pytest.approx(800, abs=60)
     page.press("a")
     page.until(f"cellsamPage.store.image.id !== '{key}'")
+
+
+def test_a_cell_takes_the_outline_that_the_model_finds(show: Show, api: Client) -> None:
+    _, key = show("fit")
+    add_squares(api, key, (54, 25, 34))  # a square around the large cell
+    page, key = show("fit")
+    page.click((71, 41))
+    page.press("m")
+    fitted = areas(api, key)
+    assert list(fitted) == [1]
+    assert 300 < fitted[1] < 34 * 34
+    page.press("Control+z")
+    assert areas(api, key) == {1: 34 * 34}
+
+
+def test_outlines_and_pixels_are_shown_as_chosen(show: Show, api: Client) -> None:
+    _, key = show("display")
+    add_squares(api, key, (40, 40, 20))
+    page, key = show("display")
+    outlines = "cellsamPage.outlines.front.canvas"
+    page.until(f"!{outlines}.hidden")
+    page.press("o")
+    assert page.value(f"{outlines}.hidden")
+    page.press("o")
+    page.until(f"!{outlines}.hidden")
+    page.page.fill("#opacity", "0.5")
+    assert page.value(f"{outlines}.style.opacity") == "0.5"
+    scale = page.value("cellsamPage.view.place.scale")
+    page.press("]", "f")
+    assert page.selection == [1]
+    page.until(f"cellsamPage.view.place.scale > 1.5 * {scale}")
+    with page.page.expect_request(lambda asked: "image_files" in asked.url and asked.url.endswith("100")):
+        page.page.fill("#high-0", "100")
+    with page.page.expect_request("**/image_files/**contrast=auto*"):
+        page.page.keyboard.press("c")
+    assert "1 cells" in page.text(f"[data-image='{key}']")
+
+
+@pytest.mark.parametrize("width", [420, 760, 1000])
+def test_nothing_is_cut_off_in_a_narrow_window(show: Show, width: int) -> None:
+    page, _ = show("export")
+    page.page.set_viewport_size({"width": width, "height": 700})
+    page.page.wait_for_timeout(200)
+    outside = page.value("""() => [...document.querySelectorAll("button, input, select")].filter((one) => {
+        const { left, right, width } = one.getBoundingClientRect();
+        return width && (left < 0 || right > innerWidth);
+    }).map((one) => one.outerHTML)""")
+    assert outside == []
+    stage = page.page.locator("#stage").bounding_box()
+    assert stage is not None
+    assert stage["width"] > 400
+    assert stage["height"] > 300
 
 
 def test_cells_are_exported(show: Show, api: Client, tmp_path: Path) -> None:
@@ -282,3 +344,26 @@ def test_every_control_has_a_name_and_every_command_a_key(show: Show) -> None:
     assert {"B", "E", "X", "K", "G", "W", "T", "M", "Q", "Shift+Q", "R", "S", "N", "Ctrl+Z"} <= keys
     page.page.keyboard.press("Escape")
     page.until("!document.getElementById('help').open")
+
+
+def test_segmenting_all_images_asks_and_can_be_stopped(show: Show, api: Client) -> None:
+    page, _ = show("segment")
+    page.page.click("#segment-all")
+    page.until("document.getElementById('confirm').open")
+    assert "Segmenting replaces their cells" in page.text("#confirm")
+    page.page.click("#confirm button:text-is('Segment all')")
+    page.until(lambda: page.text("#job").startswith(f"1 of {len(IMAGES)}"))
+    page.page.click("#job-cancel")
+    page.until("document.getElementById('job').hidden")
+    page.until("document.getElementById('messages').textContent.includes('Segmenting was stopped after')")
+    states = [image.state for image in api.images()]
+    assert "segmented" in states
+    assert "corrected" in states
+
+
+def test_two_thousand_cells_move_smoothly(chromium: Browser) -> None:
+    found = measure(chromium, seconds=2)
+    assert found["image"]["cells"] == 2000
+    for panned in found["panning"].values():
+        assert panned["frames"] > 20
+        assert panned["frame_ms"]["p50"] <= LIMIT_MS

@@ -35,6 +35,7 @@ export class Tools extends EventTarget {
     Object.assign(this, { view, store, edits, name: "select", radius: 6, sketch: null, pointer: null });
     this.panning = false; // Space is held
     this.pressed = false;
+    this.closeReport = () => {}; // takes the message of `blocked` away
     this.listen();
   }
 
@@ -72,7 +73,8 @@ export class Tools extends EventTarget {
   /** Report a sketch that is not finished; return whether there is one. */
   blocked() {
     if (!this.begun) return false;
-    say("Something drawn is not finished.", {
+    this.closeReport();
+    this.closeReport = say("Something drawn is not finished.", {
       actions: [
         { text: "Finish", run: () => this.finish() },
         { text: "Discard", run: () => this.cancel() },
@@ -96,6 +98,7 @@ export class Tools extends EventTarget {
 
   cancel() {
     const drew = Boolean(this.sketch);
+    this.closeReport();
     this.sketch = null;
     this.pressed = false;
     if (["merge", "swap"].includes(this.name)) this.name = "select";
@@ -213,6 +216,7 @@ export class Tools extends EventTarget {
       say("An outline needs at least three corners.");
       return;
     }
+    this.closeReport();
     this.sketch = null;
     if (sketch.kind === "box") {
       const box = boxOf(points[0], points.at(-1));
