@@ -294,10 +294,13 @@ def test_outlines_and_pixels_are_shown_as_chosen(show: Show, api: Client) -> Non
     page.press("]", "f")
     assert page.selection == [1]
     page.until(f"cellsamPage.view.place.scale > 1.5 * {scale}")
-    with page.page.expect_request(lambda asked: "image_files" in asked.url and asked.url.endswith("100")):
-        page.page.fill("#high-0", "100")
-    with page.page.expect_request("**/image_files/**contrast=auto*"):
-        page.page.keyboard.press("c")
+    shown = "cellsamPage.view.items().length === 1 && cellsamPage.view.items()[0].source.queryParams.join()"
+    page.until(f"{shown}.includes('contrast=auto')")
+    page.page.focus("#high-0")
+    page.page.keyboard.press("ArrowLeft")
+    page.until(f"{shown}.match(/contrast=[0-9.]+%3A[0-9.]+/) !== null")
+    page.page.keyboard.press("c")
+    page.until(f"{shown}.includes('contrast=auto')")
     assert "1 cells" in page.text(f"[data-image='{key}']")
 
 
