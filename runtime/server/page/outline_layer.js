@@ -12,6 +12,7 @@ import { colourOf, meet } from "./geometry.js";
 
 const MARGIN = 200; // screen pixels around the viewer
 const BUDGET_MS = 5; // of drawing, per frame
+const BATCH = 20; // cells drawn between looks at the clock
 const PATCHED = 150; // cells up to which a change is drawn at once
 const CLOSE = 1.2; // screen pixels between corners below which one is left out
 
@@ -38,7 +39,7 @@ export class OutlineLayer {
     const canvas = document.createElement("canvas");
     canvas.className = "layer outlines";
     parent.append(canvas);
-    return { canvas, context: canvas.getContext("2d"), place: null };
+    return { canvas, context: canvas.getContext("2d", { willReadFrequently: true }), place: null };
   }
 
   set opacity(value) {
@@ -90,7 +91,11 @@ export class OutlineLayer {
 
   step() {
     const end = performance.now() + BUDGET_MS;
-    while (this.work.length && performance.now() < end) this.draw(this.back, this.work.pop());
+    while (this.work.length && performance.now() < end) {
+      for (const cell of this.work.splice(-BATCH)) this.draw(this.back, cell);
+      // Browsers note strokes and draw them later, all at once in one frame; reading a pixel draws them now.
+      this.back.context.getImageData(0, 0, 1, 1);
+    }
     if (this.work.length) {
       requestAnimationFrame(() => this.step());
       return;
