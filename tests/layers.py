@@ -104,6 +104,7 @@ LEVELS: dict[str, Levels] = {
             "kills",
             "latency",
             "linking",
+            "page_frames",
             "picture",
             "plans",
             "seams",
@@ -115,7 +116,7 @@ LEVELS: dict[str, Levels] = {
         ),
         ("synthetic", "synthetic_sheets", "evaluation_tables", "soak_phases", "kill_cases"),
         ("agreement", "baselines", "made_slide", "plots"),
-        ("measure", "arithmetic", "seeded_weights", "resident", "host_work_parts"),
+        ("measure", "arithmetic", "seeded_weights", "resident", "host_work_parts", "server_process"),
     ),
 }
 """Levels of each folder from top to bottom: names of its modules and folders, some of which do not exist yet."""
