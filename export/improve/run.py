@@ -34,7 +34,7 @@ from runtime.correction.engine_versions import (
 from runtime.correction.project_file import read_project_file
 from runtime.correction.project_lock import ProjectLock
 from runtime.engines.builtin import BUILTIN_NAME, builtin_engine
-from runtime.files.placing import write_whole
+from runtime.files.placing import remove_leftovers, write_whole
 from training.evaluation.matching import Counts
 from training.further import short_recipe
 from training.weights import load_weights
@@ -58,7 +58,7 @@ class Run:
     @property
     def trainings(self) -> dict[str, tuple[str, ...]]:
         """The images of each training; the last one makes the engine."""
-        if len(self.work.names) and not few(self.work.names):
+        if not few(self.work.names):
             return {FINAL: self.folds[0].train}
         left_out = {f"fold{n}": fold.train for n, fold in enumerate(self.folds, start=1)}
         return {**left_out, FINAL: self.work.names}
@@ -85,7 +85,7 @@ def improve(config: ImproveConfig, progress: Progress = lambda what, done: None)
         progress: see ``Progress``; the steps are ``training NAME``, ``export``, ``comparison`` and ``done``.
 
     Returns:
-        The version. If the last one was made from the same inputs, nothing is done and that is returned.
+        The version. If one was made from the same inputs before, nothing is done and that is returned.
 
     Raises:
         InputError: no image is done.
@@ -96,9 +96,10 @@ def improve(config: ImproveConfig, progress: Progress = lambda what, done: None)
     engines_folder(config.project).mkdir(exist_ok=True)
     lock = ProjectLock(engines_folder(config.project))
     try:
+        remove_leftovers(engines_folder(config.project))
         history = read_history(config.project)
         inputs = {**config.inputs(), "init": load_weights(config.init).sha256}
-        work = begin(config.project, inputs)
+        work = begin(config.project, inputs, history.current)
         found = next((one for one in history.versions if one.request == work.request), None)
         if found is None:
             seen = () if history.current is None else history.version(history.current).images

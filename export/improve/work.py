@@ -74,12 +74,13 @@ class Work:
         shutil.rmtree(self.directory)
 
 
-def begin(project_dir: Path, inputs: dict[str, Any]) -> Work:
+def begin(project_dir: Path, inputs: dict[str, Any], current: str | None = None) -> Work:
     """Resume the improvement of a project, or start one with a copy of the images that are done.
 
     Args:
         project_dir: the project; another process may have it open.
         inputs: all other inputs, ready for JSON.
+        current: version that the project uses; a run against another one starts again, since its scores differ.
 
     Raises:
         InputError: no image is done, or one was moved or altered.
@@ -99,14 +100,21 @@ def begin(project_dir: Path, inputs: dict[str, Any]) -> Work:
         request = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         record = directory / "request.json"
         remove_leftovers(directory)
-        if not record.is_file() or json.loads(record.read_text(encoding="utf-8"))["request"] != request:
+        if not _is_of(record, request, current):
             shutil.rmtree(directory, ignore_errors=True)
             (directory / "pairs").mkdir(parents=True)
             files = {name: _export(project, name, directory / "pairs", n) for n, name in enumerate(images, start=1)}
-            text = json.dumps({"request": request, "files": files}, indent=1) + "\n"
+            text = json.dumps({"request": request, "current": current, "files": files}, indent=1) + "\n"
             write_whole(record, lambda path: path.write_text(text, encoding="utf-8"))
     content = json.loads(record.read_text(encoding="utf-8"))
     return Work(directory, request, {name: (image, labels) for name, (image, labels) in content["files"].items()})
+
+
+def _is_of(record: Path, request: str, current: str | None) -> bool:
+    if not record.is_file():
+        return False
+    begun = json.loads(record.read_text(encoding="utf-8"))
+    return (begun["request"], begun["current"]) == (request, current)
 
 
 def _export(project: Project, name: str, pairs: Path, number: int) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -162,8 +163,14 @@ def test_a_model_that_is_no_better_is_refused(base: Path) -> None:
     assert "v001 is refused. " in shown.stdout
 
 
-def test_a_provisional_engine_waits_for_the_user(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_provisional_engine_waits_for_the_user(finished: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single image, with the engine of another project in place of the training and the export."""
+    made = finished / "engines" / "v001"
     accept(monkeypatch, "provisional")
+    monkeypatch.setattr(
+        module, "train_checkpoint", lambda config, progress: shutil.copyfile(made.with_suffix(".pt"), config.checkpoint)
+    )
+    monkeypatch.setattr(module, "export_engines", lambda checkpoint, out: shutil.copytree(made, out))
     project = make_project(base, 1, "one")
     version = improve(config_of(base, project))
     assert (version.state, version.held_out) == ("provisional", ())
@@ -178,6 +185,8 @@ def test_another_corrected_image_starts_again(tmp_path: Path) -> None:
     (first.directory / "kept").touch()
     assert begin(project, {}).request == first.request
     assert (first.directory / "kept").exists()
+    assert not (begin(project, {}, "v001").directory / "kept").exists(), "another engine is in use"
+    (first.directory / "kept").touch()
     with Project.open(project) as opened:
         opened.mark("disc1.png", "corrected")
     second = begin(project, {})
