@@ -15,6 +15,7 @@ import numpy as np
 
 from export.errors import ExportError
 from export.exporter import ExportConfig, export_engines, write_engines
+from export.overall_progress import OverallProgress, Progress
 from export.placing import check_target, publish, remove_leftovers_of
 from runtime.config import SegmentConfig, read_settings
 from runtime.engines.builtin import BUILTIN_NAME, builtin_engine
@@ -37,12 +38,13 @@ from training.recipe import Recipe, load_recipe
 from training.train import RunConfig, run_stage
 from training.weights import load_weights, weights_file
 
-Progress = Callable[[str, float], None]
-"""Called with the name of the current step and the completed share of all work, 0 to 1."""
-
 ENOUGH_TO_TEST = 20
 """With at least this many images, a tenth is held out for the comparison only, besides the tenth that settings are
 chosen on."""
+
+TUNED_TILES = 8
+"""Largest number of tiles that settings are chosen on if these are training tiles, evenly spaced; more take longer than
+the training."""
 
 SAVED_STEPS = 25
 """Training steps between checkpoints; an interruption loses at most this many."""
@@ -74,8 +76,16 @@ class FinetuneConfig:
     """Accelerator, as named by Lightning."""
     backend: str = "auto"
     """Backend that runs the engines while settings are chosen."""
+    tuned_on: Split = "val"
+    """Images to choose the settings on: ``val`` holds a tenth out of training; ``train`` holds nothing out, and is for
+    images so few that each is needed."""
     force: bool = False
     """Replace an existing engine directory."""
+
+    @property
+    def checkpoint(self) -> Path:
+        """The trained checkpoint with its settings."""
+        return self.work / "checkpoint.pt"
 
 
 def finetune(config: FinetuneConfig, progress: Progress = lambda what, done: None) -> list[Column]:
@@ -96,17 +106,13 @@ def finetune(config: FinetuneConfig, progress: Progress = lambda what, done: Non
     """
     loaded = load_weights(config.init)
     recipe = _recipe(config, loaded)
-    overall = _OverallProgress(progress, recipe.stage1.steps)
-    checkpoint = config.work / "checkpoint.pt"
-    remove_leftovers(config.work)
+    overall = OverallProgress(progress, {**_WORK, "training": recipe.stage1.steps})
+    checkpoint = config.checkpoint
     remove_leftovers_of(config.out.resolve())
     if not _made_from(config.out, checkpoint):
         check_target(config.out.resolve(), force=config.force)
-    _begin(config, loaded)
-    _build(config, overall.of("data"))
-    trained = _train(config, loaded, recipe, overall)
-    _tune(config, trained, checkpoint, overall.of("settings"))
-    columns = _compare(config, loaded, trained, checkpoint, overall.of("comparison"))
+    trained = _train_and_tune(config, loaded, recipe, overall)
+    columns = _compare(config, loaded, trained, overall.of("comparison"))
     _check_not_worse(config, columns, checkpoint)
     if not _made_from(config.out, checkpoint):
         overall.of("engines")(0.0)
@@ -115,23 +121,30 @@ def finetune(config: FinetuneConfig, progress: Progress = lambda what, done: Non
     return columns
 
 
-class _OverallProgress:
-    """Overall progress, computed from that of the steps; it never decreases, even if a step restarts internally."""
+def train_checkpoint(config: FinetuneConfig, progress: Progress = lambda what, done: None) -> Path:
+    """Build the data, train, and choose settings: the first steps of ``finetune``, without a comparison or engines.
 
-    def __init__(self, progress: Progress, training_steps: int) -> None:
-        self._progress, self._work, self._done = progress, {**_WORK, "training": training_steps}, 0.0
+    Returns:
+        ``config.checkpoint``, a checkpoint with its settings.
 
-    def of(self, name: str) -> Callable[[float], None]:
-        """Return a function that takes the completed share of a step."""
-        names = list(self._work)
-        before = sum(self._work[one] for one in names[: names.index(name)])
-        total = sum(self._work.values())
+    Raises:
+        InputError: as for ``finetune``.
+    """
+    loaded = load_weights(config.init)
+    recipe = _recipe(config, loaded)
+    work = {name: _WORK[name] for name in ("data", "training", "settings")} | {"training": recipe.stage1.steps}
+    _train_and_tune(config, loaded, recipe, OverallProgress(progress, work))
+    return config.checkpoint
 
-        def advance(done: float) -> None:
-            self._done = max(self._done, (before + min(done, 1.0) * self._work[name]) / total)
-            self._progress(name, self._done)
 
-        return advance
+def _train_and_tune(config: FinetuneConfig, loaded: Checkpoint, recipe: Recipe, overall: OverallProgress) -> Path:
+    """Write ``config.checkpoint``, and return the trained weights without settings."""
+    remove_leftovers(config.work)
+    _begin(config, loaded)
+    _build(config, overall.of("data"))
+    trained = _train(config, loaded, recipe, overall)
+    _tune(config, trained, overall.of("settings"))
+    return trained
 
 
 def _recipe(config: FinetuneConfig, loaded: Checkpoint) -> Recipe:
@@ -153,7 +166,8 @@ def _begin(config: FinetuneConfig, loaded: Checkpoint) -> None:
         InputError: the directory was started with other inputs; the message names them. Training checks the recipe.
     """
     path = config.work / "finetune.json"
-    asked = {"init": loaded.sha256, "files": _hashes(config.images), "options": asdict(config.folder)}
+    options = {**asdict(config.folder), "tuned_on": config.tuned_on}
+    asked = {"init": loaded.sha256, "files": _hashes(config.images), "options": options}
     if path.is_file():
         changed = [name for name, *_ in differences(asked, json.loads(path.read_text(encoding="utf-8")))]
         if changed:
@@ -192,12 +206,12 @@ def _build(config: FinetuneConfig, advance: Callable[[float], None]) -> None:
         report = build_dataset(
             dataset,
             data / (dataset.subdirectory or dataset.name),
-            held_out=_held_out(dataset),
+            held_out=_held_out(config, dataset),
             progress=lambda step, done, total, _: advance(done / max(total, 1) * (0.5 if step == "scanning" else 1.0)),
         )
         for skipped in report.skipped:
             _log.warning("%s is left out: %s", skipped.file, skipped.reason)
-    needed: tuple[Split, ...] = ("train", "val")
+    needed: tuple[Split, ...] = ("train", config.tuned_on)
     for split in needed:
         if not len(read_split(data, split)):
             raise InputError(
@@ -208,11 +222,13 @@ def _build(config: FinetuneConfig, advance: Callable[[float], None]) -> None:
             )
 
 
-def _held_out(dataset: SourceDataset) -> tuple[Split, ...]:
+def _held_out(config: FinetuneConfig, dataset: SourceDataset) -> tuple[Split, ...]:
+    if config.tuned_on == "train":
+        return ()
     return ("val", "test") if len(dataset.fields) >= ENOUGH_TO_TEST else ("val",)
 
 
-def _train(config: FinetuneConfig, loaded: Checkpoint, recipe: Recipe, overall: _OverallProgress) -> Path:
+def _train(config: FinetuneConfig, loaded: Checkpoint, recipe: Recipe, overall: OverallProgress) -> Path:
     show = overall.of("training")
     show(0.0)
     run = RunConfig(
@@ -228,13 +244,15 @@ def _train(config: FinetuneConfig, loaded: Checkpoint, recipe: Recipe, overall: 
     return run_stage(1, recipe, run)
 
 
-def _tune(config: FinetuneConfig, trained: Path, checkpoint: Path, advance: Callable[[float], None]) -> None:
-    """Choose settings on val, starting from the model's own, and write the trained checkpoint with them."""
+def _tune(config: FinetuneConfig, trained: Path, advance: Callable[[float], None]) -> None:
+    """Choose settings on held-out images, starting from the model's own, and write the trained checkpoint with them."""
     advance(0.0)
     loaded = load_weights(trained)
     settings = config.work / f"settings_{loaded.sha256[:16]}.json"
     if not settings.is_file():
-        samples = find_samples(config.work / "data", split="val")
+        samples = find_samples(config.work / "data", split=config.tuned_on)
+        if config.tuned_on == "train":
+            samples = samples[:: -(-len(samples) // TUNED_TILES)]
         engines = unverified_engines(loaded, config.work / "trained_engines")
         done = iter(range(1, len(samples) + 1))
         with Segmenter(engines, backend=config.backend) as segmenter:
@@ -245,7 +263,7 @@ def _tune(config: FinetuneConfig, trained: Path, checkpoint: Path, advance: Call
         chosen = replace(tuned.config, normalize=own.normalize, invert=own.invert)
         write_whole(settings, lambda path: path.write_text(json.dumps(asdict(chosen), indent=2) + "\n"))
     usage = replace(loaded.usage, settings=read_settings(settings))
-    save_checkpoint(checkpoint, loaded.model, licence=loaded.licence, usage=usage)
+    save_checkpoint(config.checkpoint, loaded.model, licence=loaded.licence, usage=usage)
 
 
 def unverified_engines(loaded: Checkpoint, directory: Path) -> Path:
@@ -258,7 +276,7 @@ def unverified_engines(loaded: Checkpoint, directory: Path) -> Path:
 
 
 def _compare(
-    config: FinetuneConfig, loaded: Checkpoint, trained: Path, checkpoint: Path, advance: Callable[[float], None]
+    config: FinetuneConfig, loaded: Checkpoint, trained: Path, advance: Callable[[float], None]
 ) -> list[Column]:
     """Score the model before and after training on held-out images, each with its own settings; write two reports."""
     advance(0.0)
@@ -270,7 +288,7 @@ def _compare(
     columns, done = [], iter(range(1, 2 * len(samples) + 1))
     for name, engines, settings in (
         ("before", before, read_manifest(before).config),
-        ("after", after, load_weights(checkpoint).usage.settings or SegmentConfig()),
+        ("after", after, load_weights(config.checkpoint).usage.settings or SegmentConfig()),
     ):
         with Segmenter(engines, backend=config.backend, config=settings.of_views) as segmenter:
             evaluation = evaluate(

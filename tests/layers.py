@@ -51,7 +51,7 @@ LEVELS: dict[str, Levels] = {
     ),
     "runtime/correction": (
         ("export_labels", "import_labels"),
-        ("project", "label_formats"),
+        ("project", "label_formats", "engine_versions"),
         ("project_images", "history", "edits"),
         ("timeline", "snapshot", "label_map", "outcomes", "project_file", "project_lock"),
         ("images", "journal", "difference"),
@@ -74,6 +74,7 @@ LEVELS: dict[str, Levels] = {
     ),
     "export": (
         ("commands",),
+        ("improve",),
         ("finetune",),
         ("exporter", "bioimageio"),
         ("verify_half",),
@@ -81,7 +82,7 @@ LEVELS: dict[str, Levels] = {
         ("engine_files", "plans"),
         ("graphs", "verify", "saved_data", "placing", "quantised"),
         ("references",),
-        ("gates", "rounding", "sample_image", "polygraphy_log", "errors"),
+        ("gates", "rounding", "sample_image", "polygraphy_log", "overall_progress", "errors"),
     ),
     "training": (
         ("commands",),
@@ -100,6 +101,7 @@ LEVELS: dict[str, Levels] = {
             "edit_kills",
             "export_seeds",
             "host_work",
+            "improve_curve",
             "int8",
             "kills",
             "latency",

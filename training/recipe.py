@@ -14,6 +14,8 @@ from training.model import ModelConfig
 
 Schedule = Literal["step", "cosine"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+Parts = Literal["all", "detector", "masks"]
+"""Parts of the model that stage 1 trains: all that it can, CellFinder, or the neck with the mask decoder."""
 
 
 class RecipeError(SegmenterError, ValueError):
@@ -178,6 +180,8 @@ class Recipe:
     """Factors by group name on how often a group of made images is drawn; 1 if absent, 0 excludes the group."""
     mask_weight_in_stage1: float = 0.0
     """Above 0, stage 1 also trains the mask decoder on ground-truth boxes: for models that do not start from SAM."""
+    parts_in_stage1: Parts = "all"
+    """Parts that stage 1 trains; ``masks`` needs ``mask_weight_in_stage1`` above 0. The others stay as they are."""
     train_decoder_in_stage2: bool = False
     """If True, stage 2 also trains the prompt encoder and the mask decoder; in the paper it trains the neck alone."""
     local_attention_init: bool = False
@@ -197,6 +201,13 @@ class Recipe:
                 f"synthetic_share is {self.synthetic_share}; expected a value in [0, 1].",
                 kind="out_of_range",
                 field="synthetic_share",
+            )
+        if self.parts_in_stage1 == "masks" and not self.mask_weight_in_stage1 > 0:
+            raise RecipeError(
+                f"parts_in_stage1 is 'masks', but mask_weight_in_stage1 is {self.mask_weight_in_stage1}; expected a "
+                "value above 0.",
+                kind="conflict",
+                field="parts_in_stage1",
             )
         if any(not weight >= 0 for weight in self.synthetic_weights.values()):
             raise RecipeError(

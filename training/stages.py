@@ -29,6 +29,7 @@ _UNUSED = (
 )
 _FOR_MASKS = ("encoder.neck.", "encoder.details.")
 _DECODER = ("prompt_encoder.", "mask_decoder.")
+_DETECTOR = "cellfinder."
 
 
 class Stage(pl.LightningModule):
@@ -156,14 +157,18 @@ class DetectorStage(Stage):
 
     def trains(self, name: str) -> bool:
         """Implement ``Stage``."""
+        parts = self.recipe.parts_in_stage1
         if name.startswith((*_FOR_MASKS, *_DECODER)):
-            return self.recipe.mask_weight_in_stage1 > 0
-        return True
+            return self.recipe.mask_weight_in_stage1 > 0 and parts != "detector"
+        return parts == "all" or (parts == "detector" and name.startswith(_DETECTOR))
 
     def batch_losses(self, batch: Batch) -> Losses:
         """Implement ``Stage``."""
-        weight = self.recipe.mask_weight_in_stage1
+        parts = self.recipe.parts_in_stage1
+        weight = 0.0 if parts == "detector" else self.recipe.mask_weight_in_stage1
         encoder, pixels = self.model.encoder, batch.pixel_values
+        if parts == "masks":
+            return self._weighted_mask_losses(batch, encoder.embedding(encoder.body(pixels)))
         body = encoder.body(pixels) if self.model.detector_encoder is None else None  # one trunk serves both branches
         features = self.model.detector_features(pixels) if body is None else body.patch_features
         output = self.model.detect(features, auxiliary=True)
@@ -171,9 +176,12 @@ class DetectorStage(Stage):
         losses = detection_losses(output, batch.boxes, cells, self.recipe.detection)
         if weight:
             embedding = encoder.embedding(encoder.body(pixels) if body is None else body)
-            masks = self.mask_branch_losses(batch, embedding)
-            losses |= {name: weight * value for name, value in masks.items()}
+            losses |= self._weighted_mask_losses(batch, embedding)
         return losses
+
+    def _weighted_mask_losses(self, batch: Batch, embedding: Tensor) -> Losses:
+        masks = self.mask_branch_losses(batch, embedding)
+        return {name: self.recipe.mask_weight_in_stage1 * value for name, value in masks.items()}
 
 
 class MaskStage(Stage):

@@ -17,7 +17,7 @@ from runtime.engines.builtin import BUILTIN_NAME
 from runtime.errors import SegmenterError
 
 if TYPE_CHECKING:
-    from export.finetune import Progress as ProgressCallback
+    from export.overall_progress import Progress as ProgressCallback
 
 _WORDS = {
     "data": "building the data",
