@@ -28,6 +28,8 @@ def image_layer(pixels: NDArray[Any], name: str, path: Path, **attributes: Any) 
         path: the image file.
         attributes: further attributes of the layer.
     """
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
     if pixels.ndim == 3 and pixels.shape[2] < 3:
         blank = np.zeros((*pixels.shape[:2], 3 - pixels.shape[2]), pixels.dtype)
         pixels = np.concatenate([blank, pixels], axis=2)
