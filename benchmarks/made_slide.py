@@ -17,6 +17,7 @@ from scipy import ndimage
 from runtime.config import SegmentConfig
 from runtime.jobs.slides.engines import TileSegmenter
 from runtime.ops.masks import label_crops, relabel
+from runtime.provenance import Provenance
 from runtime.results import DETECTED, Segmentation
 from runtime.types import F32, F64, I32, I64
 from runtime.views.grid import Tile
@@ -140,6 +141,7 @@ class PerfectTiles:
     seconds_per_tile: float
     model_size: int = 256
     trained_channels: tuple[int, ...] = ()
+    provenance: Provenance | None = None
 
     def cell_sizes(self, tile: Tile, config: SegmentConfig) -> CellSizes:
         """Return the sizes of the bright pieces."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from runtime.files.save import save
     from runtime.ops.masks import MaskCrop
     from runtime.pipeline.encoded import EncodedViews
+    from runtime.provenance import Provenance
     from runtime.results import Detections, Instances, Segmentation
     from runtime.segmenter import Segmenter
 
@@ -30,6 +31,7 @@ __all__ = [
     "InputError",
     "Instances",
     "MaskCrop",
+    "Provenance",
     "SegmentConfig",
     "Segmentation",
     "Segmenter",
@@ -44,6 +46,7 @@ _MODULES = {
     "runtime.files.save": ("save",),
     "runtime.ops.masks": ("MaskCrop",),
     "runtime.pipeline.encoded": ("EncodedViews",),
+    "runtime.provenance": ("Provenance",),
     "runtime.results": ("Detections", "Instances", "Segmentation"),
     "runtime.segmenter": ("Segmenter",),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import NoReturn
 
 import numpy as np
@@ -15,6 +15,7 @@ from runtime.ops import measure
 from runtime.ops.boxes import clip_boxes
 from runtime.ops.compiled import looked_up
 from runtime.ops.masks import MaskCrop
+from runtime.provenance import Provenance
 from runtime.types import F32, F64, I32, I64, Arrays
 
 DETECTED = -1
@@ -188,6 +189,8 @@ class Segmentation(Instances):
     and fragments that were dropped while stitching tiles are not listed here."""
     appearance: Appearance = field(default_factory=Appearance)
     """How the model saw the image."""
+    provenance: Provenance | None = None
+    """What made the result: the engines, and the devices that ran them. None if no ``Segmenter`` made it."""
 
     @classmethod
     def of(cls, labels: I32, cells: Instances, hidden: Instances, appearance: Appearance | None = None) -> Segmentation:
@@ -200,7 +203,7 @@ class Segmentation(Instances):
         numbers = np.zeros(len(self) + 1, np.int32)
         numbers[chosen + 1] = np.arange(1, len(chosen) + 1)
         labels, cells = looked_up(self.labels, numbers), Instances.__getitem__(self, chosen)
-        return Segmentation.of(labels, cells, self.hidden, self.appearance)
+        return replace(Segmentation.of(labels, cells, self.hidden, self.appearance), provenance=self.provenance)
 
     def table(
         self,

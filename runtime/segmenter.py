@@ -26,6 +26,7 @@ from runtime.pipeline.prepare import PreparedImage, prepare
 from runtime.pipeline.remarks import log_appearance
 from runtime.pipeline.view_tasks import ShownImage, ViewResult, ViewTask, segment_views
 from runtime.pipeline.warm_up import warm_up
+from runtime.provenance import Provenance
 from runtime.results import Detections, Segmentation
 from runtime.views.stitch import stitch, view_cells
 
@@ -125,6 +126,14 @@ class Segmenter:
         """Name of the backend that runs the engines; never ``auto``."""
         return self._pipeline.backend
 
+    @property
+    def provenance(self) -> Provenance | None:
+        """What makes the results: the engines and the devices that run them, as the loaded engines report it.
+
+        None if a pipeline without a description of its engines was passed to ``from_pipeline``.
+        """
+        return self._pipeline.provenance
+
     def __call__(
         self, image: ArrayLike, *, boxes: ArrayLike | None = None, config: SegmentConfig | None = None
     ) -> Segmentation:
@@ -176,9 +185,9 @@ class Segmenter:
                 "for an image without boxes."
             )
         if boxes is not None and config.view_diameter_px is not None:
-            return [self._decoded(image, one, config) for image, one in zip(images, boxes, strict=True)]
+            return self._signed(self._decoded(image, one, config) for image, one in zip(images, boxes, strict=True))
         tasks = self._view_tasks(images, boxes, config)
-        results = list(_results(segment_views(self._pipeline, tasks, config), config))
+        results = self._signed(_results(segment_views(self._pipeline, tasks, config), config))
         for place, result in enumerate(results):
             log_appearance(result.appearance, place)
         return results
@@ -299,7 +308,8 @@ class Segmenter:
             assert boxes is not None, "either is given"
             prompts, of_image = BoxPrompts.of_caller(boxes, views.size_hw, scores), views.appearance
             shared = views_of_boxes(views.views, prompts)
-            return decode_boxes(self._pipeline, shared, prompts, views.size_hw, appearance=of_image, config=config)
+            made = decode_boxes(self._pipeline, shared, prompts, views.size_hw, appearance=of_image, config=config)
+            return self._signed([made])[0]
         if len(found) != len(views):
             raise InputError(
                 f"found has entries for {len(found)} views; expected {len(views)}, one per view. Pass the result of "
@@ -307,7 +317,7 @@ class Segmenter:
             )
         image = ShownImage(0, views.size_hw, views.stitched, views.appearance)
         tasks = [ViewTask(image, view, BoxPrompts.of_detector(one)) for view, one in zip(views, found, strict=True)]
-        (result,) = _results(segment_views(self._pipeline, tasks, config), config)
+        (result,) = self._signed(_results(segment_views(self._pipeline, tasks, config), config))
         return result
 
     def decode_batch(
@@ -338,7 +348,7 @@ class Segmenter:
         for one in views:
             _check_views(one)
         prompts = [BoxPrompts.of_caller(given, one.size_hw) for one, given in zip(views, boxes, strict=True)]
-        return decode_together(self._pipeline, list(zip(views, prompts, strict=True)), config)
+        return self._signed(decode_together(self._pipeline, list(zip(views, prompts, strict=True)), config))
 
     def warm_up(self, *, config: SegmentConfig | None = None) -> None:
         """Do the work that slows down a first call: compile loops, and run every engine at the shapes of calls.
@@ -392,6 +402,10 @@ class Segmenter:
         """Segment the caller's boxes, each decoded at its own scale."""
         prepared = self._prepared(image, config)
         return segment_boxes(self._pipeline, prepared, BoxPrompts.of_caller(boxes, prepared.size_hw), config)
+
+    def _signed(self, results: Iterable[Segmentation]) -> list[Segmentation]:
+        """Add what made them to results of the pipeline."""
+        return [replace(one, provenance=self.provenance) for one in results]
 
     def _prepared(self, image: ArrayLike, config: SegmentConfig) -> PreparedImage:
         return prepare(image, config, self.manifest.trained_channels)

@@ -31,7 +31,7 @@ LEVELS: dict[str, Levels] = {
         ("results",),
         ("ops",),
         ("config",),
-        ("types", "errors", "typed_json", "extras"),
+        ("types", "errors", "typed_json", "extras", "provenance"),
     ),
     "runtime/engines": (
         ("backends",),
@@ -42,7 +42,7 @@ LEVELS: dict[str, Levels] = {
         ("protobuf",),
     ),
     "runtime/files": (
-        ("image_results", "save"),
+        ("image_results", "save", "made_by"),
         ("outputs",),
         ("label_files",),
         ("plain",),

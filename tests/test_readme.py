@@ -112,7 +112,7 @@ def test_cellpose_fiji_and_movies(with_cells: Path) -> None:
 def test_backends_and_tensorrt(with_cells: Path, half_engines: Path) -> None:
     shutil.copytree(half_engines, with_cells / "engines")
     assert run_blocks(ROOT / "docs" / "backends.md", with_cells) == {"bash": 1}
-    assert run_blocks(ROOT / "docs" / "tensorrt.md", with_cells) == {"bash": 1}
+    assert run_blocks(ROOT / "docs" / "tensorrt.md", with_cells) == {"bash": 2}
 
 
 def test_worked_example(tmp_path: Path) -> None:

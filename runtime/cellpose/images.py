@@ -19,6 +19,7 @@ from runtime.files.image_results import FileOptions, ReadImage, read_file
 from runtime.files.outputs.cellpose import MOST_IN_16_BITS, write_masks_png, write_outlines, write_seg
 from runtime.files.outputs.imagej import write_rois
 from runtime.files.plain import write_labels
+from runtime.provenance import distinct
 from runtime.results import Segmentation
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -101,20 +102,20 @@ class Saving:
             path.touch()
 
     def _files(self, result: Segmentation, image: ReadImage) -> Iterator[tuple[Path, Callable[[Path], None]]]:
-        given, labels = self.given, result.labels
+        given, labels, made_by = self.given, result.labels, distinct([result.provenance])
         beside = image.path.with_suffix("")
         diameter = result.appearance.diameter_px
         if not given.no_npy:
-            yield _named(beside, "_seg.npy"), lambda path: write_seg(path, labels, str(image.path), diameter)
+            yield _named(beside, "_seg.npy"), lambda path: write_seg(path, labels, str(image.path), diameter, made_by)
         if given.save_rois:
-            yield _named(beside, "_rois.zip"), lambda path: write_rois(path, labels)
+            yield _named(beside, "_rois.zip"), lambda path: write_rois(path, labels, provenance=made_by)
         many = len(result) > MOST_IN_16_BITS
         if given.save_tif or (given.save_png and many):
             place = self._folder(image.path, "masks") / f"{beside.name}{self._suffix}.tif"
-            yield place, lambda path: write_labels(path, labels, image.pixel_size_um)
+            yield place, lambda path: write_labels(path, labels, image.pixel_size_um, made_by)
         if given.save_png and not many:
             place = self._folder(image.path, "masks") / f"{beside.name}{self._suffix}.png"
-            yield place, lambda path: write_masks_png(path, labels)
+            yield place, lambda path: write_masks_png(path, labels, made_by)
         if given.save_txt:
             place = self._folder(image.path, "txt_outlines") / f"{beside.name}_cp_outlines.txt"
             yield place, lambda path: write_outlines(path, labels)
@@ -122,7 +123,7 @@ class Saving:
             from runtime.files.outputs.overlay import write_overlay
 
             place = self._folder(image.path, "outlines") / f"{beside.name}_outlines{self._suffix}.png"
-            yield place, lambda path: write_overlay(path, image.pixels, labels)
+            yield place, lambda path: write_overlay(path, image.pixels, labels, made_by)
 
     def _folder(self, image: Path, inner: str) -> Path:
         folder = Path(os.path.abspath(image)).parent

@@ -26,6 +26,7 @@ COMMANDS = "cellsam_engine.commands"
 OWN = {
     "segment": "runtime.commands.segment:segment_command",
     "info": "runtime.commands.info:info_command",
+    "made-by": "runtime.commands.made_by:made_by_command",
     "doctor": "runtime.commands.doctor:doctor_command",
     "warm-up": "runtime.commands.doctor:warm_up_command",
     "export-triton": "runtime.commands.triton:export_triton_command",

@@ -21,6 +21,7 @@ from runtime.files.outputs.formats import OUTPUT_FORMATS
 from runtime.jobs.folders.work import ImageDone
 from runtime.jobs.step import Step
 from runtime.ops.compiled import loops_to_compile
+from runtime.provenance import to_jsonable
 from runtime.results import Appearance
 
 COMPILE_SECONDS = 20
@@ -145,9 +146,9 @@ def describe(done: ImageDone, files: FileOptions) -> dict[str, Any]:
     """Describe the outcome of an image as a JSON object.
 
     Returns:
-        ``path``, ``cells``, ``seconds``, ``results`` (paths by format), the fields of ``Appearance``, ``already_done``
-        and ``error`` (None, or ``kind`` and ``message``). If the image failed, ``cells`` is None and ``results`` is
-        empty.
+        ``path``, ``cells``, ``seconds``, ``results`` (paths by format), the fields of ``Appearance``, ``made_by`` (a
+        list of ``Provenance``), ``already_done`` and ``error`` (None, or ``kind`` and ``message``). If the image
+        failed, ``cells`` is None, and ``results`` and ``made_by`` are empty.
     """
     image, stem = done.target
     error = None
@@ -164,6 +165,7 @@ def describe(done: ImageDone, files: FileOptions) -> dict[str, Any]:
         "seconds": round(done.seconds, 3),
         "results": results if done.failure is None else {},
         **asdict(done.appearance),
+        "made_by": to_jsonable(done.provenance),
         "already_done": done.already,
         "error": error,
     }

@@ -14,6 +14,7 @@ from runtime.engines.builtin import builtin_engine
 from runtime.engines.manifest import MANIFEST_NAME, read_manifest
 from runtime.engines.sums import sums_sha256
 from runtime.extras import NAME
+from runtime.provenance import Provenance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,17 +29,23 @@ class EngineRecord:
     """Version of the program that ran the engines."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Thresholds and options, ready for JSON."""
+    made_by: Provenance | None = None
+    """What ran the engines; None if unknown."""
 
     @classmethod
     def of(
-        cls, engine_dir: Path | None = None, config: SegmentConfig | None = None, *, backend: str = ""
+        cls,
+        engine_dir: Path | None = None,
+        config: SegmentConfig | None = None,
+        *,
+        made_by: Provenance | None = None,
     ) -> EngineRecord:
         """Describe an engine directory.
 
         Args:
             engine_dir: the directory; None means the built-in model.
             config: the thresholds; None means those of the manifest.
-            backend: the backend that ran the engines.
+            made_by: what ran the engines.
 
         Raises:
             EngineError: the directory or its manifest is unusable.
@@ -46,5 +53,6 @@ class EngineRecord:
         directory = builtin_engine() if engine_dir is None else Path(engine_dir)
         manifest = read_manifest(directory)
         digest = sums_sha256(directory) or hashlib.sha256((directory / MANIFEST_NAME).read_bytes()).hexdigest()
-        settings = {**asdict(config or manifest.config), **({"backend": backend} if backend else {})}
-        return cls(sha256=digest, name=directory.resolve().name, version=version(NAME), settings=settings)
+        settings = asdict(config or manifest.config)
+        name = directory.resolve().name
+        return cls(sha256=digest, name=name, version=version(NAME), settings=settings, made_by=made_by)

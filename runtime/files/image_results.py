@@ -169,7 +169,7 @@ def write_results(result: Segmentation, image: ReadImage, stem: Path, options: F
         for name in options.formats:
             OUTPUT_FORMATS[name].write(output_path(aside, name), output)
         if options.overlay:
-            write_overlay(Path(f"{aside}{OVERLAY_ENDING}"), image.pixels, result.labels)
+            write_overlay(Path(f"{aside}{OVERLAY_ENDING}"), image.pixels, result.labels, output.provenance)
         for ending in options.endings:
             move_into_place(Path(f"{aside}{ending}"), Path(f"{stem}{ending}"))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,10 @@ from runtime.files.formats.base import damage_named
 from runtime.files.formats.pictures import read_picture
 from runtime.files.formats.tiff import TiffReader
 from runtime.files.placing import write_whole
+from runtime.provenance import METADATA_KEY, Provenance, to_json, to_jsonable
+
+if TYPE_CHECKING:
+    from PIL import PngImagePlugin
 
 _UM_PER_CM = 1e4
 
@@ -53,13 +58,19 @@ def _read_tiff(path: Path) -> NDArray[np.generic]:
     return array[..., 0] if array.shape[2] == 1 else array
 
 
-def write_labels(path: Path, labels: NDArray[np.int32], pixel_size_um: float | None = None) -> None:
+def write_labels(
+    path: Path,
+    labels: NDArray[np.int32],
+    pixel_size_um: float | None = None,
+    provenance: Sequence[Provenance] = (),
+) -> None:
     """Write a label map as a compressed TIFF, atomically, with 16 bits if the labels fit, else 32.
 
     Args:
         path: the file.
         labels: (H, W), 0 background.
         pixel_size_um: side of a pixel, micrometres; None if unknown.
+        provenance: what made the labels.
     """
     import tifffile
 
@@ -71,10 +82,25 @@ def write_labels(path: Path, labels: NDArray[np.int32], pixel_size_um: float | N
             labels.astype(dtype),
             compression="zlib",
             photometric="minisblack",
-            metadata={"axes": "YX"},
+            metadata=tiff_description(provenance),
             **resolution_tags(pixel_size_um),
         ),
     )
+
+
+def tiff_description(provenance: Sequence[Provenance], axes: str = "YX") -> dict[str, Any]:
+    """Return the content of the JSON that tifffile writes as the description of a label image."""
+    return {"axes": axes, **({METADATA_KEY: to_jsonable(provenance)} if provenance else {})}
+
+
+def png_text(provenance: Sequence[Provenance]) -> PngImagePlugin.PngInfo:
+    """Return the text that Pillow writes into a PNG."""
+    from PIL import PngImagePlugin
+
+    text = PngImagePlugin.PngInfo()
+    if provenance:
+        text.add_text(METADATA_KEY, to_json(provenance))
+    return text
 
 
 def resolution_tags(pixel_size_um: float | None) -> dict[str, Any]:

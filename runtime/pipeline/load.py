@@ -8,6 +8,7 @@ from pathlib import Path
 from runtime.config import check_type, check_whole
 from runtime.engines.backends.base import BackendOptions
 from runtime.engines.backends.load import load_engine, resolve_backend
+from runtime.engines.backends.reports import describe_engines
 from runtime.engines.builtin import builtin_engine
 from runtime.engines.manifest import read_manifest
 from runtime.engines.sums import SUMS_NAME
@@ -60,4 +61,11 @@ def load_pipeline(
         name: load_engine(directory / spec.file, spec, backend=resolved, options=options)
         for name, spec in manifest.engines.items()
     }
-    return Pipeline(engines, manifest, backend=resolved, images_per_call=images_per_call, boxes_per_call=boxes_per_call)
+    return Pipeline(
+        engines,
+        manifest,
+        backend=resolved,
+        images_per_call=images_per_call,
+        boxes_per_call=boxes_per_call,
+        provenance=describe_engines(engines, manifest, directory, resolved),
+    )

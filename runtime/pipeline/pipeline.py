@@ -22,6 +22,7 @@ from runtime.pipeline.channel_check import ChannelCheck
 from runtime.pipeline.encoded import Candidates, EncodedView
 from runtime.pipeline.engine_calls import EngineCalls, per_call
 from runtime.pipeline.pixel_buffers import PixelBuffers
+from runtime.provenance import Provenance
 from runtime.results import DETECTED, Detections, MaskLogits, Segmentation
 from runtime.types import F32, F64, I64
 from runtime.views.scale import CellSizes
@@ -95,6 +96,7 @@ class Pipeline:
         backend: str = "cpu",
         images_per_call: int | None = None,
         boxes_per_call: int | None = None,
+        provenance: Provenance | None = None,
     ) -> None:
         """Store loaded engines.
 
@@ -104,10 +106,11 @@ class Pipeline:
             backend: name of the backend that runs them; sets the defaults of the other arguments.
             images_per_call: the most views encoded together. Default: 1, or 4 on a GPU.
             boxes_per_call: the most boxes decoded together. Default: 16, or 64 on a GPU.
+            provenance: description of the engines; see ``describe_engines``.
         """
         images, boxes = per_call(backend, images_per_call, boxes_per_call)
         self.calls = EngineCalls(engines, manifest, images_per_call=images, boxes_per_call=boxes)
-        self.manifest, self.backend = manifest, backend
+        self.manifest, self.backend, self.provenance = manifest, backend, provenance
         self._buffers = PixelBuffers()
         self._check_channels = ChannelCheck(manifest.trained_channels)
 

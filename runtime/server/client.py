@@ -67,6 +67,8 @@ class Cells:
     rows: tuple[tuple[float | None, ...], ...]
     appearance: Mapping[str, Any]
     """How the model saw the image."""
+    made_by: tuple[Mapping[str, Any], ...]
+    """What made the result: the fields of ``Provenance``; empty if unknown."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -322,7 +324,7 @@ def _content(image: ImageSource) -> bytes:
 def _cells(found: Mapping[str, Any]) -> Cells:
     rows = tuple(tuple(row) for row in found["rows"])
     height, width = found["size_hw"]
-    return Cells((height, width), tuple(found["columns"]), rows, found["appearance"])
+    return Cells((height, width), tuple(found["columns"]), rows, found["appearance"], tuple(found["made_by"]))
 
 
 def _image_state(found: Mapping[str, Any]) -> ImageState:

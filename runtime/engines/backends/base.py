@@ -11,6 +11,7 @@ import numpy as np
 from runtime.config import check_whole
 from runtime.engines.manifest import TensorSpec
 from runtime.errors import ConfigError
+from runtime.provenance import EngineReport
 from runtime.types import Arrays, Tensor, Tensors
 
 BackendName = Literal["auto", "cpu", "openvino", "cuda", "tensorrt", "tensorrt-rtx", "tensorrt-ort"]
@@ -33,6 +34,10 @@ class Engine(Protocol):
 
     def max_size(self, name: str) -> int | None:
         """Return the most images or boxes that an input accepts per call; None if there is no limit."""
+        return None
+
+    def report(self) -> EngineReport | None:
+        """Describe where and how the engine runs, read from its session; None if the backend cannot tell."""
         return None
 
     def close(self) -> None:

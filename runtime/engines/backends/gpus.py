@@ -10,12 +10,16 @@ import shutil
 import subprocess
 import sys
 from itertools import takewhile
+from typing import Any
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 """Environment variable that lists the GPUs visible to a process; CUDA reads it at its first use."""
 
 _CUDA_DRIVERS = {"win32": "nvcuda.dll"}
 """CUDA driver library by platform; elsewhere ``libcuda.so.1``."""
+
+_MAJOR, _MINOR = 75, 76
+"""Attributes of the CUDA driver: major and minor number of the compute capability."""
 
 _NAME = re.compile(r"\d+|(GPU|MIG)-\S+")
 _LISTED = re.compile(r"\(UUID: ((?:GPU|MIG)-[^)\s]+)\)")
@@ -32,14 +36,44 @@ def count_gpus() -> int:
 
     Source: CUDA driver API, cuInit and cuDeviceGetCount.
     """
+    driver, count = _open_driver(), ctypes.c_int(0)
+    if driver is None or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def describe_gpu(device: int) -> str | None:
+    """Return the name and compute capability of a GPU, such as "NVIDIA L4 (SM 8.9)"; None if the driver cannot tell.
+
+    Args:
+        device: index of the GPU among those visible to the process.
+
+    Source: CUDA driver API, cuDeviceGetName and cuDeviceGetAttribute.
+    """
+    driver = _open_driver()
+    handle, name, major, minor = ctypes.c_int(), ctypes.create_string_buffer(256), ctypes.c_int(), ctypes.c_int()
+    if driver is None or driver.cuDeviceGet(ctypes.byref(handle), device) != 0:
+        return None
+    if driver.cuDeviceGetName(name, len(name), handle) != 0:
+        return None
+    for number, attribute in ((major, _MAJOR), (minor, _MINOR)):
+        if driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, handle) != 0:
+            return None
+    return gpu_label(name.value.decode(), f"{major.value}.{minor.value}")
+
+
+def gpu_label(name: str, sm: str) -> str:
+    """Return the name of a GPU with its compute capability."""
+    return f"{name} (SM {sm})"
+
+
+def _open_driver() -> Any:
+    """Open and initialise the CUDA driver; return None without one."""
     try:
         driver = ctypes.CDLL(_CUDA_DRIVERS.get(sys.platform, "libcuda.so.1"))
     except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
+        return None
+    return driver if driver.cuInit(0) == 0 else None
 
 
 def visible_gpus() -> list[str]:

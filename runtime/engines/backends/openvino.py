@@ -18,10 +18,14 @@ from runtime.engines.engine_source import EngineSource
 from runtime.engines.manifest import Dim, TensorSpec, takes_boxes
 from runtime.errors import BackendError
 from runtime.extras import install_command
+from runtime.provenance import EngineReport
 from runtime.types import Tensor, Tensors
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 """OpenVINO's name of each precision."""
+
+_NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
+"""Name of each precision in reports."""
 
 
 class OpenVinoEngine(Engine):
@@ -61,7 +65,19 @@ class OpenVinoEngine(Engine):
                 f"OpenVINO {openvino.__version__} cannot compile {source.path}: {error}", kind="unsupported"
             ) from error
         self._name = source.path.name
+        self._version = openvino.__version__
         self._requests = threading.local()
+
+    def report(self) -> EngineReport:
+        """See ``Engine``; read from the compiled model."""
+        devices = tuple(self._model.get_property("EXECUTION_DEVICES"))
+        precision = self._model.get_property("INFERENCE_PRECISION_HINT").to_string()
+        return EngineReport(
+            device=", ".join(devices),
+            providers=devices,
+            precision=_NAMES.get(precision, precision),
+            libraries={"openvino": self._version},
+        )
 
     def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
         """See ``Engine``."""

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from runtime.engines.backends.base import BackendOptions, Engine
 from runtime.engines.backends.freed import FREED
+from runtime.engines.backends.gpus import describe_gpu
 from runtime.engines.engine_source import EngineSource
 from runtime.engines.manifest import TensorSpec
 from runtime.errors import BackendError, OutOfMemoryError
+from runtime.provenance import EngineReport
 from runtime.types import Tensor, Tensors
 
 DTYPES = {
@@ -47,6 +49,9 @@ Sources: onnxruntime, ``cudnn_flash_attention.cc``; NVIDIA/cudnn-frontend#242 (n
 Hopper)."""
 
 CUDA = "CUDAExecutionProvider"
+
+_ON_NVIDIA = ("CUDA", "Tensorrt")
+"""Providers that number NVIDIA GPUs, without the ending of their names."""
 
 _SLOW_ON_CPU = {"mask_decoder.onnx": ("SkipLayerNormFusion",)}
 """Optimisations to disable, by file, because they cost time. The fused norm took a third of the mask decoder's time.
@@ -80,6 +85,15 @@ class OrtEngine(Engine):
         settings.enable_cpu_mem_arena = False
         without = _SLOW_ON_CPU.get(source.path.name, ())
         return open_session(source, settings, ["CPUExecutionProvider"], without=without)
+
+    def report(self) -> EngineReport:
+        """See ``Engine``; read from the session."""
+        providers = tuple(self._session.get_providers())
+        return EngineReport(
+            device=_device(providers[0], self._session.get_provider_options()),
+            providers=providers,
+            libraries={"onnxruntime": onnxruntime.__version__},
+        )
 
     def run(self, feeds: Mapping[str, Tensor], *, keep: Collection[str] = ()) -> Tensors:
         """See ``Engine``."""
@@ -256,6 +270,15 @@ def failure(name: str, feeds: Mapping[str, Tensor], error: Exception) -> Backend
             ". Set the environment variable ORT_ENABLE_CUDNN_FLASH_ATTENTION=0, so that onnxruntime uses other kernels."
         )
     return BackendError(message)
+
+
+def _device(provider: str, options: Mapping[str, Mapping[str, str]]) -> str:
+    """Name the device of a session. Args: provider: the first provider; options: the options of each provider."""
+    number = options.get(provider, {}).get("device_id")
+    name = provider.removesuffix("ExecutionProvider")
+    if number is None:
+        return name
+    return (describe_gpu(int(number)) if name in _ON_NVIDIA else None) or f"{name} {number}"
 
 
 def _is_memory(error: Exception) -> bool:

@@ -29,6 +29,7 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from runtime.engines.backends.tensorrt import machine_key
 from runtime.engines.engine_source import EngineSource
 from runtime.engines.manifest import EngineFile, read_manifest
 from runtime.errors import BackendError, OutOfMemoryError
+from runtime.provenance import EngineReport
 from runtime.types import Tensor, Tensors
 
 TENSORRT = "TensorrtExecutionProvider"
@@ -77,6 +79,7 @@ class OrtTensorRtEngine(OrtCudaEngine):
             OutOfMemoryError: the GPU's memory is full.
         """
         key = _machine(options.device)
+        self._tensorrt_version = key.tensorrt
         manifest = read_manifest(source.path.parent)
         spec = next(engine for engine in manifest.engines.values() if engine.file == source.path.name)
         self._ranges = profile_ranges(spec, manifest.grid_size)
@@ -97,6 +100,11 @@ class OrtTensorRtEngine(OrtCudaEngine):
             _check_providers(session)
             _check_assignment(source.path.name, session)
         return session
+
+    def report(self) -> EngineReport:
+        """See ``Engine``."""
+        report = super().report()
+        return replace(report, libraries={**report.libraries, "tensorrt": self._tensorrt_version})
 
     def max_size(self, name: str) -> int | None:
         """See ``Engine``; the profile sets the limit."""

@@ -27,12 +27,14 @@ import numpy as np
 from runtime.engines.backends import cuda
 from runtime.engines.backends.base import BackendOptions, Engine
 from runtime.engines.backends.contexts import Lane, Lanes
+from runtime.engines.backends.gpus import gpu_label
 from runtime.engines.backends.input_shapes import within
 from runtime.engines.backends.plan_keys import LIBRARIES, Key, PlanBackend, PlanKey, build_command
 from runtime.engines.backends.plan_record import PlanFile, read_plan
 from runtime.engines.engine_source import EngineSource
 from runtime.engines.manifest import EngineFile, TensorSpec
 from runtime.errors import BackendError, OutOfMemoryError
+from runtime.provenance import EngineReport
 from runtime.types import Tensor, Tensors
 
 if TYPE_CHECKING:
@@ -222,6 +224,14 @@ class TensorRtEngine(Engine):
     def cuda_engine(self) -> Any:
         """TensorRT's own ``ICudaEngine``, for its inspector."""
         return self._engine
+
+    def report(self) -> EngineReport:
+        """See ``Engine``; a plan belongs to the GPU on which it was loaded."""
+        return EngineReport(
+            device=gpu_label(*cuda.gpu_name_and_sm(self._device)),
+            providers=("TensorRT",),
+            libraries={self._tensorrt.__name__: self._tensorrt.__version__},
+        )
 
     def _check_tensors(self) -> None:
         """Compare the plan's inputs and outputs with its record.

@@ -10,7 +10,7 @@ files, ``cellpose/utils.py`` for outlines, ``cellpose/gui/io.py`` (``_load_seg``
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from scipy import ndimage
 
 from runtime.errors import InputError
 from runtime.files.placing import write_whole
+from runtime.files.plain import png_text
 from runtime.ops.masks import MaskCrop, label_crops
+from runtime.provenance import METADATA_KEY, Provenance, to_json
 from runtime.types import I32, Bool
 
 MOST_IN_16_BITS = (1 << 16) - 1
@@ -32,13 +34,16 @@ _NEIGHBOURS = ((0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, 
 """The eight neighbours of a pixel, yx, clockwise from the left one."""
 
 
-def seg_content(labels: I32, image: str, diameter_px: float | None = None) -> dict[str, Any]:
+def seg_content(
+    labels: I32, image: str, diameter_px: float | None = None, provenance: Sequence[Provenance] = ()
+) -> dict[str, Any]:
     """Build the dictionary of a ``_seg.npy`` file.
 
     Args:
         labels: (H, W) or (Z, H, W), 0 background, 1..n cells.
         image: path of the image, from which Cellpose's GUI loads it.
         diameter_px: median cell diameter, pixels; NaN in the file if it is unknown.
+        provenance: what made the labels; Cellpose ignores this entry, and drops it when it writes the file again.
 
     Returns:
         ``masks`` and ``outlines`` (uint16, or uint32 if there are more cells), ``filename``, ``ismanual`` (n,),
@@ -56,12 +61,15 @@ def seg_content(labels: I32, image: str, diameter_px: float | None = None) -> di
         "flows": [[], [], [], [], [[]]],
         "est_diam": diameter,
         "diameter": diameter,
+        **({METADATA_KEY: to_json(provenance)} if provenance else {}),
     }
 
 
-def write_seg(path: Path, labels: I32, image: str, diameter_px: float | None = None) -> None:
+def write_seg(
+    path: Path, labels: I32, image: str, diameter_px: float | None = None, provenance: Sequence[Provenance] = ()
+) -> None:
     """Write ``seg_content`` as a ``_seg.npy`` file, atomically."""
-    content = np.array(seg_content(labels, image, diameter_px), dtype=object)
+    content = np.array(seg_content(labels, image, diameter_px, provenance), dtype=object)
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:  # given a name, numpy would add a suffix
@@ -70,12 +78,13 @@ def write_seg(path: Path, labels: I32, image: str, diameter_px: float | None = N
     write_whole(path, write)
 
 
-def write_masks_png(path: Path, labels: I32) -> None:
+def write_masks_png(path: Path, labels: I32, provenance: Sequence[Provenance] = ()) -> None:
     """Write a label map as a PNG of 16 bits, atomically.
 
     Args:
         path: the file.
         labels: (H, W), 0 background.
+        provenance: what made the labels.
 
     Raises:
         InputError: there are more than 65535 cells.
@@ -88,7 +97,8 @@ def write_masks_png(path: Path, labels: I32) -> None:
             kind="too_large",
             field="formats",
         )
-    write_whole(path, lambda temporary: Image.fromarray(labels.astype(np.uint16)).save(temporary, format="PNG"))
+    picture, text = Image.fromarray(labels.astype(np.uint16)), png_text(provenance)
+    write_whole(path, lambda temporary: picture.save(temporary, format="PNG", pnginfo=text))
 
 
 def write_outlines(path: Path, labels: I32) -> None:

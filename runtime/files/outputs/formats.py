@@ -18,6 +18,7 @@ from runtime.files.outputs.parquet import write_parquet
 from runtime.files.outputs.stacks import write_tracks
 from runtime.files.outputs.tables import write_table
 from runtime.files.plain import write_labels
+from runtime.provenance import Provenance, distinct
 from runtime.results import Segmentation
 from runtime.types import Arrays
 
@@ -36,6 +37,11 @@ class ImageOutput:
     image: Path | None = None
     """The image file; None if the image did not come from one."""
 
+    @property
+    def provenance(self) -> tuple[Provenance, ...]:
+        """What made the result; empty if unknown."""
+        return distinct([self.result.provenance])
+
 
 @dataclass(frozen=True, slots=True)
 class OutputFormat:
@@ -53,17 +59,22 @@ class OutputFormat:
 
 
 OUTPUT_FORMATS = {
-    "tiff": OutputFormat("_labels.tif", lambda path, out: write_labels(path, out.result.labels, out.pixel_size_um)),
+    "tiff": OutputFormat(
+        "_labels.tif", lambda path, out: write_labels(path, out.result.labels, out.pixel_size_um, out.provenance)
+    ),
     "csv": OutputFormat(
         "_cells.csv",
         lambda path, out: write_table(path, out.result, out.pixel_size_um, out.measured),
         has_table=True,
     ),
     "ome-tiff": OutputFormat(
-        "_labels.ome.tif", lambda path, out: write_ome_tiff(path, out.result.labels, out.pixel_size_um)
+        "_labels.ome.tif",
+        lambda path, out: write_ome_tiff(path, out.result.labels, out.pixel_size_um, out.provenance),
     ),
     "ome-zarr": OutputFormat(
-        ".zarr", lambda path, out: write_ome_zarr(path, out.result.labels, out.pixel_size_um), ("zarr", "zarr")
+        ".zarr",
+        lambda path, out: write_ome_zarr(path, out.result.labels, out.pixel_size_um, out.provenance),
+        ("zarr", "zarr"),
     ),
     "geojson": OutputFormat(
         "_cells.geojson",
@@ -77,18 +88,24 @@ OUTPUT_FORMATS = {
         has_table=True,
     ),
     "imagej": OutputFormat(
-        "_rois.zip", lambda path, out: write_rois(path, out.result.labels, out.plane), ("roifile", "roifile")
+        "_rois.zip",
+        lambda path, out: write_rois(path, out.result.labels, out.plane, out.provenance),
+        ("roifile", "roifile"),
     ),
     "cellpose": OutputFormat(
         "_seg.npy",
-        lambda path, out: write_seg(path, out.result.labels, _image_name(path, out), out.result.appearance.diameter_px),
+        lambda path, out: write_seg(
+            path, out.result.labels, _image_name(path, out), out.result.appearance.diameter_px, out.provenance
+        ),
         for_slides=False,
     ),
     "cellpose-tif": OutputFormat(
-        "_cp_masks.tif", lambda path, out: write_labels(path, out.result.labels, out.pixel_size_um)
+        "_cp_masks.tif", lambda path, out: write_labels(path, out.result.labels, out.pixel_size_um, out.provenance)
     ),
     "cellpose-png": OutputFormat(
-        "_cp_masks.png", lambda path, out: write_masks_png(path, out.result.labels), for_slides=False
+        "_cp_masks.png",
+        lambda path, out: write_masks_png(path, out.result.labels, out.provenance),
+        for_slides=False,
     ),
     "ctc": OutputFormat("_RES", lambda path, out: write_tracks(path, [out.result.labels]), for_slides=False),
     "cellpose-txt": OutputFormat("_cp_outlines.txt", lambda path, out: write_outlines(path, out.result.labels)),

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from runtime.files.outputs.polygons import mask_polygons
 from runtime.files.outputs.tables import TABLE_COLUMNS, table_columns, table_rows
 from runtime.files.placing import write_whole
 from runtime.ops.masks import MaskCrop, label_crops
+from runtime.provenance import METADATA_KEY, Provenance, distinct, to_json
 from runtime.results import Segmentation
 from runtime.types import Arrays
 
@@ -100,13 +101,20 @@ def write_geojson(
 ) -> None:
     """Write ``cell_features`` as a FeatureCollection, atomically."""
     features = cell_features(result, pixel_size_um, plane, measured)
-    write_whole(path, lambda temporary: write_features(temporary, features))
+    write_whole(path, lambda temporary: write_features(temporary, features, distinct([result.provenance])))
 
 
-def write_features(path: Path, features: Iterable[Mapping[str, Any]]) -> None:
-    """Write features as a FeatureCollection, one at a time, each on a line."""
+def write_features(path: Path, features: Iterable[Mapping[str, Any]], provenance: Sequence[Provenance] = ()) -> None:
+    """Write features as a FeatureCollection, one at a time, each on a line.
+
+    Args:
+        path: the file.
+        features: the features.
+        provenance: what made them, a foreign member of the collection (RFC 7946, section 6.1), which readers ignore.
+    """
+    made_by = f'"{METADATA_KEY}": {to_json(provenance)}, ' if provenance else ""
     with path.open("w", encoding="utf-8") as file:
-        file.write('{"type": "FeatureCollection", "features": [')
+        file.write(f'{{"type": "FeatureCollection", {made_by}"features": [')
         for number, feature in enumerate(features):
             file.write((",\n" if number else "\n") + json.dumps(feature, allow_nan=False))
         file.write("\n]}\n")

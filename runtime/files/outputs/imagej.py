@@ -6,7 +6,7 @@ Source: ``ij.io.RoiDecoder`` of ImageJ (github.com/imagej/ImageJ) for the ROI fo
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from runtime.files.formats.base import optional_package
 from runtime.files.outputs.polygons import Ring, mask_polygons
 from runtime.files.placing import write_whole
 from runtime.ops.masks import MaskCrop, label_crops
+from runtime.provenance import Provenance, to_json
 from runtime.types import F32
 
 _MOVE_TO, _LINE_TO, _CLOSE = 0.0, 1.0, 4.0
@@ -27,27 +28,40 @@ EARLIEST = (1980, 1, 1, 0, 0, 0)
 """Date of every entry, the earliest in zip files. A fixed date makes files reproducible."""
 
 
-def write_rois(path: Path, labels: NDArray[np.integer], plane: Plane | None = None) -> None:
+def write_rois(
+    path: Path,
+    labels: NDArray[np.integer],
+    plane: Plane | None = None,
+    provenance: Sequence[Provenance] = (),
+) -> None:
     """Write one ROI for each cell, named by its label, into a zip file, atomically.
 
     Args:
         path: the zip file.
         labels: (H, W), 0 background.
         plane: the plane of the stack that was segmented; ROIs then belong to that slice and frame.
+        provenance: what made the labels; becomes the comment of the zip file, which ImageJ ignores.
 
     Raises:
         InputError: roifile is not installed.
     """
-    write_whole(path, lambda temporary: write_roi_entries(temporary, enumerate(label_crops(labels), start=1), plane))
+    cells = enumerate(label_crops(labels), start=1)
+    write_whole(path, lambda temporary: write_roi_entries(temporary, cells, plane, provenance))
 
 
-def write_roi_entries(path: Path, cells: Iterable[tuple[int, MaskCrop]], plane: Plane | None = None) -> None:
+def write_roi_entries(
+    path: Path,
+    cells: Iterable[tuple[int, MaskCrop]],
+    plane: Plane | None = None,
+    provenance: Sequence[Provenance] = (),
+) -> None:
     """Write the ROIs of ``write_rois`` one at a time.
 
     Args:
         path: the zip file.
         cells: label and pixels of each cell.
         plane: the plane of the stack that was segmented.
+        provenance: what made the cells.
 
     Raises:
         InputError: roifile is not installed.
@@ -57,6 +71,8 @@ def write_roi_entries(path: Path, cells: Iterable[tuple[int, MaskCrop]], plane: 
         for label, crop in cells:
             entry = zipfile.ZipInfo(f"{label}.roi", EARLIEST)
             file.writestr(entry, cell_roi(label, crop, plane).tobytes(), zipfile.ZIP_DEFLATED)
+        if provenance:
+            file.comment = to_json(provenance).encode()
 
 
 def cell_roi(label: int, crop: MaskCrop, plane: Plane | None = None) -> Any:

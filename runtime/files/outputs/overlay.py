@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from runtime.errors import InputError
 from runtime.files.outputs.shrink import shrink_factor, shrunk
 from runtime.files.placing import write_whole
+from runtime.files.plain import png_text
 from runtime.ops.preprocess import check_image
+from runtime.provenance import Provenance
 from runtime.types import F32, U8, Extent
 
 SHOWN_PERCENTILES = (0.5, 99.8)
@@ -63,12 +66,14 @@ def draw_overlay(image: ArrayLike, labels: NDArray[np.integer]) -> U8:
     return drawn
 
 
-def write_overlay(path: Path, image: ArrayLike, labels: NDArray[np.integer]) -> None:
-    """Write ``draw_overlay`` as PNG, atomically."""
+def write_overlay(
+    path: Path, image: ArrayLike, labels: NDArray[np.integer], provenance: Sequence[Provenance] = ()
+) -> None:
+    """Write ``draw_overlay`` as PNG, atomically, with the provenance of the labels as text."""
     from PIL import Image
 
-    drawn = Image.fromarray(draw_overlay(image, labels))
-    write_whole(path, lambda temporary: drawn.save(temporary, format="PNG", optimize=True))
+    drawn, text = Image.fromarray(draw_overlay(image, labels)), png_text(provenance)
+    write_whole(path, lambda temporary: drawn.save(temporary, format="PNG", optimize=True, pnginfo=text))
 
 
 def _fitted(image: _Image, labels: NDArray[np.integer]) -> tuple[_Image, NDArray[np.integer]]:

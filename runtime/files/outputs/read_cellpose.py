@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import InputError
+from runtime.provenance import METADATA_KEY
 from runtime.types import I32, Bool
 
 SEG_ENDING = "_seg.npy"
@@ -36,6 +37,8 @@ class SegFile:
     """(n,): entry k is True if the user drew cell ``k + 1``; (0,) if the file does not record it."""
     image: str | None
     """Path of the image when the file was written."""
+    made_by: str = ""
+    """JSON of what made the masks; empty if the file does not say."""
 
 
 def read_masks(path: str | Path) -> I32:
@@ -83,11 +86,12 @@ def read_seg(path: str | Path) -> SegFile:
         drawn = manual.built() if isinstance(manual, _Array) else np.zeros(0, np.bool_)
     if masks.dtype.kind in "if" and masks.min(initial=0) == -1:  # the first versions of Cellpose count from -1
         masks = masks + 1
-    image = content.get("filename")
+    image, made_by = content.get("filename"), content.get(METADATA_KEY)
     return SegFile(
         masks=_as_labels(path, masks),
         is_manual=drawn.astype(np.bool_) if drawn.dtype.kind in "biu" and drawn.ndim == 1 else np.zeros(0, np.bool_),
         image=str(image) if isinstance(image, str | PurePath) else None,
+        made_by=made_by if isinstance(made_by, str) else "",
     )
 
 

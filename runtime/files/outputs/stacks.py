@@ -18,7 +18,8 @@ from runtime.files.outputs.cellpose import write_seg
 from runtime.files.outputs.pyramid import label_dtype
 from runtime.files.outputs.tables import Row, table_columns, table_rows, write_rows
 from runtime.files.placing import write_whole
-from runtime.files.plain import resolution_tags
+from runtime.files.plain import resolution_tags, tiff_description
+from runtime.provenance import Provenance, distinct
 from runtime.results import Segmentation
 from runtime.types import I32, Arrays
 
@@ -40,6 +41,11 @@ class StackOutput:
     measured: Sequence[Arrays] = ()
     """For each plane, further columns of the table; empty if nothing was measured."""
     image: Path | None = None
+
+    @property
+    def provenance(self) -> tuple[Provenance, ...]:
+        """What made the results; empty if unknown."""
+        return distinct(result.provenance for result in self.results)
 
     def frames(self) -> Iterator[I32]:
         """Yield the label map of each plane, (H, W), with the labels of the stack."""
@@ -78,7 +84,7 @@ def write_stack_tiff(path: Path, output: StackOutput) -> None:
             labels.astype(label_dtype(labels)),
             compression="zlib",
             photometric="minisblack",
-            metadata={"axes": f"{output.axis.letter}YX"},
+            metadata=tiff_description(output.provenance, f"{output.axis.letter}YX"),
             **resolution_tags(output.pixel_size_um),
         ),
     )
@@ -151,7 +157,7 @@ STACK_WRITERS: dict[str, Callable[[Path, StackOutput], None]] = {
     "tiff": write_stack_tiff,
     "csv": write_stack_table,
     "ctc": lambda path, output: write_tracks(path, list(output.frames()), output.parents),
-    "cellpose": lambda path, output: write_seg(path, output.labels(), str(output.image)),
+    "cellpose": lambda path, output: write_seg(path, output.labels(), str(output.image), provenance=output.provenance),
     "cellpose-tif": write_stack_tiff,
 }
 """Writers of stacks by the names of ``OUTPUT_FORMATS``."""

@@ -1,7 +1,8 @@
 """Record of the images of an output directory: ``segmented.jsonl``, with one line for each step.
 
-A line contains the settings of a run, or records that an image was begun, done or failed; a "done" line also has the
-sizes of the result files. Runs only append lines. Readers skip a line that a killed run left incomplete.
+A line contains the settings of a run, or what made results (``Provenance``), or records that an image was begun, done
+or failed; a "done" line also has the sizes of the result files. Lines of the first two kinds have a digest, to which
+the lines of images refer. Runs only append lines. Readers skip a line that a killed run left incomplete.
 
 If the last line of an image is "begun", its run was interrupted: its files may be in any state, and a run with the same
 settings replaces them. A failed image keeps the files that it had before.
@@ -25,6 +26,7 @@ from runtime.files.fingerprint import file_mark
 from runtime.jobs.differences import differences
 from runtime.jobs.failure import Failure
 from runtime.jobs.folders.work import ImageDone, Target
+from runtime.provenance import Provenance
 from runtime.results import Appearance
 from runtime.typed_json import convert
 
@@ -49,8 +51,10 @@ class _Line:
     """A line of the record; a line has some of the fields."""
 
     digest: str = ""
-    """Digest of the settings."""
+    """Digest of the settings, or of the provenance."""
     settings: dict[str, Any] | None = None
+    provenance: Provenance | None = None
+    """What made results of this run; ``made_by`` of other lines refers to its digest."""
     image: str | None = None
     failed: str | None = None
     done: Annotated[int, Meta(ge=0)] | None = None
@@ -61,6 +65,8 @@ class _Line:
     """Sizes of the result files in bytes, by ending."""
     size_hw: tuple[int, int] | None = None
     appearance: Appearance = field(default_factory=Appearance)
+    made_by: tuple[str, ...] = ()
+    """Digests of the provenance."""
     slide: dict[str, Any] | None = None
     failed_tiles: int = 0
 
@@ -80,8 +86,10 @@ class Records:
         text = json.dumps(settings.shared, sort_keys=True)
         self._shared: dict[str, Any] = json.loads(text)
         self._slides: dict[str, Any] = json.loads(json.dumps(settings.slides))
-        self._digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self._digest = _digest(text)
         self._of_digest: dict[str, Mapping[str, Any]] = {}
+        self._made_by: dict[str, Provenance] = {}
+        self._written: set[str] = set()
         self._done: dict[str, _Line] = {}
         self._begun: dict[str, _Line] = {}
         self._file: FileIO | None = None
@@ -92,6 +100,8 @@ class Records:
     def _read(self, line: _Line) -> None:
         if line.settings is not None:
             self._of_digest[line.digest] = line.settings
+        elif line.provenance is not None:
+            self._made_by[line.digest] = line.provenance
         elif line.image is not None:
             self._begun.pop(line.image, None)
             if line.done is not None:
@@ -132,7 +142,7 @@ class Records:
         else:
             wrong = self._wrong(target, done, existing)
             if wrong is None and len(existing) == len(there) and not restart and not done.failed_tiles:
-                return _already(target, done)
+                return self._already(target, done)
         if wrong is None or overwrite:
             return None
         message = f"{wrong}; pass overwrite=True to replace them"
@@ -150,7 +160,7 @@ class Records:
             return
         sizes = {ending: _bytes(Path(f"{done.target[1]}{ending}")) for ending in self._endings}
         line |= {"done": done.cells, "of": file_mark(done.target[0]), "bytes": sizes, "size_hw": done.size_hw}
-        line |= {"appearance": asdict(done.appearance)}
+        line |= {"appearance": asdict(done.appearance), "made_by": [self._add_provenance(p) for p in done.provenance]}
         if done.slide is not None:
             line |= {"slide": dict(done.slide.settings), "failed_tiles": len(done.slide.failed)}
         self._add(line)
@@ -180,6 +190,26 @@ class Records:
         if now is None or before is None:
             return f"was segmented {'whole' if before is None else 'as a slide'}, and has results"
         return _differing({"slide": now}, {"slide": before})
+
+    def _already(self, target: Target, done: _Line) -> ImageDone:
+        """Return the outcome of an image that an earlier run finished."""
+        return ImageDone(
+            target=target,
+            cells=done.done or 0,
+            already=True,
+            size_hw=done.size_hw,
+            appearance=done.appearance,
+            provenance=tuple(self._made_by[digest] for digest in done.made_by if digest in self._made_by),
+        )
+
+    def _add_provenance(self, provenance: Provenance) -> str:
+        """Write what made results, unless this run has written it, and return its digest."""
+        text = json.dumps(asdict(provenance), sort_keys=True)
+        digest = _digest(text)
+        if digest not in self._written:
+            self._add({"digest": digest, "provenance": json.loads(text)})
+            self._written.add(digest)
+        return digest
 
     def _key(self, target: Target) -> str:
         return target[1].relative_to(self._out).as_posix()
@@ -211,12 +241,6 @@ def _differing(now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
     return f"has results from other settings ({'; '.join(named)})"
 
 
-def _already(target: Target, done: _Line) -> ImageDone:
-    return ImageDone(
-        target=target, cells=done.done or 0, already=True, size_hw=done.size_hw, appearance=done.appearance
-    )
-
-
 def _lines(path: Path) -> Iterator[_Line]:
     """Yield the lines of a record; skip lines of another form."""
     try:
@@ -231,6 +255,10 @@ def _line(text: str) -> _Line | None:
         return convert(json.loads(text), _Line)
     except (ValueError, RecursionError):
         return None
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _bytes(path: Path) -> int | None:

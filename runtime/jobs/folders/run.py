@@ -203,5 +203,6 @@ def _segment_slide(image: Path, stem: Path, work: ImageWork, options: FolderOpti
         size_hw=reader.size_hw,
         seconds=time.perf_counter() - start,
         appearance=found.appearance,
+        provenance=found.provenance,
         slide=tiles,
     )

@@ -50,6 +50,7 @@ class StackWork(ImageWork):
             size_hw=(height, width),
             seconds=time.perf_counter() - start,
             appearance=output.results[0].appearance,
+            provenance=output.provenance,
         )
 
     def _segment_stack(self, target: Target) -> StackOutput:

@@ -16,6 +16,7 @@ from runtime.jobs.failure import Failure
 from runtime.jobs.segmenter_spec import SegmenterSpec, loaded_segmenter
 from runtime.jobs.slides.settings import SlideSettings
 from runtime.jobs.step import at_work_on
+from runtime.provenance import Provenance, distinct
 from runtime.results import Appearance, Segmentation
 
 Target = tuple[Path, Path]
@@ -52,6 +53,8 @@ class ImageDone:
     """Time to read, segment and write the image; images that share an engine call share its time."""
     appearance: Appearance = field(default_factory=Appearance)
     """How the image was shown to the model."""
+    provenance: tuple[Provenance, ...] = ()
+    """What made the result; several records if processes with different engines made parts of a slide."""
     slide: TilesDone | None = None
     """None for an image that was segmented whole."""
     as_slide: bool = False
@@ -158,6 +161,7 @@ class ImageWork:
             cells=len(result),
             size_hw=_size_hw(one),
             appearance=result.appearance,
+            provenance=distinct([result.provenance]),
             seconds=one.seconds + time.perf_counter() - start,
         )
 

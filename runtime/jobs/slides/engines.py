@@ -15,6 +15,7 @@ from runtime.jobs.cluster import Engines
 from runtime.jobs.segmenter_spec import SegmenterSpec, loaded_segmenter
 from runtime.pipeline.choose_views import encode_tiles
 from runtime.pipeline.view_tasks import ShownImage, ViewTask, segment_views
+from runtime.provenance import Provenance
 from runtime.segmenter import Segmenter
 from runtime.views.grid import Tile
 from runtime.views.merge_rules import TileCells
@@ -33,6 +34,11 @@ class TileSegmenter(Protocol):
     @property
     def trained_channels(self) -> tuple[int, ...]:
         """Numbers of channels of the training images; see ``Manifest``."""
+        ...
+
+    @property
+    def provenance(self) -> Provenance | None:
+        """What makes the results, as the loaded engines report it; None if unknown."""
         ...
 
     def cell_sizes(self, tile: Tile, config: SegmentConfig) -> CellSizes:
@@ -110,6 +116,10 @@ class _SegmenterTiles:
     @property
     def trained_channels(self) -> tuple[int, ...]:
         return self._pipeline.manifest.trained_channels
+
+    @property
+    def provenance(self) -> Provenance | None:
+        return self._segmenter.provenance
 
     def cell_sizes(self, tile: Tile, config: SegmentConfig) -> CellSizes:
         """See ``TileSegmenter``."""

@@ -26,15 +26,18 @@ from runtime.jobs.differences import differences
 from runtime.jobs.slides.contrast import PART_PX, read_extent
 from runtime.jobs.slides.layout import SlideLayout
 from runtime.jobs.slides.settings import SlideSettings
+from runtime.provenance import Provenance, distinct, to_json
 from runtime.typed_json import convert
 from runtime.types import Extent
 from runtime.views.merge_rules import TileCells
 
-SCHEMA = 4
+SCHEMA = 5
 JOB_ENDING = "_job"
 """Ending of a job directory's name, after the name of the slide."""
 
 JOB_NAME = "job.json"
+ENGINES = "engines"
+"""Subdirectory with a record for each kind of engines, devices and versions that made tiles."""
 LOCK_NAME = "lock"
 PIXELS = "pixels_sha256"
 DIGEST = "sha256"
@@ -110,6 +113,31 @@ class Job:
             arrays["labels"] = np.zeros(size, np.uint8)
         return TileCells(extent=extent, **arrays)
 
+    def record_engines(self, provenance: Provenance | None) -> None:
+        """Record what made some tiles, before they are written; each record is written once.
+
+        Raises:
+            JobError: the disk is full.
+        """
+        if provenance is None:
+            return
+        text = to_json([provenance])
+        path = self.directory / ENGINES / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+        if path.exists():
+            return
+        with disk_full_named(self.directory):
+            path.parent.mkdir(exist_ok=True)
+            write_whole(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+
+    def provenance(self) -> tuple[Provenance, ...]:
+        """Return the records of what made the tiles, each once, in an order that depends only on their content.
+
+        Raises:
+            JobError: a record is damaged.
+        """
+        paths = (self.directory / ENGINES).glob("*.json")
+        return distinct(one for path in paths for one in _read_engines(path))
+
     def remove_scratch(self) -> None:
         """Delete the data of the second pass."""
         for directory in (self.stitching, self.results):
@@ -121,6 +149,18 @@ class Job:
         # The description goes last, so that an interrupted removal leaves a valid job.
         shutil.rmtree(self.directory / "tiles", ignore_errors=True)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _read_engines(path: Path) -> list[Provenance]:
+    """Read what ``Job.record_engines`` wrote.
+
+    Raises:
+        JobError: the file is damaged.
+    """
+    try:
+        return convert(json.loads(path.read_text(encoding="utf-8")), list[Provenance])
+    except (ValueError, RecursionError) as error:
+        raise JobError(f"{path} is damaged ({error}); pass restart=True to start again.", kind="damaged") from error
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
@@ -228,7 +268,8 @@ def begin_job(directory: Path, request: Mapping[str, Any], layout: SlideLayout) 
         JobError: the disk is full.
     """
     with disk_full_named(directory):
-        shutil.rmtree(directory / "tiles", ignore_errors=True)
+        for earlier in ("tiles", ENGINES):
+            shutil.rmtree(directory / earlier, ignore_errors=True)
         (directory / "tiles").mkdir(parents=True, exist_ok=True)
         content = json.loads(json.dumps({"schema": SCHEMA, "request": request, "layout": asdict(layout)}))
         text = json.dumps({**content, DIGEST: _digest(content)}, indent=1) + "\n"

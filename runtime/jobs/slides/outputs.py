@@ -15,12 +15,12 @@ from runtime.files.outputs.cellpose import write_outline_lines
 from runtime.files.outputs.formats import OUTPUT_FORMATS, output_path
 from runtime.files.outputs.geojson import cell_feature, write_features
 from runtime.files.outputs.imagej import write_roi_entries
-from runtime.files.outputs.label_images import BUFFER_BYTES, make_ome_zarr, write_levels
+from runtime.files.outputs.label_images import BUFFER_BYTES, LabelImage, make_ome_zarr, write_levels
 from runtime.files.outputs.parquet import write_parquet_rows
 from runtime.files.outputs.pyramid import level_count
 from runtime.files.outputs.tables import TABLE_COLUMNS, Row, write_rows
 from runtime.files.placing import move_into_place
-from runtime.files.plain import resolution_tags
+from runtime.files.plain import resolution_tags, tiff_description
 from runtime.files.readers import ImageReader
 from runtime.jobs.slides.blocks import BLOCK_PX
 from runtime.jobs.slides.join import SlideCell, SlideJoin
@@ -29,6 +29,7 @@ from runtime.jobs.slides.overview import write_overview
 from runtime.jobs.slides.settings import SlideSettings
 from runtime.ops.boxes import clip_boxes
 from runtime.ops.masks import MaskCrop
+from runtime.provenance import Provenance
 
 OVERLAY = "overlay"
 """Name of the picture among the formats."""
@@ -45,6 +46,18 @@ class SlideOutput:
     """The plane of the stack that was segmented."""
     measured: SlideMeasurements | None = None
     """Measurements for further columns of tables."""
+    provenance: tuple[Provenance, ...] = ()
+    """What made the tiles: one record for each kind of engines, devices and versions among the processes of the job."""
+
+    @property
+    def label_image(self) -> LabelImage:
+        """What label images of the slide declare."""
+        return LabelImage(
+            size_hw=self.reader.size_hw,
+            dtype=np.dtype(np.uint32),
+            pixel_size_um=self.reader.pixel_size_um,
+            provenance=self.provenance,
+        )
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -104,7 +117,7 @@ def _write_tiff(path: Path, output: SlideOutput) -> None:
             tile=(BLOCK_PX, BLOCK_PX),
             compression="zlib",
             photometric="minisblack",
-            metadata={"axes": "YX"},
+            metadata=tiff_description(output.provenance),
             maxworkers=1,
             **resolution_tags(output.reader.pixel_size_um),
             buffersize=BUFFER_BYTES,
@@ -112,14 +125,13 @@ def _write_tiff(path: Path, output: SlideOutput) -> None:
 
 
 def _write_ome_tiff(path: Path, output: SlideOutput) -> None:
-    size_hw, blocks = output.reader.size_hw, output.join.blocks
-    levels = (blocks.tiles(level) for level in range(level_count(size_hw)))
-    write_levels(path, levels, size_hw, np.dtype(np.uint32), output.reader.pixel_size_um, blocks.checksum)
+    blocks = output.join.blocks
+    levels = (blocks.tiles(level) for level in range(level_count(output.reader.size_hw)))
+    write_levels(path, levels, output.label_image, blocks.checksum)
 
 
 def _write_zarr(path: Path, output: SlideOutput) -> None:
-    reader = output.reader
-    levels = make_ome_zarr(path, reader.size_hw, np.dtype(np.uint32), reader.pixel_size_um)
+    levels = make_ome_zarr(path, output.label_image)
     for (top, left, bottom, right), block in output.join.blocks:
         if block.any():
             levels[0][top:bottom, left:right] = block
@@ -135,12 +147,12 @@ def _write_geojson(path: Path, output: SlideOutput) -> None:
         cell_feature(dict(zip(output.columns, output.row(cell), strict=True)), MaskCrop(mask, offset_yx), output.plane)
         for cell, mask, offset_yx in output.join.outlined()
     )
-    write_features(path, features)
+    write_features(path, features, output.provenance)
 
 
 def _write_imagej(path: Path, output: SlideOutput) -> None:
     cells = ((cell.label, MaskCrop(mask, offset_yx)) for cell, mask, offset_yx in output.join.outlined())
-    write_roi_entries(path, cells, output.plane)
+    write_roi_entries(path, cells, output.plane, output.provenance)
 
 
 def _write_outlines(path: Path, output: SlideOutput) -> None:
@@ -153,10 +165,10 @@ _WRITERS: dict[str, Callable[[Path, SlideOutput], None]] = {
     "ome-tiff": _write_ome_tiff,
     "ome-zarr": _write_zarr,
     "geojson": _write_geojson,
-    "parquet": lambda path, output: write_parquet_rows(path, output.rows(), output.columns),
+    "parquet": lambda path, output: write_parquet_rows(path, output.rows(), output.columns, output.provenance),
     "imagej": _write_imagej,
     "cellpose-tif": _write_tiff,
     "cellpose-txt": _write_outlines,
-    OVERLAY: lambda path, output: write_overview(path, output.reader, output.join.blocks),
+    OVERLAY: lambda path, output: write_overview(path, output.reader, output.join.blocks, output.provenance),
 }
 """Writers by the names of ``OUTPUT_FORMATS``, without formats that are not for slides."""

@@ -36,6 +36,7 @@ from runtime.jobs.slides.slide_file import SlideFile
 from runtime.jobs.slides.work import BatchDone, TileWork, no_cells
 from runtime.jobs.step import Step
 from runtime.pipeline.ordered import in_order
+from runtime.provenance import Provenance
 from runtime.results import Appearance
 from runtime.views.merge_rules import TileCells
 
@@ -78,6 +79,9 @@ class SlideResult:
     """With ``partial``: the failures of the tiles without a result."""
     appearance: Appearance = field(default_factory=Appearance)
     """How the slide was shown to the model."""
+    provenance: tuple[Provenance, ...] = ()
+    """What made the tiles: one record for each kind of engines, devices and versions among the processes of the job.
+    Empty if no tile has signal."""
 
     @property
     def labels(self) -> Path:
@@ -135,7 +139,8 @@ def segment_slide(
             join = _join(job, {place for place, _ in failed}, config, options)
             plane = reader.plane if isinstance(reader, SlideFile) else Plane()
             measured = _measured(join, reader, job) if settings.measure else None
-            write_results(files, SlideOutput(join, reader, plane, measured), job.results)
+            provenance = job.provenance()
+            write_results(files, SlideOutput(join, reader, plane, measured, provenance), job.results)
             if not options.keep_job and not failed:
                 job.remove()
             else:
@@ -143,7 +148,9 @@ def segment_slide(
     if not join.cell_count:
         _log.warning("no cells in %s: %d of %d tiles have no signal", reader.name, skipped, len(job.layout.grid))
     described = tuple(_described(job, place, failure) for place, failure in failed)
-    return SlideResult(files, join.cell_count, len(job.layout.grid), skipped, described, job.layout.appearance)
+    return SlideResult(
+        files, join.cell_count, len(job.layout.grid), skipped, described, job.layout.appearance, provenance
+    )
 
 
 def _check_results(results: Iterable[Path], directory: Path, options: RunOptions) -> None:

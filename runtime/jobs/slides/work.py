@@ -111,7 +111,10 @@ class TileWork:
                 self.job.write_tile(0, no_cells((0, 0, *size_hw)))
                 return 1
             config = replace(self.config, invert=layout.appearance.inverted)
-            self.job.write_tile(0, loaded(self.engines).segment_whole(raw, config))
+            engines = loaded(self.engines)
+            cells = engines.segment_whole(raw, config)
+            self.job.record_engines(engines.provenance)
+            self.job.write_tile(0, cells)
             return 0
         tiles: dict[int, Tile] = {}
         for place in places:
@@ -120,8 +123,9 @@ class TileWork:
                 tiles[place] = tile
         found: list[TileCells] = []
         if tiles:
-            in_view = self.config.of_views
-            found = loaded(self.engines).segment_tiles(list(tiles.values()), size_hw, in_view)
+            engines, in_view = loaded(self.engines), self.config.of_views
+            found = engines.segment_tiles(list(tiles.values()), size_hw, in_view)
+            self.job.record_engines(engines.provenance)
         results = dict(zip(tiles, found, strict=True))
         for place in places:
             self.job.write_tile(place, results.get(place) or no_cells(layout.extent(place)))

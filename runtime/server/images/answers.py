@@ -6,7 +6,7 @@ import io
 import json
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,8 @@ from fastapi import Response
 from runtime.errors import InputError
 from runtime.files.outputs.formats import OUTPUT_FORMATS, ImageOutput, check_packages
 from runtime.files.outputs.tables import table_columns, table_rows
+from runtime.files.plain import png_text
+from runtime.provenance import Provenance, distinct, to_jsonable
 from runtime.results import Appearance, Segmentation
 
 ResultFormat = Literal["json", "geojson", "tiff", "png"]
@@ -50,7 +52,7 @@ def result_answer(answer: Answer, kind: ResultFormat) -> Response:
 
 
 def table_of(answer: Answer) -> dict[str, Any]:
-    """Describe a result: size, number of cells, appearance and the table of cells, without hidden ones."""
+    """Describe a result: size, cells, appearance, what made it, and the table of cells without hidden ones."""
     result = answer.result
     rows = [[*map(finite, row)] for row in table_rows(result, answer.pixel_size_um)][: len(result)]
     columns = [*table_columns()]
@@ -61,6 +63,7 @@ def table_of(answer: Answer) -> dict[str, Any]:
         "size_hw": list(result.labels.shape),
         "cells": len(result),
         "appearance": appearance_of(result.appearance),
+        "made_by": to_jsonable(distinct([result.provenance])),
         "columns": columns,
         "rows": rows,
     }
@@ -82,10 +85,10 @@ def _write_json(answer: Answer) -> tuple[bytes, str]:
 
 
 def _write_png(answer: Answer) -> tuple[bytes, str]:
-    return label_png(answer.result.labels), "image/png"
+    return label_png(answer.result.labels, distinct([answer.result.provenance])), "image/png"
 
 
-def label_png(labels: Any) -> bytes:
+def label_png(labels: Any, provenance: Sequence[Provenance] = ()) -> bytes:
     """Write a label map (H, W) as a 16-bit PNG.
 
     Raises:
@@ -101,7 +104,7 @@ def label_png(labels: Any) -> bytes:
             field="format",
         )
     buffer = io.BytesIO()
-    Image.fromarray(labels.astype(np.uint16)).save(buffer, format="PNG")
+    Image.fromarray(labels.astype(np.uint16)).save(buffer, format="PNG", pnginfo=png_text(provenance))
     return buffer.getvalue()
 
 

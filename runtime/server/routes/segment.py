@@ -26,6 +26,7 @@ RESULT: dict[int | str, dict[str, Any]] = {
                     "size_hw": [512, 512],
                     "cells": 1,
                     "appearance": {"diameter_px": 24.5, "inverted": False, "doubtful": False},
+                    "made_by": [{"version": "0.1.0", "model": "nano", "backend": "cpu"}],
                     "columns": ["label", "x0", "y0", "x1", "y1", "score"],
                     "rows": [[1, 10.0, 12.0, 34.0, 36.5, 0.93]],
                 }

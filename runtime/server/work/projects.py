@@ -194,7 +194,7 @@ class ServedProject:
         """
         revision = self.project.status(name).revision
         result = self.service.segment(lambda: self.project.read(name), config).result().result
-        engine = EngineRecord.of(self._engines.engine_dir, config, backend=self.service.segmenter.backend)
+        engine = EngineRecord.of(self._engines.engine_dir, config, made_by=result.provenance)
         self.project.store_segmentation(name, result, engine=engine, author=AUTHOR, expected_revision=revision)
         if result.appearance.diameter_px is not None:
             self._diameters[name] = result.appearance.diameter_px

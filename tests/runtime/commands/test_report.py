@@ -37,7 +37,8 @@ def test_json_is_a_line_for_each_image(tmp_path: Path, seen: list[Any]) -> None:
     assert set(rows) == {"a.tif", "b.tif"}
     names = [field.name for field in fields(Appearance)]
     assert all(
-        list(row) == ["path", "cells", "seconds", "results", *names, "already_done", "error"] for row in rows.values()
+        list(row) == ["path", "cells", "seconds", "results", *names, "made_by", "already_done", "error"]
+        for row in rows.values()
     )
     a, b = rows["a.tif"], rows["b.tif"]
     assert (a["cells"], a["diameter_px"], a["already_done"], a["error"]) == (2, 20, False, None)

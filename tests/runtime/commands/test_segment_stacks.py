@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from runtime.commands.app import app
 from runtime.engines.builtin import sample_images
+from runtime.files.made_by import read_provenance
 from runtime.files.outputs.read_cellpose import read_masks
 from runtime.files.plain import read_image
 
@@ -62,6 +63,9 @@ def test_a_movie_becomes_one_result(tmp_path: Path, movie: Any) -> None:
     assert len(list((out / "movie_RES").glob("mask*.tif"))) == FRAMES
     assert {line[0] for line in lines} >= set(np.unique(labels[labels > 0]).tolist())
     np.testing.assert_array_equal(read_masks(out / "movie_seg.npy"), labels)
+    (made_by,) = read_provenance(out / "movie_labels.tif")
+    assert made_by.model == "nano"
+    assert read_provenance(out / "movie_seg.npy") == (made_by,)
     code, output = segment(*command)
     assert (code, "1 of 1 images were already done" in output) == (0, True)
     code, output = segment(*command, "--no-link")

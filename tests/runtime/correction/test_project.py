@@ -30,6 +30,7 @@ from runtime.correction.project import OPEN_IMAGES, Project
 from runtime.engines.builtin import builtin_engine
 from runtime.engines.sums import sums_sha256
 from runtime.files.image_results import FileOptions
+from runtime.provenance import EngineRun, Provenance
 from tests.runtime.correction.made import SIZE_HW, edits, make_image, make_project, two_cells
 from tests.runtime.files.outputs.made import awkward_labels, made_result
 
@@ -45,7 +46,11 @@ def test_states_counts_and_history(tmp_path: Path) -> None:
     with make_project(tmp_path) as project:
         assert project.names == (NAME,)
         assert project.status(NAME).state == "new"
-        record = EngineRecord.of(backend="cpu")
+        run = EngineRun(device="CPU", providers=("CPUExecutionProvider",), precision="fp32")
+        made_by = Provenance(
+            version="0.1.0", model="nano", model_sha256=None, backend="cpu", engines={"encoder": run}, libraries={}
+        )
+        record = EngineRecord.of(made_by=made_by)
         result = project.store_segmentation(NAME, two_cells(), engine=record, author="ada")
         assert (result.revision, result.state, result.box) == (1, "segmented", (1, 1, 10, 13))
         assert (result.cells, result.created, result.removed) == ((1, 5), (1, 5), ())
@@ -65,7 +70,7 @@ def test_states_counts_and_history(tmp_path: Path) -> None:
         assert (status.cells, status.undo_steps, status.redo_steps, status.author) == (2, 1, 1, "ada")
         assert status.engine == record
         assert record.sha256 == sums_sha256(builtin_engine())
-        assert (record.name, record.settings["backend"]) == ("nano", "cpu")
+        assert record.name == "nano"
         kinds = [(entry.kind, entry.operation, entry.of) for entry in project.history(NAME)]
         expected = [("edit", "segmentation", None), ("edit", "add", None), ("mark", "", None), ("undo", "add", 2)]
         assert kinds == expected

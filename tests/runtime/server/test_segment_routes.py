@@ -18,6 +18,7 @@ from PIL import Image
 from runtime.engines.builtin import sample_images
 from runtime.errors import InputError
 from runtime.files.plain import read_image
+from runtime.provenance import METADATA_KEY, distinct, to_jsonable
 from runtime.results import Segmentation
 from runtime.segmenter import Segmenter
 from runtime.server.app import create_app
@@ -59,6 +60,7 @@ def test_table_and_outlines_describe_the_same_cells(client: TestClient, found: S
     assert areas == np.bincount(expected.labels.ravel())[1:].tolist()
     assert [one["properties"]["measurements"]["label_area_px"] for one in outlines["features"]] == areas
     assert table["appearance"]["diameter_px"] == expected.appearance.diameter_px
+    assert table["made_by"] == outlines[METADATA_KEY] == to_jsonable(distinct([expected.provenance]))
 
 
 def test_settings_come_from_the_query_or_the_body(client: TestClient, segmenter: Segmenter, images: Path) -> None:
