@@ -110,7 +110,7 @@ class BoxTool(QWidget):
             if image in session.viewer.layers:
                 show_preview(session.viewer, image, part, result.labels, BOX_PREVIEW)
                 self._set_shown(_Shown(image, part, result.labels))
-                session.report(f"{len(result)} cells in {len(boxes)} boxes. Confirm adds them to the labels.")
+                session.report(f"Boxes with a cell: {len(result)} of {len(boxes)}. Confirm adds the cells.")
 
         work = session.task(
             lambda segmenter, config, stale: self._decoder.decode(segmenter, part, boxes, config, stale)
@@ -125,7 +125,7 @@ class BoxTool(QWidget):
         layer = ensure_cells(self._session.viewer, image)
         change = added(plane_labels(layer, part.plane), found, part.extent)
         paint(layer, part.plane, change)
-        self._session.report(f"{len(set(change.values.tolist()))} cells added to {layer.name!r}.")
+        self._session.report(f"Cells added to {layer.name!r}: {len(set(change.values.tolist()))}.")
         boxes = find_layer(self._session.viewer, BOXES, Shapes)
         if boxes is not None:
             boxes.data = []

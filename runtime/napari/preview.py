@@ -68,7 +68,7 @@ class LivePreview:
         def show(result: Any) -> None:
             if image in self._session.viewer.layers:
                 show_preview(self._session.viewer, image, part, result.labels, PREVIEW)
-                self._session.report(f"Preview: {len(result)} cells in the part on show.")
+                self._session.report(f"Cells in the preview: {len(result)}.")
 
         work = self._session.task(
             lambda segmenter, config, stale: self._segmenter.segment(segmenter, part, config, stale)

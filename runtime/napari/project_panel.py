@@ -45,7 +45,7 @@ class ProjectPanel(QWidget):
 
         def saved(path: Path) -> None:
             self._directory = path.parent
-            show_info(f"{len(images)} images saved in {path.parent}")
+            show_info(f"Images saved in {path.parent}: {len(images)}")
 
         self._session.tasks.submit("save", lambda _: save_project(directory, images), saved)
 

@@ -88,7 +88,7 @@ class SegmentWidget(QWidget):
         diameter = result.appearance.diameter_px
         seen = "" if diameter is None else f", median diameter {diameter:.0f} px"
         doubt = " The diameter is doubtful; give it if you know it." if result.appearance.doubtful else ""
-        self._report(f"{len(result)} cells{seen}.{doubt}")
+        self._report(f"Cells: {len(result)}{seen}.{doubt}")
 
     def _on_change(self) -> None:
         self.preview.schedule()

@@ -220,7 +220,7 @@ def test_the_widget_gives_the_labels_of_the_segmenter(app: Any, widget: SegmentW
     assert len(ticks) > 2, f"the window waited for the engines, {time.monotonic() - start:.1f} s"
     (_, cells) = widget.viewer.layers
     np.testing.assert_array_equal(cells.data, result.labels)
-    assert widget.status.text().startswith(f"{len(result)} cells")
+    assert widget.status.text().startswith(f"Cells: {len(result)}")
     assert messages() == []
     cells.undo()
     assert not cells.data.any()
