@@ -20,8 +20,8 @@ Levels = tuple[tuple[str, ...], ...]
 LEVELS: dict[str, Levels] = {
     "runtime": (
         ("commands",),
-        ("server",),
-        ("correction", "napari", "cellpose", "spatial", "triton"),
+        ("server", "napari"),
+        ("correction", "cellpose", "spatial", "triton"),
         ("jobs",),
         ("files",),
         ("segmenter",),
