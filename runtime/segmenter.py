@@ -394,7 +394,7 @@ class Segmenter:
         return segment_boxes(self._pipeline, prepared, BoxPrompts.of_caller(boxes, prepared.size_hw), config)
 
     def _prepared(self, image: ArrayLike, config: SegmentConfig) -> PreparedImage:
-        return prepare(image, config, self.manifest.trained_channels)
+        return prepare(image, config, self.manifest.trained_channels, self._pipeline.equalized_plane)
 
 
 def _check_config(config: object) -> None:
