@@ -408,7 +408,7 @@ class Segmenter:
         return [replace(one, provenance=self.provenance) for one in results]
 
     def _prepared(self, image: ArrayLike, config: SegmentConfig) -> PreparedImage:
-        return prepare(image, config, self.manifest.trained_channels)
+        return prepare(image, config, self.manifest.trained_channels, self._pipeline.equalized_plane)
 
 
 def _check_config(config: object) -> None:

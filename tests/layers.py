@@ -34,6 +34,7 @@ LEVELS: dict[str, Levels] = {
         ("types", "errors", "typed_json", "extras", "provenance"),
     ),
     "runtime/engines": (
+        ("kernels",),
         ("backends",),
         ("engine_source",),
         ("manifest", "builtin"),
@@ -82,7 +83,7 @@ LEVELS: dict[str, Levels] = {
         ("engine_files", "plans"),
         ("graphs", "verify", "saved_data", "placing", "quantised"),
         ("references",),
-        ("gates", "rounding", "sample_image", "polygraphy_log", "overall_progress", "errors"),
+        ("gates", "kernels", "rounding", "sample_image", "polygraphy_log", "overall_progress", "errors"),
     ),
     "training": (
         ("commands",),

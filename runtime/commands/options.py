@@ -95,6 +95,15 @@ class ModelOptions:
             rich_help_panel=MODEL,
         ),
     ] = False
+    gpu_kernels: Annotated[
+        bool,
+        typer.Option(
+            "--gpu-kernels",
+            help="For GPU backends: contrast and mask assembly on the GPU, with compiled kernels (untested on GPUs).",
+            metavar=NO_VALUE,
+            rich_help_panel=MODEL,
+        ),
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -32,7 +32,12 @@ def model_directory(model: str) -> Path:
 
 def backend_options(model: ModelOptions, threads: int | None) -> BackendOptions:
     """Build the options with which the backend runs the engines."""
-    return BackendOptions(threads=threads, cpu_precision=model.cpu_precision, cuda_graphs=model.cuda_graphs)
+    return BackendOptions(
+        threads=threads,
+        cpu_precision=model.cpu_precision,
+        cuda_graphs=model.cuda_graphs,
+        gpu_kernels=model.gpu_kernels,
+    )
 
 
 def segmenter_spec(model: ModelOptions, machine: MachineOptions) -> SegmenterSpec:

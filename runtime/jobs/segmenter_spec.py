@@ -101,6 +101,7 @@ class SegmenterSpec:
         """Return what results depend on: how engines run, and the hash of the manifest, which lists file hashes."""
         content = (self.directory / MANIFEST_NAME).read_bytes()
         resolved = self.resolved()
+        kernels = {"gpu_kernels": "True"} if self.options.gpu_kernels else {}
         return {
             "manifest_sha256": hashlib.sha256(content).hexdigest(),
             "backend": resolved.backend,
@@ -108,6 +109,7 @@ class SegmenterSpec:
             "cuda_graphs": str(self.options.cuda_graphs),
             "images_per_call": str(resolved.images_per_call),
             "boxes_per_call": str(resolved.boxes_per_call),
+            **kernels,
         }
 
     def wants_own_gpu(self) -> bool:

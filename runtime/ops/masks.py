@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,6 +179,22 @@ def upsample_window(
     return pixels, (y, x)
 
 
+class Canvas(Protocol):
+    """Collects the masks of one image and decides which of them owns each pixel: ``LabelCanvas`` on the CPU."""
+
+    @property
+    def owner(self) -> I32:
+        """(H, W): index + 1 of the mask that owns each pixel; 0 without an owner."""
+
+    def add_windows(self, indices: I64, windows: F32, origins: I64, axes: Axes) -> list[MaskCrop]:
+        """Resize and paint the masks of several windows; see ``LabelCanvas``."""
+
+    def add_windows_of_view(
+        self, indices: I64, windows: F32, origins: I64, axes: Axes, offset_yx: tuple[int, int]
+    ) -> Iterator[MaskCrop]:
+        """Resize and paint the masks of several windows of a view; see ``LabelCanvas``."""
+
+
 class LabelCanvas:
     """Collects the masks of one image and decides which of them owns each pixel.
 
@@ -227,6 +244,23 @@ class LabelCanvas:
         settled = (self._threshold, self._argmax, self._owner, self._best)
         offsets, masks = paint_windows(indices + 1, windows, origins, axes, *settled)
         return [MaskCrop(mask, (y, x)) for mask, (y, x) in zip(masks, offsets.tolist(), strict=True)]
+
+    def add_windows_of_view(
+        self, indices: I64, windows: F32, origins: I64, axes: Axes, offset_yx: tuple[int, int]
+    ) -> Iterator[MaskCrop]:
+        """Resize and paint the masks of several windows of a view, one after the other.
+
+        Args:
+            indices, windows, origins: as in ``add_windows``.
+            axes: resizes along y and x, to the pixels of the view.
+            offset_yx: image pixel of the view's first pixel.
+
+        Yields:
+            Each thresholded mask, in image pixels, before overlaps are resolved.
+        """
+        for index, logits, (y, x) in zip(indices.tolist(), windows, origins.tolist(), strict=True):
+            pixels, (top, left) = upsample_window(logits, (y, x), axes, self._threshold)
+            yield self.add(index, pixels, (offset_yx[0] + top, offset_yx[1] + left))
 
 
 def finish_labels(owner: I32, count: int, config: SegmentConfig) -> tuple[I32, I32]:

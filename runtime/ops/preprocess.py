@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -90,7 +90,31 @@ def _as_float64(values: NDArray[np.generic]) -> NDArray[np.float64]:
     return converted
 
 
-def normalize_contrast(image: ArrayLike, *, invert: bool = False) -> F32:
+class EqualizePlane(Protocol):
+    """A function with the arguments and the result of ``equalized_plane``."""
+
+    def __call__(self, plane: NDArray[np.generic], *, invert: bool = False) -> F32 | None:
+        """Equalise one channel."""
+
+
+def equalized_plane(plane: NDArray[np.generic], *, invert: bool = False) -> F32 | None:
+    """Clip and equalise one channel; see ``normalize_contrast``.
+
+    Args:
+        plane: (H, W), real.
+        invert: swap dark and bright before CLAHE.
+
+    Returns:
+        (H, W) float32 in [0, 1]; None if the channel is constant.
+
+    Raises:
+        InputError: float64 cannot represent the values.
+    """
+    span = channel_range(plane)
+    return None if span is None else equalize(bins_within(plane, span, invert=invert), CLAHE_KERNEL_PX)
+
+
+def normalize_contrast(image: ArrayLike, *, invert: bool = False, equalized: EqualizePlane = equalized_plane) -> F32:
     """Clip bright outliers and equalise the contrast of each channel (paper, Appendix A).
 
     Each channel is clipped to the 99.9th percentile of its non-zero values, rescaled to [0, 1] and equalised by CLAHE
@@ -99,6 +123,7 @@ def normalize_contrast(image: ArrayLike, *, invert: bool = False) -> F32:
     Args:
         image: (H, W) or (H, W, C <= 3), real.
         invert: swap dark and bright before CLAHE; a constant channel stays 0.
+        equalized: what clips and equalises a channel.
 
     Returns:
         (H, W, 3) float32 in [0, 1].
@@ -110,10 +135,9 @@ def normalize_contrast(image: ArrayLike, *, invert: bool = False) -> F32:
     out = blank_channels(checked.shape[0], checked.shape[1])
     for index, target in enumerate(channel_targets(checked.shape[2])):
         # Processing one channel at a time bounds the memory.
-        plane = checked[..., index]
-        span = channel_range(plane)
-        if span is not None:
-            out[..., target] = equalize(bins_within(plane, span, invert=invert), CLAHE_KERNEL_PX)
+        plane = equalized(checked[..., index], invert=invert)
+        if plane is not None:
+            out[..., target] = plane
     return out
 
 
@@ -164,11 +188,16 @@ def counted_range(counts: NDArray[np.intp]) -> Range | None:
 def bins_within(plane: NDArray[np.generic], span: Range, *, invert: bool = False) -> NDArray[np.uint8]:
     """Compute the histogram bins of a channel, (H, W), after rescaling its range to [0, 1] and clipping."""
     if plane.dtype in TABLED:
-        return looked_up(plane, _bins(np.arange(_value_number(plane), dtype=np.float64), span, invert))
+        return looked_up(plane, bin_table(_value_number(plane), span, invert=invert))
     bins = np.empty(plane.shape, np.uint8)
     for part in _parts(*plane.shape):
         bins[part] = _bins(_as_float64(plane[part]), span, invert)
     return bins
+
+
+def bin_table(number: int, span: Range, *, invert: bool = False) -> NDArray[np.uint8]:
+    """Compute the histogram bins of the values 0, 1, ..., ``number`` - 1; see ``bins_within``."""
+    return _bins(np.arange(number, dtype=np.float64), span, invert)
 
 
 def _parts(height: int, width: int) -> Iterator[tuple[slice, slice]]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from runtime.config import SegmentConfig
 from runtime.errors import InputError
-from runtime.ops.masks import Axes, LabelCanvas, MaskCrop, finish_labels, resize_axis, upsample_window
+from runtime.ops.masks import Axes, Canvas, LabelCanvas, MaskCrop, finish_labels, resize_axis
 from runtime.pipeline.encoded import EncodedView
 from runtime.pipeline.engine_calls import DecodedMasks
 from runtime.results import Appearance, Instances, Segmentation
@@ -63,6 +63,7 @@ class Assembly:
         count: int,
         config: SegmentConfig,
         budget: MaskBudget | None = None,
+        canvas: Canvas | None = None,
     ) -> None:
         """Start with an empty label map.
 
@@ -73,10 +74,11 @@ class Assembly:
             count: number of boxes of the image.
             config: thresholds and the rule for overlaps.
             budget: budget of the image that the view belongs to; default, one for this view.
+            canvas: where masks are painted, of the image's size; default, one on the CPU.
         """
         self._config, self._budget = config, budget or MaskBudget(size_hw, sides[1])
         self._sides, self._size_hw, self._frame_hw = sides, size_hw, frame_hw
-        self._canvas = LabelCanvas(size_hw, config)
+        self._canvas: Canvas = LabelCanvas(size_hw, config) if canvas is None else canvas
         self._axes: Axes | None = None  # not needed without masks
         self._crops: dict[int, MaskCrop] = {}
         self._iou = np.full(count, -np.inf, np.float32)
@@ -111,13 +113,10 @@ class Assembly:
         self._iou[masks.index] = masks.iou_predictions
         axes = self._axes_of(view.size_hw, view.frame_hw)
         passed = masks.part(masks.iou_predictions >= self._config.iou_threshold)
-        for index, logits, window in zip(passed.index.tolist(), passed.logits, passed.origins.tolist(), strict=True):
-            pixels, (top, left) = upsample_window(
-                logits, (window[0], window[1]), axes, self._config.mask_threshold_logit
-            )
-            place = view.origin_yx[0] + top, view.origin_yx[1] + left
-            self._crops[index] = self._canvas.add(index, pixels, place)
-            self._budget.take([self._crops[index]])
+        crops = self._canvas.add_windows_of_view(passed.index, passed.logits, passed.origins, axes, view.origin_yx)
+        for index, crop in zip(passed.index.tolist(), crops, strict=True):
+            self._crops[index] = crop
+            self._budget.take([crop])
 
     def _axes_of(self, size_hw: tuple[int, int], frame_hw: tuple[int, int]) -> Axes:
         down, across = (resize_axis(*self._sides, *lengths) for lengths in zip(frame_hw, size_hw, strict=True))

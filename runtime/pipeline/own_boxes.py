@@ -7,7 +7,6 @@ from itertools import islice
 from typing import NamedTuple
 
 from runtime.config import SegmentConfig
-from runtime.pipeline.assembly import Assembly
 from runtime.pipeline.choose_views import encode_tiles
 from runtime.pipeline.encoded import EncodedView, EncodedViews
 from runtime.pipeline.pipeline import BoxesInView, BoxPrompts, Pipeline
@@ -86,7 +85,7 @@ def decode_boxes(
     Raises:
         BackendError: the backend failed.
     """
-    assembly = Assembly(size_hw, size_hw, pipeline.sides, len(prompts.boxes), config)
+    assembly = pipeline.new_assembly(size_hw, size_hw, len(prompts.boxes), config)
     waiting = iter(views)
     while group := list(islice(waiting, max(VIEWS_TOGETHER, pipeline.images_per_call))):
         pipeline.decode_into([BoxesInView(assembly, *one, prompts.boxes[one.rows]) for one in group], config)
@@ -111,7 +110,7 @@ def decode_together(
         BackendError: the backend failed.
     """
     assemblies = [
-        Assembly(views.size_hw, views.size_hw, pipeline.sides, len(prompts.boxes), config) for views, prompts in images
+        pipeline.new_assembly(views.size_hw, views.size_hw, len(prompts.boxes), config) for views, prompts in images
     ]
     parts = [
         BoxesInView(assembly, *one, prompts.boxes[one.rows])

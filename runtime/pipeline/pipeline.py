@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,11 +13,15 @@ from numpy.typing import ArrayLike
 
 from runtime.config import SegmentConfig
 from runtime.engines.backends.base import Engine
+from runtime.engines.kernels.contrast import gpu_equalized_plane
+from runtime.engines.kernels.launcher import GpuKernels
+from runtime.engines.kernels.masks import GpuCanvas
 from runtime.engines.manifest import EngineName, Manifest
 from runtime.errors import InputError
 from runtime.ops.arrays import as_numbers
 from runtime.ops.boxes import LOGITS_PER_TOKEN, check_boxes, scale_xyxy, select_boxes
 from runtime.ops.model_input import batch_inputs
+from runtime.ops.preprocess import EqualizePlane, equalized_plane
 from runtime.pipeline.assembly import Assembly, MaskBudget
 from runtime.pipeline.channel_check import ChannelCheck
 from runtime.pipeline.encoded import Candidates, EncodedView
@@ -96,6 +101,7 @@ class Pipeline:
         backend: str = "cpu",
         images_per_call: int | None = None,
         boxes_per_call: int | None = None,
+        kernels: GpuKernels | None = None,
         provenance: Provenance | None = None,
     ) -> None:
         """Store loaded engines.
@@ -106,11 +112,13 @@ class Pipeline:
             backend: name of the backend that runs them; sets the defaults of the other arguments.
             images_per_call: the most views encoded together. Default: 1, or 4 on a GPU.
             boxes_per_call: the most boxes decoded together. Default: 16, or 64 on a GPU.
+            kernels: compiled kernels for contrast and mask assembly; default, both run on the CPU.
             provenance: description of the engines; see ``describe_engines``.
         """
         images, boxes = per_call(backend, images_per_call, boxes_per_call)
         self.calls = EngineCalls(engines, manifest, images_per_call=images, boxes_per_call=boxes)
         self.manifest, self.backend, self.provenance = manifest, backend, provenance
+        self._kernels = kernels
         self._buffers = PixelBuffers()
         self._check_channels = ChannelCheck(manifest.trained_channels)
 
@@ -135,8 +143,27 @@ class Pipeline:
         return self.calls.boxes_per_call
 
     def close(self) -> None:
-        """Release the engines; later calls raise ``BackendError``. No call may be running."""
+        """Release the engines and kernels; later calls raise ``BackendError``. No call may be running."""
         self.calls.close()
+        if self._kernels is not None:
+            self._kernels.close()
+
+    @property
+    def equalized_plane(self) -> EqualizePlane:
+        """Normalisation of a channel's contrast: on the GPU with ``gpu_kernels``, else on the CPU."""
+        return equalized_plane if self._kernels is None else partial(gpu_equalized_plane, kernels=self._kernels)
+
+    def new_assembly(
+        self,
+        size_hw: tuple[int, int],
+        frame_hw: tuple[int, int],
+        count: int,
+        config: SegmentConfig,
+        budget: MaskBudget | None = None,
+    ) -> Assembly:
+        """Start an assembly, which paints masks on the GPU with ``gpu_kernels``; see ``Assembly``."""
+        canvas = GpuCanvas(size_hw, config, self._kernels) if self._kernels is not None and count else None
+        return Assembly(size_hw, frame_hw, self.sides, count, config, budget, canvas)
 
     def encode(
         self,
@@ -226,7 +253,7 @@ class Pipeline:
         """
         budgets = budgets or [MaskBudget(view.size_hw, self.sides[1]) for view in views]
         assemblies = [
-            Assembly(v.size_hw, v.frame_hw, self.sides, len(p.boxes), config, budget)
+            self.new_assembly(v.size_hw, v.frame_hw, len(p.boxes), config, budget)
             for v, p, budget in zip(views, prompts, budgets, strict=True)
         ]
         for view, masks in self.calls.decode(views, [p.boxes for p in prompts], full=config.mask_window == "full"):

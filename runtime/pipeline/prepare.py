@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from runtime.config import SegmentConfig
-from runtime.ops.preprocess import channels_used, check_image, normalize_contrast, take_normalized
+from runtime.ops.preprocess import (
+    EqualizePlane,
+    channels_used,
+    check_image,
+    equalized_plane,
+    normalize_contrast,
+    take_normalized,
+)
 from runtime.results import Appearance
 from runtime.types import F32
 
@@ -42,13 +49,19 @@ class PreparedImage:
         return Appearance(inverted=self.inverted, nuclear_alone=self.nuclear_alone)
 
 
-def prepare(image: ArrayLike, config: SegmentConfig, trained_channels: Sequence[int]) -> PreparedImage:
+def prepare(
+    image: ArrayLike,
+    config: SegmentConfig,
+    trained_channels: Sequence[int],
+    equalized: EqualizePlane = equalized_plane,
+) -> PreparedImage:
     """Normalise the contrast of an image and leave out a channel that the weights cannot use.
 
     Args:
         image: (H, W) or (H, W, C <= 3), any real dtype.
         config: ``normalize`` and ``invert``.
         trained_channels: see ``Manifest``.
+        equalized: what clips and equalises a channel, see ``normalize_contrast``.
 
     Raises:
         InputError: the image cannot be used.
@@ -59,14 +72,15 @@ def prepare(image: ArrayLike, config: SegmentConfig, trained_channels: Sequence[
         return PreparedImage(without_whole_cell(values) if alone else values, nuclear_alone=alone)
     checked = check_image(image)
     inverted = config.invert is True
-    values = normalize_contrast(checked, invert=inverted)
+    normalized = partial(normalize_contrast, checked, equalized=equalized)
+    values = normalized(invert=inverted)
     alone = shows_too_many(values, trained_channels)
-    other = partial(_normalized, checked, invert=not inverted, alone=alone) if config.invert == "auto" else None
+    other = partial(_other, normalized, invert=not inverted, alone=alone) if config.invert == "auto" else None
     return PreparedImage(without_whole_cell(values) if alone else values, inverted, alone, other)
 
 
-def _normalized(image: ArrayLike, *, invert: bool, alone: bool) -> F32:
-    values = normalize_contrast(image, invert=invert)
+def _other(normalized: Callable[..., F32], *, invert: bool, alone: bool) -> F32:
+    values = normalized(invert=invert)
     return without_whole_cell(values) if alone else values
 
 

@@ -90,6 +90,10 @@ class BackendOptions:
     shape are compiled in the background, ``eager`` waits for them, ``none`` always uses general kernels. Two kinds of
     kernels may round differently, so results are the same in every run only with ``eager`` and ``none``."""
 
+    gpu_kernels: bool = False
+    """GPU backends only: normalise contrast and assemble masks with compiled GPU kernels, see
+    ``runtime.engines.kernels``. Off by default: no GPU has run them yet."""
+
     def __post_init__(self) -> None:
         check_whole("device", self.device, least=0)
         for name, kind in (("cpu_precision", CpuPrecision), ("shape_kernels", ShapeKernels)):
