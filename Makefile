@@ -90,7 +90,7 @@ hosts: $(HOSTS_VENV)/installed
 $(HOSTS_VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(HOSTS_VENV)
 	$(HOSTS_VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(HOSTS_VENV)/bin/python -m pip install --quiet -e '.[bioimageio,serve,spatialdata]' --group hosts
+	$(HOSTS_VENV)/bin/python -m pip install --quiet -e '.[bioimageio,napari,serve,spatialdata]' --group hosts
 	touch $@
 
 docs: $(DOCS_VENV)/installed

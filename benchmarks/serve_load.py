@@ -14,14 +14,11 @@ server's memory grows by no more than 1 % after the settling time.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +28,7 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import percentiles_ms, write_record
 from benchmarks.resident import LIMIT, Readings
+from benchmarks.server_process import ServerProcess
 from runtime.engines.builtin import sample_images
 from runtime.files.plain import read_image
 from runtime.server.client import Cells, Client, ServerError
@@ -107,21 +105,6 @@ def make_images() -> list[NDArray[Any]]:
     return [np.ascontiguousarray(sample[y : y + SIDE_PX, x : x + SIDE_PX]) for y, x in corners]
 
 
-@contextmanager
-def serving(backend: str) -> Iterator[tuple[int, str]]:
-    """Run a server; yield its process id and address."""
-    command = [sys.executable, "-m", "runtime", "serve", "--port", "0", "--backend", backend]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None, "it is a pipe"
-        line = process.stdout.readline()
-        if "http://" not in line:
-            raise RuntimeError(f"the server did not start; it printed {line!r}. Run: {' '.join(command)}")
-        try:
-            yield process.pid, line.split()[-1]
-        finally:
-            process.terminate()
-
-
 def first_and_next(client: Client, runs: int) -> dict[str, Any]:
     """Measure the first box of an image, which pays the encoder, and the boxes after it, of one client."""
     path = next(one for one in sample_images() if one.name.startswith("u2os"))
@@ -171,11 +154,11 @@ def resident_mib(pid: int) -> float:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run the load test; return its record."""
-    with serving(options.backend) as (pid, address), Client(address) as client:
+    with ServerProcess("serve", "--backend", options.backend) as server, Client(server.address) as client:
         health = client.health()
         alone = first_and_next(client, options.boxes)
-        load, start = Load(address, make_images()), time.perf_counter()
-        readings = run_load(load, pid, options)
+        load, start = Load(server.address, make_images()), time.perf_counter()
+        readings = run_load(load, server.pid, options)
         seconds = time.perf_counter() - start
         waiting = client.health()["queue"]["waiting"]
     memory = readings.summary(options.settle)

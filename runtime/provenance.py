@@ -1,4 +1,4 @@
-"""What made a result: the package, the engines and what runs them, read from the loaded engines."""
+"""Origin of a result: the package, the engines and what runs them, read from the loaded engines."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ METADATA_KEY = "cellsam-engine"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineReport:
-    """Where and how one loaded engine runs, as its session reports it."""
+    """Device and precision of one loaded engine, as its session reports it."""
 
     device: str
     """``CPU``, or the name and compute capability of a GPU, such as "NVIDIA L4 (SM 8.9)"."""
     providers: tuple[str, ...]
-    """What executes the engine: onnxruntime's execution providers in order of priority, OpenVINO's execution devices,
+    """Executors of the engine: onnxruntime's execution providers in order of priority, OpenVINO's execution devices,
     or TensorRT. A provider on the CPU at the end of the list executes what the others cannot."""
     precision: str | None = None
     """Arithmetic, such as ``fp32`` or ``bf16``; None if the session does not report it and uses the types of the
@@ -29,19 +29,19 @@ class EngineReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineRun:
-    """Where and how one engine of a result ran; see ``EngineReport``."""
+    """Device and precision of one engine of a result; see ``EngineReport``."""
 
     device: str
     """``CPU``, or the name and compute capability of a GPU."""
     providers: tuple[str, ...]
-    """What executed the engine, in order of priority."""
+    """Executors of the engine, in order of priority."""
     precision: str
     """Arithmetic as the session reports it, else the precision of the engine file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Provenance:
-    """What made a result, read from the loaded engines rather than from the arguments of the call."""
+    """Origin of a result, read from the loaded engines rather than from the arguments of the call."""
 
     version: str
     """Version of cellsam-engine."""

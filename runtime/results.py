@@ -190,7 +190,7 @@ class Segmentation(Instances):
     appearance: Appearance = field(default_factory=Appearance)
     """How the model saw the image."""
     provenance: Provenance | None = None
-    """What made the result: the engines, and the devices that ran them. None if no ``Segmenter`` made it."""
+    """Origin of the result: the engines, and the devices that ran them. None if no ``Segmenter`` made it."""
 
     @classmethod
     def of(cls, labels: I32, cells: Instances, hidden: Instances, appearance: Appearance | None = None) -> Segmentation:

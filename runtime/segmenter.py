@@ -128,7 +128,7 @@ class Segmenter:
 
     @property
     def provenance(self) -> Provenance | None:
-        """What makes the results: the engines and the devices that run them, as the loaded engines report it.
+        """Origin of the results: the engines and the devices that run them, as the loaded engines report it.
 
         None if a pipeline without a description of its engines was passed to ``from_pipeline``.
         """
@@ -214,9 +214,6 @@ class Segmenter:
             InputError, BackendError: an image fails; raised when its group is due.
             ConfigError: ``workers`` or ``images_together`` is below 1.
         """
-        if workers is None:
-            workers = worker_threads(on_gpu=self.backend in ON_GPU)
-        check_whole("workers", workers, least=1)
         check_whole("images_together", images_together, least=1)
         settings = self._settings(config)
         if not isinstance(images, Iterable):
@@ -226,6 +223,9 @@ class Segmenter:
                 kind="wrong_type",
                 field="images",
             )
+
+        workers = worker_threads(on_gpu=self.backend in ON_GPU) if workers is None else workers
+        check_whole("workers", workers, least=1)
 
         def work(group: list[ArrayLike | Callable[[], ArrayLike]]) -> list[Segmentation]:
             return self.batch([image() if callable(image) else image for image in group], config=settings)

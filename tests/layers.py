@@ -20,8 +20,8 @@ Levels = tuple[tuple[str, ...], ...]
 LEVELS: dict[str, Levels] = {
     "runtime": (
         ("commands",),
-        ("server",),
-        ("correction", "napari", "cellpose", "spatial", "triton"),
+        ("server", "napari"),
+        ("correction", "cellpose", "spatial", "triton"),
         ("jobs",),
         ("files",),
         ("segmenter",),
@@ -106,6 +106,7 @@ LEVELS: dict[str, Levels] = {
             "kills",
             "latency",
             "linking",
+            "page_frames",
             "picture",
             "plans",
             "seams",
@@ -117,7 +118,7 @@ LEVELS: dict[str, Levels] = {
         ),
         ("synthetic", "synthetic_sheets", "evaluation_tables", "soak_phases", "kill_cases"),
         ("agreement", "baselines", "made_slide", "plots"),
-        ("measure", "arithmetic", "seeded_weights", "resident", "host_work_parts"),
+        ("measure", "arithmetic", "seeded_weights", "resident", "host_work_parts", "server_process"),
     ),
 }
 """Levels of each folder from top to bottom: names of its modules and folders, some of which do not exist yet."""

@@ -93,16 +93,20 @@ def _check(directory: Path, manifest: Manifest, channels: int) -> None:
         (manifest.has_detector, "no detector", "one; use CellFinder weights"),
         (manifest.trunk == "shared", "separate encoders", "a shared one"),
         (manifest.profile == "paper", f"the preprocessing {manifest.profile!r}", "'paper'"),
-        (manifest.precision == "fp32", f"the precision {manifest.precision!r}", "'fp32': export with --precision fp32"),
+        (
+            manifest.precision == "fp32",
+            f"the precision {manifest.precision!r}",
+            "'fp32', from 'cellsam-engine export --precision fp32'",
+        ),
         (
             all(engine.attention == "plain" for engine in manifest.engines.values()),
             "fused attention",
-            "plain: export with --attention plain",
+            "plain, from 'cellsam-engine export --attention plain'",
         ),
         (
             manifest.config.box_threshold_mode == "fixed",
             f"the box threshold mode {manifest.config.box_threshold_mode!r}",
-            "'fixed': export with --settings",
+            "'fixed', from 'cellsam-engine export --settings'",
         ),
         (manifest.config.overlap == "argmax", f"the overlap {manifest.config.overlap!r}", "'argmax'"),
         (

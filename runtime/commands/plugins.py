@@ -29,6 +29,7 @@ OWN = {
     "made-by": "runtime.commands.made_by:made_by_command",
     "doctor": "runtime.commands.doctor:doctor_command",
     "warm-up": "runtime.commands.doctor:warm_up_command",
+    "label": "runtime.commands.label:label_command",
     "export-triton": "runtime.commands.triton:export_triton_command",
     "cellpose-shim": "runtime.commands.cellpose_shim:cellpose_shim_command",
     "project": "runtime.commands.project:project_app",
@@ -36,7 +37,7 @@ OWN = {
 }
 """Commands of this package, in the order in which the help lists them."""
 
-OWN_EXTRAS = {"serve": "serve"}
+OWN_EXTRAS = {"label": "serve", "serve": "serve"}
 """Extras that commands of this package need."""
 
 _log = logging.getLogger(__name__)

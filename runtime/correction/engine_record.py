@@ -30,7 +30,7 @@ class EngineRecord:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Thresholds and options, ready for JSON."""
     made_by: Provenance | None = None
-    """What ran the engines; None if unknown."""
+    """The program that ran the engines; None if unknown."""
 
     @classmethod
     def of(

@@ -15,20 +15,26 @@ class ConflictError(ProjectError):
 
     usual_kind: ErrorKind = "conflict"  # type: ignore[misc]
 
-    def __init__(self, message: str, revision: int = 0, author: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        revision: int = 0,
+        author: str = "",
+        *,
+        kind: ErrorKind | None = None,
+        field: str | None = None,
+    ) -> None:
         """Create the error.
 
         Args:
             message: the message.
             revision: the present revision of the image.
             author: who made it.
+            kind: kind of error.
+            field: field at fault.
         """
-        super().__init__(message)
+        super().__init__(message, kind=kind, field=field)
         self.revision, self.author = revision, author
-
-    def __reduce__(self) -> tuple[type[ConflictError], tuple[str, int, str]]:
-        """Pickle the error with its revision and author."""
-        return type(self), (str(self), self.revision, self.author)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
@@ -114,8 +115,22 @@ def _serve_page(app: FastAPI) -> None:
     """Serve the browser page, if it is installed."""
     if not (PAGE / "index.html").is_file():
         return
-    app.mount("/page", StaticFiles(directory=PAGE))
+    app.mount("/page", _PageFiles(directory=PAGE))
 
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
-        return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
+        return FileResponse(PAGE / "index.html", headers=_CHECKED)
+
+
+_CHECKED = {"Cache-Control": "no-cache"}
+"""Browsers ask whether a file changed, so that all files of the page are of one version."""
+
+
+class _PageFiles(StaticFiles):
+    """Files of the page."""
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        """Answer with a file."""
+        answer = super().file_response(*args, **options)
+        answer.headers.update(_CHECKED)
+        return answer

@@ -40,7 +40,7 @@ class ServerError(SegmenterError):
         self,
         message: str,
         *,
-        status: int,
+        status: int = 500,
         revision: int | None = None,
         kind: ErrorKind | None = None,
         field: str | None = None,
@@ -68,7 +68,7 @@ class Cells:
     appearance: Mapping[str, Any]
     """How the model saw the image."""
     made_by: tuple[Mapping[str, Any], ...]
-    """What made the result: the fields of ``Provenance``; empty if unknown."""
+    """Origin of the result: the fields of ``Provenance``; empty if unknown."""
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -56,5 +56,7 @@ class BlsEngine(Engine):
 def _failure(model: str, message: str) -> BackendError:
     text = f"Triton's model {model} failed: {message}"
     if any(words in message.lower() for words in _NO_MEMORY):
-        return OutOfMemoryError(f"{text}. Write the repository with a smaller --max-batch or --max-boxes.")
+        return OutOfMemoryError(
+            f"{text}. Use 'cellsam-engine export-triton' with a smaller --max-batch or --max-boxes."
+        )
     return BackendError(f"{text}. Check the server's log.")

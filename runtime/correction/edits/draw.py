@@ -1,4 +1,4 @@
-"""Edits that draw: add pixels to a new or an existing cell, or erase them."""
+"""Edits that draw: add pixels to a new or an existing cell, erase them, or draw a cell again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 from runtime.correction.difference import Difference, difference_of
 from runtime.correction.edits.base import Overlap
 from runtime.correction.edits.shapes import Shape
-from runtime.correction.label_map import LabelMap
+from runtime.correction.label_map import LabelMap, union
+from runtime.errors import InputError
 from runtime.types import Extent
 
 
@@ -61,6 +62,39 @@ class Erase:
         before = cells.window(_box(crop.offset_yx, crop.mask.shape))
         erased = crop.mask if self.label is None else crop.mask & (before == self.label)
         return difference_of(before, np.where(erased, np.int32(0), before), crop.offset_yx)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Redraw:
+    """Give a cell the pixels of a shape in place of its own; pixels of other cells stay theirs."""
+
+    operation: ClassVar[str] = "redraw"
+
+    shape: Shape
+    label: int
+
+    def difference(self, cells: LabelMap) -> Difference:
+        """Compute the pixels that change.
+
+        Raises:
+            InputError: no cell has the label, or other cells own the whole shape.
+        """
+        cells.check_cell(self.label)
+        crop = self.shape.crop(cells.size_hw)
+        drawn = _box(crop.offset_yx, crop.mask.shape)
+        box = union([cells.box(self.label), drawn])
+        before = cells.window(box)
+        after = np.where(before == self.label, np.int32(0), before)
+        inside = after[drawn[0] - box[0] : drawn[2] - box[0], drawn[1] - box[1] : drawn[3] - box[1]]
+        inside[crop.mask & (inside == 0)] = self.label
+        if not (after == self.label).any():
+            raise InputError(
+                f"other cells own all pixels of the new shape of cell {self.label}; expected some background. Erase "
+                "those cells first.",
+                kind="conflict",
+                field="shape",
+            )
+        return difference_of(before, after, box[:2])
 
 
 def _box(offset_yx: tuple[int, int], shape: tuple[int, ...]) -> Extent:

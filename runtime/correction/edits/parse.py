@@ -8,7 +8,7 @@ from typing import Any
 
 from runtime.correction.edits.base import Edit
 from runtime.correction.edits.cells import Delete, Merge, Relabel, Renumber, Swap
-from runtime.correction.edits.draw import Add, Erase
+from runtime.correction.edits.draw import Add, Erase, Redraw
 from runtime.correction.edits.form import FillHoles, Grow, KeepLargest, Shrink
 from runtime.correction.edits.split import SplitAlongLine, SplitAtSeeds
 from runtime.errors import InputError
@@ -17,7 +17,7 @@ from runtime.typed_json import FieldError, convert, refuse_unknown
 EDITS: dict[str, type[Edit]] = {
     kind.operation: kind
     for kind in (
-        *(Add, Erase, Delete, Merge, Swap, Relabel, Renumber),
+        *(Add, Erase, Redraw, Delete, Merge, Swap, Relabel, Renumber),
         *(FillHoles, Grow, Shrink, KeepLargest, SplitAtSeeds, SplitAlongLine),
     )
 }

@@ -93,12 +93,9 @@ LIBRARIES: dict[PlanBackend, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "Te
 
 def build_command(directory: Path, device: int = 0, backend: PlanBackend = "tensorrt") -> str:
     """Return the command that builds the plans of an engine directory for a GPU of this machine."""
-    words = ["cellsam-engine build", str(directory)]
-    if backend != "tensorrt":
-        words.append(f"--backend {backend}")
-    if device:
-        words.append(f"--device {device}")
-    return " ".join(words)
+    options = {"backend": None if backend == "tensorrt" else backend, "device": device or None}
+    given = (f" --{name} {value}" for name, value in options.items() if value is not None)
+    return f"cellsam-engine build {directory}{''.join(given)}"
 
 
 def _joined(parts: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,17 +44,39 @@ def read_geojson(path: str | Path, size_hw: tuple[int, int]) -> I32:
     return paint_cells(cells, size_hw, str(path))
 
 
+def geojson_size(path: str | Path) -> tuple[int, int]:
+    """Return the smallest size, (height, width) in pixels, of an image that contains all polygons of a GeoJSON file.
+
+    Raises:
+        InputError: the file cannot be read, or is not GeoJSON.
+    """
+    path = Path(path)
+    with damage_named(path):
+        features = _features(json.loads(path.read_text(encoding="utf-8")), path)
+        rings = [ring for feature in features for polygon in _polygons(feature) for ring in polygon]
+        corners = [(math.ceil(y), math.ceil(x)) for ring in rings for x, y, *_ in ring]
+    return max((y for y, _ in corners), default=1), max((x for _, x in corners), default=1)
+
+
 def _cells(content: Any, size_hw: tuple[int, int], path: Path) -> Iterator[FoundCell]:
     others = 0
     for feature in _features(content, path):
-        geometry = feature.get("geometry") or {}
-        if geometry.get("type") not in ("Polygon", "MultiPolygon"):
+        polygons = _polygons(feature)
+        if not polygons:
             others += 1
             continue
-        polygons = geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
         yield FoundCell(_crop(polygons, size_hw), _number((feature.get("properties") or {}).get("name")))
     if others:
         _log.warning("%s: %d features without an area, such as points and lines, are left out", path, others)
+
+
+def _polygons(feature: dict[str, Any]) -> list[Any]:
+    """Return the polygons of a feature, each an outer ring and its holes; none for points and lines."""
+    geometry = feature.get("geometry") or {}
+    if geometry.get("type") not in ("Polygon", "MultiPolygon"):
+        return []
+    coordinates = geometry["coordinates"]
+    return list(coordinates) if geometry["type"] == "MultiPolygon" else [coordinates]
 
 
 def _features(content: Any, path: Path) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ class ImageOutput:
 
     @property
     def provenance(self) -> tuple[Provenance, ...]:
-        """What made the result; empty if unknown."""
+        """Origin of the result; empty if unknown."""
         return distinct([self.result.provenance])
 
 
@@ -157,14 +157,19 @@ def check_measure(measure: bool, formats: Iterable[str]) -> None:
         )
 
 
+def slide_formats() -> tuple[str, ...]:
+    """Return the names of the formats in which slides can be written."""
+    return tuple(name for name, kind in OUTPUT_FORMATS.items() if kind.for_slides)
+
+
 def check_slide_formats(formats: Iterable[str]) -> None:
     """Raise an ``InputError`` if slides cannot be written in a format."""
-    wrong = [name for name in formats if not OUTPUT_FORMATS[name].for_slides]
+    possible = slide_formats()
+    wrong = [name for name in formats if name not in possible]
     if wrong:
-        possible = ", ".join(name for name, kind in OUTPUT_FORMATS.items() if kind.for_slides)
         raise InputError(
-            f"a slide cannot be written as {', '.join(wrong)}; expected formats among {possible}. Leave the others "
-            "out.",
+            f"a slide cannot be written as {', '.join(wrong)}; expected formats among {', '.join(possible)}. Leave the "
+            "others out.",
             kind="unsupported",
             field="formats",
         )

@@ -35,7 +35,7 @@ BUFFER_BYTES = 1 << 24
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelImage:
-    """What a label image declares besides its pixels."""
+    """Declarations of a label image besides its pixels."""
 
     size_hw: tuple[int, int]
     """Height and width, pixels."""
@@ -44,7 +44,7 @@ class LabelImage:
     pixel_size_um: float | None = None
     """Side of a pixel, micrometres; None if unknown."""
     provenance: tuple[Provenance, ...] = ()
-    """What made the labels; empty if unknown."""
+    """Origin of the labels; empty if unknown."""
 
     @classmethod
     def of(

@@ -44,7 +44,7 @@ class StackOutput:
 
     @property
     def provenance(self) -> tuple[Provenance, ...]:
-        """What made the results; empty if unknown."""
+        """Origin of the result; empty if unknown."""
         return distinct(result.provenance for result in self.results)
 
     def frames(self) -> Iterator[I32]:

@@ -54,7 +54,7 @@ class _Line:
     """Digest of the settings, or of the provenance."""
     settings: dict[str, Any] | None = None
     provenance: Provenance | None = None
-    """What made results of this run; ``made_by`` of other lines refers to its digest."""
+    """Origin of the results of this run; ``made_by`` of other lines refers to its digest."""
     image: str | None = None
     failed: str | None = None
     done: Annotated[int, Meta(ge=0)] | None = None

@@ -54,7 +54,7 @@ class ImageDone:
     appearance: Appearance = field(default_factory=Appearance)
     """How the image was shown to the model."""
     provenance: tuple[Provenance, ...] = ()
-    """What made the result; several records if processes with different engines made parts of a slide."""
+    """Origin of the result; several records if processes with different engines made parts of a slide."""
     slide: TilesDone | None = None
     """None for an image that was segmented whole."""
     as_slide: bool = False

@@ -38,7 +38,7 @@ class TileSegmenter(Protocol):
 
     @property
     def provenance(self) -> Provenance | None:
-        """What makes the results, as the loaded engines report it; None if unknown."""
+        """Origin of the results, as the loaded engines report it; None if unknown."""
         ...
 
     def cell_sizes(self, tile: Tile, config: SegmentConfig) -> CellSizes:

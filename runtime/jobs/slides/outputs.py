@@ -47,11 +47,11 @@ class SlideOutput:
     measured: SlideMeasurements | None = None
     """Measurements for further columns of tables."""
     provenance: tuple[Provenance, ...] = ()
-    """What made the tiles: one record for each kind of engines, devices and versions among the processes of the job."""
+    """Origin of the tiles: one record for each kind of engines, devices and versions among the processes of the job."""
 
     @property
     def label_image(self) -> LabelImage:
-        """What label images of the slide declare."""
+        """Declarations of the slide's label images."""
         return LabelImage(
             size_hw=self.reader.size_hw,
             dtype=np.dtype(np.uint32),

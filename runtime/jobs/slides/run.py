@@ -80,7 +80,7 @@ class SlideResult:
     appearance: Appearance = field(default_factory=Appearance)
     """How the slide was shown to the model."""
     provenance: tuple[Provenance, ...] = ()
-    """What made the tiles: one record for each kind of engines, devices and versions among the processes of the job.
+    """Origin of the tiles: one record for each kind of engines, devices and versions among the processes of the job.
     Empty if no tile has signal."""
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -54,12 +54,14 @@ _ADVICE = {
 class RequestError(SegmenterError):
     """A request that the server rejects for a reason of its own."""
 
+    usual_kind: ClassVar[ErrorKind] = "invalid"
+
     def __init__(
         self,
         message: str,
         *,
-        status: int,
-        kind: ErrorKind = "invalid",
+        status: int = 400,
+        kind: ErrorKind | None = None,
         field: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:

@@ -38,7 +38,7 @@ _INFER = ("/v2/models/", "/infer")
 """Beginning and end of the path of inference requests, which change nothing and whose clients may send no type."""
 
 PAGE_POLICY = (
-    "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; "
+    "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; frame-ancestors 'none'; "
     "base-uri 'none'; form-action 'none'"
 )
 """Content security policy of all answers: the page loads nothing from other hosts, and no other page can frame it."""

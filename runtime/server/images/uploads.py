@@ -92,7 +92,7 @@ def below(root: Path | None, given: str) -> Path:
     if root is None:
         raise InputError(
             "path is given, but this server reads no files; expected an image in the body. Start the server with "
-            "--root, or upload the image.",
+            "a root, or upload the image.",
             kind="unsupported",
             field="path",
         )

@@ -105,8 +105,8 @@ def samapi_router(service: Service, model: str) -> APIRouter:
     def register(_: dict[str, Any]) -> None:
         """Reject further weights."""
         raise RequestError(
-            "weights are to be downloaded; expected none, since this server serves one model. Start it with --model "
-            "for another one.",
+            "weights are to be downloaded; expected none, since this server serves one model. Start it with another "
+            "engine directory.",
             status=403,
             kind="unsupported",
             field="url",

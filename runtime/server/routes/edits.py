@@ -41,6 +41,7 @@ class BoxChange(Change):
     )
 
     box: tuple[float, float, float, float] = Field(description="x0, y0, x1, y1, image pixels.")
+    replace: int | None = Field(default=None, description="Label of the cell that takes the new shape.")
 
 
 class MarkChange(Change):
@@ -90,14 +91,14 @@ def edit_router(served: ServedProject) -> APIRouter:
 
     @router.post("/prompts")
     async def prompt(key: str, body: BoxChange) -> dict[str, Any]:
-        """Add the cell in a box. The first box in an image also encodes it."""
+        """Add the cell in a box, or outline a cell again. The first box in an image also encodes it."""
         name = served.name(key)
         status = await run_in_threadpool(served.check_revision, name, body.revision)
         boxes = served.service.check_boxes([body.box], status.size_hw)
         with queue.slot():
             embedding = await result_of(served.encode(name))
             result = await result_of(served.service.decode(embedding, boxes))
-            return await run_in_threadpool(served.add_cell, name, result, body.revision)
+            return await run_in_threadpool(served.add_cell, name, result, body.revision, body.replace)
 
     @router.post("/prompts/warm")
     async def warm(key: str, _: Nothing) -> dict[str, Any]:

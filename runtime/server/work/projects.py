@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from runtime.config import SegmentConfig
-from runtime.correction.edits.draw import Add
+from runtime.correction.edits.draw import Add, Redraw
 from runtime.correction.edits.shapes import Shape
 from runtime.correction.engine_record import EngineRecord
 from runtime.correction.outcomes import ConflictError, EditResult, ImageStatus
@@ -166,24 +166,26 @@ class ServedProject:
             )
         return status
 
-    def add_cell(self, name: str, result: Segmentation, revision: int) -> dict[str, Any]:
+    def add_cell(self, name: str, result: Segmentation, revision: int, replaced: int | None = None) -> dict[str, Any]:
         """Add the cell that a box prompt found, where no other cell is.
 
         Args:
             name: the image.
             result: the cell, or none if no mask passed.
             revision: revision that the caller shows.
+            replaced: label of the cell that takes the new shape; None adds a cell.
 
         Returns:
-            A description of the change, with the new label, or None.
+            A description of the change, with the label of the cell, or None.
         """
         crops = label_crops(result.labels)
         if not crops:
             status = self.check_revision(name, revision)
             return {**changed(EditResult(revision=revision, state=status.state), self.describe(name)), **_NO_CELL}
-        edit = Add(shape=Shape.of_mask(crops[0]), label=None, overlap="keep")
+        shape = Shape.of_mask(crops[0])
+        edit = Add(shape=shape) if replaced is None else Redraw(shape=shape, label=replaced)
         made = self.change(name, lambda: self.project.apply(name, edit, author=AUTHOR, expected_revision=revision))
-        label = made["created"][0] if made["created"] else None
+        label = replaced or (made["created"][0] if made["created"] else None)
         return {**made, "label": label, "iou_prediction": round(float(result.iou_predictions[0]), 4)}
 
     def segment(self, name: str, config: SegmentConfig) -> None:

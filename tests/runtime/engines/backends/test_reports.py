@@ -1,4 +1,4 @@
-"""What results say made them is read from the sessions of the loaded engines."""
+"""The origin that results name is read from the sessions of the loaded engines."""
 
 from __future__ import annotations
 

@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 
 from benchmarks.made_slide import AS_MADE, MadeSlide, PerfectEngines
 from runtime.errors import ConfigError, InputError, JobError
-from runtime.files.outputs.formats import OUTPUT_FORMATS
+from runtime.files.outputs.formats import slide_formats
 from runtime.jobs.slides import ArrayReader, RunOptions, SlideSettings, outputs, segment_slide
 from runtime.jobs.slides.jobs import Job, locked
 
 SIZE = (430, 390)
 TRUTH = MadeSlide(SIZE).truth(0, 0, *SIZE)
 CUT = SlideSettings(tile_px=128, overlap_px=44, tiles_together=4)
-EVERY = replace(CUT, formats=tuple(OUTPUT_FORMATS), overlay=True)
+EVERY = replace(CUT, formats=slide_formats(), overlay=True)
 
 
 def run(out: Path, reader: Any = None, **options: Any) -> Any:
@@ -110,7 +110,7 @@ def test_killed_while_results_are_written(tmp_path: Path) -> None:
     """In every format, existing files are complete, and the resumed run produces the same files."""
     run(tmp_path / "whole", settings=EVERY)
     expected = everything(tmp_path / "whole")
-    count = len(OUTPUT_FORMATS) + 1
+    count = len(slide_formats()) + 1
     for step in (0, 3, count - 1, count, count + 1, 2 * count - 1):
         out = tmp_path / str(step)
         process = multiprocessing.get_context("fork").Process(target=dies_while_writing, args=(out, step))

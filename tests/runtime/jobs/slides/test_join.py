@@ -21,7 +21,7 @@ from shapely.geometry import Polygon, shape
 
 from benchmarks.made_slide import AS_MADE, MadeSlide, PerfectEngines
 from runtime.files.formats import open_image
-from runtime.files.outputs.formats import OUTPUT_FORMATS
+from runtime.files.outputs.formats import slide_formats
 from runtime.files.outputs.pyramid import label_levels
 from runtime.files.outputs.tables import TABLE_COLUMNS
 from runtime.jobs.slides import ArrayReader, SlideResult, SlideSettings, segment_slide
@@ -134,12 +134,12 @@ def test_a_cell_larger_than_all_tiles_around_it(tmp_path: Path) -> None:
 def written(tmp_path_factory: pytest.TempPathFactory) -> SlideResult:
     """Write a slide in every format."""
     slide = MadeSlide((1130, 2070), pixel_size_um=0.5)
-    cut = SlideSettings(tile_px=500, overlap_px=60, formats=tuple(OUTPUT_FORMATS), overlay=True)
+    cut = SlideSettings(tile_px=500, overlap_px=60, formats=slide_formats(), overlay=True)
     out = tmp_path_factory.mktemp("written")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("runtime.files.outputs.shrink.LARGEST_SIDE_PX", 2000)
         done = segment_slide(slide, out, engines=PerfectEngines(), settings=cut)
-    assert set(done.files) == {*OUTPUT_FORMATS, OVERLAY}
+    assert set(done.files) == {*slide_formats(), OVERLAY}
     assert sorted(out.iterdir()) == sorted(done.files.values())
     return done
 

@@ -13,7 +13,7 @@ from benchmarks.made_slide import MadeSlide, PerfectEngines, PerfectTiles
 from runtime import Provenance, SegmentConfig
 from runtime.errors import InputError, JobError
 from runtime.files.made_by import read_provenance
-from runtime.files.outputs.formats import OUTPUT_FORMATS
+from runtime.files.outputs.formats import slide_formats
 from runtime.jobs.slides import ArrayReader, EngineSpec, RunOptions, SlideResult, SlideSettings, segment_slide
 from runtime.jobs.slides.engines import TileSegmenter
 from runtime.provenance import EngineRun
@@ -24,7 +24,7 @@ pytest.importorskip("zarr")
 SIZE = (300, 280)
 SLIDE = ArrayReader(MadeSlide(SIZE).truth(0, 0, *SIZE) > 0)
 CUT = SlideSettings(tile_px=128, overlap_px=44, tiles_together=2)
-OF_SLIDES = tuple(name for name, kind in OUTPUT_FORMATS.items() if kind.for_slides)
+OF_SLIDES = slide_formats()
 EVERY = replace(CUT, formats=OF_SLIDES, overlay=True)
 
 
