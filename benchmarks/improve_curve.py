@@ -5,8 +5,8 @@
 DATA has ``train/NAME`` and ``test/NAME`` with pairs ``ID_img.png`` and ``ID_mask.png``. For each count, the annotator
 makes a project with that many training images, deletes every cell that the model has found, draws the true ones, and
 marks the images done. ``cellsam-engine improve`` then makes an engine, which is scored on the test images, whether it
-is promoted, provisional or refused. A further project has its true cells shifted by 20 pixels; its engine must be
-refused. A killed run resumes in ``--work``.
+is promoted, provisional or rejected. A further project has its true cells shifted by 20 pixels; its engine must be
+rejected. A killed run resumes in ``--work``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from training.usage import Usage
 from training.weights import load_weights
 
 SHIFT_PX = 20
-"""Shift of the cells in the project that must be refused."""
+"""Shift of the cells in the project that must be rejected."""
 
 COUNTS = (0, 1, 2, 5, 11)
 AUTHOR = "scripted annotator"
@@ -204,7 +204,7 @@ def main(arguments: list[str] | None = None) -> int:
     curve = [measure(bench, count) for count in sorted(options.counts)]
     shifted = measure(bench, options.shifted, SHIFT_PX) if options.shifted else None
     rises = curve[-1]["test"]["new_f1"] > curve[0]["test"]["old_f1"]
-    passed = rises and (shifted is None or shifted["state"] == "refused")
+    passed = rises and (shifted is None or shifted["state"] == "rejected")
     settings = {
         "steps": options.steps,
         "fold_steps": options.fold_steps,

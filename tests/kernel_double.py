@@ -60,7 +60,7 @@ class Launch:
 
 @dataclass
 class Driver:
-    """What the driver was asked to do."""
+    """A record of all calls of the driver."""
 
     gpu: Gpu
     run: Callable[[Gpu, Launch], None] | None = None

@@ -69,7 +69,7 @@ def improve_command(
 
     Images that are marked done count as corrected. With ten or more, a fifth is kept out of training; the new engine is
     promoted if it is better on these images and no worse on the package's sample images. With fewer, it is provisional
-    until you promote it. If it is refused, the exit code is 1. After an interruption, the same command resumes.
+    until you promote it. If it is rejected, the exit code is 1. After an interruption, the same command resumes.
     """
     try:
         _check_one_action(promote, rollback, show, version)
@@ -158,7 +158,7 @@ def _improve(config: ImproveConfig, *, as_json: bool) -> None:
         say(verdict_text(version))
         if version.state == "provisional":
             say(f"To use it: cellsam-engine improve {config.project} --promote")
-    if version.state == "refused":
+    if version.state == "rejected":
         raise typer.Exit(1)
 
 

@@ -95,7 +95,7 @@ def decide(corrected: Pair | None, samples: Pair, *, few: bool) -> Verdict:
 
     With few corrected images, an engine that looks better is provisional, whatever the resamples say. Otherwise it is
     promoted if it is better on the corrected images in at least ``CONFIDENCE`` of the resamples. In both cases, an
-    engine is refused if it is no better, or if it loses more than ``TOLERANCE`` on the sample set.
+    engine is rejected if it is no better, or if it loses more than ``TOLERANCE`` on the sample set.
 
     Args:
         corrected: counts on corrected images that the new engine was not trained on; None if there are none.
@@ -104,23 +104,23 @@ def decide(corrected: Pair | None, samples: Pair, *, few: bool) -> Verdict:
     """
     on_corrected = None if corrected is None else change_of(corrected)
     on_samples = change_of(samples)
-    refusals = []
+    rejections = []
     if on_corrected is not None and on_corrected.gain <= 0:
-        refusals.append(
+        rejections.append(
             f"F1 on corrected images is {on_corrected.new_f1:.3f}, no higher than {on_corrected.old_f1:.3f}."
         )
     elif on_corrected is not None and not few and on_corrected.better < CONFIDENCE:
-        refusals.append(
+        rejections.append(
             f"The new engine is better on corrected images in {on_corrected.better:.0%} of the resamples; expected "
             f"{CONFIDENCE:.0%}."
         )
     if on_samples.gain < -TOLERANCE - 1e-9:
-        refusals.append(
+        rejections.append(
             f"F1 on the sample set falls by {-on_samples.gain:.3f}, from {on_samples.old_f1:.3f} to "
             f"{on_samples.new_f1:.3f}; at most {TOLERANCE:g} is accepted."
         )
-    if refusals:
-        return Verdict(state="refused", reasons=tuple(refusals), corrected=on_corrected, samples=on_samples)
+    if rejections:
+        return Verdict(state="rejected", reasons=tuple(rejections), corrected=on_corrected, samples=on_samples)
     state, reason = _acceptance(on_corrected, few)
     return Verdict(state=state, reasons=(reason,), corrected=on_corrected, samples=on_samples)
 

@@ -1,6 +1,6 @@
 """Improvement of a project's model: train on corrected images, export, verify, compare, decide.
 
-With ten corrected images or more, a fifth is kept out of training, and the engine is promoted or refused on it. With
+With ten corrected images or more, a fifth is kept out of training, and the engine is promoted or rejected on it. With
 fewer, up to five images are left out in turn: for each, a short training on the others is scored on it, then a longer
 training on all images makes the engine, which is provisional at best. The score is thus that of shorter trainings. An
 engine from a single image has no score on corrected images.
@@ -78,7 +78,7 @@ class Run:
 
 
 def improve(config: ImproveConfig, progress: Progress = lambda what, done: None) -> EngineVersion:
-    """Make a new engine from the corrected images of a project, and promote, offer or refuse it.
+    """Make a new engine from the corrected images of a project, and promote, offer or reject it.
 
     Args:
         config: the project and the weights.
@@ -188,7 +188,7 @@ def _old_engines(run: Run) -> Path:
 
 
 def _publish(run: Run, engines: Path, verdict: Verdict) -> EngineVersion:
-    """Copy the engines to their place, and write the history; refused ones stay for inspection."""
+    """Copy the engines to their place, and write the history; rejected ones stay for inspection."""
     history, project = run.history, run.config.project
     first = BUILTIN_NAME if run.config.init == BUILTIN_NAME else Path(run.config.init).name
     version = EngineVersion(

@@ -23,7 +23,7 @@ PROJECT_FOLDER = "cellsam-project"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelOptions:
-    """Where the project is, and how the page is shown."""
+    """Place of the project, and how the page is shown."""
 
     project: Annotated[
         Path | None,

@@ -20,7 +20,7 @@ ENGINES_NAME = "engines"
 HISTORY_NAME = "engines.json"
 SCHEMA = 1
 
-VersionState = Literal["promoted", "provisional", "refused"]
+VersionState = Literal["promoted", "provisional", "rejected"]
 """Whether an engine was in use at some time, waits for a decision, or was found no better."""
 
 

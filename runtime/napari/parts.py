@@ -18,7 +18,7 @@ COLOURS = 3
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """Where a plane of a layer is."""
+    """Position of a plane of a layer."""
 
     index: tuple[int, ...]
     """Position on the leading axes of a stack; empty if the layer is a plane."""

@@ -53,22 +53,22 @@ def test_a_better_engine_is_promoted() -> None:
     assert verdict.reasons == ("The new engine is better on corrected images in 100% of the resamples.",)
 
 
-def test_a_gain_that_depends_on_one_image_is_refused() -> None:
+def test_a_gain_that_depends_on_one_image_is_rejected() -> None:
     old, new = (GOOD,) * 4, (Counts(10, 0, 0), *(GOOD,) * 3)
     verdict = decide(Pair(old, new), SAME, few=False)
     assert verdict.corrected is not None
     assert 0 < verdict.corrected.better < CONFIDENCE
-    assert verdict.state == "refused"
+    assert verdict.state == "rejected"
     assert "of the resamples; expected 90%" in verdict.reasons[0]
     assert decide(Pair(old, new), SAME, few=True).state == "provisional"
 
 
 @pytest.mark.parametrize("few_images", [True, False])
-def test_no_gain_is_refused(few_images: bool) -> None:
-    assert decide(SAME, SAME, few=few_images).state == "refused"
+def test_no_gain_is_rejected(few_images: bool) -> None:
+    assert decide(SAME, SAME, few=few_images).state == "rejected"
 
 
-@pytest.mark.parametrize(("lost", "state"), [(1, "promoted"), (2, "refused")])
+@pytest.mark.parametrize(("lost", "state"), [(1, "promoted"), (2, "rejected")])
 def test_the_sample_set_may_lose_a_hundredth(lost: int, state: str) -> None:
     before, after = Counts(90, 10, 10), Counts(90 - lost, 10 + lost, 10 + lost)
     verdict = decide(Pair((BAD,) * 4, (GOOD,) * 4), Pair((before,), (after,)), few=False)
@@ -78,7 +78,7 @@ def test_the_sample_set_may_lose_a_hundredth(lost: int, state: str) -> None:
 def test_few_images_are_provisional_at_best() -> None:
     assert decide(Pair((BAD,) * 4, (GOOD,) * 4), SAME, few=True).state == "provisional"
     assert decide(None, SAME, few=True).state == "provisional"
-    assert decide(None, Pair((GOOD,), (BAD,)), few=True).state == "refused"
+    assert decide(None, Pair((GOOD,), (BAD,)), few=True).state == "rejected"
 
 
 def names(count: int) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ def shifted(labels: I32) -> I32:
     return moved
 
 
-def test_an_engine_that_learned_shifted_masks_is_refused() -> None:
+def test_an_engine_that_learned_shifted_masks_is_rejected() -> None:
     """It is better on kept-out images of the poisoned project, which are shifted too, but not on the sample set."""
     with Segmenter(backend="cpu") as segmenter:
         pairs = [(segmenter(image).labels, truth) for image, truth in map(read_sample, package_samples())]
@@ -138,6 +138,6 @@ def test_an_engine_that_learned_shifted_masks_is_refused() -> None:
     assert verdict.corrected is not None
     assert verdict.corrected.gain > 0.3
     assert verdict.samples.old_f1 > 0.5
-    assert verdict.state == "refused"
+    assert verdict.state == "rejected"
     assert len(verdict.reasons) == 1
     assert verdict.reasons[0].startswith("F1 on the sample set falls by")

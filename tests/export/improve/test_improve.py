@@ -144,7 +144,7 @@ def test_versions_are_listed_and_rolled_back(finished: Path) -> None:
     assert current_engine(finished) == finished / "engines" / "v001"
 
 
-def test_a_model_that_is_no_better_is_refused(base: Path) -> None:
+def test_a_model_that_is_no_better_is_rejected(base: Path) -> None:
     """The real decision, with leave-one-out of one image and progress as JSON."""
     project = make_project(base, 2, "few")
     options = ("--init", base / "init.pt", "--recipe", base / "recipe.json", "--steps", 1, "--folds", 1)
@@ -155,12 +155,12 @@ def test_a_model_that_is_no_better_is_refused(base: Path) -> None:
     assert steps == ["training fold1", "training final", "export", "comparison", "done"]
     assert lines[-1] == {"step": "done", "done": 1.0, "of": 1.0, "seconds_left": 0}
     assert any(line["seconds_left"] for line in lines)
-    assert last["version"]["state"] == "refused"
+    assert last["version"]["state"] == "rejected"
     assert last["version"]["scores"]["corrected"]["images"] == 1
     assert current_engine(project) is None
     shown = call(project, *options, "--accelerator", "cpu", "--backend", "cpu")
     assert "| corrected images | 1 |" in shown.stdout
-    assert "v001 is refused. " in shown.stdout
+    assert "v001 is rejected. " in shown.stdout
 
 
 def test_a_provisional_engine_waits_for_the_user(finished: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,10 +29,10 @@ def history(*states: VersionState) -> EngineHistory:
 
 
 def test_only_promoted_versions_are_used() -> None:
-    found = history("promoted", "refused", "provisional")
+    found = history("promoted", "rejected", "provisional")
     assert [one.version for one in found.versions] == ["v001", "v002", "v003"]
     assert found.current == "v001"
-    assert history("refused", "provisional").current is None
+    assert history("rejected", "provisional").current is None
 
 
 def test_a_provisional_version_is_promoted_on_request() -> None:
@@ -41,8 +41,8 @@ def test_a_provisional_version_is_promoted_on_request() -> None:
     assert found.version("v002").state == "promoted"
     with pytest.raises(ProjectError, match="no provisional engine"):
         found.promote()
-    with pytest.raises(ProjectError, match="v001 is refused; expected a provisional engine"):
-        history("refused").promote("v001")
+    with pytest.raises(ProjectError, match="v001 is rejected; expected a provisional engine"):
+        history("rejected").promote("v001")
 
 
 def test_rollback_undoes_promotions_back_to_the_first_model() -> None:
