@@ -72,7 +72,7 @@ class EngineHistory:
                 return one
         known = ", ".join(one.version for one in self.versions) or "none"
         raise ProjectError(
-            f"this project has no engine {name!r}; expected one of: {known}. List them with --list.",
+            f"this project has no engine {name!r}; expected one of: {known}. Choose one of them.",
             kind="not_found",
             field="version",
         )
@@ -109,7 +109,7 @@ class EngineHistory:
         if chosen.state != "provisional":
             raise ProjectError(
                 f"{name} is {chosen.state}; expected a provisional engine. Return to an earlier engine with "
-                "--rollback.",
+                "'cellsam-engine improve PROJECT --rollback'.",
                 kind="conflict",
                 field="version",
             )
@@ -130,7 +130,7 @@ class EngineHistory:
             if self.version(name).state != "promoted":
                 raise ProjectError(
                     f"{name} is {self.version(name).state}; expected an engine that was in use. Use a provisional one "
-                    "with --promote.",
+                    "with 'cellsam-engine improve PROJECT --promote'.",
                     kind="conflict",
                     field="version",
                 )
@@ -138,7 +138,7 @@ class EngineHistory:
         if not self.earlier:
             raise ProjectError(
                 "this project has no earlier engine; expected at least one promotion to undo. List the engines with "
-                "--list.",
+                "'cellsam-engine improve PROJECT --list'.",
                 kind="not_found",
                 field="version",
             )

@@ -94,8 +94,10 @@ def test_failures_carry_what_is_wrong() -> None:
     assert Failure.of(RuntimeError("died"), message="Worker: died") == Failure("Worker: died", "failed")
 
 
-COMMAND = re.compile(r"(cellsam-engine |\bpip |\{self\._build_command\}).*", re.DOTALL)
-"""Commands to type, in which options are allowed."""
+COMMAND = re.compile(
+    r"(cellsam-engine |python -m |\bpip |\{COMMAND\}|\{self\._build_command\}|\A--[a-z-]+\Z).*", re.DOTALL
+)
+"""Commands to type and single arguments of commands, in which options are allowed."""
 
 
 def texts(path: Path) -> Iterator[tuple[int, str]]:
