@@ -46,7 +46,7 @@ USER 0
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     wheel=$(echo /wheels/*.whl) \
     && pip install --no-cache-dir --no-deps "${wheel}" \
-    && pip install --no-cache-dir "tensorrt-cu12>=10.3,<12" "cuda-bindings>=12.6.1" "onnx>=1.17"
+    && pip install --no-cache-dir "tensorrt-cu12>=10.3,<12" "cuda-bindings>=12.6.1" "onnx>=1.17" "polygraphy>=0.53"
 USER 10001
 
 # Triton Inference Server with what the Python model of 'cellsam-engine export-triton' needs.
