@@ -11,7 +11,7 @@ import torch
 
 from runtime import ConfigError, InputError, SegmentConfig, Segmenter, SegmenterError
 from runtime.ops.boxes import check_boxes
-from runtime.ops.preprocess import check_image, normalize_contrast
+from runtime.ops.preprocess import check_image, equalized_plane, normalize_contrast
 from runtime.pipeline.pipeline import BoxPrompts
 
 
@@ -55,7 +55,8 @@ def foreign() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def idle() -> Segmenter:
     """Create a segmenter whose engines are never called."""
-    pipeline: Any = SimpleNamespace(images_per_call=1, manifest=SimpleNamespace(trained_channels=()))
+    manifest = SimpleNamespace(trained_channels=())
+    pipeline: Any = SimpleNamespace(images_per_call=1, manifest=manifest, equalized_plane=equalized_plane)
     return Segmenter.from_pipeline(pipeline, SegmentConfig())
 
 

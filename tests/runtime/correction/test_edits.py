@@ -240,7 +240,7 @@ def test_wrong_json_is_named(content: dict[str, Any], message: str) -> None:
 
 
 def test_every_operation_has_a_name_of_its_own() -> None:
-    assert len(EDITS) == 13
+    assert len(EDITS) == 14
     assert all(kind.operation == name for name, kind in EDITS.items())
 
 
