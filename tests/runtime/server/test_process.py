@@ -55,8 +55,7 @@ def test_a_process_segments_and_ends_with_ctrl_c(images: Path, found: Segmentati
             assert caught.value.status == 401
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors.splitlines()[-1] == "interrupted"
+    assert (process.returncode, errors.splitlines()[-1]) == (130, "interrupted"), errors
 
 
 def test_sigterm_ends_a_process_with_an_open_stream(project: Path) -> None:
