@@ -1,6 +1,6 @@
 """Load test of the server: many clients at once, with the latency of each kind of request, memory and equal results.
 
-    python -m benchmarks.serve_load                                 # 16 clients, 2000 requests; about 10 minutes
+    python -m benchmarks.serve_load                                 # 16 clients, 2000 requests; a minute
     python -m benchmarks.serve_load --requests 200 --settle 50 --every 25
 
 The server is a separate process, started by ``cellsam-engine serve`` with the built-in model. Most requests are boxes
