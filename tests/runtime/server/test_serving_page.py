@@ -44,13 +44,14 @@ def test_limits_of_the_page_are_the_defaults() -> None:
     assert options.max_upload * MIB == limits.upload_bytes
     assert options.max_pixels * 1e6 == limits.pixels
     assert (options.queue_size, options.cache * MIB) == (limits.queue, limits.embedding_bytes)
-    for option, value in (
-        ("max-upload", "256 MiB"),
-        ("max-pixels", "100 million"),
-        ("queue", "64"),
-        ("cache", "512 MiB"),
-    ):
-        assert re.search(rf"\| `--{option}` \|.*\| {value} \|", PAGE)
+    defaults = {
+        "max-upload": options.max_upload,
+        "max-pixels": options.max_pixels,
+        "queue": options.queue_size,
+        "cache": options.cache,
+    }
+    for option, value in defaults.items():
+        assert re.search(rf"\| `--{option}` \|.*\| {value:g} \|", PAGE), option
 
 
 def test_options_of_the_page_exist() -> None:
