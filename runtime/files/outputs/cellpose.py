@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,16 +89,26 @@ def write_masks_png(path: Path, labels: I32, provenance: Sequence[Provenance] = 
     Raises:
         InputError: there are more than 65535 cells.
     """
-    from PIL import Image
-
     if labels.max(initial=0) > MOST_IN_16_BITS:
         raise InputError(
             f"there are {labels.max()} cells; expected at most {MOST_IN_16_BITS} in a PNG. Write a TIFF instead.",
             kind="too_large",
             field="formats",
         )
-    picture, text = Image.fromarray(labels.astype(np.uint16)), png_text(provenance)
-    write_whole(path, lambda temporary: picture.save(temporary, format="PNG", pnginfo=text))
+    write_whole(path, lambda temporary: encode_png(temporary, labels, provenance))
+
+
+def encode_png(target: Path | BinaryIO, labels: I32, provenance: Sequence[Provenance] = ()) -> None:
+    """Encode a label map (H, W) of at most ``MOST_IN_16_BITS`` labels as a PNG of 16 bits.
+
+    Args:
+        target: a file, written in place, or a binary stream.
+        labels: (H, W), 0 background.
+        provenance: what made the labels.
+    """
+    from PIL import Image
+
+    Image.fromarray(labels.astype(np.uint16)).save(target, format="PNG", pnginfo=png_text(provenance))
 
 
 def write_outlines(path: Path, labels: I32) -> None:

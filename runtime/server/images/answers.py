@@ -11,21 +11,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from fastapi import Response
 
 from runtime.errors import InputError
+from runtime.files.outputs.cellpose import MOST_IN_16_BITS, encode_png
 from runtime.files.outputs.formats import OUTPUT_FORMATS, ImageOutput, check_packages
 from runtime.files.outputs.tables import table_columns, table_rows
-from runtime.files.plain import png_text
 from runtime.provenance import Provenance, distinct, to_jsonable
 from runtime.results import Appearance, Segmentation
 
 ResultFormat = Literal["json", "geojson", "tiff", "png"]
 """Formats in which a result is answered."""
-
-MOST_IN_PNG = 65_535
-"""Largest label of a 16-bit PNG."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +90,15 @@ def label_png(labels: Any, provenance: Sequence[Provenance] = ()) -> bytes:
     Raises:
         InputError: there are too many labels.
     """
-    from PIL import Image
-
     most = int(labels.max(initial=0))
-    if most > MOST_IN_PNG:
+    if most > MOST_IN_16_BITS:
         raise InputError(
-            f"the image has labels up to {most}; expected at most {MOST_IN_PNG} in a PNG. Ask for format tiff.",
+            f"the image has labels up to {most}; expected at most {MOST_IN_16_BITS} in a PNG. Ask for format tiff.",
             kind="unsupported",
             field="format",
         )
     buffer = io.BytesIO()
-    Image.fromarray(labels.astype(np.uint16)).save(buffer, format="PNG", pnginfo=png_text(provenance))
+    encode_png(buffer, labels, provenance)
     return buffer.getvalue()
 
 
